@@ -1,0 +1,117 @@
+-- Times are microseconds since the Unix epoch; ids, states and JSON are text; bodies are bytes.
+
+-- Counters of the database itself: `epoch` is raised by each start of a sender, `endpoints` by
+-- each change of an endpoint.
+CREATE TABLE webhook_counters (
+    name  TEXT   NOT NULL PRIMARY KEY,
+    value BIGINT NOT NULL
+);
+INSERT INTO webhook_counters (name, value) VALUES ('epoch', 0), ('endpoints', 0);
+
+-- A NULL among the limits follows the engine's defaults.
+CREATE TABLE webhook_endpoints (
+    id             TEXT    NOT NULL PRIMARY KEY,
+    tenant         TEXT    NOT NULL,
+    url            TEXT    NOT NULL,
+    description    TEXT    NOT NULL,
+    event_types    TEXT    NOT NULL,
+    headers        TEXT    NOT NULL,
+    rate_limit     TEXT,
+    concurrency    INTEGER CHECK (concurrency BETWEEN 1 AND 1000),
+    timeout_ms     BIGINT  CHECK (timeout_ms BETWEEN 1000 AND 30000),
+    retry_delays_s TEXT,
+    max_age_s      BIGINT  CHECK (max_age_s >= 60),
+    breaker_after  INTEGER CHECK (breaker_after >= 0),
+    ordering       TEXT    NOT NULL CHECK (ordering IN ('none', 'key')),
+    on_failed      TEXT    NOT NULL CHECK (on_failed IN ('block', 'skip')),
+    signing        TEXT    NOT NULL,
+    pause_reason   TEXT    CHECK (pause_reason IN ('operator', 'gone', 'failing')),
+    created_at     BIGINT  NOT NULL,
+    updated_at     BIGINT  NOT NULL,
+    deleted_at     BIGINT,
+    version        BIGINT  NOT NULL
+);
+CREATE INDEX webhook_endpoints_by_tenant ON webhook_endpoints (tenant, id) WHERE deleted_at IS NULL;
+
+CREATE TABLE webhook_endpoint_secrets (
+    endpoint_id TEXT   NOT NULL REFERENCES webhook_endpoints (id),
+    secret      TEXT   NOT NULL,
+    created_at  BIGINT NOT NULL,
+    expires_at  BIGINT,
+    PRIMARY KEY (endpoint_id, created_at)
+);
+
+-- What every attempt may change, apart from the settings that hardly ever do.
+CREATE TABLE webhook_endpoint_health (
+    endpoint_id          TEXT    NOT NULL PRIMARY KEY REFERENCES webhook_endpoints (id),
+    consecutive_failures INTEGER NOT NULL CHECK (consecutive_failures >= 0)
+);
+
+-- `seq` is the order of publishing.
+CREATE TABLE webhook_events (
+    seq          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    tenant       TEXT    NOT NULL,
+    id           TEXT    NOT NULL,
+    event_type   TEXT    NOT NULL,
+    ordering_key TEXT,
+    content_type TEXT    NOT NULL,
+    content_hash BLOB    NOT NULL,
+    body         BLOB    NOT NULL,
+    created_at   BIGINT  NOT NULL
+);
+CREATE UNIQUE INDEX webhook_events_by_id ON webhook_events (tenant, id);
+
+CREATE TABLE webhook_deliveries (
+    id              TEXT    NOT NULL PRIMARY KEY,
+    event_seq       BIGINT  NOT NULL REFERENCES webhook_events (seq),
+    endpoint_id     TEXT    NOT NULL REFERENCES webhook_endpoints (id),
+    tenant          TEXT    NOT NULL,
+    status          TEXT    NOT NULL CHECK (status IN ('pending', 'sending', 'delivered', 'failed')),
+    next_attempt_at BIGINT,
+    hold_reason     TEXT    CHECK (hold_reason IN ('interrupted')),
+    failure_reason  TEXT    CHECK (failure_reason IN ('retries_exhausted', 'cancelled', 'endpoint_deleted', 'expired')),
+    retries_used    INTEGER NOT NULL CHECK (retries_used >= 0),
+    attempt_count   INTEGER NOT NULL CHECK (attempt_count >= 0),
+    interruptions   INTEGER NOT NULL CHECK (interruptions >= 0),
+    owner_epoch     BIGINT  NOT NULL,
+    claim_no        BIGINT  NOT NULL,
+    claimed_at      BIGINT,
+    delivered_at    BIGINT,
+    created_at      BIGINT  NOT NULL,
+    updated_at      BIGINT  NOT NULL,
+    -- A pending delivery waits for a time or for a person, and for nothing else.
+    CHECK ((status = 'pending') = ((next_attempt_at IS NULL) <> (hold_reason IS NULL))),
+    CHECK (status = 'pending' OR (next_attempt_at IS NULL AND hold_reason IS NULL)),
+    CHECK ((status = 'sending') = (claimed_at IS NOT NULL)),
+    CHECK ((status = 'failed') = (failure_reason IS NOT NULL)),
+    CHECK (status <> 'delivered' OR delivered_at IS NOT NULL)
+) WITHOUT ROWID;
+-- Claims, and by its last columns the counts and the expiry of what waits.
+CREATE INDEX webhook_deliveries_pending ON webhook_deliveries (endpoint_id, next_attempt_at, created_at)
+    WHERE status = 'pending';
+CREATE INDEX webhook_deliveries_sending ON webhook_deliveries (endpoint_id) WHERE status = 'sending';
+CREATE INDEX webhook_deliveries_by_event ON webhook_deliveries (event_seq);
+CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint_id, id);
+
+-- One row for each claim that was started. Appended, never changed.
+CREATE TABLE webhook_attempts (
+    delivery_id      TEXT    NOT NULL REFERENCES webhook_deliveries (id),
+    claim_no         BIGINT  NOT NULL,
+    endpoint_id      TEXT    NOT NULL,
+    number           INTEGER,
+    started_at       BIGINT  NOT NULL,
+    ended_at         BIGINT  NOT NULL,
+    outcome          TEXT    NOT NULL CHECK (outcome IN ('delivered', 'rejected', 'timeout', 'dns_error',
+                     'connect_error', 'tls_error', 'protocol_error', 'blocked_address', 'interrupted')),
+    status_code      INTEGER,
+    error            TEXT,
+    response_body    TEXT,
+    response_headers TEXT,
+    request_headers  TEXT,
+    remote_address   TEXT,
+    timings          TEXT    NOT NULL,
+    PRIMARY KEY (delivery_id, claim_no),
+    CHECK ((outcome = 'interrupted') = (number IS NULL))
+) WITHOUT ROWID;
+-- What a rate limit remembers, and the endpoint's statistics.
+CREATE INDEX webhook_attempts_by_endpoint ON webhook_attempts (endpoint_id, ended_at);

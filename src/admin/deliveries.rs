@@ -1,0 +1,128 @@
+//! `/deliveries`: what became of events, and what a person may do about it.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use super::ListBody;
+use super::problem::Problem;
+use super::request::Params;
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use crate::domain::lifecycle::{FailureReason, HoldReason, State, Status, Wait};
+use crate::engine::{DeliveryQuery, DeliveryView, Postrider};
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    let only = || web::route().to(super::method_not_allowed);
+    config
+        .service(web::resource("/deliveries").get(list).default_service(only()))
+        .service(web::resource("/deliveries/{id}").get(show).default_service(only()))
+        .service(web::resource("/deliveries/{id}/retry").post(retry).default_service(only()))
+        .service(web::resource("/deliveries/{id}/cancel").post(cancel).default_service(only()))
+        .service(web::resource("/deliveries/{id}/release").post(release).default_service(only()));
+}
+
+/// A delivery as lists show it.
+#[derive(Serialize)]
+pub(super) struct DeliveryBody {
+    id: DeliveryId,
+    event_id: EventId,
+    event_type: String,
+    endpoint_id: EndpointId,
+    tenant: Tenant,
+    status: Status,
+    attempt_count: u32,
+    next_attempt_at: Option<Timestamp>,
+    waiting_for: Option<WaitingFor>,
+    hold_reason: Option<HoldReason>,
+    failure_reason: Option<FailureReason>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    delivered_at: Option<Timestamp>,
+}
+
+impl DeliveryBody {
+    pub(super) fn new(delivery: Delivery) -> Self {
+        let life = delivery.life;
+        let (next_attempt_at, hold_reason, failure_reason) = match life.state {
+            State::Pending(Wait::Until(due)) => (Some(due), None, None),
+            State::Pending(Wait::Held(reason)) => (None, Some(reason), None),
+            State::Failed(reason) => (None, None, Some(reason)),
+            State::Sending | State::Delivered => (None, None, None),
+        };
+        Self {
+            id: delivery.id,
+            event_id: delivery.event_id,
+            event_type: delivery.event_type,
+            endpoint_id: delivery.endpoint_id,
+            tenant: delivery.tenant,
+            status: life.state.status(),
+            attempt_count: life.attempt_count,
+            next_attempt_at,
+            waiting_for: hold_reason.map(|_| WaitingFor::Held),
+            hold_reason,
+            failure_reason,
+            created_at: delivery.created_at,
+            updated_at: delivery.updated_at,
+            delivered_at: life.delivered_at,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FullDeliveryBody {
+    #[serde(flatten)]
+    delivery: DeliveryBody,
+    attempts: Vec<Attempt>,
+}
+
+impl FullDeliveryBody {
+    fn new(view: DeliveryView) -> Self {
+        let delivery = DeliveryBody { waiting_for: view.waiting_for, ..DeliveryBody::new(view.delivery) };
+        Self { delivery, attempts: view.attempts }
+    }
+}
+
+fn delivery_id(id: web::Path<String>) -> DeliveryId {
+    DeliveryId::from_text(id.into_inner())
+}
+
+async fn show(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let view = postrider.delivery(&delivery_id(id)).await?;
+    Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
+}
+
+async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let known = ["endpoint_id", "event_id", "tenant", "status", "since", "until", "limit", "cursor"];
+    let mut params = Params::read(&request, &known);
+    let (limit, after) = params.page();
+    let query = DeliveryQuery {
+        endpoint_id: params.take_with("endpoint_id", |text| Ok(EndpointId::from_text(text))),
+        event_id: params.take_with("event_id", EventId::parse),
+        tenant: params.take_with("tenant", Tenant::parse),
+        status: params.take("status"),
+        since: params.take("since"),
+        until: params.take("until"),
+        after,
+        limit,
+    };
+    params.done()?;
+    let (deliveries, next) = postrider.deliveries(query).await?;
+    let data = deliveries.into_iter().map(DeliveryBody::new).collect();
+    Ok(HttpResponse::Ok().json(ListBody::new(data, next)))
+}
+
+async fn retry(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let view = postrider.retry_delivery(&delivery_id(id)).await?;
+    Ok(HttpResponse::Accepted().json(FullDeliveryBody::new(view)))
+}
+
+async fn cancel(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let view = postrider.cancel_delivery(&delivery_id(id)).await?;
+    Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
+}
+
+async fn release(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let view = postrider.release_delivery(&delivery_id(id)).await?;
+    Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
+}

@@ -1,0 +1,259 @@
+//! `/events`: publishing, and what was published.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use super::ListBody;
+use super::deliveries::DeliveryBody;
+use super::problem::Problem;
+use super::request::{JsonBody, Params};
+use crate::domain::FieldError;
+use crate::domain::clock::Timestamp;
+use crate::domain::event::{Content, EventType, NewEvent, SealedEvent};
+use crate::domain::ids::{EventId, Tenant};
+use crate::engine::{EventListQuery, Postrider, Receipt};
+
+/// A single event: 256 KiB of payload, of which JSON may escape every byte into six.
+const MAX_EVENT_REQUEST: usize = 2 * 1024 * 1024;
+const MAX_BATCH_REQUEST: usize = 16 * 1024 * 1024;
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(
+            web::resource("/events")
+                .post(publish)
+                .get(list)
+                .default_service(web::route().to(super::method_not_allowed)),
+        )
+        .service(
+            web::resource("/events/batch")
+                .post(publish_batch)
+                .default_service(web::route().to(super::method_not_allowed)),
+        )
+        .service(
+            web::resource("/events/{id}")
+                .get(show)
+                .default_service(web::route().to(super::method_not_allowed)),
+        );
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventRequest {
+    r#type: String,
+    #[serde(default, deserialize_with = "present")]
+    data: Option<Box<RawValue>>,
+    payload: Option<String>,
+    content_type: Option<String>,
+    id: Option<String>,
+    tenant: Option<String>,
+    ordering_key: Option<String>,
+}
+
+/// `null` is data.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl EventRequest {
+    /// Checks every field; errors are named below `prefix`.
+    fn into_event(self, prefix: &str) -> Result<NewEvent, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let mut fail = |field: &str, detail: String| {
+            errors.push(FieldError::new(format!("{prefix}{field}"), detail));
+        };
+        let event_type = EventType::parse(&self.r#type).map_err(|detail| fail("type", detail)).ok();
+        let id = match self.id.as_deref().map(EventId::parse) {
+            None => Some(EventId::generate()),
+            Some(Ok(id)) => Some(id),
+            Some(Err(detail)) => {
+                fail("id", detail);
+                None
+            }
+        };
+        let tenant = match self.tenant.as_deref().map(Tenant::parse) {
+            None => Some(Tenant::default()),
+            Some(Ok(tenant)) => Some(tenant),
+            Some(Err(detail)) => {
+                fail("tenant", detail);
+                None
+            }
+        };
+        let content = match (self.data, self.payload, self.content_type) {
+            (Some(data), None, None) => Some(Content::Data(data)),
+            (None, Some(payload), Some(content_type)) => {
+                Some(Content::Payload { body: payload.into(), content_type })
+            }
+            (None, Some(_), None) => {
+                fail("content_type", "is needed with `payload`, such as `text/plain`".into());
+                None
+            }
+            (Some(_), None, Some(_)) => {
+                fail("content_type", "goes with `payload`; `data` is sent as application/json".into());
+                None
+            }
+            (Some(_), Some(_), _) => {
+                fail("payload", "give either `data` or `payload`, not both".into());
+                None
+            }
+            (None, None, _) => {
+                fail("data", "give either `data` (JSON) or `payload` (a string) with `content_type`".into());
+                None
+            }
+        };
+        match (id, tenant, event_type, content) {
+            (Some(id), Some(tenant), Some(event_type), Some(content)) => {
+                Ok(NewEvent { id, tenant, event_type, content, ordering_key: self.ordering_key })
+            }
+            _ => Err(errors),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchRequest {
+    events: Vec<EventRequest>,
+}
+
+#[derive(Serialize)]
+struct ReceiptBody {
+    id: EventId,
+    r#type: EventType,
+    tenant: Tenant,
+    created_at: Timestamp,
+    duplicate: bool,
+    deliveries: Vec<ReceiptDelivery>,
+}
+
+#[derive(Serialize)]
+struct ReceiptDelivery {
+    id: crate::domain::ids::DeliveryId,
+    endpoint_id: crate::domain::ids::EndpointId,
+}
+
+impl From<Receipt> for ReceiptBody {
+    fn from(receipt: Receipt) -> Self {
+        let deliveries = receipt.deliveries.into_iter();
+        Self {
+            id: receipt.id,
+            r#type: receipt.event_type,
+            tenant: receipt.tenant,
+            created_at: receipt.created_at,
+            duplicate: receipt.duplicate,
+            deliveries: deliveries.map(|(id, endpoint_id)| ReceiptDelivery { id, endpoint_id }).collect(),
+        }
+    }
+}
+
+async fn publish(
+    postrider: web::Data<Postrider>,
+    body: JsonBody<MAX_EVENT_REQUEST>,
+) -> Result<HttpResponse, Problem> {
+    let event = body.read::<EventRequest>()?.into_event("").map_err(Problem::invalid)?;
+    let receipt = ReceiptBody::from(postrider.publish(event).await?);
+    Ok(receipt_response(&receipt).json(receipt))
+}
+
+/// 202 for what is new, 200 for what was there.
+fn receipt_response(receipt: &ReceiptBody) -> actix_web::HttpResponseBuilder {
+    if receipt.duplicate { HttpResponse::Ok() } else { HttpResponse::Accepted() }
+}
+
+#[derive(Serialize)]
+struct BatchBody {
+    data: Vec<ReceiptBody>,
+}
+
+async fn publish_batch(
+    postrider: web::Data<Postrider>,
+    body: JsonBody<MAX_BATCH_REQUEST>,
+) -> Result<HttpResponse, Problem> {
+    let mut errors = Vec::new();
+    let mut events = Vec::new();
+    for (i, event) in body.read::<BatchRequest>()?.events.into_iter().enumerate() {
+        match event.into_event(&format!("events[{i}].")) {
+            Ok(event) => events.push(event),
+            Err(wrong) => errors.extend(wrong),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
+    let receipts = postrider.publish_batch(events).await?;
+    let data = receipts.into_iter().map(ReceiptBody::from).collect();
+    Ok(HttpResponse::Accepted().json(BatchBody { data }))
+}
+
+#[derive(Serialize)]
+struct EventBody {
+    id: EventId,
+    r#type: EventType,
+    tenant: Tenant,
+    ordering_key: Option<String>,
+    content_type: String,
+    created_at: Timestamp,
+}
+
+impl EventBody {
+    fn new(event: &SealedEvent) -> Self {
+        Self {
+            id: event.id.clone(),
+            r#type: event.event_type.clone(),
+            tenant: event.tenant.clone(),
+            ordering_key: event.ordering_key.clone(),
+            content_type: event.content_type.clone(),
+            created_at: event.created_at,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FullEventBody {
+    #[serde(flatten)]
+    event: EventBody,
+    /// The bytes that are sent, where they are UTF-8.
+    body: Option<String>,
+    /// The same in base64, where they are not.
+    body_base64: Option<String>,
+    deliveries: Vec<DeliveryBody>,
+}
+
+async fn show(
+    postrider: web::Data<Postrider>,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let mut params = Params::read(&request, &["tenant"]);
+    let tenant = params.take_with("tenant", Tenant::parse).unwrap_or_default();
+    params.done()?;
+    let view = postrider.event(&tenant, &EventId::from_text(id.into_inner())).await?;
+    let text = std::str::from_utf8(&view.event.body).ok().map(str::to_owned);
+    let encoded = text.is_none().then(|| BASE64_STANDARD.encode(&view.event.body));
+    Ok(HttpResponse::Ok().json(FullEventBody {
+        event: EventBody::new(&view.event),
+        body: text,
+        body_base64: encoded,
+        deliveries: view.deliveries.into_iter().map(DeliveryBody::new).collect(),
+    }))
+}
+
+async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut params = Params::read(&request, &["type", "tenant", "since", "until", "limit", "cursor"]);
+    let (limit, after) = params.page();
+    let query = EventListQuery {
+        event_type: params.take_with("type", EventType::parse).map(|name| name.to_string()),
+        tenant: params.take_with("tenant", Tenant::parse),
+        since: params.take("since"),
+        until: params.take("until"),
+        after,
+        limit,
+    };
+    params.done()?;
+    let (events, next) = postrider.events(query).await?;
+    let data = events.iter().map(|event| EventBody::new(event)).collect();
+    Ok(HttpResponse::Ok().json(ListBody::new(data, next)))
+}

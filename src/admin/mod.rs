@@ -1,0 +1,105 @@
+//! The HTTP API on actix-web: the contract, and nothing that the engine's handle could not do.
+//!
+//! [`configure`] mounts it. Handlers read a request, make one call of the handle and show its
+//! answer; what is wrong becomes a `problem`.
+
+mod auth;
+mod deliveries;
+mod endpoints;
+mod events;
+mod problem;
+mod request;
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::middleware::from_fn;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+pub use self::auth::{ApiToken, MIN_TOKEN_CHARS};
+use self::problem::{Kind, Problem};
+use crate::engine::Postrider;
+
+/// A page of a list.
+#[derive(Debug, Serialize)]
+struct ListBody<T> {
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+impl<T> ListBody<T> {
+    fn new(data: Vec<T>, next: Option<String>) -> Self {
+        Self { data, next_cursor: next.map(|key| request::cursor(&key)) }
+    }
+}
+
+/// Mounts the API: `/api/v1/…` and `/metrics` behind `token`, `/healthz` and `/readyz` in the open.
+///
+/// ```no_run
+/// # async fn serve(postrider: postrider::Postrider) -> std::io::Result<()> {
+/// use actix_web::{App, HttpServer};
+/// use postrider::admin::{self, ApiToken};
+///
+/// let token = ApiToken::new("a token of your own").expect("long enough");
+/// HttpServer::new(move || App::new().configure(admin::configure(postrider.clone(), token.clone())))
+///     .bind("127.0.0.1:8400")?
+///     .run()
+///     .await
+/// # }
+/// ```
+pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        config
+            .app_data(web::Data::new(postrider))
+            .app_data(web::Data::new(token))
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+            .service(web::resource("/metrics").wrap(from_fn(auth::require_token)).get(metrics))
+            .service(
+                web::scope("/api/v1")
+                    .wrap(from_fn(auth::require_token))
+                    .configure(events::routes)
+                    .configure(endpoints::routes)
+                    .configure(deliveries::routes)
+                    .default_service(web::route().to(not_found)),
+            )
+            .default_service(web::route().to(not_found));
+    }
+}
+
+async fn not_found(request: HttpRequest) -> Problem {
+    let detail = format!("nothing is at {}; the API is under /api/v1", request.path());
+    Problem::new(Kind::NotFound, detail)
+}
+
+async fn method_not_allowed(request: HttpRequest) -> Problem {
+    let detail = format!("{} is not offered at {}", request.method(), request.path());
+    Problem::new(Kind::MethodNotAllowed, detail)
+}
+
+#[derive(Serialize)]
+struct StatusBody {
+    status: &'static str,
+}
+
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(StatusBody { status: "ok" })
+}
+
+async fn readyz(postrider: web::Data<Postrider>) -> Result<HttpResponse, Problem> {
+    postrider.ready().await?;
+    Ok(HttpResponse::Ok().json(StatusBody { status: "ready" }))
+}
+
+async fn metrics(postrider: web::Data<Postrider>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
+        .body(postrider.metrics())
+}
+
+// Handlers answer with a `Problem` directly where they can do nothing else.
+impl actix_web::Responder for Problem {
+    type Body = actix_web::body::BoxBody;
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        actix_web::ResponseError::error_response(&self)
+    }
+}

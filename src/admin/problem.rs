@@ -1,0 +1,155 @@
+//! Errors as `application/problem+json` (RFC 9457): the only place that maps an error to a status.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+
+use crate::domain::FieldError;
+use crate::engine::Error;
+use crate::store::StoreError;
+
+/// Seconds after which a caller may try again what the database did not take.
+const RETRY_AFTER_S: u32 = 1;
+
+/// What a problem is of. The name is the contract; title and status belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    MalformedJson,
+    Unauthorized,
+    NotFound,
+    MethodNotAllowed,
+    EventIdConflict,
+    StateConflict,
+    TooLarge,
+    UnsupportedMediaType,
+    Invalid,
+    Unavailable,
+    Internal,
+}
+
+impl Kind {
+    const fn parts(self) -> (&'static str, &'static str, StatusCode) {
+        match self {
+            Self::MalformedJson => ("malformed-json", "The body is not JSON", StatusCode::BAD_REQUEST),
+            Self::Unauthorized => ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED),
+            Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", "That cannot be done here", StatusCode::METHOD_NOT_ALLOWED)
+            }
+            Self::EventIdConflict => {
+                ("event-id-conflict", "The id belongs to another event", StatusCode::CONFLICT)
+            }
+            Self::StateConflict => {
+                ("state-conflict", "The delivery's state does not allow it", StatusCode::CONFLICT)
+            }
+            Self::TooLarge => ("too-large", "The request is too large", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::UnsupportedMediaType => {
+                ("unsupported-media-type", "The body must be JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            }
+            Self::Invalid => ("invalid", "The request is not valid", StatusCode::UNPROCESSABLE_ENTITY),
+            Self::Unavailable => {
+                ("unavailable", "The database does not take writes", StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Self::Internal => ("internal", "This is our fault", StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+/// An answer that is no success.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    errors: Vec<FieldError>,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new() }
+    }
+
+    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Self { kind: Kind::Invalid, detail, errors }
+    }
+
+    pub(super) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::invalid(vec![FieldError::new(field, detail)])
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind.parts().2
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let (name, title, status) = self.kind.parts();
+        let mut response = HttpResponse::build(status);
+        match self.kind {
+            Kind::Unavailable => {
+                response.insert_header((RETRY_AFTER, RETRY_AFTER_S));
+            }
+            Kind::Unauthorized => {
+                response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+            }
+            Kind::MethodNotAllowed => {
+                response.insert_header((ALLOW, "GET, POST, PATCH, DELETE"));
+            }
+            _ => {}
+        }
+        let body = Body {
+            r#type: format!("urn:postrider:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+        };
+        response
+            .insert_header((CONTENT_TYPE, "application/problem+json"))
+            .body(serde_json::to_string(&body).unwrap_or_default())
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::NotFound(what) => Self::new(Kind::NotFound, format!("there is no such {what}")),
+            Error::Invalid(errors) => Self::invalid(errors),
+            Error::TooLarge { field, detail } => {
+                let errors = vec![FieldError::new(field, detail.clone())];
+                Self { kind: Kind::TooLarge, detail, errors }
+            }
+            Error::EventIdConflict { field, .. } => {
+                let errors = vec![FieldError::new(field, "belongs to an event with other content")];
+                Self { kind: Kind::EventIdConflict, detail, errors }
+            }
+            Error::Refused(_) | Error::EndpointDeleted => Self::new(Kind::StateConflict, detail),
+            Error::Store(StoreError::Unavailable(_)) => Self::new(Kind::Unavailable, detail),
+            Error::Store(_) => {
+                tracing::error!(%detail, "a request failed");
+                Self::new(Kind::Internal, "the request failed; the log says why")
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What comes in: JSON bodies and query parameters, read strictly. Whatever is wrong is named.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::str::FromStr;
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{FromRequest, HttpRequest, dev, web};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::problem::{Kind, Problem};
+use crate::domain::FieldError;
+
+/// A request's body as it came, at most `MAX` bytes of JSON.
+pub(super) struct JsonBody<const MAX: usize>(Bytes);
+
+impl<const MAX: usize> FromRequest for JsonBody<MAX> {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
+        let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let json = essence.eq_ignore_ascii_case("application/json");
+        let declared = media_type.is_some();
+        let body = web::Payload::from_request(request, payload);
+        Box::pin(async move {
+            let unreadable =
+                |error: actix_web::Error| Problem::new(Kind::MalformedJson, format!("the body broke off: {error}"));
+            let body = body.await.map_err(unreadable)?;
+            let too_large = |_| Problem::new(Kind::TooLarge, format!("the body is larger than {MAX} bytes"));
+            let bytes = body.to_bytes_limited(MAX).await.map_err(too_large)?.map_err(unreadable)?;
+            if !json && (declared || !bytes.is_empty()) {
+                let detail = "send the header `content-type: application/json`";
+                return Err(Problem::new(Kind::UnsupportedMediaType, detail));
+            }
+            Ok(Self(bytes))
+        })
+    }
+}
+
+impl<const MAX: usize> JsonBody<MAX> {
+    /// Reads the body; `{}` where there is none.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let text: &[u8] = if self.0.is_empty() { b"{}" } else { &self.0 };
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let path = error.path().to_string();
+            wrong_json(error.into_inner(), &path)
+        })?;
+        reader.end().map_err(|error| wrong_json(error, ""))?;
+        Ok(read)
+    }
+}
+
+/// Tells what is no JSON (400) from what is JSON of another shape (422, with its field).
+pub(super) fn wrong_json(error: serde_json::Error, path: &str) -> Problem {
+    if !error.is_data() {
+        return Problem::new(Kind::MalformedJson, error.to_string());
+    }
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    let quoted = text.split('`').nth(1);
+    let prefix = if path == "." { "" } else { path };
+    let (field, detail) = match quoted {
+        Some(name) if text.starts_with("unknown field") => {
+            let parent = prefix.strip_suffix(name).unwrap_or(prefix).trim_end_matches('.');
+            let dot = if parent.is_empty() { "" } else { "." };
+            (format!("{parent}{dot}{name}"), format!("is not known here; {}", text.split_once(", ").map_or("", |(_, expected)| expected)))
+        }
+        Some(name) if text.starts_with("missing field") => {
+            let dot = if prefix.is_empty() { "" } else { "." };
+            (format!("{prefix}{dot}{name}"), "is needed".to_owned())
+        }
+        _ => (prefix.to_owned(), text.to_owned()),
+    };
+    Problem::field(field, detail)
+}
+
+/// The parameters of a query string, each known and none twice.
+pub(super) struct Params {
+    given: BTreeMap<String, String>,
+    errors: Vec<FieldError>,
+}
+
+impl Params {
+    pub(super) fn read(request: &HttpRequest, known: &[&str]) -> Self {
+        let (mut given, mut errors) = (BTreeMap::new(), Vec::new());
+        for (name, value) in url::form_urlencoded::parse(request.query_string().as_bytes()) {
+            if !known.contains(&&*name) {
+                let detail = if known.is_empty() {
+                    "is not known here; this call takes no parameters".to_owned()
+                } else {
+                    format!("is not known here; expected one of {}", known.join(", "))
+                };
+                errors.push(FieldError::new(name, detail));
+            } else if given.insert(name.to_string(), value.to_string()).is_some() {
+                errors.push(FieldError::new(name, "is given twice"));
+            }
+        }
+        Self { given, errors }
+    }
+
+    /// Reads one parameter, if it is given.
+    pub(super) fn take_with<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match read(&self.given.remove(name)?) {
+            Ok(value) => Some(value),
+            Err(detail) => {
+                self.errors.push(FieldError::new(name, detail));
+                None
+            }
+        }
+    }
+
+    /// Reads one parameter by its `FromStr`.
+    pub(super) fn take<T>(&mut self, name: &str) -> Option<T>
+    where
+        T: FromStr<Err: ToString>,
+    {
+        self.take_with(name, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    /// `limit` and `cursor`.
+    pub(super) fn page(&mut self) -> (i64, Option<String>) {
+        let limit = self.take_with("limit", |text| match text.parse() {
+            Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
+            _ => Err(format!("must be 1 to {MAX_LIMIT}")),
+        });
+        let after = self.take_with("cursor", |text| {
+            let key = BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|key| String::from_utf8(key).ok());
+            let wrong = || "is none that a list answered with".to_owned();
+            key.and_then(|key| key.strip_prefix(CURSOR).map(str::to_owned)).ok_or_else(wrong)
+        });
+        (limit.unwrap_or(DEFAULT_LIMIT), after)
+    }
+
+    /// Refuses the request if anything of it was wrong.
+    pub(super) fn done(self) -> Result<(), Problem> {
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+    }
+}
+
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 250;
+
+/// What a cursor begins with, so that none can be made up by chance.
+const CURSOR: &str = "1:";
+
+/// The opaque cursor of the page that begins after `key`.
+pub(super) fn cursor(key: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{CURSOR}{key}"))
+}

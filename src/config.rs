@@ -1,0 +1,85 @@
+//! What an engine can be told, with its defaults. Imports the domain only.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::endpoint::EndpointDefaults;
+
+/// Where the database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DatabaseUrl {
+    /// A file. `sqlite:path`, `sqlite://path` or a bare path.
+    Sqlite(PathBuf),
+}
+
+impl std::str::FromStr for DatabaseUrl {
+    type Err = String;
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Err("this build has no Postgres support: use sqlite:FILE".into());
+        }
+        let path = url.strip_prefix("sqlite:").unwrap_or(url);
+        let path = path.strip_prefix("//").unwrap_or(path);
+        match path {
+            "" => Err("names no file: write sqlite:postrider.db".into()),
+            ":memory:" => Err("a webhook in memory is lost by a restart: name a file".into()),
+            other if other.contains("://") => Err(format!("`{other}` is no sqlite:FILE")),
+            file => Ok(Self::Sqlite(file.into())),
+        }
+    }
+}
+
+/// How an engine sends, keeps and limits. Every field has a default.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// What endpoints that do not say otherwise are held to.
+    pub endpoint_defaults: EndpointDefaults,
+    /// Networks that webhooks may go to although they are not public.
+    pub allow_networks: Vec<IpNet>,
+    /// Refuse `http://` endpoints.
+    pub https_only: bool,
+    /// A second header that carries the event's id, beside `webhook-id`.
+    pub event_id_header: Option<String>,
+    /// How long events are kept once all of their deliveries have ended.
+    pub retention: Duration,
+    /// How often expired and outdated rows are looked for.
+    pub maintenance_interval: Duration,
+    /// How often due work is looked for that no hint told of: at most one second.
+    pub poll_interval: Duration,
+    /// How long an idle endpoint keeps its supervisor.
+    pub idle_timeout: Duration,
+    /// How long a stop waits for the attempts in flight.
+    pub drain_timeout: Duration,
+    /// How long a publisher waits for a database that does not take its commit.
+    pub commit_timeout: Duration,
+    /// Connections that read.
+    pub read_connections: u32,
+    /// What this process is called among those that share the database.
+    pub node_name: String,
+    /// Whether a start brings the schema up to date.
+    pub migrate_on_start: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            endpoint_defaults: EndpointDefaults::default(),
+            allow_networks: Vec::new(),
+            https_only: false,
+            event_id_header: None,
+            retention: Duration::from_secs(30 * 24 * 3600),
+            maintenance_interval: Duration::from_secs(60),
+            poll_interval: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            commit_timeout: Duration::from_secs(10),
+            read_connections: 4,
+            node_name: "postrider".into(),
+            migrate_on_start: true,
+        }
+    }
+}

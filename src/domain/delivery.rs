@@ -1,0 +1,194 @@
+//! Deliveries (one event on its way to one endpoint) and their attempts.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::Timestamp;
+use super::event::SealedEvent;
+use super::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use super::lifecycle::Life;
+use super::retry::Jitter;
+use super::words;
+
+words! {
+    /// How one attempt ended.
+    Outcome {
+        /// A 2xx.
+        Delivered = "delivered",
+        /// Any other answer, a redirect included.
+        Rejected = "rejected",
+        /// No answer within the endpoint's `timeout_ms`.
+        Timeout = "timeout",
+        /// The host's name did not resolve.
+        DnsError = "dns_error",
+        /// No connection.
+        ConnectError = "connect_error",
+        /// No TLS session: a bad certificate, mostly.
+        TlsError = "tls_error",
+        /// What came back was no HTTP, or ended too soon.
+        ProtocolError = "protocol_error",
+        /// The address is none that webhooks may go to.
+        BlockedAddress = "blocked_address",
+        /// Its end is not known: the process, its owner or the attempt itself went away.
+        Interrupted = "interrupted",
+    }
+}
+
+words! {
+    /// What a pending delivery waits for.
+    WaitingFor {
+        /// Its next attempt's time.
+        DueTime = "due_time",
+        /// A slot in the endpoint's rate limit.
+        RateLimit = "rate_limit",
+        /// Another attempt of the endpoint to end.
+        Concurrency = "concurrency",
+        /// The endpoint's breaker to close.
+        Breaker = "breaker",
+        /// The time the receiver asked for.
+        RetryAfter = "retry_after",
+        /// The endpoint to be resumed.
+        Paused = "paused",
+        /// An earlier delivery of its ordering key.
+        Order = "order",
+        /// A person to release it.
+        Held = "held",
+    }
+}
+
+/// A delivery that waits to be claimed, with what it will send.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    /// Which one.
+    pub id: DeliveryId,
+    /// May be claimed from this time on.
+    pub due: Timestamp,
+    /// What it sends; shared with every other delivery of the event.
+    pub event: Arc<SealedEvent>,
+}
+
+/// A delivery that is `sending`. It comes only out of a committed claim.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Which one.
+    pub id: DeliveryId,
+    /// The claim's number: with the owner's epoch it fences the outcome.
+    pub claim_no: i64,
+    /// The epoch of the owner that claimed it.
+    pub epoch: i64,
+    /// When it was claimed.
+    pub claimed_at: Timestamp,
+    /// Its life as the claim left it.
+    pub life: Life,
+}
+
+/// One finished attempt, for the store to write down.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The claim it belongs to.
+    pub claimed: Claimed,
+    /// Whose attempt it was.
+    pub endpoint_id: EndpointId,
+    /// When the request began.
+    pub started_at: Timestamp,
+    /// When its outcome was known.
+    pub ended_at: Timestamp,
+    /// What went over the wire.
+    pub exchange: Exchange,
+    /// What a retry's delay gets on top.
+    pub jitter: Jitter,
+    /// Failed attempts in a row of this endpoint, this one included.
+    pub consecutive_failures: u32,
+    /// Whether that number is another one than before.
+    pub health_changed: bool,
+}
+
+/// What one attempt sent and got back.
+#[derive(Debug, Clone, Serialize)]
+pub struct Exchange {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The answer's status, if there was an answer.
+    pub status_code: Option<u16>,
+    /// What went wrong, in words.
+    pub error: Option<String>,
+    /// At most 16 KiB of the answer's body, as text.
+    pub response_body: Option<String>,
+    /// The answer's headers.
+    pub response_headers: Option<Headers>,
+    /// The request's headers; values that the endpoint gave are masked.
+    pub request_headers: Option<Headers>,
+    /// The address the request went to.
+    pub remote_address: Option<String>,
+    /// Where the time went.
+    pub timings_ms: Timings,
+}
+
+impl Exchange {
+    /// An attempt that ended without an answer.
+    #[must_use]
+    pub fn without_answer(outcome: Outcome, error: impl Into<String>) -> Self {
+        Self {
+            outcome,
+            status_code: None,
+            error: Some(error.into()),
+            response_body: None,
+            response_headers: None,
+            request_headers: None,
+            remote_address: None,
+            timings_ms: Timings::default(),
+        }
+    }
+}
+
+/// Header names and values in the order of the wire. JSON: a list of pairs.
+pub type Headers = Vec<(String, String)>;
+
+/// Milliseconds from the attempt's start; null where not measured or the connection was reused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Until the name was resolved.
+    pub dns: Option<f64>,
+    /// Until connected, TLS included.
+    pub connect: Option<f64>,
+    /// Until the answer's head was read.
+    pub first_byte: Option<f64>,
+}
+
+/// An attempt as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct Attempt {
+    /// `att_…`
+    pub id: String,
+    /// Counts the attempts that finished, from 1; null for an interrupted one.
+    pub number: Option<u32>,
+    /// When the request began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration_ms: f64,
+    /// What went over the wire.
+    #[serde(flatten)]
+    pub exchange: Exchange,
+}
+
+/// A delivery as it is shown.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// `dlv_…`
+    pub id: DeliveryId,
+    /// The event's id, which the receiver sees as `webhook-id`.
+    pub event_id: EventId,
+    /// The event's name.
+    pub event_type: String,
+    /// Where it goes.
+    pub endpoint_id: EndpointId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Where it stands.
+    pub life: Life,
+    /// When it was published.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}

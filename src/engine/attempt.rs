@@ -1,0 +1,108 @@
+//! DeliveryAttempt: sends one request, reports one outcome, and is gone.
+//!
+//! Its report reaches the supervisor in every case, a panic included: whoever drops an attempt
+//! that has not reported sends [`Ended::Broken`].
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::Shared;
+use super::supervisor::EndpointSupervisor;
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Claimed, Exchange};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::event::SealedEvent;
+use crate::sender::Sent;
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The receiver answered, or the time was up.
+    Finished(Exchange),
+    /// Nothing was sent, by our own fault.
+    NotSent(String),
+    /// It was told to stop before it had an outcome.
+    Aborted,
+    /// It panicked.
+    Broken,
+}
+
+/// To the supervisor: an attempt has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct AttemptEnded {
+    pub(super) claimed: Claimed,
+    pub(super) started_at: Timestamp,
+    pub(super) ended_at: Timestamp,
+    pub(super) ended: Ended,
+}
+
+/// What one attempt needs.
+pub(super) struct Job {
+    pub(super) shared: Arc<Shared>,
+    pub(super) supervisor: Addr<EndpointSupervisor>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) event: Arc<SealedEvent>,
+    pub(super) claimed: Claimed,
+    pub(super) started_at: Timestamp,
+    pub(super) abort: CancellationToken,
+    /// Counted until it is dropped, so that a dead supervisor's attempts are seen to end.
+    pub(super) _alive: TaskTrackerToken,
+}
+
+pub(super) struct DeliveryAttempt {
+    job: Job,
+    reported: bool,
+}
+
+impl DeliveryAttempt {
+    pub(super) fn new(job: Job) -> Self {
+        Self { job, reported: false }
+    }
+
+    fn report(&mut self, ended: Ended) {
+        self.reported = true;
+        self.job.shared.metrics.in_flight.dec();
+        let report = AttemptEnded {
+            claimed: self.job.claimed.clone(),
+            started_at: self.job.started_at,
+            ended_at: self.job.shared.clock.now(),
+            ended,
+        };
+        // A supervisor that is gone gets no report, and needs none: its claims are rehydrated.
+        self.job.supervisor.do_send(report);
+    }
+}
+
+impl Actor for DeliveryAttempt {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.job.shared.metrics.in_flight.inc();
+        let shared = Arc::clone(&self.job.shared);
+        let (endpoint, event) = (Arc::clone(&self.job.endpoint), Arc::clone(&self.job.event));
+        let (abort, started_at) = (self.job.abort.clone(), self.job.started_at);
+        let attempt = async move {
+            abort.run_until_cancelled(shared.sender.send(&endpoint, &event, started_at)).await
+        };
+        ctx.spawn(attempt.into_actor(self).map(|sent, attempt, ctx| {
+            attempt.report(match sent {
+                Some(Sent::Finished(exchange)) => Ended::Finished(exchange),
+                Some(Sent::NotSent(why)) => Ended::NotSent(why),
+                None => Ended::Aborted,
+            });
+            ctx.stop();
+        }));
+    }
+}
+
+impl Drop for DeliveryAttempt {
+    fn drop(&mut self) {
+        if !self.reported {
+            self.report(Ended::Broken);
+        }
+    }
+}

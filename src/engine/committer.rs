@@ -1,0 +1,290 @@
+//! The Committer: the engine's only writer. Whatever queued up while the last commit ran goes into
+//! the next one, and nobody is answered before it is durable.
+//!
+//! It adds no delay of its own: alone, a request is a group of one. It never decides a transition,
+//! and one member of a group can never fail another: after an error that is not the database's own
+//! state, the group is run again member by member.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::Metrics;
+use crate::store::{Answer, Member, Store, StoreError, Tx, Unavailable, Wake, Writer};
+
+/// How many requests may queue. A publisher beyond them waits before it is queued.
+const QUEUE: usize = 8192;
+
+/// The most members of one commit: past this, waiting for the others costs more than it saves.
+const MAX_GROUP: usize = 512;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Tells of the deliveries that a commit made.
+pub(super) type OnCommit = Box<dyn Fn(Vec<Wake>) + Send>;
+
+/// The way to the committer. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Committer {
+    queue: mpsc::Sender<Entry>,
+    patience: Duration,
+}
+
+enum Entry {
+    Write { member: Member, until: Instant },
+    /// Everything queued before it has been answered when this is.
+    Close(oneshot::Sender<()>),
+}
+
+impl Committer {
+    /// Writes a member and answers once it is durable.
+    pub(super) async fn write<T>(&self, (member, answer): (Member, Answer<T>)) -> Result<T, StoreError> {
+        let until = Instant::now() + self.patience;
+        self.queue
+            .send(Entry::Write { member, until })
+            .await
+            .map_err(|_| StoreError::from(Unavailable::Stopped))?;
+        answer.await.unwrap_or_else(|_| Err(Unavailable::Stopped.into()))
+    }
+
+    /// Writes whatever `operation` writes, and answers with what it returned.
+    pub(super) async fn run<T, F>(&self, operation: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.write(Member::operation(operation)).await
+    }
+
+    /// Flushes, and stops the committer.
+    pub(super) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.queue.send(Entry::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+}
+
+/// What runs the commits: a thread of its own, or on virtual time one blocking job a commit
+/// (waiting for a foreign thread would let the paused clock run ahead).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Driver {
+    Thread,
+    #[cfg(feature = "testing")]
+    BlockingJobs,
+}
+
+/// Starts a committer on a writer of `store`.
+pub(super) fn start(
+    store: &Store,
+    patience: Duration,
+    metrics: Arc<Metrics>,
+    on_commit: OnCommit,
+    driver: Driver,
+) -> Result<Committer, StoreError> {
+    let (queue, incoming) = mpsc::channel(QUEUE);
+    let writer = Some(store.writer()?);
+    let state = State { store: store.clone(), writer, metrics, on_commit, waiting: VecDeque::new(), failures: 0 };
+    match driver {
+        Driver::Thread => {
+            std::thread::Builder::new()
+                .name("postrider-committer".into())
+                .spawn(move || run(state, incoming))
+                .map_err(|error| StoreError::Setup(format!("cannot start a thread: {error}")))?;
+        }
+        #[cfg(feature = "testing")]
+        Driver::BlockingJobs => {
+            actix::spawn(run_in_jobs(state, incoming));
+        }
+    }
+    Ok(Committer { queue, patience })
+}
+
+struct State {
+    store: Store,
+    /// `None` after a panic left its transaction in an unknown state.
+    writer: Option<Writer>,
+    metrics: Arc<Metrics>,
+    on_commit: OnCommit,
+    /// Members that an unavailable database has not taken yet.
+    waiting: VecDeque<(Member, Instant)>,
+    failures: u32,
+}
+
+fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
+    let mut closing = None;
+    loop {
+        let first = if state.waiting.is_empty() { incoming.blocking_recv() } else { incoming.try_recv().ok() };
+        if first.is_none() && state.waiting.is_empty() {
+            break;
+        }
+        let close = collect(&mut state, first, &mut incoming);
+        let pause = state.commit_waiting();
+        closing = closing.or(close);
+        if closing.is_some() && state.waiting.is_empty() {
+            break;
+        }
+        if let Some(pause) = pause {
+            std::thread::sleep(pause);
+        }
+    }
+    finish(state, closing);
+}
+
+#[cfg(feature = "testing")]
+async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
+    let mut closing = None;
+    loop {
+        let first = if state.waiting.is_empty() { incoming.recv().await } else { incoming.try_recv().ok() };
+        if first.is_none() && state.waiting.is_empty() {
+            break;
+        }
+        let close = collect(&mut state, first, &mut incoming);
+        let job = tokio::task::spawn_blocking(move || {
+            let pause = state.commit_waiting();
+            (state, pause)
+        });
+        let Ok((back, pause)) = job.await else { return };
+        state = back;
+        closing = closing.or(close);
+        if closing.is_some() && state.waiting.is_empty() {
+            break;
+        }
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+    }
+    finish(state, closing);
+}
+
+/// Takes what has queued up, as far as one commit should hold it.
+fn collect(
+    state: &mut State,
+    first: Option<Entry>,
+    incoming: &mut mpsc::Receiver<Entry>,
+) -> Option<oneshot::Sender<()>> {
+    let mut next = first;
+    while let Some(entry) = next {
+        match entry {
+            Entry::Write { member, until } => state.waiting.push_back((member, until)),
+            Entry::Close(done) => {
+                incoming.close();
+                return Some(done);
+            }
+        }
+        next = if state.waiting.len() < MAX_GROUP { incoming.try_recv().ok() } else { None };
+    }
+    None
+}
+
+fn finish(state: State, closing: Option<oneshot::Sender<()>>) {
+    for (member, _) in state.waiting {
+        member.answer(Some(Unavailable::Stopped.into()));
+    }
+    drop(state.writer);
+    if let Some(done) = closing {
+        let _ = done.send(());
+    }
+}
+
+impl State {
+    /// Commits what waits. `Some`: the database is unavailable, try again after that long.
+    fn commit_waiting(&mut self) -> Option<Duration> {
+        let (mut group, untils): (Vec<Member>, Vec<Instant>) = self.waiting.drain(..).unzip();
+        if group.is_empty() {
+            return None;
+        }
+        match self.commit(&mut group) {
+            Ok(()) => group.into_iter().for_each(|member| member.answer(None)),
+            Err(StoreError::Unavailable(why)) => {
+                self.keep_or_answer(group, untils, &why);
+                return Some(self.pause());
+            }
+            Err(error) => match <[Member; 1]>::try_from(group) {
+                Ok([member]) => {
+                    tracing::error!(%error, "a write failed");
+                    member.answer(Some(error));
+                }
+                Err(group) => {
+                    tracing::warn!(%error, members = group.len(), "a group failed: running its members one by one");
+                    return self.commit_one_by_one(group, untils);
+                }
+            },
+        }
+        self.failures = 0;
+        None
+    }
+
+    fn commit_one_by_one(&mut self, group: Vec<Member>, untils: Vec<Instant>) -> Option<Duration> {
+        let mut pause = None;
+        for (member, until) in group.into_iter().zip(untils) {
+            let mut alone = [member];
+            let result = self.commit(&mut alone);
+            let [member] = alone;
+            match result {
+                Ok(()) => member.answer(None),
+                Err(StoreError::Unavailable(why)) => {
+                    self.keep_or_answer(vec![member], vec![until], &why);
+                    pause = Some(self.pause());
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a write failed");
+                    member.answer(Some(error));
+                }
+            }
+        }
+        pause
+    }
+
+    fn commit(&mut self, group: &mut [Member]) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.store.writer()?,
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| writer.commit(group)));
+        self.metrics.commit(group.len(), started.elapsed().as_secs_f64());
+        let wakes = match result {
+            Ok(Ok(wakes)) => wakes,
+            Ok(Err(error)) => {
+                self.writer = Some(writer);
+                self.metrics.commit_failures.inc();
+                return Err(error);
+            }
+            Err(_) => {
+                self.metrics.commit_failures.inc();
+                // Dropping a connection in that state may panic once more.
+                let _ = catch_unwind(AssertUnwindSafe(move || drop(writer)));
+                return Err(StoreError::Panicked);
+            }
+        };
+        self.writer = Some(writer);
+        if !wakes.is_empty() {
+            (self.on_commit)(wakes);
+        }
+        Ok(())
+    }
+
+    /// Outcomes wait until they land. The others wait while the database is merely busy, as long
+    /// as their askers do.
+    fn keep_or_answer(&mut self, group: Vec<Member>, untils: Vec<Instant>, why: &Unavailable) {
+        tracing::warn!(%why, members = group.len(), "the database takes no writes");
+        for (member, until) in group.into_iter().zip(untils) {
+            let patient = *why == Unavailable::Busy && Instant::now() < until;
+            if matches!(member, Member::Record(_)) || patient {
+                self.waiting.push_back((member, until));
+            } else {
+                member.answer(Some(why.clone().into()));
+            }
+        }
+    }
+
+    fn pause(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        (FIRST_PAUSE * 2_u32.pow(self.failures.min(6))).min(LONGEST_PAUSE)
+    }
+}

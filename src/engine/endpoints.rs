@@ -1,0 +1,323 @@
+//! Managing endpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use url::Host;
+
+use super::publishing::next_key;
+use super::registry::{EndpointChanged, InspectEndpoint, Nudge};
+use super::supervisor::Live;
+use super::{Error, Postrider, Receipt};
+use crate::domain::clock::Timestamp;
+use crate::domain::endpoint::{Backlog, Endpoint, EndpointChange, LiveSecret, PauseReason, Settings};
+use crate::domain::event::{Content, EventType, NewEvent};
+use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::secret::Secret;
+use crate::store::Tx;
+use crate::store::query::{self, Page};
+
+/// The longest that a rotated secret goes on signing: seven days.
+pub const MAX_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// An endpoint and how it is doing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EndpointView {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// How it is doing.
+    pub health: Health,
+}
+
+/// How an endpoint is doing.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Health {
+    /// Failed attempts in a row.
+    pub consecutive_failures: u32,
+    /// What waits.
+    pub backlog: Backlog,
+    /// When its rate limit next lets an attempt start, if it does not now.
+    pub next_slot_at: Option<Timestamp>,
+    /// How long what waits takes at the rate limit; `None` where that sets no bound.
+    pub estimated_drain: Option<Duration>,
+}
+
+/// Which endpoints a list is to show, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointQuery {
+    /// Only this tenant's.
+    pub tenant: Option<Tenant>,
+    /// Only the paused ones, or only the others.
+    pub paused: Option<bool>,
+    /// Where the page before ended.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+impl Postrider {
+    /// Creates an endpoint. Without a `secret` it gets a fresh one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every field that is wrong, the address policy's verdict on `url`
+    /// included.
+    pub async fn create_endpoint(
+        &self,
+        tenant: Tenant,
+        change: EndpointChange,
+        secret: Option<Secret>,
+    ) -> Result<EndpointView, Error> {
+        let settings = Settings::create(change)?;
+        self.judge(&settings).await?;
+        let now = self.now();
+        let id = EndpointId::generate(now);
+        let secret = secret.unwrap_or_else(Secret::generate);
+        let endpoint = self
+            .shared
+            .committer
+            .run(move |tx| {
+                let (conn, defaults) = tx.parts();
+                let endpoint = Endpoint {
+                    secrets: vec![LiveSecret { secret: secret.clone(), expires_at: None }],
+                    ..Endpoint::resolve(id.clone(), tenant.clone(), settings.clone(), defaults, now)
+                };
+                query::insert_endpoint(conn, &endpoint)?;
+                query::add_secret(conn, &endpoint.id, &secret, now, now)?;
+                Ok(endpoint)
+            })
+            .await?;
+        tracing::info!(endpoint = %endpoint.id, "endpoint {} was created", endpoint.id);
+        self.view(endpoint).await
+    }
+
+    /// Changes an endpoint. Its running supervisor knows before this returns.
+    ///
+    /// # Errors
+    /// As [`create_endpoint`](Self::create_endpoint), and [`Error::NotFound`].
+    pub async fn update_endpoint(&self, id: &EndpointId, change: EndpointChange) -> Result<EndpointView, Error> {
+        let present = self.find_endpoint(id).await?;
+        let changed = present.settings.changed(change.clone())?;
+        if changed.url != present.settings.url {
+            self.judge(&changed).await?;
+        }
+        let now = self.now();
+        // Judged on what was read above, applied to what stands now.
+        let endpoint = self.edit(id, false, move |_, endpoint| {
+            match endpoint.settings.changed(change.clone()) {
+                Ok(settings) => {
+                    endpoint.settings = settings;
+                    endpoint.updated_at = now;
+                    Ok(Ok(()))
+                }
+                Err(errors) => Ok(Err(Error::Invalid(errors))),
+            }
+        });
+        self.view(endpoint.await?).await
+    }
+
+    /// Deletes an endpoint: nothing is sent to it any more, what waits becomes `failed`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn delete_endpoint(&self, id: &EndpointId) -> Result<(), Error> {
+        let mut endpoint = self.find_endpoint(id).await?;
+        let (of_id, now) = (id.clone(), self.now());
+        let deleted =
+            self.shared.committer.run(move |tx| query::delete_endpoint(tx.conn(), &of_id, now)).await?;
+        if !deleted {
+            return Err(Error::NotFound("endpoint"));
+        }
+        // To its supervisor a deleted endpoint is one that is paused for good.
+        endpoint.paused = Some(PauseReason::Operator);
+        endpoint.version = i64::MAX;
+        self.tell(endpoint, false).await;
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            if let Err(error) = super::maintenance::fail_overdue(&shared).await {
+                tracing::warn!(%error, "the rest of what waited is failed by the next sweep");
+            }
+        });
+        tracing::info!(endpoint = %id, "endpoint {id} was deleted");
+        Ok(())
+    }
+
+    /// Stops sending to an endpoint; what is in flight ends, everything else waits.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn pause_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
+        let endpoint = self.edit(id, false, |_, endpoint| {
+            endpoint.paused = endpoint.paused.or(Some(PauseReason::Operator));
+            Ok(Ok(()))
+        });
+        self.view(endpoint.await?).await
+    }
+
+    /// Goes on sending, whatever the reason for the pause was, and forgets failures.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn resume_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
+        let endpoint = self.edit(id, true, |tx, endpoint| {
+            endpoint.paused = None;
+            query::clear_health(tx.conn(), &endpoint.id)?;
+            Ok(Ok(()))
+        });
+        self.view(endpoint.await?).await
+    }
+
+    /// The secret that a consumer should know.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn endpoint_secret(&self, id: &EndpointId) -> Result<Secret, Error> {
+        let endpoint = self.find_endpoint(id).await?;
+        endpoint.present_secret().cloned().ok_or(Error::NotFound("secret"))
+    }
+
+    /// Gives an endpoint a new secret; the one before signs beside it until `grace` ends.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and [`Error::Invalid`] for a grace of more than seven days.
+    pub async fn rotate_secret(
+        &self,
+        id: &EndpointId,
+        secret: Option<Secret>,
+        grace: Duration,
+    ) -> Result<Secret, Error> {
+        if grace > MAX_GRACE {
+            return Err(Error::field("grace_s", "at most 604,800 seconds (7 days)"));
+        }
+        let (secret, now) = (secret.unwrap_or_else(Secret::generate), self.now());
+        let new = secret.clone();
+        self.edit(id, false, move |tx, endpoint| {
+            query::add_secret(tx.conn(), &endpoint.id, &new, now, now + grace)?;
+            Ok(Ok(()))
+        })
+        .await?;
+        Ok(secret)
+    }
+
+    /// Publishes one `postrider.test` event to this endpoint alone, whatever it wants.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn test_endpoint(&self, id: &EndpointId) -> Result<Receipt, Error> {
+        let endpoint = self.find_endpoint(id).await?;
+        let data = RawValue::from_string(r#"{"message":"This is a test event from Postrider."}"#.into())
+            .map_err(|error| Error::field("data", error.to_string()))?;
+        let event_type = EventType::parse("postrider.test").map_err(|detail| Error::field("type", detail))?;
+        let event = NewEvent { tenant: endpoint.tenant, ..NewEvent::new(event_type, Content::Data(data)) };
+        let sealed = event.seal(self.now()).map_err(|error| Error::of_event(error, ""))?;
+        let only = Some(id.clone());
+        let receipts = self.publish_sealed(vec![Arc::new(sealed)], only, |_| "id".into()).await?;
+        receipts.into_iter().next().ok_or(Error::NotFound("endpoint"))
+    }
+
+    /// One endpoint.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
+        let endpoint = self.find_endpoint(id).await?;
+        self.view(endpoint).await
+    }
+
+    /// A page of endpoints, newest first, and where the next one begins.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn endpoints(&self, list: EndpointQuery) -> Result<(Vec<EndpointView>, Option<String>), Error> {
+        let filter = query::EndpointFilter { tenant: list.tenant, paused: list.paused };
+        let page = Page { after: list.after, limit: list.limit + 1 };
+        let mut found = self
+            .read("endpoints", move |conn, defaults| query::endpoints_page(conn, defaults, &filter, &page))
+            .await?;
+        let next = next_key(&mut found, list.limit, |endpoint| endpoint.id.to_string());
+        let mut views = Vec::with_capacity(found.len());
+        for endpoint in found {
+            views.push(self.view(endpoint).await?);
+        }
+        Ok((views, next))
+    }
+
+    pub(super) async fn find_endpoint(&self, id: &EndpointId) -> Result<Endpoint, Error> {
+        let id = id.clone();
+        let found =
+            self.read("endpoint", move |conn, defaults| query::endpoint(conn, defaults, &id)).await?;
+        found.ok_or(Error::NotFound("endpoint"))
+    }
+
+    pub(super) async fn inspect(&self, id: &EndpointId) -> Option<Live> {
+        self.registry.send(InspectEndpoint(id.clone())).await.ok().flatten()
+    }
+
+    /// Tells the registry that something is due at an endpoint.
+    pub(super) fn nudge(&self, id: &EndpointId) {
+        self.registry.do_send(Nudge(id.clone()));
+    }
+
+    async fn view(&self, endpoint: Endpoint) -> Result<EndpointView, Error> {
+        let id = endpoint.id.clone();
+        let (consecutive_failures, backlog) = self
+            .read("health", move |conn, _| {
+                Ok((query::consecutive_failures(conn, &id)?, query::backlog(conn, &id)?))
+            })
+            .await?;
+        let live = self.inspect(&endpoint.id).await;
+        let estimated_drain = endpoint.rate_limit.drain_time(backlog.pending - backlog.held.min(backlog.pending));
+        let next_slot_at = live.and_then(|live| live.next_slot_at);
+        let health = Health { consecutive_failures, backlog, next_slot_at, estimated_drain };
+        Ok(EndpointView { endpoint, health })
+    }
+
+    /// Reads an endpoint, changes it and writes it in one transaction, then tells its supervisor.
+    async fn edit<F>(&self, id: &EndpointId, resumed: bool, mut change: F) -> Result<Endpoint, Error>
+    where
+        F: FnMut(&mut Tx<'_>, &mut Endpoint) -> Result<Result<(), Error>, crate::store::StoreError> + Send + 'static,
+    {
+        let of_id = id.clone();
+        let edited = self
+            .shared
+            .committer
+            .run(move |tx| {
+                let (conn, defaults) = tx.parts();
+                let Some(mut endpoint) = query::endpoint(conn, defaults, &of_id)? else {
+                    return Ok(Err(Error::NotFound("endpoint")));
+                };
+                if let Err(refused) = change(tx, &mut endpoint)? {
+                    return Ok(Err(refused));
+                }
+                endpoint.version += 1;
+                query::update_endpoint(tx.conn(), &endpoint)?;
+                // With what the change wrote beside the endpoint's own row.
+                let (conn, defaults) = tx.parts();
+                Ok(query::endpoint(conn, defaults, &of_id)?.ok_or(Error::NotFound("endpoint")))
+            })
+            .await??;
+        self.tell(edited.clone(), resumed).await;
+        Ok(edited)
+    }
+
+    async fn tell(&self, endpoint: Endpoint, resumed: bool) {
+        let changed = EndpointChanged { endpoint: Arc::new(endpoint), resumed };
+        // An engine that is stopping sends nothing more in any case.
+        let _ = self.registry.send(changed).await;
+    }
+
+    /// The address policy's verdict on a URL that is about to be stored.
+    async fn judge(&self, settings: &Settings) -> Result<(), Error> {
+        let policy = &self.shared.policy;
+        let refuse = |blocked: crate::sender::guard::Blocked| Error::field("url", blocked.remedy());
+        policy.check_literal(&settings.url).map_err(refuse)?;
+        if let Some(Host::Domain(name)) = settings.url.host() {
+            // A name that does not resolve yet is accepted, unless it is one for this machine.
+            let addresses = self.shared.resolver.lookup(name.to_owned()).await.unwrap_or_default();
+            policy.check_resolved(name, &addresses).map_err(refuse)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Maintenance: fails what has outlived its endpoint or its `max_age`, and removes what has
+//! outlived the retention. In small batches, between which everything else is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::Shared;
+use crate::domain::lifecycle::{self, Cause};
+use crate::domain::rate_limit::Period;
+use crate::store::StoreError;
+use crate::store::query::{self, Overdue, Retire};
+
+/// Rows a transaction, so that no other write waits long.
+const BATCH: i64 = 200;
+
+/// Between two batches.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// Look for overdue and outdated rows now.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Sweep;
+
+pub(super) struct Maintenance {
+    shared: Arc<Shared>,
+    sweeping: bool,
+}
+
+impl Maintenance {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, sweeping: false }
+    }
+}
+
+impl Actor for Maintenance {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.notify(Sweep);
+        let interval = self.shared.config.maintenance_interval;
+        ctx.run_interval(interval, |_, ctx| ctx.notify(Sweep));
+    }
+}
+
+impl Handler<Sweep> for Maintenance {
+    type Result = ();
+    fn handle(&mut self, _: Sweep, ctx: &mut Self::Context) {
+        if std::mem::replace(&mut self.sweeping, true) {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let sweep = async move {
+            if let Err(error) = fail_overdue(&shared).await {
+                tracing::warn!(%error, "overdue deliveries could not be failed yet");
+            }
+            if let Err(error) = retire(&shared).await {
+                tracing::warn!(%error, "outdated events could not be removed yet");
+            }
+        };
+        ctx.spawn(sweep.into_actor(self).map(|(), maintenance, _| maintenance.sweeping = false));
+    }
+}
+
+/// Fails pending deliveries whose endpoint is gone or that waited too long.
+pub(super) async fn fail_overdue(shared: &Shared) -> Result<(), StoreError> {
+    loop {
+        let now = shared.clock.now();
+        let overdue = shared
+            .store
+            .read("overdue deliveries", move |conn, defaults| query::overdue(conn, defaults, now, BATCH))
+            .await?;
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        for batch in overdue.chunks(usize::try_from(BATCH).unwrap_or(1)) {
+            let batch = batch.to_vec();
+            let write = move |tx: &mut crate::store::Tx<'_>| {
+                for (id, why) in &batch {
+                    let cause = match why {
+                        Overdue::Expired => Cause::Expired,
+                        Overdue::EndpointDeleted => Cause::EndpointDeleted,
+                    };
+                    // It may have been claimed since it was read; then it is no longer overdue.
+                    if let Some(life) = query::life(tx.conn(), id)?
+                        && let Ok(next) = lifecycle::next(&life, &cause)
+                    {
+                        query::set_life(tx.conn(), id, &next, now)?;
+                    }
+                }
+                Ok(batch.len())
+            };
+            let failed = shared.committer.run(write).await?;
+            tracing::info!(failed, "{failed} waiting deliveries expired or lost their endpoint");
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+}
+
+/// Removes events that ended longer ago than the retention.
+async fn retire(shared: &Shared) -> Result<(), StoreError> {
+    let now = shared.clock.now();
+    let mut batch = Retire {
+        cutoff: now - shared.config.retention,
+        // A little more than the longest window, which remembers by another clock.
+        quiet_since: now - Period::LONGEST * 2,
+        after_seq: 0,
+        limit: BATCH,
+    };
+    loop {
+        let this = batch.clone();
+        let retired = shared.committer.run(move |tx| tx.retire(&this)).await?;
+        if retired.events > 0 {
+            tracing::info!(events = retired.events, "{} outdated events were removed", retired.events);
+        }
+        if !retired.more {
+            return Ok(());
+        }
+        batch.after_seq = retired.last_seq;
+        tokio::time::sleep(BREATH).await;
+    }
+}

@@ -1,0 +1,154 @@
+//! The engine: the only place that names actix actors.
+//!
+//! [`Postrider`] is its handle. Behind it, on a thread and an actix `System` of their own, run the
+//! `registry`, one `supervisor` per endpoint with live work, and one `attempt` per request on the
+//! wire; the `committer` writes for all of them. What the handle can do is in `publishing`,
+//! `endpoints` and `deliveries`.
+
+mod attempt;
+mod builder;
+mod committer;
+mod deliveries;
+mod endpoints;
+mod error;
+mod maintenance;
+mod publishing;
+mod registry;
+mod supervisor;
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::{Mutex, oneshot};
+
+pub use builder::{Builder, StartError};
+pub use deliveries::{DeliveryQuery, DeliveryView};
+pub use endpoints::{EndpointQuery, EndpointView, Health};
+pub use error::Error;
+pub use publishing::{EventListQuery, EventView, Receipt};
+
+use self::committer::Committer;
+use self::registry::{AbortAll, DrainAll, Registry};
+use crate::config::EngineConfig;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::metrics::Metrics;
+use crate::sender::guard::AddressPolicy;
+use crate::sender::{Resolve, Sender};
+use crate::store::{Scope, Store, StoreError};
+#[cfg(feature = "sqlite")]
+use crate::store::FileLock;
+
+/// How long attempts that were broken off get to be written down.
+const ABORT_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What every part of one engine uses. Nothing of it is global.
+pub(crate) struct Shared {
+    store: Store,
+    committer: Committer,
+    sender: Sender,
+    policy: Arc<AddressPolicy>,
+    resolver: Arc<dyn Resolve>,
+    clock: Arc<dyn Clock>,
+    config: EngineConfig,
+    metrics: Arc<Metrics>,
+    /// What this owner's claims are fenced by.
+    epoch: i64,
+}
+
+/// The handle of a running engine. Cheap to clone, and free to go to any thread.
+#[derive(Clone)]
+pub struct Postrider {
+    shared: Arc<Shared>,
+    registry: Addr<Registry>,
+    running: Arc<Mutex<Option<Running>>>,
+}
+
+impl std::fmt::Debug for Postrider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postrider").field("epoch", &self.shared.epoch).finish_non_exhaustive()
+    }
+}
+
+/// What ends when the engine does.
+pub(crate) struct Running {
+    /// Stops the engine's own `System`; `None` when it runs in the caller's.
+    system: Option<System>,
+    /// The right to send from this database.
+    #[cfg(feature = "sqlite")]
+    _lock: FileLock,
+}
+
+impl Postrider {
+    /// An engine to be configured and started.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Stops claiming, waits for the attempts in flight up to `drain_timeout`, writes down what
+    /// they came to, and stops the engine. A second call does nothing.
+    ///
+    /// What waits stays in the database. Attempts that are broken off at the deadline are sent
+    /// again after the next start, and the break counts as no failure.
+    pub async fn drain(&self) {
+        let Some(running) = self.running.lock().await.take() else { return };
+        let (done, drained) = oneshot::channel();
+        self.registry.do_send(DrainAll { done });
+        let mut drained = drained;
+        if tokio::time::timeout(self.shared.config.drain_timeout, &mut drained).await.is_err() {
+            tracing::warn!("breaking off the attempts that are still in flight");
+            self.registry.do_send(AbortAll);
+            let _ = tokio::time::timeout(ABORT_GRACE, drained).await;
+        }
+        let at = self.shared.clock.now();
+        let left = self.shared.committer.run(move |tx| tx.interrupt(&Scope::All, at, false, "stopped"));
+        if let Err(error) = left.await {
+            tracing::warn!(%error, "what was in flight is taken back by the next start");
+        }
+        self.shared.committer.close().await;
+        if let Some(system) = &running.system {
+            system.stop();
+        }
+        drop(running);
+    }
+
+    /// Whether the database takes writes and the supervisors run.
+    ///
+    /// # Errors
+    /// Says which of them does not.
+    pub async fn ready(&self) -> Result<(), Error> {
+        if !self.registry.connected() || self.running.lock().await.is_none() {
+            return Err(crate::store::Unavailable::Stopped.into());
+        }
+        Ok(self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?)
+    }
+
+    /// The engine's metrics in the OpenMetrics text format.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.shared.metrics.encode()
+    }
+
+    /// The engine's time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// Runs a read on the engine's pool.
+    async fn read<T, F>(&self, what: &'static str, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut crate::store::AnyConnection, &crate::domain::endpoint::EndpointDefaults) -> Result<T, StoreError>
+            + Send
+            + 'static,
+    {
+        self.shared.store.read(what, read).await
+    }
+
+    /// Makes an endpoint's supervisor panic, to see what becomes of it. False if it has none.
+    #[cfg(feature = "testing")]
+    pub async fn panic_supervisor(&self, id: &crate::domain::ids::EndpointId) -> bool {
+        self.registry.send(registry::PanicSupervisor(id.clone())).await.unwrap_or(false)
+    }
+}

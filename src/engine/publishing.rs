@@ -1,0 +1,160 @@
+//! Publishing, and reading what was published.
+
+use std::sync::Arc;
+
+use super::{Error, Postrider};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Delivery;
+use crate::domain::event::{EventType, MAX_BATCH, NewEvent, SealedEvent};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use crate::store::query::{self, Page};
+use crate::store::{Member, Publish, Refusal};
+
+/// The answer to a published event, once it and all of its deliveries are durable.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The event's id.
+    pub id: EventId,
+    /// Its name.
+    pub event_type: EventType,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// When it was first published.
+    pub created_at: Timestamp,
+    /// Whether it had been published before, with the same content.
+    pub duplicate: bool,
+    /// Where it goes.
+    pub deliveries: Vec<(DeliveryId, EndpointId)>,
+}
+
+/// A stored event with its deliveries.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EventView {
+    /// The event.
+    pub event: Arc<SealedEvent>,
+    /// Where it went.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// Which events a list is to show, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct EventListQuery {
+    /// Only of this name.
+    pub event_type: Option<String>,
+    /// Only this tenant's.
+    pub tenant: Option<Tenant>,
+    /// Published at this time or later.
+    pub since: Option<Timestamp>,
+    /// Published before this time.
+    pub until: Option<Timestamp>,
+    /// Where the page before ended.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+impl Postrider {
+    /// Publishes one event. `Ok` means it is durable, with all of its deliveries.
+    ///
+    /// # Errors
+    /// [`Error::EventIdConflict`] when its id belongs to a different event, [`Error::TooLarge`],
+    /// [`Error::Invalid`], and [`Error::Store`] when the database did not take it.
+    pub async fn publish(&self, event: NewEvent) -> Result<Receipt, Error> {
+        let sealed = self.seal(event, "")?;
+        let mut receipts = self.publish_sealed(vec![sealed], None, |_| "id".into()).await?;
+        receipts.pop().ok_or(Error::NotFound("event"))
+    }
+
+    /// Publishes 1 to 1,000 events, all or none.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish); fields are named `events[i].…`.
+    pub async fn publish_batch(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, Error> {
+        if events.is_empty() || events.len() > MAX_BATCH {
+            return Err(Error::field("events", format!("must hold 1 to {MAX_BATCH} events, not {}", events.len())));
+        }
+        let seal = |(i, event)| self.seal(event, &format!("events[{i}]."));
+        let sealed = events.into_iter().enumerate().map(seal).collect::<Result<_, _>>()?;
+        self.publish_sealed(sealed, None, |i| format!("events[{i}].id")).await
+    }
+
+    fn seal(&self, event: NewEvent, prefix: &str) -> Result<Arc<SealedEvent>, Error> {
+        if event.tenant.is_reserved() {
+            let detail = "`_postrider` is reserved for operational events";
+            return Err(Error::field(format!("{prefix}tenant"), detail));
+        }
+        event.seal(self.now()).map(Arc::new).map_err(|error| Error::of_event(error, prefix))
+    }
+
+    /// Commits events that are ready; `only` sends them to one endpoint whatever it wants.
+    pub(super) async fn publish_sealed(
+        &self,
+        events: Vec<Arc<SealedEvent>>,
+        only: Option<EndpointId>,
+        id_field: impl Fn(usize) -> String,
+    ) -> Result<Vec<Receipt>, Error> {
+        let publish = Publish { events: events.clone(), only };
+        let published = match self.shared.committer.write(Member::publish(publish)).await? {
+            Ok(published) => published,
+            Err(Refusal::Conflict { index, id }) => {
+                return Err(Error::EventIdConflict { field: id_field(index), id: id.to_string() });
+            }
+            Err(Refusal::NoEndpoint) => return Err(Error::NotFound("endpoint")),
+        };
+        let new = published.iter().filter(|one| !one.duplicate).count();
+        self.shared.metrics.events.inc_by(u64::try_from(new).unwrap_or(0));
+        let receipt = |(event, published): (Arc<SealedEvent>, crate::store::Published)| Receipt {
+            id: event.id.clone(),
+            event_type: event.event_type.clone(),
+            tenant: event.tenant.clone(),
+            created_at: published.created_at,
+            duplicate: published.duplicate,
+            deliveries: published.deliveries,
+        };
+        Ok(events.into_iter().zip(published).map(receipt).collect())
+    }
+
+    /// A stored event, with its body and its deliveries.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also once it is past its retention.
+    pub async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<EventView, Error> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        let found = self
+            .read("event", move |conn, _| {
+                let Some((seq, event)) = query::event(conn, &tenant, &id)? else { return Ok(None) };
+                let deliveries = query::deliveries_of_event(conn, seq)?;
+                Ok(Some(EventView { event, deliveries }))
+            })
+            .await?;
+        found.ok_or(Error::NotFound("event"))
+    }
+
+    /// A page of events, newest first, and where the next one begins.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn events(&self, list: EventListQuery) -> Result<(Vec<Arc<SealedEvent>>, Option<String>), Error> {
+        let filter = query::EventQuery {
+            event_type: list.event_type,
+            tenant: list.tenant,
+            since: list.since,
+            until: list.until,
+        };
+        // One more than asked for tells whether there is a next page.
+        let page = Page { after: list.after, limit: list.limit + 1 };
+        let mut found = self.read("events", move |conn, _| query::events_page(conn, &filter, &page)).await?;
+        let next = next_key(&mut found, list.limit, |(seq, _)| seq.to_string());
+        Ok((found.into_iter().map(|(_, event)| event).collect(), next))
+    }
+}
+
+/// Cuts a page that was read one row too long, and tells where the next one begins.
+pub(super) fn next_key<T>(rows: &mut Vec<T>, limit: i64, key: impl Fn(&T) -> String) -> Option<String> {
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    rows.last().filter(|_| more).map(key)
+}

@@ -1,0 +1,350 @@
+//! Registry: which endpoint has which supervisor. It starts one when work is due, lets it go when
+//! idle, and replaces it when it dies.
+//!
+//! A supervisor that panicked is replaced only after its attempts were told to stop and seen to
+//! end, and its claims were taken back; its neighbours go on meanwhile.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::supervisor::{Changed, Drain, EndpointSupervisor, Inspect, Leave, Live, Polled, Roster, Wake};
+use crate::domain::delivery::Queued;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::EndpointId;
+use crate::store::query::{self, Stirring};
+use crate::store::{Scope, StoreError, Wake as Committed};
+
+/// A supervisor is started this long before its next delivery is due.
+const HEAD_START: Duration = Duration::from_secs(2);
+
+/// From the committer: deliveries that were just made. A hint; the poll finds what is lost of it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct NewDeliveries(pub(super) Vec<Committed>);
+
+/// An endpoint was changed, paused, resumed or created. Answered once its supervisor knows.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct EndpointChanged {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) resumed: bool,
+}
+
+/// Something became due at an endpoint other than by publishing.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Nudge(pub(super) EndpointId);
+
+/// From a supervisor with nothing to do.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct MayLeave {
+    pub(super) endpoint_id: EndpointId,
+    pub(super) generation: u64,
+    /// How many of our messages it had got by then.
+    pub(super) heard: u64,
+    pub(super) supervisor: Addr<EndpointSupervisor>,
+}
+
+/// From a supervisor's `Drop`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct SupervisorGone {
+    pub(super) endpoint_id: EndpointId,
+    pub(super) generation: u64,
+    pub(super) cleanly: bool,
+}
+
+/// Stop claiming; answered by `done` when every supervisor has left.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct DrainAll {
+    pub(super) done: oneshot::Sender<()>,
+}
+
+/// Break off what is still in flight.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct AbortAll;
+
+/// What an endpoint's supervisor is doing; `None` where there is none.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<Live>")]
+pub(super) struct InspectEndpoint(pub(super) EndpointId);
+
+/// Makes an endpoint's supervisor panic. False where there is none.
+#[cfg(feature = "testing")]
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(super) struct PanicSupervisor(pub(super) EndpointId);
+
+enum Entry {
+    Running {
+        supervisor: Addr<EndpointSupervisor>,
+        generation: u64,
+        roster: Roster,
+        /// Messages sent to it, to tell whether it has got them all.
+        told: u64,
+    },
+    /// Its supervisor died: its attempts are ending, its claims are being taken back.
+    Recovering,
+}
+
+pub(super) struct Registry {
+    shared: Arc<Shared>,
+    entries: HashMap<EndpointId, Entry>,
+    generation: u64,
+    polling: bool,
+    draining: Option<oneshot::Sender<()>>,
+}
+
+impl Registry {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, entries: HashMap::new(), generation: 0, polling: false, draining: None }
+    }
+
+    /// The endpoint's supervisor, started if need be. `None` while one must not run.
+    fn supervisor(&mut self, endpoint: &Arc<Endpoint>, ctx: &mut Context<Self>) -> Option<&mut Entry> {
+        if self.draining.is_some() {
+            return None;
+        }
+        if !self.entries.contains_key(&endpoint.id) && !endpoint.is_active() {
+            return None;
+        }
+        let entry = self.entries.entry(endpoint.id.clone()).or_insert_with(|| {
+            self.generation += 1;
+            let roster = Roster::default();
+            let supervisor = EndpointSupervisor::new(
+                Arc::clone(&self.shared),
+                ctx.address(),
+                Arc::clone(endpoint),
+                self.generation,
+                roster.clone(),
+            );
+            Entry::Running { supervisor: supervisor.start(), generation: self.generation, roster, told: 0 }
+        });
+        Some(entry)
+    }
+
+    /// Looks for due work that no hint told of.
+    fn poll(&mut self, ctx: &mut Context<Self>) {
+        if self.polling || self.draining.is_some() {
+            return;
+        }
+        self.polling = true;
+        let horizon = self.shared.clock.now() + HEAD_START;
+        let shared = Arc::clone(&self.shared);
+        let read = async move {
+            shared.store.read("poll", move |conn, _| query::stirring(conn, horizon)).await
+        };
+        ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
+            registry.polling = false;
+            match found {
+                Ok(found) => found.into_iter().for_each(|one| registry.stir(one, ctx)),
+                Err(error) => tracing::warn!(%error, "cannot look for due deliveries"),
+            }
+        }));
+    }
+
+    fn stir(&mut self, found: Stirring, ctx: &mut Context<Self>) {
+        match self.entries.get_mut(&found.endpoint_id) {
+            Some(Entry::Running { supervisor, told, .. }) => {
+                *told += 1;
+                supervisor.do_send(Polled { next: found.next, sending: found.sending });
+            }
+            Some(Entry::Recovering) => {}
+            None => self.load_and_start(found.endpoint_id, ctx),
+        }
+    }
+
+    fn load_and_start(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        let read = async move {
+            shared.store.read("endpoint", move |conn, defaults| query::endpoint(conn, defaults, &id)).await
+        };
+        ctx.spawn(read.into_actor(self).map(|endpoint: Result<_, StoreError>, registry, ctx| {
+            match endpoint {
+                Ok(Some(endpoint)) => {
+                    registry.supervisor(&Arc::new(endpoint), ctx);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "cannot read an endpoint with due deliveries"),
+            }
+        }));
+    }
+
+    /// After a panic: the attempts end, the claims are taken back, and the poll starts anew.
+    fn recover(&mut self, id: EndpointId, roster: Roster, ctx: &mut Context<Self>) {
+        tracing::error!(endpoint = %id, "the supervisor of {id} panicked: this is a defect, please report it; it is being replaced");
+        self.shared.metrics.supervisor_panics.inc();
+        self.entries.insert(id.clone(), Entry::Recovering);
+        let shared = Arc::clone(&self.shared);
+        let recovery = async move {
+            roster.abort.cancel();
+            roster.tracker.close();
+            roster.tracker.wait().await;
+            loop {
+                let (scope, at) = (Scope::Endpoint(id.clone()), shared.clock.now());
+                let taken_back = shared
+                    .committer
+                    .run(move |tx| tx.interrupt(&scope, at, true, "its supervisor broke off"))
+                    .await;
+                match taken_back {
+                    Ok(_) => return id,
+                    Err(error) => tracing::warn!(endpoint = %id, %error, "cannot take back the claims of {id} yet"),
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        ctx.spawn(recovery.into_actor(self).map(|id, registry, ctx| {
+            registry.entries.remove(&id);
+            if registry.draining.is_some() {
+                registry.finish_drain();
+            } else {
+                registry.load_and_start(id, ctx);
+            }
+        }));
+    }
+
+    fn finish_drain(&mut self) {
+        if self.entries.is_empty()
+            && let Some(done) = self.draining.take()
+        {
+            let _ = done.send(());
+        }
+    }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1024);
+        self.poll(ctx);
+        ctx.run_interval(self.shared.config.poll_interval, Self::poll);
+    }
+}
+
+impl Handler<NewDeliveries> for Registry {
+    type Result = ();
+    fn handle(&mut self, NewDeliveries(new): NewDeliveries, ctx: &mut Self::Context) {
+        let mut by_endpoint: HashMap<EndpointId, (Arc<Endpoint>, Vec<Queued>)> = HashMap::new();
+        for Committed { endpoint, queued } in new {
+            by_endpoint.entry(endpoint.id.clone()).or_insert_with(|| (endpoint, Vec::new())).1.push(queued);
+        }
+        for (endpoint, queued) in by_endpoint.into_values() {
+            if let Some(Entry::Running { supervisor, told, .. }) = self.supervisor(&endpoint, ctx) {
+                *told += 1;
+                supervisor.do_send(Wake(queued));
+            }
+        }
+    }
+}
+
+impl Handler<EndpointChanged> for Registry {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, changed: EndpointChanged, ctx: &mut Self::Context) -> Self::Result {
+        let EndpointChanged { endpoint, resumed } = changed;
+        let Some(Entry::Running { supervisor, told, .. }) = self.supervisor(&endpoint, ctx) else {
+            return Box::pin(async {});
+        };
+        *told += 1;
+        let told = supervisor.send(Changed { endpoint, resumed });
+        // A supervisor that is gone by then reads the endpoint anew when it is replaced.
+        Box::pin(async move {
+            let _ = told.await;
+        })
+    }
+}
+
+impl Handler<Nudge> for Registry {
+    type Result = ();
+    fn handle(&mut self, Nudge(id): Nudge, ctx: &mut Self::Context) {
+        let now = self.shared.clock.now();
+        self.stir(Stirring { endpoint_id: id, next: Some(now), sending: Vec::new() }, ctx);
+    }
+}
+
+impl Handler<MayLeave> for Registry {
+    type Result = ();
+    fn handle(&mut self, ask: MayLeave, _: &mut Self::Context) {
+        let up_to_date = matches!(
+            self.entries.get(&ask.endpoint_id),
+            Some(Entry::Running { generation, told, .. }) if *generation == ask.generation && *told == ask.heard
+        );
+        if up_to_date {
+            self.entries.remove(&ask.endpoint_id);
+        }
+        ask.supervisor.do_send(if up_to_date { Leave::Go } else { Leave::Stay });
+    }
+}
+
+impl Handler<SupervisorGone> for Registry {
+    type Result = ();
+    fn handle(&mut self, gone: SupervisorGone, ctx: &mut Self::Context) {
+        let roster = match self.entries.get(&gone.endpoint_id) {
+            Some(Entry::Running { generation, roster, .. }) if *generation == gone.generation => roster.clone(),
+            _ => return,
+        };
+        if gone.cleanly {
+            self.entries.remove(&gone.endpoint_id);
+            self.finish_drain();
+        } else {
+            self.recover(gone.endpoint_id, roster, ctx);
+        }
+    }
+}
+
+impl Handler<DrainAll> for Registry {
+    type Result = ();
+    fn handle(&mut self, DrainAll { done }: DrainAll, _: &mut Self::Context) {
+        self.draining = Some(done);
+        for entry in self.entries.values() {
+            if let Entry::Running { supervisor, .. } = entry {
+                supervisor.do_send(Drain);
+            }
+        }
+        self.finish_drain();
+    }
+}
+
+impl Handler<AbortAll> for Registry {
+    type Result = ();
+    fn handle(&mut self, _: AbortAll, _: &mut Self::Context) {
+        for entry in self.entries.values() {
+            if let Entry::Running { roster, .. } = entry {
+                roster.abort.cancel();
+            }
+        }
+    }
+}
+
+impl Handler<InspectEndpoint> for Registry {
+    type Result = ResponseFuture<Option<Live>>;
+    fn handle(&mut self, InspectEndpoint(id): InspectEndpoint, _: &mut Self::Context) -> Self::Result {
+        let asked = match self.entries.get(&id) {
+            Some(Entry::Running { supervisor, .. }) => Some(supervisor.send(Inspect)),
+            _ => None,
+        };
+        Box::pin(async move { asked?.await.ok() })
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Handler<PanicSupervisor> for Registry {
+    type Result = bool;
+    fn handle(&mut self, PanicSupervisor(id): PanicSupervisor, _: &mut Self::Context) -> bool {
+        match self.entries.get(&id) {
+            Some(Entry::Running { supervisor, .. }) => {
+                supervisor.do_send(super::supervisor::InjectPanic);
+                true
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Postrider: webhooks that are not lost.
+//!
+//! An event is published; it and a delivery for each endpoint that wants it are durable before the
+//! publisher is answered. From there on each delivery is sent, retried and logged until it is
+//! `delivered` or `failed`, across crashes and restarts, always with the same event id.
+//!
+//! ```no_run
+//! use postrider::Postrider;
+//! use postrider::domain::event::{Content, EventType, NewEvent};
+//!
+//! # async fn publish() -> Result<(), Box<dyn std::error::Error>> {
+//! let postrider = Postrider::builder().database("sqlite:app.db".parse()?).start().await?;
+//! let data = serde_json::value::to_raw_value(&serde_json::json!({ "amount": 1200 }))?;
+//! let event = NewEvent::new(EventType::parse("invoice.paid")?, Content::Data(data));
+//! postrider.publish(event).await?; // durable from here on
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The modules
+//!
+//! Arrows point left only: `domain ← {store, sender} ← engine ← admin ← bin`.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`domain`] | the vocabulary and the rules; [`domain::lifecycle`] is the life of a delivery |
+//! | [`config`] | what can be set, with its defaults |
+//! | `metrics` | what is counted |
+//! | `store` | the database: the only place that names diesel |
+//! | `sender` | one attempt over HTTP: the only place that names reqwest |
+//! | `engine` | the actors, and [`Postrider`], their handle |
+//! | [`admin`] | the HTTP API on actix-web |
+//!
+//! One event on its way: `admin::events` reads it, `engine::publishing` seals it,
+//! `engine::committer` commits it with others through `store::sqlite`, `engine::registry` hands it
+//! to its endpoint's `engine::supervisor`, which claims it and starts an `engine::attempt`, which
+//! sends it by `sender`; the supervisor records the outcome, as `domain::lifecycle` decides it.
+
+#![warn(missing_docs)]
+
+#[cfg(not(feature = "sqlite"))]
+compile_error!("choose a database: enable the feature `sqlite`");
+
+pub mod admin;
+pub mod config;
+pub mod domain;
+mod engine;
+mod metrics;
+mod sender;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use engine::{
+    Builder, DeliveryQuery, DeliveryView, EndpointQuery, EndpointView, Error, EventListQuery, EventView, Health,
+    Postrider, Receipt, StartError,
+};
+pub use sender::sign as signature;
+pub use store::{SchemaError, StoreError, Unavailable};

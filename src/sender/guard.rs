@@ -1,0 +1,257 @@
+//! Which addresses webhooks may go to. One policy, asked when an endpoint is written and again on
+//! every send.
+//!
+//! Sources: the IANA special-purpose address registries (RFC 6890 and its updates).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use url::{Host, Url};
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(a: u16, b: u16, prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)
+}
+
+/// Everything else in IPv4 is public.
+const DENIED_V4: &[Ipv4Net] = &[
+    v4(0, 0, 0, 0, 8),
+    v4(10, 0, 0, 0, 8),
+    v4(100, 64, 0, 0, 10),
+    v4(127, 0, 0, 0, 8),
+    v4(169, 254, 0, 0, 16),
+    v4(172, 16, 0, 0, 12),
+    v4(192, 0, 0, 0, 24),
+    v4(192, 0, 2, 0, 24),
+    v4(192, 88, 99, 0, 24),
+    v4(192, 168, 0, 0, 16),
+    v4(198, 18, 0, 0, 15),
+    v4(198, 51, 100, 0, 24),
+    v4(203, 0, 113, 0, 24),
+    v4(224, 0, 0, 0, 4),
+    v4(240, 0, 0, 0, 4),
+    // A cloud's metadata service at a public-looking address.
+    v4(168, 63, 129, 16, 32),
+];
+
+/// The only part of IPv6 that is public, less [`DENIED_V6`].
+const PUBLIC_V6: Ipv6Net = v6(0x2000, 0, 3);
+const DENIED_V6: &[Ipv6Net] =
+    &[v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x2002, 0, 16), v6(0x3fff, 0, 20)];
+
+/// Link-local and metadata networks: opened only by a CIDR that lies within them.
+const CLOSED_V4: &[Ipv4Net] = &[v4(169, 254, 0, 0, 16), v4(168, 63, 129, 16, 32)];
+const CLOSED_V6: &[Ipv6Net] = &[
+    v6(0xfe80, 0, 10),
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
+];
+
+/// Why a request was not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Blocked {
+    /// Not a public address, and in no opened network. The address itself is not shown: it would
+    /// tell a tenant what a name resolves to inside.
+    #[error("the address is not public")]
+    Address {
+        /// The address, for the operator's log.
+        address: IpAddr,
+    },
+    /// A name that means this machine or this network.
+    #[error("the name means this machine or network")]
+    LocalName,
+    /// `http://` where only `https://` may be used.
+    #[error("only https:// is allowed here")]
+    NotHttps,
+    /// No host to go to.
+    #[error("the URL has no host")]
+    NoHost,
+}
+
+impl Blocked {
+    /// What is wrong with the URL, and how an operator opens it.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Address { address } if address.is_loopback() => {
+                let net = if address.is_ipv4() { "127.0.0.0/8" } else { "::1/128" };
+                format!("{self}: for local use start the server with --allow-network {net}")
+            }
+            Self::Address { .. } => {
+                format!("{self}: the operator opens a private network by --allow-network CIDR")
+            }
+            Self::LocalName => format!(
+                "{self}: for local use start the server with --allow-network 127.0.0.0/8,::1/128"
+            ),
+            Self::NotHttps | Self::NoHost => self.to_string(),
+        }
+    }
+}
+
+/// The rules, and the networks that an operator opened.
+#[derive(Debug, Clone, Default)]
+pub struct AddressPolicy {
+    allowed: Vec<IpNet>,
+    https_only: bool,
+}
+
+impl AddressPolicy {
+    /// A policy that opens `allowed` beyond what is public.
+    #[must_use]
+    pub fn new(allowed: Vec<IpNet>, https_only: bool) -> Self {
+        Self { allowed, https_only }
+    }
+
+    /// Judges one address.
+    ///
+    /// # Errors
+    /// When webhooks may not go there.
+    pub fn check_address(&self, address: IpAddr) -> Result<(), Blocked> {
+        // An IPv4 address written as IPv6 is where the packet goes.
+        let address = address.to_canonical();
+        if self.is_opened(address) || is_public(address) { Ok(()) } else { Err(Blocked::Address { address }) }
+    }
+
+    /// Judges what a URL says by itself: its scheme, and its host where that is an address. The
+    /// resolver never sees those.
+    ///
+    /// # Errors
+    /// When it may not be sent to.
+    pub fn check_literal(&self, url: &Url) -> Result<(), Blocked> {
+        if self.https_only && url.scheme() != "https" {
+            return Err(Blocked::NotHttps);
+        }
+        match url.host() {
+            Some(Host::Ipv4(address)) => self.check_address(address.into()),
+            Some(Host::Ipv6(address)) => self.check_address(address.into()),
+            Some(Host::Domain(_)) => Ok(()),
+            None => Err(Blocked::NoHost),
+        }
+    }
+
+    /// Judges all addresses that a name resolved to. One bad one blocks them all.
+    ///
+    /// # Errors
+    /// When one of them, or the name, may not be sent to.
+    pub fn check_resolved(&self, name: &str, addresses: &[IpAddr]) -> Result<(), Blocked> {
+        if is_local_name(name) {
+            let opened = |address: &IpAddr| self.is_opened(address.to_canonical());
+            let all = !addresses.is_empty() && addresses.iter().all(opened);
+            return if all { Ok(()) } else { Err(Blocked::LocalName) };
+        }
+        addresses.iter().try_for_each(|address| self.check_address(*address))
+    }
+
+    fn is_opened(&self, address: IpAddr) -> bool {
+        let closed = |net: &IpNet| match (address, net) {
+            (IpAddr::V4(address), IpNet::V4(net)) => {
+                CLOSED_V4.iter().any(|closed| closed.contains(&address) && !closed.contains(net))
+            }
+            (IpAddr::V6(address), IpNet::V6(net)) => {
+                CLOSED_V6.iter().any(|closed| closed.contains(&address) && !closed.contains(net))
+            }
+            _ => false,
+        };
+        self.allowed.iter().any(|net| net.contains(&address) && !closed(net))
+    }
+}
+
+/// Names that mean this machine or this network, whatever a resolver says.
+#[must_use]
+pub fn is_local_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost"
+        || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !DENIED_V4.iter().any(|net| net.contains(&address)),
+        IpAddr::V6(address) => {
+            PUBLIC_V6.contains(&address) && !DENIED_V6.iter().any(|net| net.contains(&address))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(policy: &AddressPolicy, address: &str) -> bool {
+        policy.check_address(address.parse().unwrap()).is_ok()
+    }
+
+    #[test]
+    fn the_ends_of_each_range_are_denied_and_their_neighbours_are_not() {
+        let policy = AddressPolicy::default();
+        for net in DENIED_V4 {
+            assert!(!allows(&policy, &net.network().to_string()), "{net}");
+            assert!(!allows(&policy, &net.broadcast().to_string()), "{net}");
+        }
+        for public in [
+            "1.0.0.0", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255",
+            "128.0.0.0", "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0",
+            "192.167.255.255", "192.169.0.0", "223.255.255.255", "168.63.129.15", "168.63.129.17",
+            "2606:4700::1111", "2001:200::1", "2003::1", "3ffe::1",
+        ] {
+            assert!(allows(&policy, public), "{public}");
+        }
+    }
+
+    #[test]
+    fn ipv6_is_denied_unless_public_and_ipv4_inside_it_is_judged_as_ipv4() {
+        let policy = AddressPolicy::default();
+        for denied in [
+            "::", "::1", "fc00::1", "fe80::1", "ff02::1", "2001:db8::1", "2002:7f00:1::", "3fff::1",
+            "2001::1", "64:ff9b::7f00:1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "4000::1",
+        ] {
+            assert!(!allows(&policy, denied), "{denied}");
+        }
+    }
+
+    #[test]
+    fn a_cidr_opens_what_it_names_but_link_local_only_by_name() {
+        let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "0.0.0.0/1".parse().unwrap()], false);
+        assert!(allows(&policy, "127.0.0.1") && allows(&policy, "::ffff:127.0.0.1") && allows(&policy, "10.1.2.3"));
+        assert!(!allows(&policy, "192.168.0.1"));
+        let wide = AddressPolicy::new(vec!["0.0.0.0/0".parse().unwrap()], false);
+        assert!(allows(&wide, "192.168.0.1"));
+        assert!(!allows(&wide, "169.254.169.254") && !allows(&wide, "168.63.129.16"));
+        let exact = AddressPolicy::new(vec!["169.254.169.254/32".parse().unwrap()], false);
+        assert!(allows(&exact, "169.254.169.254") && !allows(&exact, "169.254.169.253"));
+    }
+
+    #[test]
+    fn names_for_this_machine_yield_only_to_opened_networks() {
+        let closed = AddressPolicy::default();
+        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+        let public: IpAddr = "1.1.1.1".parse().unwrap();
+        for name in ["localhost", "LOCALHOST.", "a.localhost", "printer.local", "db.internal"] {
+            assert_eq!(closed.check_resolved(name, &[loopback]), Err(Blocked::LocalName), "{name}");
+            assert_eq!(closed.check_resolved(name, &[public]), Err(Blocked::LocalName), "{name}");
+        }
+        let open = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], false);
+        assert_eq!(open.check_resolved("localhost", &[loopback]), Ok(()));
+        assert!(open.check_resolved("localhost", &[loopback, "::1".parse().unwrap()]).is_err());
+        assert!(open.check_resolved("localhost", &[]).is_err());
+        assert!(closed.check_resolved("example.com", &[public, loopback]).is_err(), "all are judged");
+    }
+
+    #[test]
+    fn other_spellings_of_loopback_are_seen_through() {
+        let policy = AddressPolicy::default();
+        for url in [
+            "http://127.0.0.1/", "http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://127.1/",
+            "http://１２７.０.０.１/", "http://127.0.0.1./", "http://[::1]/", "http://[::ffff:7f00:1]/", "http://0/",
+        ] {
+            let url = Url::parse(url).unwrap();
+            assert!(policy.check_literal(&url).is_err(), "{url}");
+        }
+        assert!(policy.check_literal(&Url::parse("https://1.1.1.1/").unwrap()).is_ok());
+        let strict = AddressPolicy::new(vec![], true);
+        assert_eq!(strict.check_literal(&Url::parse("http://1.1.1.1/").unwrap()), Err(Blocked::NotHttps));
+    }
+}

@@ -1,0 +1,302 @@
+//! Between rows and domain types. A value that cannot be read is an error that names its column,
+//! never a panic: rows outlive releases, and people edit them.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::StoreError;
+use super::rows::{AttemptRow, DeliveryRow, EndpointRow, EventRow, LifeColumns, SecretRow};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
+use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveSecret, Settings};
+use crate::domain::event::{EventType, SealedEvent};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, attempt_id};
+use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
+use crate::domain::retry::RetrySchedule;
+use crate::domain::secret::Secret;
+
+const DELIVERIES: &str = "webhook_deliveries";
+const ENDPOINTS: &str = "webhook_endpoints";
+const EVENTS: &str = "webhook_events";
+const ATTEMPTS: &str = "webhook_attempts";
+
+fn corrupt(table: &'static str, column: &'static str, detail: impl Display) -> StoreError {
+    StoreError::Corrupt { table, column, detail: detail.to_string() }
+}
+
+fn word<T>(table: &'static str, column: &'static str, text: &str) -> Result<T, StoreError>
+where
+    T: FromStr<Err: Display>,
+{
+    text.parse().map_err(|error| corrupt(table, column, error))
+}
+
+fn json<T: serde::de::DeserializeOwned>(table: &'static str, column: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| corrupt(table, column, error))
+}
+
+/// JSON of strings and numbers, which cannot fail to be written.
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn unsigned(table: &'static str, column: &'static str, value: i64) -> Result<u32, StoreError> {
+    u32::try_from(value).map_err(|error| corrupt(table, column, error))
+}
+
+/// A count that fits the column because the domain keeps it small.
+pub(super) fn int(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn time(micros: i64) -> Timestamp {
+    Timestamp::from_micros(micros)
+}
+
+pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
+    let reason = |column, text: &Option<String>| {
+        text.clone().ok_or_else(|| corrupt(DELIVERIES, column, "is missing"))
+    };
+    let state = match word(DELIVERIES, "status", &columns.status)? {
+        Status::Pending => State::Pending(match columns.next_attempt_at {
+            Some(at) => Wait::Until(time(at)),
+            None => {
+                let hold = reason("hold_reason", &columns.hold_reason)?;
+                Wait::Held(word::<HoldReason>(DELIVERIES, "hold_reason", &hold)?)
+            }
+        }),
+        Status::Sending => State::Sending,
+        Status::Delivered => State::Delivered,
+        Status::Failed => {
+            let failure = reason("failure_reason", &columns.failure_reason)?;
+            State::Failed(word::<FailureReason>(DELIVERIES, "failure_reason", &failure)?)
+        }
+    };
+    Ok(Life {
+        state,
+        retries_used: unsigned(DELIVERIES, "retries_used", columns.retries_used.into())?,
+        attempt_count: unsigned(DELIVERIES, "attempt_count", columns.attempt_count.into())?,
+        interruptions: unsigned(DELIVERIES, "interruptions", columns.interruptions.into())?,
+        delivered_at: columns.delivered_at.map(time),
+    })
+}
+
+pub(super) fn life_columns(life: &Life) -> LifeColumns {
+    let (next_attempt_at, hold_reason, failure_reason) = match life.state {
+        State::Pending(Wait::Until(at)) => (Some(at.as_micros()), None, None),
+        State::Pending(Wait::Held(hold)) => (None, Some(hold.to_string()), None),
+        State::Failed(failure) => (None, None, Some(failure.to_string())),
+        State::Sending | State::Delivered => (None, None, None),
+    };
+    LifeColumns {
+        status: life.state.status().to_string(),
+        next_attempt_at,
+        hold_reason,
+        failure_reason,
+        retries_used: int(life.retries_used),
+        attempt_count: int(life.attempt_count),
+        interruptions: int(life.interruptions),
+        delivered_at: life.delivered_at.map(Timestamp::as_micros),
+    }
+}
+
+pub(super) fn delivery(row: DeliveryRow, event_id: String, event_type: String) -> Result<Delivery, StoreError> {
+    Ok(Delivery {
+        life: life(&row.life)?,
+        id: DeliveryId::from_text(row.id),
+        event_id: EventId::from_text(event_id),
+        event_type,
+        endpoint_id: EndpointId::from_text(row.endpoint_id),
+        tenant: Tenant::from_text(row.tenant),
+        created_at: time(row.created_at),
+        updated_at: time(row.updated_at),
+    })
+}
+
+/// A delivery that is `sending`, as its claim left it.
+pub(super) fn claimed(row: &DeliveryRow) -> Result<Claimed, StoreError> {
+    let claimed_at = row.claimed_at.ok_or_else(|| corrupt(DELIVERIES, "claimed_at", "is missing"))?;
+    Ok(Claimed {
+        id: DeliveryId::from_text(row.id.as_str()),
+        claim_no: row.claim_no,
+        epoch: row.owner_epoch,
+        claimed_at: time(claimed_at),
+        life: life(&row.life)?,
+    })
+}
+
+pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
+    let event_type =
+        EventType::parse(&row.event_type).map_err(|error| corrupt(EVENTS, "event_type", error))?;
+    let content_hash = <[u8; 32]>::try_from(row.content_hash.as_slice())
+        .map_err(|_| corrupt(EVENTS, "content_hash", "is not 32 bytes"))?;
+    Ok(SealedEvent {
+        id: EventId::from_text(row.id),
+        tenant: Tenant::from_text(row.tenant),
+        event_type,
+        ordering_key: row.ordering_key,
+        content_type: row.content_type,
+        body: row.body.into(),
+        content_hash,
+        created_at: time(row.created_at),
+    })
+}
+
+pub(super) fn endpoint(
+    row: EndpointRow,
+    secrets: Vec<SecretRow>,
+    defaults: &EndpointDefaults,
+) -> Result<Endpoint, StoreError> {
+    let settings = settings(&row)?;
+    let secret = |secret: SecretRow| {
+        let parsed = Secret::parse(&secret.secret)
+            .map_err(|error| corrupt("webhook_endpoint_secrets", "secret", error))?;
+        Ok(LiveSecret { secret: parsed, expires_at: secret.expires_at.map(time) })
+    };
+    let paused = row.pause_reason.as_deref().map(|text| word(ENDPOINTS, "pause_reason", text));
+    let (id, tenant) = (EndpointId::from_text(row.id), Tenant::from_text(row.tenant));
+    let created_at = time(row.created_at);
+    Ok(Endpoint {
+        secrets: secrets.into_iter().map(secret).collect::<Result<_, StoreError>>()?,
+        paused: paused.transpose()?,
+        updated_at: time(row.updated_at),
+        version: row.version,
+        ..Endpoint::resolve(id, tenant, settings, defaults, created_at)
+    })
+}
+
+fn settings(row: &EndpointRow) -> Result<Settings, StoreError> {
+    let number = |column, value: Option<i32>| {
+        value.map(|value| unsigned(ENDPOINTS, column, value.into())).transpose()
+    };
+    let long = |column, value: Option<i64>| {
+        value
+            .map(|value| u64::try_from(value).map_err(|error| corrupt(ENDPOINTS, column, error)))
+            .transpose()
+    };
+    let rate_limit = row.rate_limit.as_deref().map(|text| word(ENDPOINTS, "rate_limit", text));
+    let retry_schedule = row.retry_delays_s.as_deref().map(|text| {
+        RetrySchedule::new(json(ENDPOINTS, "retry_delays_s", text)?)
+            .map_err(|error| corrupt(ENDPOINTS, "retry_delays_s", error))
+    });
+    Ok(Settings {
+        url: word(ENDPOINTS, "url", &row.url)?,
+        description: row.description.clone(),
+        event_types: json(ENDPOINTS, "event_types", &row.event_types)?,
+        headers: json(ENDPOINTS, "headers", &row.headers)?,
+        rate_limit: rate_limit.transpose()?,
+        concurrency: number("concurrency", row.concurrency)?,
+        timeout: long("timeout_ms", row.timeout_ms)?.map(Duration::from_millis),
+        retry_schedule: retry_schedule.transpose()?,
+        max_age: long("max_age_s", row.max_age_s)?.map(Duration::from_secs),
+        breaker_after: number("breaker_after", row.breaker_after)?,
+        ordering: word(ENDPOINTS, "ordering", &row.ordering)?,
+        on_failed: word(ENDPOINTS, "on_failed", &row.on_failed)?,
+        signing: json(ENDPOINTS, "signing", &row.signing)?,
+    })
+}
+
+pub(super) fn endpoint_row(endpoint: &Endpoint) -> EndpointRow {
+    let settings = &endpoint.settings;
+    EndpointRow {
+        id: endpoint.id.to_string(),
+        tenant: endpoint.tenant.to_string(),
+        url: settings.url.to_string(),
+        description: settings.description.clone(),
+        event_types: to_json(&settings.event_types),
+        headers: to_json(&settings.headers),
+        rate_limit: settings.rate_limit.map(|limit| limit.to_string()),
+        concurrency: settings.concurrency.map(int),
+        timeout_ms: settings.timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
+        retry_delays_s: settings.retry_schedule.as_ref().map(|schedule| to_json(&schedule.delays_s())),
+        max_age_s: settings.max_age.map(seconds),
+        breaker_after: settings.breaker_after.map(int),
+        ordering: settings.ordering.to_string(),
+        on_failed: settings.on_failed.to_string(),
+        signing: to_json(&settings.signing),
+        pause_reason: endpoint.paused.map(|reason| reason.to_string()),
+        created_at: endpoint.created_at.as_micros(),
+        updated_at: endpoint.updated_at.as_micros(),
+        deleted_at: None,
+        version: endpoint.version,
+    }
+}
+
+/// The row of a finished attempt, which is number `number` of those that count.
+pub(super) fn attempt_row(finished: Finished, number: u32) -> AttemptRow {
+    let exchange = finished.exchange;
+    AttemptRow {
+        delivery_id: finished.claimed.id.to_string(),
+        claim_no: finished.claimed.claim_no,
+        endpoint_id: finished.endpoint_id.to_string(),
+        number: Some(int(number)),
+        started_at: finished.started_at.as_micros(),
+        ended_at: finished.ended_at.as_micros(),
+        outcome: exchange.outcome.to_string(),
+        status_code: exchange.status_code.map(i32::from),
+        error: exchange.error,
+        response_body: exchange.response_body,
+        response_headers: exchange.response_headers.as_ref().map(to_json),
+        request_headers: exchange.request_headers.as_ref().map(to_json),
+        remote_address: exchange.remote_address,
+        timings: to_json(&exchange.timings_ms),
+    }
+}
+
+/// The row of an attempt whose end is not known.
+pub(super) fn interrupted_row(claimed: &Claimed, endpoint_id: &str, at: Timestamp, why: &str) -> AttemptRow {
+    AttemptRow {
+        delivery_id: claimed.id.to_string(),
+        claim_no: claimed.claim_no,
+        endpoint_id: endpoint_id.to_owned(),
+        number: None,
+        started_at: claimed.claimed_at.as_micros(),
+        ended_at: at.as_micros(),
+        outcome: Outcome::Interrupted.to_string(),
+        status_code: None,
+        error: Some(why.to_owned()),
+        response_body: None,
+        response_headers: None,
+        request_headers: None,
+        remote_address: None,
+        timings: to_json(&Timings::default()),
+    }
+}
+
+pub(super) fn attempt(row: AttemptRow) -> Result<Attempt, StoreError> {
+    let headers = |column, text: Option<String>| {
+        text.map(|text| json(ATTEMPTS, column, &text)).transpose()
+    };
+    let number = row.number.map(|number| unsigned(ATTEMPTS, "number", number.into()));
+    let status = row.status_code.map(|code| {
+        u16::try_from(code).map_err(|error| corrupt(ATTEMPTS, "status_code", error))
+    });
+    let (started_at, ended_at) = (time(row.started_at), time(row.ended_at));
+    Ok(Attempt {
+        id: attempt_id(&DeliveryId::from_text(row.delivery_id), row.claim_no),
+        number: number.transpose()?,
+        started_at,
+        duration_ms: ended_at.since(started_at).as_secs_f64() * 1000.0,
+        exchange: Exchange {
+            outcome: word(ATTEMPTS, "outcome", &row.outcome)?,
+            status_code: status.transpose()?,
+            error: row.error,
+            response_body: row.response_body,
+            response_headers: headers("response_headers", row.response_headers)?,
+            request_headers: headers("request_headers", row.request_headers)?,
+            remote_address: row.remote_address,
+            timings_ms: json(ATTEMPTS, "timings", &row.timings)?,
+        },
+    })
+}
+
+/// An event shared by every delivery that sends it.
+pub(super) fn shared_event(row: EventRow) -> Result<Arc<SealedEvent>, StoreError> {
+    event(row).map(Arc::new)
+}

@@ -1,0 +1,69 @@
+//! The endpoints as the writing transaction sees them, without reading them for each event.
+//!
+//! A counter in the database is raised with every change of an endpoint. It is read once a
+//! transaction; while it stands, what was read under it still holds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{AnyConnection, StoreError, query};
+use crate::domain::endpoint::{Endpoint, EndpointDefaults};
+use crate::domain::ids::{EndpointId, Tenant};
+
+#[derive(Default)]
+pub(super) struct EndpointCache {
+    version: Option<i64>,
+    by_tenant: HashMap<Tenant, Arc<[Arc<Endpoint>]>>,
+    by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
+}
+
+impl EndpointCache {
+    /// Forgets everything: what it holds may come from a transaction that was rolled back.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// To be called once in a transaction, before anything is asked of it.
+    pub(super) fn refresh(&mut self, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        let version = query::counter(conn, query::ENDPOINTS)?;
+        if self.version != Some(version) {
+            self.clear();
+            self.version = Some(version);
+        }
+        Ok(())
+    }
+
+    /// The tenant's endpoints that have not been deleted.
+    pub(super) fn of_tenant(
+        &mut self,
+        conn: &mut AnyConnection,
+        defaults: &EndpointDefaults,
+        tenant: &Tenant,
+    ) -> Result<Arc<[Arc<Endpoint>]>, StoreError> {
+        if let Some(endpoints) = self.by_tenant.get(tenant) {
+            return Ok(Arc::clone(endpoints));
+        }
+        let endpoints: Arc<[_]> =
+            query::endpoints_of(conn, defaults, tenant)?.into_iter().map(Arc::new).collect();
+        for endpoint in endpoints.iter() {
+            self.by_id.insert(endpoint.id.clone(), Some(Arc::clone(endpoint)));
+        }
+        self.by_tenant.insert(tenant.clone(), Arc::clone(&endpoints));
+        Ok(endpoints)
+    }
+
+    /// One endpoint, or `None` once it has been deleted.
+    pub(super) fn get(
+        &mut self,
+        conn: &mut AnyConnection,
+        defaults: &EndpointDefaults,
+        id: &EndpointId,
+    ) -> Result<Option<Arc<Endpoint>>, StoreError> {
+        if let Some(endpoint) = self.by_id.get(id) {
+            return Ok(endpoint.clone());
+        }
+        let endpoint = query::endpoint(conn, defaults, id)?.map(Arc::new);
+        self.by_id.insert(id.clone(), endpoint.clone());
+        Ok(endpoint)
+    }
+}

@@ -1,0 +1,176 @@
+//! What is written together: the members of one commit, each with the channel that its answer
+//! goes back through once the commit is durable.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{StoreError, Tx};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Claimed, Finished, Queued};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::event::SealedEvent;
+use crate::domain::ids::{DeliveryId, EndpointId, EventId};
+use crate::domain::lifecycle::Life;
+
+/// Resolves once the commit that holds the write is durable, or has failed.
+pub(crate) type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
+
+/// Events to store with their deliveries: all of them, or none.
+pub(crate) struct Publish {
+    pub(crate) events: Vec<Arc<SealedEvent>>,
+    /// `None`: every endpoint of the tenant that wants it.
+    pub(crate) only: Option<EndpointId>,
+}
+
+/// What publishing one event came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) created_at: Timestamp,
+    pub(crate) duplicate: bool,
+    pub(crate) deliveries: Vec<(DeliveryId, EndpointId)>,
+}
+
+/// Why a publish wrote nothing although the database is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The event at `index` has the id of a different one.
+    Conflict { index: usize, id: EventId },
+    /// `only` names an endpoint that is not there.
+    NoEndpoint,
+}
+
+pub(crate) type Outcome = Result<Vec<Published>, Refusal>;
+
+/// Deliveries of one endpoint that its supervisor wants to send now.
+pub(crate) struct Claim {
+    pub(crate) endpoint_id: EndpointId,
+    pub(crate) epoch: i64,
+    pub(crate) at: Timestamp,
+    pub(crate) ids: Vec<DeliveryId>,
+}
+
+/// What recording an outcome came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// The delivery is now this.
+    Written(Life),
+    /// Its claim had been taken away meanwhile: nothing was written.
+    Stale,
+}
+
+/// A delivery that was just committed, and the endpoint it goes to.
+#[derive(Debug, Clone)]
+pub(crate) struct Wake {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) queued: Queued,
+}
+
+/// One request's place in a group.
+pub(crate) struct Slot<I, O> {
+    pub(super) input: I,
+    pub(super) output: Option<O>,
+    reply: oneshot::Sender<Result<O, StoreError>>,
+}
+
+impl<I, O> Slot<I, O> {
+    fn new(input: I) -> (Self, Answer<O>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { input, output: None, reply }, answer)
+    }
+
+    /// The asker may have gone away; what was committed stays committed.
+    fn answer(self, failure: Option<StoreError>) {
+        let result = match (failure, self.output) {
+            (None, Some(output)) => Ok(output),
+            (Some(error), _) => Err(error),
+            (None, None) => Err(StoreError::Panicked),
+        };
+        let _ = self.reply.send(result);
+    }
+}
+
+/// Anything else that is written: it runs inside the group's transaction.
+pub(super) trait Operate: Send {
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError>;
+    fn reset(&mut self);
+    fn answer(self: Box<Self>, failure: Option<StoreError>);
+}
+
+impl<F, O> Operate for Slot<F, O>
+where
+    F: FnMut(&mut Tx<'_>) -> Result<O, StoreError> + Send,
+    O: Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        self.output = Some((self.input)(tx)?);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.output = None;
+    }
+
+    fn answer(self: Box<Self>, failure: Option<StoreError>) {
+        Slot::answer(*self, failure);
+    }
+}
+
+/// One member of a group commit.
+pub(crate) enum Member {
+    /// Retried until it lands: what a receiver answered must not be forgotten.
+    Record(Slot<Finished, Recorded>),
+    Claim(Slot<Claim, Vec<Claimed>>),
+    Publish(Slot<Publish, Outcome>),
+    Operate(Operation),
+}
+
+/// A boxed write; its type is the closure's.
+pub(crate) struct Operation(pub(super) Box<dyn Operate>);
+
+impl Member {
+    pub(crate) fn record(finished: Finished) -> (Self, Answer<Recorded>) {
+        let (slot, answer) = Slot::new(finished);
+        (Self::Record(slot), answer)
+    }
+
+    pub(crate) fn claim(claim: Claim) -> (Self, Answer<Vec<Claimed>>) {
+        let (slot, answer) = Slot::new(claim);
+        (Self::Claim(slot), answer)
+    }
+
+    pub(crate) fn publish(publish: Publish) -> (Self, Answer<Outcome>) {
+        let (slot, answer) = Slot::new(publish);
+        (Self::Publish(slot), answer)
+    }
+
+    /// `write` may run more than once, each time in a transaction of which nothing was kept before.
+    pub(crate) fn operation<O, F>(write: F) -> (Self, Answer<O>)
+    where
+        O: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<O, StoreError> + Send + 'static,
+    {
+        let (slot, answer) = Slot::new(write);
+        (Self::Operate(Operation(Box::new(slot))), answer)
+    }
+
+    /// Answers with what was committed, or with `failure`.
+    pub(crate) fn answer(self, failure: Option<StoreError>) {
+        match self {
+            Self::Record(slot) => slot.answer(failure),
+            Self::Claim(slot) => slot.answer(failure),
+            Self::Publish(slot) => slot.answer(failure),
+            Self::Operate(operation) => operation.0.answer(failure),
+        }
+    }
+
+    /// Forgets what a transaction that was rolled back had come to.
+    pub(super) fn reset(&mut self) {
+        match self {
+            Self::Record(slot) => slot.output = None,
+            Self::Claim(slot) => slot.output = None,
+            Self::Publish(slot) => slot.output = None,
+            Self::Operate(operation) => operation.0.reset(),
+        }
+    }
+}

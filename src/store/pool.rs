@@ -1,0 +1,161 @@
+//! Connections: how one is opened, what is read back from it, and what its errors mean.
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+use super::{StoreError, Unavailable};
+use crate::config::DatabaseUrl;
+
+/// A connection to whichever database the URL names. Serves single statements; transactions are
+/// written over the concrete connection inside.
+#[derive(diesel::MultiConnection)]
+pub(crate) enum AnyConnection {
+    /// SQLite
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqliteConnection),
+}
+
+/// Versions before this one can corrupt a WAL file that two connections write.
+#[cfg(feature = "sqlite")]
+const OLDEST_SQLITE: i64 = 3_051_003;
+
+/// How long a statement waits for another connection's write lock, in milliseconds.
+#[cfg(feature = "sqlite")]
+const BUSY_TIMEOUT_MS: u32 = 2000;
+
+/// Opens the connection that writes.
+pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
+    match url {
+        #[cfg(feature = "sqlite")]
+        DatabaseUrl::Sqlite(path) => {
+            let mut conn = open_sqlite(path)?;
+            require_sqlite_version(&mut conn)?;
+            // Only a file without tables takes this; later it would need a VACUUM.
+            conn.batch_execute("PRAGMA auto_vacuum = INCREMENTAL")?;
+            conn.batch_execute("PRAGMA journal_mode = WAL")?;
+            conn.batch_execute("PRAGMA synchronous = FULL")?;
+            conn.batch_execute("PRAGMA foreign_keys = ON")?;
+            expect_pragma(&mut conn, "PRAGMA synchronous", "2")?;
+            expect_pragma(&mut conn, "PRAGMA journal_mode", "wal")?;
+            expect_pragma(&mut conn, "PRAGMA foreign_keys", "1")?;
+            Ok(AnyConnection::Sqlite(conn))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        _ => Err(StoreError::Setup("this build has no SQLite support".into())),
+    }
+}
+
+/// Makes the connections that read, for the pool.
+#[derive(Debug)]
+pub(super) struct Readers {
+    url: DatabaseUrl,
+}
+
+impl Readers {
+    pub(super) fn new(url: DatabaseUrl) -> Self {
+        Self { url }
+    }
+}
+
+impl r2d2::ManageConnection for Readers {
+    type Connection = AnyConnection;
+    type Error = StoreError;
+
+    fn connect(&self) -> Result<AnyConnection, StoreError> {
+        match &self.url {
+            #[cfg(feature = "sqlite")]
+            DatabaseUrl::Sqlite(path) => {
+                let mut conn = open_sqlite(path)?;
+                conn.batch_execute("PRAGMA query_only = ON")?;
+                Ok(AnyConnection::Sqlite(conn))
+            }
+            #[cfg(not(feature = "sqlite"))]
+            _ => Err(StoreError::Setup("this build has no SQLite support".into())),
+        }
+    }
+
+    fn is_valid(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        match conn {
+            // A file does not go away under its connection.
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(_) => Ok(()),
+        }
+    }
+
+    fn has_broken(&self, _: &mut AnyConnection) -> bool {
+        std::thread::panicking()
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
+    let text = path
+        .to_str()
+        .ok_or_else(|| StoreError::Setup(format!("{} is not UTF-8", path.display())))?;
+    let mut conn = SqliteConnection::establish(text).map_err(|error| {
+        let what = format!("cannot open {}: {error}", path.display());
+        StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
+    })?;
+    conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"))?;
+    Ok(conn)
+}
+
+#[cfg(feature = "sqlite")]
+fn require_sqlite_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    let version: String =
+        diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("sqlite_version()"))
+            .get_result(conn)?;
+    let mut parts = version.split('.').map(|part| part.parse::<i64>().unwrap_or(0));
+    let mut part = || parts.next().unwrap_or(0);
+    let number = part() * 1_000_000 + part() * 1000 + part();
+    if number >= OLDEST_SQLITE {
+        return Ok(());
+    }
+    Err(StoreError::Setup(format!(
+        "SQLite {version} can corrupt a database in WAL mode: use 3.51.3 or newer, or build with the feature `bundled`"
+    )))
+}
+
+#[cfg(feature = "sqlite")]
+#[derive(QueryableByName)]
+struct PragmaRow {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    value: String,
+}
+
+/// Reads a setting back: SQLite ignores what it cannot do without a word.
+#[cfg(feature = "sqlite")]
+fn expect_pragma(conn: &mut SqliteConnection, pragma: &str, expected: &str) -> Result<(), StoreError> {
+    let name = pragma.trim_start_matches("PRAGMA ");
+    let sql = format!("SELECT CAST({name} AS TEXT) AS value FROM pragma_{name}");
+    let row: PragmaRow = diesel::sql_query(sql).get_result(conn)?;
+    if row.value == expected {
+        return Ok(());
+    }
+    Err(StoreError::Setup(format!(
+        "the database does not take {name} = {expected} (it stays {}): is it on a network file system, or read-only?",
+        row.value
+    )))
+}
+
+/// Tells an unavailable database from a wrong statement.
+///
+/// diesel passes on SQLite's message but not its result code. The messages compared here are
+/// those of `sqlite3_errstr`, fixed per code since 3.7.15.
+pub(super) fn classify(error: DieselError) -> StoreError {
+    let DieselError::DatabaseError(DatabaseErrorKind::Unknown, information) = &error else {
+        return StoreError::Database(error);
+    };
+    let message = information.message();
+    match message {
+        "database is locked" | "database table is locked" => Unavailable::Busy.into(),
+        "database or disk is full" => Unavailable::Full.into(),
+        "attempt to write a readonly database" => Unavailable::ReadOnly.into(),
+        "disk I/O error" | "unable to open database file" => Unavailable::Io(message.to_owned()).into(),
+        "file is not a database" | "database disk image is malformed" => StoreError::Setup(format!(
+            "{message}: name another file, or restore this one from a backup"
+        )),
+        _ => StoreError::Database(error),
+    }
+}

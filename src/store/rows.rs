@@ -1,0 +1,142 @@
+//! Rows as the tables hold them; `codec` makes domain types of them.
+
+use diesel::prelude::*;
+
+use super::schema::{
+    webhook_attempts, webhook_deliveries, webhook_endpoint_secrets, webhook_endpoints,
+    webhook_events, webhook_schema_migrations,
+};
+
+#[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = webhook_endpoints, treat_none_as_null = true)]
+pub(super) struct EndpointRow {
+    pub(super) id: String,
+    pub(super) tenant: String,
+    pub(super) url: String,
+    pub(super) description: String,
+    pub(super) event_types: String,
+    pub(super) headers: String,
+    pub(super) rate_limit: Option<String>,
+    pub(super) concurrency: Option<i32>,
+    pub(super) timeout_ms: Option<i64>,
+    pub(super) retry_delays_s: Option<String>,
+    pub(super) max_age_s: Option<i64>,
+    pub(super) breaker_after: Option<i32>,
+    pub(super) ordering: String,
+    pub(super) on_failed: String,
+    pub(super) signing: String,
+    pub(super) pause_reason: Option<String>,
+    pub(super) created_at: i64,
+    pub(super) updated_at: i64,
+    pub(super) deleted_at: Option<i64>,
+    pub(super) version: i64,
+}
+
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = webhook_endpoint_secrets)]
+pub(super) struct SecretRow {
+    pub(super) endpoint_id: String,
+    pub(super) secret: String,
+    pub(super) created_at: i64,
+    pub(super) expires_at: Option<i64>,
+}
+
+#[derive(Debug, Insertable)]
+#[diesel(table_name = webhook_events)]
+pub(super) struct NewEventRow<'a> {
+    pub(super) tenant: &'a str,
+    pub(super) id: &'a str,
+    pub(super) event_type: &'a str,
+    pub(super) ordering_key: Option<&'a str>,
+    pub(super) content_type: &'a str,
+    pub(super) content_hash: &'a [u8],
+    pub(super) body: &'a [u8],
+    pub(super) created_at: i64,
+}
+
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = webhook_events)]
+pub(super) struct EventRow {
+    pub(super) seq: i64,
+    pub(super) tenant: String,
+    pub(super) id: String,
+    pub(super) event_type: String,
+    pub(super) ordering_key: Option<String>,
+    pub(super) content_type: String,
+    pub(super) content_hash: Vec<u8>,
+    pub(super) body: Vec<u8>,
+    pub(super) created_at: i64,
+}
+
+#[derive(Debug, Insertable)]
+#[diesel(table_name = webhook_deliveries)]
+pub(super) struct NewDeliveryRow<'a> {
+    pub(super) id: &'a str,
+    pub(super) event_seq: i64,
+    pub(super) endpoint_id: &'a str,
+    pub(super) tenant: &'a str,
+    pub(super) status: &'static str,
+    pub(super) next_attempt_at: i64,
+    pub(super) retries_used: i32,
+    pub(super) attempt_count: i32,
+    pub(super) interruptions: i32,
+    pub(super) owner_epoch: i64,
+    pub(super) claim_no: i64,
+    pub(super) created_at: i64,
+    pub(super) updated_at: i64,
+}
+
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = webhook_deliveries)]
+pub(super) struct DeliveryRow {
+    pub(super) id: String,
+    pub(super) endpoint_id: String,
+    pub(super) tenant: String,
+    pub(super) owner_epoch: i64,
+    pub(super) claim_no: i64,
+    pub(super) claimed_at: Option<i64>,
+    pub(super) created_at: i64,
+    pub(super) updated_at: i64,
+    #[diesel(embed)]
+    pub(super) life: LifeColumns,
+}
+
+/// The columns that `domain::lifecycle` decides.
+#[derive(Debug, Clone, Queryable, Selectable, AsChangeset)]
+#[diesel(table_name = webhook_deliveries, treat_none_as_null = true)]
+pub(super) struct LifeColumns {
+    pub(super) status: String,
+    pub(super) next_attempt_at: Option<i64>,
+    pub(super) hold_reason: Option<String>,
+    pub(super) failure_reason: Option<String>,
+    pub(super) retries_used: i32,
+    pub(super) attempt_count: i32,
+    pub(super) interruptions: i32,
+    pub(super) delivered_at: Option<i64>,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = webhook_attempts)]
+pub(super) struct AttemptRow {
+    pub(super) delivery_id: String,
+    pub(super) claim_no: i64,
+    pub(super) endpoint_id: String,
+    pub(super) number: Option<i32>,
+    pub(super) started_at: i64,
+    pub(super) ended_at: i64,
+    pub(super) outcome: String,
+    pub(super) status_code: Option<i32>,
+    pub(super) error: Option<String>,
+    pub(super) response_body: Option<String>,
+    pub(super) response_headers: Option<String>,
+    pub(super) request_headers: Option<String>,
+    pub(super) remote_address: Option<String>,
+    pub(super) timings: String,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = webhook_schema_migrations)]
+pub(super) struct MigrationRow {
+    pub(super) version: String,
+    pub(super) run_at: i64,
+}

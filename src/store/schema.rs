@@ -1,0 +1,124 @@
+//! The tables, in the types that both databases share. Kept by hand (see `diesel.toml`).
+
+diesel::table! {
+    webhook_counters (name) {
+        name -> Text,
+        value -> BigInt,
+    }
+}
+
+diesel::table! {
+    webhook_endpoints (id) {
+        id -> Text,
+        tenant -> Text,
+        url -> Text,
+        description -> Text,
+        event_types -> Text,
+        headers -> Text,
+        rate_limit -> Nullable<Text>,
+        concurrency -> Nullable<Integer>,
+        timeout_ms -> Nullable<BigInt>,
+        retry_delays_s -> Nullable<Text>,
+        max_age_s -> Nullable<BigInt>,
+        breaker_after -> Nullable<Integer>,
+        ordering -> Text,
+        on_failed -> Text,
+        signing -> Text,
+        pause_reason -> Nullable<Text>,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+        deleted_at -> Nullable<BigInt>,
+        version -> BigInt,
+    }
+}
+
+diesel::table! {
+    webhook_endpoint_secrets (endpoint_id, created_at) {
+        endpoint_id -> Text,
+        secret -> Text,
+        created_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    webhook_endpoint_health (endpoint_id) {
+        endpoint_id -> Text,
+        consecutive_failures -> Integer,
+    }
+}
+
+diesel::table! {
+    webhook_events (seq) {
+        seq -> BigInt,
+        tenant -> Text,
+        id -> Text,
+        event_type -> Text,
+        ordering_key -> Nullable<Text>,
+        content_type -> Text,
+        content_hash -> Binary,
+        body -> Binary,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    webhook_deliveries (id) {
+        id -> Text,
+        event_seq -> BigInt,
+        endpoint_id -> Text,
+        tenant -> Text,
+        status -> Text,
+        next_attempt_at -> Nullable<BigInt>,
+        hold_reason -> Nullable<Text>,
+        failure_reason -> Nullable<Text>,
+        retries_used -> Integer,
+        attempt_count -> Integer,
+        interruptions -> Integer,
+        owner_epoch -> BigInt,
+        claim_no -> BigInt,
+        claimed_at -> Nullable<BigInt>,
+        delivered_at -> Nullable<BigInt>,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    webhook_attempts (delivery_id, claim_no) {
+        delivery_id -> Text,
+        claim_no -> BigInt,
+        endpoint_id -> Text,
+        number -> Nullable<Integer>,
+        started_at -> BigInt,
+        ended_at -> BigInt,
+        outcome -> Text,
+        status_code -> Nullable<Integer>,
+        error -> Nullable<Text>,
+        response_body -> Nullable<Text>,
+        response_headers -> Nullable<Text>,
+        request_headers -> Nullable<Text>,
+        remote_address -> Nullable<Text>,
+        timings -> Text,
+    }
+}
+
+diesel::table! {
+    webhook_schema_migrations (version) {
+        version -> Text,
+        run_at -> BigInt,
+    }
+}
+
+diesel::joinable!(webhook_deliveries -> webhook_events (event_seq));
+diesel::joinable!(webhook_deliveries -> webhook_endpoints (endpoint_id));
+diesel::joinable!(webhook_endpoint_secrets -> webhook_endpoints (endpoint_id));
+diesel::joinable!(webhook_endpoint_health -> webhook_endpoints (endpoint_id));
+diesel::allow_tables_to_appear_in_same_query!(
+    webhook_endpoints,
+    webhook_endpoint_secrets,
+    webhook_endpoint_health,
+    webhook_events,
+    webhook_deliveries,
+    webhook_attempts,
+);

@@ -1,0 +1,428 @@
+//! What is a transaction on SQLite: publish, claim, record, interrupt, release, retire.
+//!
+//! Every function runs inside a transaction that its caller began with `BEGIN IMMEDIATE`, so it
+//! alone writes. It never commits.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use diesel::prelude::*;
+
+use super::group::{Claim, Outcome, Publish, Published, Recorded, Refusal, Wake};
+use super::query::{Retire, Retired};
+use super::rows::{DeliveryRow, NewDeliveryRow, NewEventRow};
+use super::schema::{
+    webhook_attempts as attempts, webhook_counters as counters, webhook_deliveries as deliveries,
+    webhook_endpoint_health as health, webhook_events as events,
+};
+use super::status_is::{StatusIsPending, StatusIsSending};
+use super::writer::Scope;
+use super::{StoreError, codec};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{self, Claimed, Finished, Queued};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::event::{EventFilter, SealedEvent};
+use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::lifecycle::{self, Cause, Life, State, Status};
+
+/// Stores events with their deliveries, all or none. `endpoints[i]` are those of event `i`'s tenant.
+pub(super) fn publish(
+    conn: &mut SqliteConnection,
+    publish: &Publish,
+    endpoints: &[Arc<[Arc<Endpoint>]>],
+    wakes: &mut Vec<Wake>,
+) -> Result<Outcome, StoreError> {
+    let first_wake = wakes.len();
+    let store_all = |conn: &mut SqliteConnection, wakes: &mut Vec<Wake>| {
+        let mut answers = Vec::with_capacity(publish.events.len());
+        for (index, (event, endpoints)) in publish.events.iter().zip(endpoints).enumerate() {
+            match publish_one(conn, event, endpoints, publish.only.as_ref(), wakes)? {
+                Some(answer) => answers.push(answer),
+                None => return Err(Abandon::Refused(Refusal::Conflict { index, id: event.id.clone() })),
+            }
+        }
+        Ok(answers)
+    };
+    let stored = if publish.events.len() == 1 {
+        store_all(conn, wakes)
+    } else {
+        // A savepoint: a conflict in one takes back the others, and no other member of the group.
+        conn.transaction(|conn| store_all(conn, wakes))
+    };
+    match stored {
+        Ok(answers) => Ok(Ok(answers)),
+        Err(Abandon::Refused(refusal)) => {
+            wakes.truncate(first_wake);
+            Ok(Err(refusal))
+        }
+        Err(Abandon::Failed(error)) => Err(error),
+    }
+}
+
+/// Why a savepoint was rolled back.
+enum Abandon {
+    Refused(Refusal),
+    Failed(StoreError),
+}
+
+impl From<diesel::result::Error> for Abandon {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<StoreError> for Abandon {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// `None`: the id belongs to a different event.
+fn publish_one(
+    conn: &mut SqliteConnection,
+    event: &Arc<SealedEvent>,
+    endpoints: &[Arc<Endpoint>],
+    only: Option<&EndpointId>,
+    wakes: &mut Vec<Wake>,
+) -> Result<Option<Published>, StoreError> {
+    let row = NewEventRow {
+        tenant: event.tenant.as_str(),
+        id: event.id.as_str(),
+        event_type: event.event_type.as_str(),
+        ordering_key: event.ordering_key.as_deref(),
+        content_type: &event.content_type,
+        content_hash: &event.content_hash,
+        body: &event.body,
+        created_at: event.created_at.as_micros(),
+    };
+    let seq: Option<i64> = diesel::insert_into(events::table)
+        .values(&row)
+        .on_conflict((events::tenant, events::id))
+        .do_nothing()
+        .returning(events::seq)
+        .get_result(conn)
+        .optional()?;
+    let Some(seq) = seq else { return published_before(conn, event) };
+
+    let mut answer = Published { created_at: event.created_at, duplicate: false, deliveries: Vec::new() };
+    for endpoint in endpoints {
+        let wanted = match only {
+            Some(only) => endpoint.id == *only,
+            None => EventFilter::any_matches(&endpoint.settings.event_types, &event.event_type),
+        };
+        if !wanted {
+            continue;
+        }
+        let id = DeliveryId::generate(event.created_at);
+        insert_delivery(conn, &id, seq, endpoint, event)?;
+        answer.deliveries.push((id.clone(), endpoint.id.clone()));
+        let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
+        wakes.push(Wake { endpoint: Arc::clone(endpoint), queued });
+    }
+    Ok(Some(answer))
+}
+
+fn insert_delivery(
+    conn: &mut SqliteConnection,
+    id: &DeliveryId,
+    event_seq: i64,
+    endpoint: &Endpoint,
+    event: &SealedEvent,
+) -> Result<(), StoreError> {
+    let life = Life::published(event.created_at);
+    let row = NewDeliveryRow {
+        id: id.as_str(),
+        event_seq,
+        endpoint_id: endpoint.id.as_str(),
+        tenant: endpoint.tenant.as_str(),
+        status: life.state.status().as_str(),
+        next_attempt_at: event.created_at.as_micros(),
+        retries_used: codec::int(life.retries_used),
+        attempt_count: codec::int(life.attempt_count),
+        interruptions: codec::int(life.interruptions),
+        owner_epoch: 0,
+        claim_no: 0,
+        created_at: event.created_at.as_micros(),
+        updated_at: event.created_at.as_micros(),
+    };
+    diesel::insert_into(deliveries::table).values(&row).execute(conn)?;
+    Ok(())
+}
+
+/// The first answer to an event that is stored already; `None` if that one is different.
+fn published_before(
+    conn: &mut SqliteConnection,
+    event: &SealedEvent,
+) -> Result<Option<Published>, StoreError> {
+    let (seq, hash, created_at): (i64, Vec<u8>, i64) = events::table
+        .filter(events::tenant.eq(event.tenant.as_str()))
+        .filter(events::id.eq(event.id.as_str()))
+        .select((events::seq, events::content_hash, events::created_at))
+        .first(conn)?;
+    if hash != event.content_hash {
+        return Ok(None);
+    }
+    let first: Vec<(String, String)> = deliveries::table
+        .filter(deliveries::event_seq.eq(seq))
+        .order(deliveries::id)
+        .select((deliveries::id, deliveries::endpoint_id))
+        .load(conn)?;
+    let ids = |(id, endpoint): (String, String)| (DeliveryId::from_text(id), EndpointId::from_text(endpoint));
+    Ok(Some(Published {
+        created_at: codec::time(created_at),
+        duplicate: true,
+        deliveries: first.into_iter().map(ids).collect(),
+    }))
+}
+
+/// Makes due deliveries `sending`. Those that are so no more are passed over.
+pub(super) fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, StoreError> {
+    let at = claim.at.as_micros();
+    let mut claimed = Vec::with_capacity(claim.ids.len());
+    for id in &claim.ids {
+        let row: Option<DeliveryRow> = diesel::update(
+            deliveries::table
+                .filter(deliveries::id.eq(id.as_str()))
+                .filter(StatusIsPending)
+                .filter(deliveries::next_attempt_at.le(at)),
+        )
+        .set((
+            deliveries::status.eq(Status::Sending.as_str()),
+            deliveries::next_attempt_at.eq(None::<i64>),
+            deliveries::claim_no.eq(deliveries::claim_no + 1),
+            deliveries::owner_epoch.eq(claim.epoch),
+            deliveries::claimed_at.eq(Some(at)),
+            deliveries::updated_at.eq(at),
+        ))
+        .returning(DeliveryRow::as_returning())
+        .get_result(conn)
+        .optional()?;
+        if let Some(row) = row {
+            claimed.push(codec::claimed(&row)?);
+        }
+    }
+    Ok(claimed)
+}
+
+/// Writes an outcome: state, attempt row, next attempt and the endpoint's health.
+///
+/// `endpoint` is `None` once it has been deleted.
+pub(super) fn record(
+    conn: &mut SqliteConnection,
+    finished: &Finished,
+    endpoint: Option<&Endpoint>,
+) -> Result<Recorded, StoreError> {
+    let at = finished.ended_at;
+    let cause = if finished.exchange.outcome == delivery::Outcome::Delivered {
+        Cause::Accepted { at }
+    } else {
+        let schedule = endpoint.map(|endpoint| &endpoint.retry_schedule);
+        Cause::Rejected { at, schedule, jitter: finished.jitter }
+    };
+    let Some(life) = leave_sending(conn, &finished.claimed, &cause, at)? else {
+        return Ok(Recorded::Stale);
+    };
+    let row = codec::attempt_row(finished.clone(), life.attempt_count);
+    diesel::insert_into(attempts::table).values(&row).execute(conn)?;
+    if endpoint.is_some() {
+        record_health(conn, finished)?;
+    }
+    Ok(Recorded::Written(life))
+}
+
+/// Ends a claim by `cause`. `None`: the claim had been taken away, and nothing was written.
+fn leave_sending(
+    conn: &mut SqliteConnection,
+    claimed: &Claimed,
+    cause: &Cause<'_>,
+    at: Timestamp,
+) -> Result<Option<Life>, StoreError> {
+    // A claim that the supervisor holds is `sending` by construction; only the row may disagree.
+    let Ok(life) = lifecycle::next(&claimed.life, cause) else { return Ok(None) };
+    let updated = diesel::update(
+        deliveries::table
+            .filter(deliveries::id.eq(claimed.id.as_str()))
+            .filter(StatusIsSending)
+            .filter(deliveries::owner_epoch.eq(claimed.epoch))
+            .filter(deliveries::claim_no.eq(claimed.claim_no)),
+    )
+    .set((
+        codec::life_columns(&life),
+        deliveries::claimed_at.eq(None::<i64>),
+        deliveries::updated_at.eq(at.as_micros()),
+    ))
+    .execute(conn)?;
+    Ok((updated == 1).then_some(life))
+}
+
+/// Failed attempts in a row, as the endpoint's supervisor counts them. Unchanged zeros are not
+/// written: most attempts succeed, and each would touch the row.
+fn record_health(conn: &mut SqliteConnection, finished: &Finished) -> Result<(), StoreError> {
+    let failures = codec::int(finished.consecutive_failures);
+    if !finished.health_changed {
+        return Ok(());
+    }
+    diesel::insert_into(health::table)
+        .values((
+            health::endpoint_id.eq(finished.endpoint_id.as_str()),
+            health::consecutive_failures.eq(failures),
+        ))
+        .on_conflict(health::endpoint_id)
+        .do_update()
+        .set(health::consecutive_failures.eq(failures))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// Raises the stored boot counter and returns it.
+pub(super) fn raise_epoch(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
+    Ok(diesel::update(counters::table.find(super::query::EPOCH))
+        .set(counters::value.eq(counters::value + 1))
+        .returning(counters::value)
+        .get_result(conn)?)
+}
+
+/// Takes back what a dead owner left `sending`.
+pub(super) fn interrupt(
+    conn: &mut SqliteConnection,
+    scope: &Scope,
+    at: Timestamp,
+    counts: bool,
+    why: &str,
+) -> Result<usize, StoreError> {
+    let sending = deliveries::table.filter(StatusIsSending).select(DeliveryRow::as_select());
+    let rows: Vec<DeliveryRow> = match scope {
+        Scope::All => sending.load(conn)?,
+        Scope::Endpoint(id) => sending.filter(deliveries::endpoint_id.eq(id.as_str())).load(conn)?,
+    };
+    for row in &rows {
+        let endpoint_id = EndpointId::from_text(row.endpoint_id.as_str());
+        interrupt_claim(conn, &endpoint_id, &codec::claimed(row)?, at, counts, why)?;
+    }
+    Ok(rows.len())
+}
+
+/// Logs one claim as interrupted. False if it had been taken away already.
+pub(super) fn interrupt_claim(
+    conn: &mut SqliteConnection,
+    endpoint_id: &EndpointId,
+    claimed: &Claimed,
+    at: Timestamp,
+    counts: bool,
+    why: &str,
+) -> Result<bool, StoreError> {
+    if leave_sending(conn, claimed, &Cause::Interrupted { at, counts }, at)?.is_none() {
+        return Ok(false);
+    }
+    let row = codec::interrupted_row(claimed, endpoint_id.as_str(), at, why);
+    diesel::insert_into(attempts::table).values(&row).execute(conn)?;
+    Ok(true)
+}
+
+/// Lets claims go that were never started: no attempt row, no retry, no interruption.
+pub(super) fn release(
+    conn: &mut SqliteConnection,
+    claims: &[Claimed],
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    for claimed in claims {
+        leave_sending(conn, claimed, &Cause::Released { at }, at)?;
+    }
+    Ok(())
+}
+
+/// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.
+pub(super) fn retire(conn: &mut SqliteConnection, batch: &Retire) -> Result<Retired, StoreError> {
+    let old: Vec<(i64, i64)> = events::table
+        .filter(events::seq.gt(batch.after_seq))
+        .order(events::seq)
+        .limit(batch.limit)
+        .select((events::seq, events::created_at))
+        .load(conn)?;
+    let full = i64::try_from(old.len()).is_ok_and(|read| read == batch.limit);
+    let outdated: Vec<i64> = old
+        .iter()
+        .take_while(|(_, created_at)| *created_at < batch.cutoff.as_micros())
+        .map(|(seq, _)| *seq)
+        .collect();
+    let mut retired = Retired {
+        events: 0,
+        last_seq: outdated.last().copied().unwrap_or(batch.after_seq),
+        more: full && outdated.len() == old.len(),
+    };
+    for seq in outdated {
+        let rows: Vec<(String, String, i64)> = deliveries::table
+            .filter(deliveries::event_seq.eq(seq))
+            .select((deliveries::id, deliveries::status, deliveries::updated_at))
+            .load(conn)?;
+        let ended = |(_, status, updated_at): &(String, String, i64)| {
+            let terminal = [State::Delivered.status().as_str(), Status::Failed.as_str()];
+            terminal.contains(&status.as_str()) && *updated_at < batch.quiet_since.as_micros()
+        };
+        if !rows.iter().all(ended) {
+            continue;
+        }
+        for (id, ..) in &rows {
+            diesel::delete(attempts::table.filter(attempts::delivery_id.eq(id))).execute(conn)?;
+            diesel::delete(deliveries::table.find(id)).execute(conn)?;
+        }
+        diesel::delete(events::table.find(seq)).execute(conn)?;
+        retired.events += 1;
+    }
+    if retired.events > 0 {
+        // Gives freed pages back to the file system, a few at a time.
+        diesel::sql_query("PRAGMA incremental_vacuum(200)").execute(conn)?;
+    }
+    Ok(retired)
+}
+
+/// The right to send from one SQLite file: a lock beside it that dies with its process.
+#[derive(Debug)]
+pub(crate) struct FileLock {
+    _file: File,
+}
+
+impl FileLock {
+    /// Takes the lock, or says who has it.
+    pub(crate) fn acquire(database: &Path) -> Result<Self, StoreError> {
+        let path = lock_path(database);
+        let cannot = |error: std::io::Error| {
+            StoreError::Setup(format!(
+                "cannot open the lock file {}: {error}: give this user write permission to the folder",
+                path.display()
+            ))
+        };
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let owner = std::fs::read_to_string(&path).unwrap_or_default();
+                return Err(StoreError::Setup(format!(
+                    "another process (pid {}) already sends from {}: stop it, or give this one a database of its own",
+                    owner.trim(),
+                    database.display()
+                )));
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+        let pid = format!("{}\n", std::process::id());
+        file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(cannot)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Two names for one file must not be two locks.
+fn lock_path(database: &Path) -> PathBuf {
+    let real = database.canonicalize().unwrap_or_else(|_| database.to_owned());
+    let mut name = real.into_os_string();
+    name.push(".lock");
+    name.into()
+}

@@ -1,0 +1,231 @@
+//! The one writing connection, and how a group becomes one commit.
+
+use std::sync::Arc;
+
+use diesel::connection::{AnsiTransactionManager, TransactionManager};
+
+use super::endpoint_cache::EndpointCache;
+use super::{AnyConnection, Member, Refusal, StoreError, Wake};
+#[cfg(feature = "sqlite")]
+use super::sqlite;
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Claimed;
+use crate::domain::endpoint::{Endpoint, EndpointDefaults};
+use crate::domain::ids::{DeliveryId, EndpointId};
+
+/// The writers' side of the database.
+pub(crate) struct Writer {
+    conn: AnyConnection,
+    cache: EndpointCache,
+    defaults: Arc<EndpointDefaults>,
+}
+
+/// An open transaction of the writer, for an operation to work in.
+pub(crate) struct Tx<'a> {
+    conn: &'a mut AnyConnection,
+    defaults: &'a EndpointDefaults,
+}
+
+/// Which `sending` rows are to be taken back.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    /// All there are: their owner was another process.
+    All,
+    /// Those of one endpoint, whose supervisor died.
+    Endpoint(EndpointId),
+}
+
+impl Writer {
+    pub(super) fn new(conn: AnyConnection, defaults: Arc<EndpointDefaults>) -> Self {
+        Self { conn, cache: EndpointCache::default(), defaults }
+    }
+
+    /// Writes all members in one transaction and commits it. On an error nothing of it is kept,
+    /// but for an error of the commit itself, of which that cannot be known.
+    ///
+    /// Returns the deliveries that are new.
+    pub(crate) fn commit(&mut self, members: &mut [Member]) -> Result<Vec<Wake>, StoreError> {
+        let Self { conn, cache, defaults } = self;
+        let result = in_transaction(conn, |conn| {
+            // Operations first: what they change of endpoints holds for all that follows.
+            for member in members.iter_mut() {
+                if let Member::Operate(operation) = member {
+                    operation.0.run(&mut Tx { conn, defaults })?;
+                }
+            }
+            cache.refresh(conn)?;
+            let mut wakes = Vec::new();
+            for member in members.iter_mut() {
+                write(member, conn, cache, defaults, &mut wakes)?;
+            }
+            Ok(wakes)
+        });
+        if result.is_err() {
+            self.cache.clear();
+            members.iter_mut().for_each(Member::reset);
+        }
+        result
+    }
+
+    /// Runs one operation in a transaction of its own, before there is a committer.
+    pub(crate) fn run<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let defaults = &self.defaults;
+        in_transaction(&mut self.conn, |conn| operation(&mut Tx { conn, defaults }))
+    }
+}
+
+/// Writes a member that is no operation.
+fn write(
+    member: &mut Member,
+    conn: &mut AnyConnection,
+    cache: &mut EndpointCache,
+    defaults: &EndpointDefaults,
+    wakes: &mut Vec<Wake>,
+) -> Result<(), StoreError> {
+    match member {
+        Member::Operate(_) => {}
+        Member::Record(slot) => {
+            let endpoint = cache.get(conn, defaults, &slot.input.endpoint_id)?;
+            slot.output = Some(match conn {
+                #[cfg(feature = "sqlite")]
+                AnyConnection::Sqlite(conn) => sqlite::record(conn, &slot.input, endpoint.as_deref())?,
+            });
+        }
+        Member::Claim(slot) => {
+            let endpoint = cache.get(conn, defaults, &slot.input.endpoint_id)?;
+            slot.output = Some(if endpoint.is_some_and(|endpoint| endpoint.is_active()) {
+                match conn {
+                    #[cfg(feature = "sqlite")]
+                    AnyConnection::Sqlite(conn) => sqlite::claim(conn, &slot.input)?,
+                }
+            } else {
+                Vec::new()
+            });
+        }
+        Member::Publish(slot) => {
+            let endpoints = match slot.input.events.first() {
+                Some(event) => cache.of_tenant(conn, defaults, &event.tenant)?,
+                None => Arc::default(),
+            };
+            // A batch may hold events of several tenants; those of the first are at hand already.
+            let mut tenants: Vec<Arc<[Arc<Endpoint>]>> = Vec::with_capacity(slot.input.events.len());
+            for event in &slot.input.events {
+                let same = slot.input.events[0].tenant == event.tenant;
+                tenants.push(if same { Arc::clone(&endpoints) } else { cache.of_tenant(conn, defaults, &event.tenant)? });
+            }
+            if let Some(only) = &slot.input.only
+                && !endpoints.iter().any(|endpoint| endpoint.id == *only)
+            {
+                slot.output = Some(Err(Refusal::NoEndpoint));
+                return Ok(());
+            }
+            slot.output = Some(match conn {
+                #[cfg(feature = "sqlite")]
+                AnyConnection::Sqlite(conn) => sqlite::publish(conn, &slot.input, &tenants, wakes)?,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn in_transaction<T>(
+    conn: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match conn {
+        // A deferred transaction that turns to writing gets BUSY without waiting for its turn.
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(conn) => {
+            AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")?;
+        }
+    }
+    let result = work(conn);
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(conn) => {
+            if result.is_ok() {
+                AnsiTransactionManager::commit_transaction(conn)?;
+            } else {
+                AnsiTransactionManager::rollback_transaction(conn)?;
+            }
+        }
+    }
+    result
+}
+
+impl<'a> Tx<'a> {
+    /// The connection, for single statements of `query`.
+    pub(crate) fn conn(&mut self) -> &mut AnyConnection {
+        self.conn
+    }
+
+    /// The connection and what fills an endpoint's gaps.
+    pub(crate) fn parts(&mut self) -> (&mut AnyConnection, &'a EndpointDefaults) {
+        (self.conn, self.defaults)
+    }
+
+    /// Raises the stored epoch, so that whatever an earlier owner still writes is stale.
+    pub(crate) fn raise_epoch(&mut self) -> Result<i64, StoreError> {
+        match self.conn {
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(conn) => sqlite::raise_epoch(conn),
+        }
+    }
+
+    /// Takes back what a dead owner left `sending`, and logs each as interrupted.
+    ///
+    /// `counts` is false after a clean stop. Returns how many there were.
+    pub(crate) fn interrupt(
+        &mut self,
+        scope: &Scope,
+        at: Timestamp,
+        counts: bool,
+        why: &str,
+    ) -> Result<usize, StoreError> {
+        match self.conn {
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(conn) => sqlite::interrupt(conn, scope, at, counts, why),
+        }
+    }
+
+    /// Logs one claim whose attempt broke off as interrupted. False if it was taken away already.
+    pub(crate) fn interrupt_claim(
+        &mut self,
+        endpoint_id: &EndpointId,
+        claimed: &Claimed,
+        at: Timestamp,
+        counts: bool,
+        why: &str,
+    ) -> Result<bool, StoreError> {
+        match self.conn {
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(conn) => {
+                sqlite::interrupt_claim(conn, endpoint_id, claimed, at, counts, why)
+            }
+        }
+    }
+
+    /// Lets claims go that were not started. Those that were taken away meanwhile are passed over.
+    pub(crate) fn release(&mut self, claims: &[Claimed], at: Timestamp) -> Result<(), StoreError> {
+        match self.conn {
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(conn) => sqlite::release(conn, claims, at),
+        }
+    }
+
+    /// Reads the claims that these deliveries are `sending` under.
+    pub(crate) fn claims_of(&mut self, ids: &[DeliveryId]) -> Result<Vec<Claimed>, StoreError> {
+        super::query::claims_of(self.conn, ids)
+    }
+
+    /// Removes one batch of events, with their deliveries and attempts, that ended before `cutoff`.
+    pub(crate) fn retire(&mut self, batch: &super::query::Retire) -> Result<super::query::Retired, StoreError> {
+        match self.conn {
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(conn) => sqlite::retire(conn, batch),
+        }
+    }
+}
