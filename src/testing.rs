@@ -34,6 +34,24 @@ impl Clock for TokioClock {
     }
 }
 
+/// Lets `duration` pass, on tokio's clock: at once where it is paused.
+pub async fn pass(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// Runs `test` in an actix `System` whose clock is paused: it jumps whenever nothing else is left
+/// to do, so that an hour takes as long as what happens in it.
+///
+/// # Panics
+/// When there is no I/O driver to be had.
+pub fn on_virtual_time<F: Future>(test: F) -> F::Output {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build().expect("an I/O driver")
+    };
+    actix::System::with_tokio_rt(runtime).block_on(test)
+}
+
 /// What a scripted receiver does with one request.
 #[derive(Debug, Clone)]
 pub enum Reply {

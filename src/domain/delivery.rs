@@ -1,8 +1,9 @@
 //! Deliveries (one event on its way to one endpoint) and their attempts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::clock::Timestamp;
 use super::event::SealedEvent;
@@ -116,8 +117,10 @@ pub struct Exchange {
     /// At most 16 KiB of the answer's body, as text.
     pub response_body: Option<String>,
     /// The answer's headers.
+    #[serde(serialize_with = "as_object")]
     pub response_headers: Option<Headers>,
     /// The request's headers; values that the endpoint gave are masked.
+    #[serde(serialize_with = "as_object")]
     pub request_headers: Option<Headers>,
     /// The address the request went to.
     pub remote_address: Option<String>,
@@ -142,8 +145,26 @@ impl Exchange {
     }
 }
 
-/// Header names and values in the order of the wire. JSON: a list of pairs.
+/// Header names and values in the order of the wire.
 pub type Headers = Vec<(String, String)>;
+
+/// As a JSON object; a header that came more than once is joined by commas (RFC 9110, section 5.3).
+fn as_object<S: Serializer>(headers: &Option<Headers>, serializer: S) -> Result<S::Ok, S::Error> {
+    let joined = headers.as_ref().map(|headers| {
+        let mut object = BTreeMap::<&str, String>::new();
+        for (name, value) in headers {
+            object
+                .entry(name)
+                .and_modify(|joined| {
+                    joined.push_str(", ");
+                    joined.push_str(value);
+                })
+                .or_insert_with(|| value.clone());
+        }
+        object
+    });
+    joined.serialize(serializer)
+}
 
 /// Milliseconds from the attempt's start; null where not measured or the connection was reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

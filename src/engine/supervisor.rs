@@ -395,6 +395,16 @@ impl EndpointSupervisor {
         });
     }
 
+    /// Successes are the rule and are counted; failures are what somebody looks for.
+    fn log_outcome(&self, answer: &RecordAnswered, state: State) {
+        let (id, endpoint, outcome, status) = (&answer.id, &self.endpoint.id, answer.outcome, state.status());
+        if outcome == Outcome::Delivered {
+            tracing::debug!(delivery = %id, %endpoint, "{id} is delivered");
+        } else {
+            tracing::info!(delivery = %id, %endpoint, %outcome, %status, "an attempt of {id} ended {outcome}; it is {status}");
+        }
+    }
+
     /// Logs an attempt that broke off as interrupted.
     fn record_interruption(&mut self, ended: AttemptEnded, counts: bool, why: &'static str, ctx: &mut Context<Self>) {
         let id = ended.claimed.id.clone();
@@ -623,7 +633,7 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
         self.recording.remove(&answer.id);
         match answer.result {
             Ok(Recorded::Written(life)) => {
-                tracing::info!(delivery = %answer.id, endpoint = %self.endpoint.id, outcome = %answer.outcome, status = %life.state.status(), "delivery {} is {} after an attempt that ended {}", answer.id, life.state.status(), answer.outcome);
+                self.log_outcome(&answer, life.state);
                 if let State::Pending(Wait::Until(due)) = life.state {
                     self.note_due(due);
                 }

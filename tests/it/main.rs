@@ -1,1 +1,6 @@
+//! The integration tests, in one binary. The folders mirror `src`.
 
+mod engine;
+mod house;
+mod process;
+mod support;

@@ -1,1 +1,68 @@
-fn main(){}
+//! The `postrider` command: the server, and its command line client.
+//!
+//! Wiring only: nothing here is of use to who embeds the library.
+
+mod api;
+mod deliveries;
+mod endpoints;
+mod listen;
+mod output;
+mod send;
+mod serve;
+mod settings;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::output::Failure;
+
+/// Webhooks that are not lost.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the server cannot be reached, 4 the server
+/// refused.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: the HTTP API and the engine.
+    Serve(serve::Serve),
+    /// Run a receiver for development: it verifies and prints each webhook.
+    Listen(listen::Listen),
+    /// Publish an event.
+    Send(send::Send),
+    /// Manage endpoints.
+    #[command(subcommand, visible_alias = "endpoint")]
+    Endpoints(endpoints::Endpoints),
+    /// Look at deliveries, and retry them.
+    #[command(subcommand, visible_alias = "delivery")]
+    Deliveries(deliveries::Deliveries),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A process-wide default, which a library must not set and a program may.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = actix_web::rt::System::new().block_on(async {
+        match cli.command {
+            Command::Serve(serve) => serve.run().await.map_err(Failure::Other),
+            Command::Listen(listen) => listen.run().await,
+            Command::Send(send) => send.run().await,
+            Command::Endpoints(endpoints) => endpoints.run().await,
+            Command::Deliveries(deliveries) => deliveries.run().await,
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("postrider: {failure}");
+            failure.exit_code()
+        }
+    }
+}

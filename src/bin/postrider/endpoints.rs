@@ -1,0 +1,195 @@
+//! `postrider endpoints`: where webhooks go.
+
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use crate::api::Client;
+use crate::output::{Failure, card, print, table, text};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Endpoints {
+    /// Add an endpoint; its secret is printed.
+    Add(Add),
+    /// List endpoints, newest first.
+    List(List),
+    /// Show one endpoint.
+    Show(One),
+    /// Stop sending to an endpoint; everything for it waits.
+    Pause(One),
+    /// Go on sending to an endpoint.
+    Resume(One),
+    /// Delete an endpoint; what waits for it fails.
+    #[command(visible_alias = "delete")]
+    Rm(One),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Add {
+    /// Where webhooks go
+    url: String,
+    /// Whose endpoint it is [default: default]
+    #[arg(long)]
+    tenant: Option<String>,
+    /// For people
+    #[arg(long)]
+    description: Option<String>,
+    /// Only these event types, or prefixes and `.*` (comma-separated) [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "TYPES")]
+    event_types: Option<Vec<String>>,
+    /// Attempt starts, such as 100/min or unlimited
+    #[arg(long)]
+    rate_limit: Option<String>,
+    /// Attempts in flight
+    #[arg(long)]
+    concurrency: Option<u32>,
+    /// One request in all, in milliseconds
+    #[arg(long)]
+    timeout_ms: Option<u64>,
+    /// Delays between attempts in seconds, comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "SECONDS")]
+    retry_delays_s: Option<Vec<u32>>,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Only this tenant's
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only those that are active, or paused
+    #[arg(long)]
+    status: Option<String>,
+    /// At most so many (250)
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct One {
+    /// The endpoint's id, ep_…
+    id: String,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Endpoints {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Add(add) => add.run().await,
+            Self::List(list) => list.run().await,
+            Self::Show(one) => one.run(Method::GET, "").await,
+            Self::Pause(one) => one.run(Method::POST, "/pause").await,
+            Self::Resume(one) => one.run(Method::POST, "/resume").await,
+            Self::Rm(one) => {
+                let path = format!("/endpoints/{}", encode(&one.id));
+                let answer = one.client.call(Method::DELETE, &path, None).await?;
+                print(&answer, one.client.json, |_| format!("endpoint {} is deleted", one.id));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Add {
+    async fn run(self) -> Result<(), Failure> {
+        let mut body = Map::new();
+        body.insert("url".into(), json!(self.url));
+        let given = [
+            ("tenant", json!(self.tenant)),
+            ("description", json!(self.description)),
+            ("event_types", json!(self.event_types)),
+            ("rate_limit", json!(self.rate_limit)),
+            ("concurrency", json!(self.concurrency)),
+            ("timeout_ms", json!(self.timeout_ms)),
+            ("retry_delays_s", json!(self.retry_delays_s)),
+        ];
+        body.extend(given.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.into(), value)));
+        let answer = self.client.call(Method::POST, "/endpoints", Some(Value::Object(body).to_string())).await?;
+        print(&answer, self.client.json, |answer| {
+            format!(
+                "{}\nsecret        {}\nSecret and id are all that a receiver needs: postrider listen --secret …",
+                shown(answer),
+                text(answer, "secret")
+            )
+        });
+        Ok(())
+    }
+}
+
+impl List {
+    async fn run(self) -> Result<(), Failure> {
+        let limit = self.limit.map(|limit| limit.to_string());
+        let path = with_query("/endpoints", &[
+            ("tenant", self.tenant),
+            ("status", self.status),
+            ("limit", limit),
+            ("cursor", self.cursor),
+        ]);
+        let answer = self.client.call(Method::GET, &path, None).await?;
+        let columns = [
+            ("ID", "id"),
+            ("STATUS", "status"),
+            ("WAITING", "health.pending"),
+            ("FAILURES", "health.consecutive_failures"),
+            ("LIMIT", "rate_limit"),
+            ("URL", "url"),
+        ];
+        print(&answer, self.client.json, |answer| table(answer, &columns));
+        Ok(())
+    }
+}
+
+impl One {
+    async fn run(self, method: Method, action: &str) -> Result<(), Failure> {
+        let path = format!("/endpoints/{}{action}", encode(&self.id));
+        let answer = self.client.call(method, &path, None).await?;
+        print(&answer, self.client.json, shown);
+        Ok(())
+    }
+}
+
+fn shown(endpoint: &Value) -> String {
+    card(endpoint, &[
+        ("id", "id"),
+        ("url", "url"),
+        ("tenant", "tenant"),
+        ("description", "description"),
+        ("status", "status"),
+        ("paused by", "pause_reason"),
+        ("event types", "event_types"),
+        ("rate limit", "rate_limit"),
+        ("concurrency", "concurrency"),
+        ("time-out ms", "timeout_ms"),
+        ("retries s", "retry_delays_s"),
+        ("waiting", "health.pending"),
+        ("on hold", "health.held"),
+        ("in flight", "health.sending"),
+        ("failures", "health.consecutive_failures"),
+        ("next slot", "health.next_slot_at"),
+        ("drains in s", "health.estimated_drain_s"),
+    ])
+}
+
+/// A path with those parameters that are given.
+pub(crate) fn with_query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    let query = query.finish();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+}
+
+/// An id as one segment of a path.
+pub(crate) fn encode(id: &str) -> String {
+    url::form_urlencoded::byte_serialize(id.as_bytes()).collect()
+}

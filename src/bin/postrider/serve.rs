@@ -1,0 +1,128 @@
+//! `postrider serve`: settings in, a server out.
+
+use std::io::IsTerminal as _;
+use std::net::TcpListener;
+
+use actix_web::{App, HttpServer};
+use anyhow::{Context, bail};
+use postrider::Postrider;
+use postrider::admin::{self, ApiToken};
+use postrider::config::DatabaseUrl;
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{Settings, SettingsFile};
+use crate::token;
+
+/// How long open HTTP requests get when the server stops, in seconds.
+const HTTP_SHUTDOWN_S: u64 = 5;
+
+/// Run the server: the HTTP API and the engine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+
+    #[command(flatten)]
+    file: SettingsFile,
+
+    /// What to log, such as info or postrider=debug
+    #[arg(long, env = "POSTRIDER_LOG", value_name = "FILTER", default_value = "info,actix_server=warn")]
+    log: String,
+
+    /// How to log it
+    #[arg(long, env = "POSTRIDER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Serve {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        self.start_log()?;
+        let settings = self.settings.over_file(self.file.path.as_deref())?;
+        let (database, address) = (settings.database()?, settings.address()?);
+        let config = settings.engine()?;
+        // The port first: a second server must not touch the first one's database.
+        let listener = TcpListener::bind(address).with_context(|| {
+            format!("cannot listen on {address}: if another program holds the port, choose another by --listen")
+        })?;
+        let address = listener.local_addr()?;
+        let token = api_token(&settings, &database, address.ip().is_loopback())?;
+
+        let postrider = Postrider::builder().database(database).config(config).start().await?;
+        let (handle, api_token) = (postrider.clone(), token.clone());
+        let app = move || App::new().configure(admin::configure(handle.clone(), api_token.clone()));
+        let server = HttpServer::new(app)
+            .disable_signals()
+            .shutdown_timeout(HTTP_SHUTDOWN_S)
+            .listen(listener)
+            .with_context(|| format!("cannot serve on {address}"))?
+            .run();
+        let http = server.handle();
+        actix_web::rt::spawn(server);
+        tracing::info!("Postrider {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+
+        let signal = stop_signal().await?;
+        tracing::info!("{signal}: finishing what is in flight; a second one ends at once");
+        let finish = async {
+            http.stop(true).await;
+            postrider.drain().await;
+        };
+        tokio::select! {
+            () = finish => tracing::info!("stopped"),
+            signal = stop_signal() => bail!("{}: ended before everything in flight had; it is sent again after the next start", signal?),
+        }
+        Ok(())
+    }
+
+    fn start_log(&self) -> anyhow::Result<()> {
+        let filter = EnvFilter::try_new(&self.log).context("--log")?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
+        match self.log_format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().init(),
+        }
+        Ok(())
+    }
+}
+
+/// The token that was set, or the one kept beside a local database.
+fn api_token(settings: &Settings, database: &DatabaseUrl, loopback: bool) -> anyhow::Result<ApiToken> {
+    let set = settings.api_token.clone();
+    let token = match (set, token::path_of(database)) {
+        (Some(token), _) => token,
+        (None, Some(path)) if loopback => {
+            let token = token::read_or_make(&path)?;
+            tracing::info!("the API's token is in {}", path.display());
+            token
+        }
+        (None, _) => bail!(
+            "an address that others can reach, or a shared database, needs a token that you set: POSTRIDER_API_TOKEN (at least {} characters)",
+            admin::MIN_TOKEN_CHARS
+        ),
+    };
+    ApiToken::new(&token).map_err(|detail| anyhow::anyhow!("api_token: {detail}"))
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn stop_signal() -> anyhow::Result<&'static str> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            _ = terminate.recv() => Ok("SIGTERM"),
+            interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| "SIGINT").map_err(Into::into),
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        tokio::signal::ctrl_c().await?;
+        Ok("Ctrl-C")
+    }
+}

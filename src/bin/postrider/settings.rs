@@ -1,0 +1,158 @@
+//! The server's settings: flags over environment over file over defaults, one struct for all.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+use postrider::config::{DatabaseUrl, EngineConfig};
+use postrider::domain::endpoint::{check_concurrency, check_timeout_ms};
+use postrider::domain::retry::RetrySchedule;
+use serde::{Deserialize, Serialize};
+
+pub(crate) const DEFAULT_DATABASE_URL: &str = "sqlite:postrider.db";
+pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8400";
+
+/// What can be set, each as a flag, an environment variable and a key of the file.
+#[derive(Debug, Default, Clone, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// The database: sqlite:FILE [default: sqlite:postrider.db]
+    #[arg(long, env = "POSTRIDER_DATABASE_URL", value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+
+    /// The address of the HTTP API [default: 127.0.0.1:8400]
+    #[arg(long, env = "POSTRIDER_LISTEN", value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// The token that the API asks for. None set: one is made at the first start and kept beside
+    /// the database. Better given by the environment or the file than as a flag.
+    #[arg(long, env = "POSTRIDER_API_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) api_token: Option<String>,
+
+    /// Let webhooks go to these networks although they are not public (CIDRs, comma-separated)
+    #[arg(long = "allow-network", env = "POSTRIDER_ALLOW_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allow_networks: Option<Vec<IpNet>>,
+
+    /// Refuse http:// endpoints
+    #[arg(long, env = "POSTRIDER_HTTPS_ONLY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) https_only: Option<bool>,
+
+    /// A second header that carries the event's id, such as X-Acme-Event-Id
+    #[arg(long, env = "POSTRIDER_EVENT_ID_HEADER", value_name = "NAME")]
+    pub(crate) event_id_header: Option<String>,
+
+    /// How long events are kept once their deliveries have ended [default: 30d]
+    #[arg(long, env = "POSTRIDER_RETENTION", value_name = "DURATION")]
+    pub(crate) retention: Option<String>,
+
+    /// What this process is called [default: the host's name]
+    #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+
+    /// Whether a start brings the schema up to date: auto or off [default: auto]
+    #[arg(long, env = "POSTRIDER_MIGRATE", value_name = "MODE")]
+    pub(crate) migrate: Option<Migrate>,
+
+    /// Attempt starts of an endpoint that does not say otherwise [default: 10/min]
+    #[arg(long, env = "POSTRIDER_DEFAULT_RATE_LIMIT", value_name = "LIMIT")]
+    pub(crate) default_rate_limit: Option<String>,
+
+    /// Attempts in flight of such an endpoint [default: 3]
+    #[arg(long, env = "POSTRIDER_DEFAULT_CONCURRENCY", value_name = "N")]
+    pub(crate) default_concurrency: Option<u32>,
+
+    /// Delays between its attempts in seconds, comma-separated [default: 10,20,40,80]
+    #[arg(long, env = "POSTRIDER_DEFAULT_RETRY_DELAYS_S", value_name = "SECONDS", value_delimiter = ',')]
+    pub(crate) default_retry_delays_s: Option<Vec<u32>>,
+
+    /// Its time-out in milliseconds [default: 15000]
+    #[arg(long, env = "POSTRIDER_DEFAULT_TIMEOUT_MS", value_name = "MS")]
+    pub(crate) default_timeout_ms: Option<u64>,
+}
+
+/// Whether a start brings the schema up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Migrate {
+    Auto,
+    Off,
+}
+
+impl Settings {
+    /// These settings, over those of the file, if one is named.
+    pub(crate) fn over_file(&self, file: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = file else { return Ok(self.clone()) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the settings file {}", path.display()))?;
+        let in_file: Self =
+            toml::from_str(&text).with_context(|| format!("in the settings file {}", path.display()))?;
+        let (mut merged, over) = (serde_json::to_value(in_file)?, serde_json::to_value(self)?);
+        if let (Some(merged), Some(over)) = (merged.as_object_mut(), over.as_object()) {
+            for (name, value) in over.iter().filter(|(_, value)| !value.is_null()) {
+                merged.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(serde_json::from_value(merged)?)
+    }
+
+    pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
+        let url = self.database_url.as_deref().unwrap_or(DEFAULT_DATABASE_URL);
+        url.parse().map_err(|error| anyhow::anyhow!("database_url: {error}"))
+    }
+
+    pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
+        match self.listen {
+            Some(address) => Ok(address),
+            None => Ok(DEFAULT_LISTEN.parse()?),
+        }
+    }
+
+    /// What the engine is told.
+    pub(crate) fn engine(&self) -> anyhow::Result<EngineConfig> {
+        let mut config = EngineConfig::default();
+        let defaults = &mut config.endpoint_defaults;
+        let wrong = |name: &str, detail: String| anyhow::anyhow!("{name}: {detail}");
+        if let Some(limit) = &self.default_rate_limit {
+            defaults.rate_limit = limit.parse().map_err(|detail| wrong("default_rate_limit", detail))?;
+        }
+        if let Some(concurrency) = self.default_concurrency {
+            defaults.concurrency =
+                check_concurrency(concurrency).map_err(|detail| wrong("default_concurrency", detail))?;
+        }
+        if let Some(delays) = &self.default_retry_delays_s {
+            defaults.retry_schedule = RetrySchedule::new(delays.clone())
+                .map_err(|detail| wrong("default_retry_delays_s", detail))?;
+        }
+        if let Some(timeout) = self.default_timeout_ms {
+            defaults.timeout =
+                check_timeout_ms(timeout).map_err(|detail| wrong("default_timeout_ms", detail))?;
+        }
+        if let Some(retention) = &self.retention {
+            config.retention = humantime::parse_duration(retention)
+                .map_err(|error| wrong("retention", format!("{error}: write it as 30d or 12h")))?;
+            if config.retention < Duration::from_secs(3600) {
+                bail!("retention: at least 1h: the rate limits need the attempts of the last hour");
+            }
+        }
+        config.endpoint_defaults.max_age = config.retention;
+        config.allow_networks = self.allow_networks.clone().unwrap_or_default();
+        config.https_only = self.https_only.unwrap_or(false);
+        config.event_id_header = self.event_id_header.clone();
+        config.migrate_on_start = self.migrate != Some(Migrate::Off);
+        if let Some(name) = &self.node_name {
+            config.node_name = name.clone();
+        }
+        Ok(config)
+    }
+}
+
+/// Where the settings file is.
+#[derive(Debug, Default, Clone, clap::Args)]
+pub(crate) struct SettingsFile {
+    /// A file with settings (TOML; the names of the flags, with underscores)
+    #[arg(long = "config", env = "POSTRIDER_CONFIG", value_name = "FILE")]
+    pub(crate) path: Option<PathBuf>,
+}

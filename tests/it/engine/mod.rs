@@ -1,0 +1,7 @@
+//! The engine on virtual time.
+
+mod faults;
+mod lifecycle;
+mod limits;
+mod maintenance;
+mod publishing;

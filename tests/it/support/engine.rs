@@ -1,0 +1,124 @@
+//! An engine on virtual time against scripted receivers, over a real SQLite file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider::config::{DatabaseUrl, EngineConfig};
+use postrider::domain::clock::Timestamp;
+use postrider::domain::endpoint::EndpointChange;
+use postrider::domain::event::{Content, EventType, NewEvent};
+use postrider::domain::ids::{DeliveryId, EndpointId, Tenant};
+use postrider::domain::lifecycle::Status;
+use postrider::testing::{ScriptedReceivers, TokioClock, pass};
+use postrider::{DeliveryView, Postrider, Receipt};
+use serde_json::value::RawValue;
+
+/// 2026-01-01T00:00:00Z
+pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+pub struct TestEngine {
+    pub postrider: Postrider,
+    pub receivers: ScriptedReceivers,
+    dir: tempfile::TempDir,
+}
+
+impl TestEngine {
+    /// An engine with the defaults.
+    pub fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(configure: impl FnOnce(&mut EngineConfig)) -> Self {
+        let receivers = ScriptedReceivers::default();
+        let dir = tempfile::tempdir().unwrap();
+        let postrider = start(&dir, receivers.clone(), START, configure);
+        Self { postrider, receivers, dir }
+    }
+
+    /// Stops the engine and starts another one on the same database.
+    pub async fn restart(self) -> Self {
+        self.postrider.drain().await;
+        let postrider = start(&self.dir, self.receivers.clone(), self.postrider.now(), |_| {});
+        Self { postrider, ..self }
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.dir.path().join("test.db")
+    }
+
+    /// An endpoint at `http://127.0.0.{n}/`, which the receivers know as `host(n)`.
+    pub async fn endpoint(&self, n: u8, settings: &str) -> EndpointId {
+        let mut fields: serde_json::Value = serde_json::from_str(settings).unwrap();
+        fields["url"] = format!("http://{}/hook", host(n)).into();
+        let change: EndpointChange = serde_json::from_value(fields).unwrap();
+        let view = self.postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
+        view.endpoint.id
+    }
+
+    pub async fn publish(&self, event_type: &str) -> Receipt {
+        self.postrider.publish(event(event_type, "1")).await.unwrap()
+    }
+
+    /// Publishes one event that goes to one endpoint.
+    pub async fn publish_one(&self, event_type: &str) -> DeliveryId {
+        let receipt = self.publish(event_type).await;
+        assert_eq!(receipt.deliveries.len(), 1, "one endpoint wants {event_type}");
+        receipt.deliveries[0].0.clone()
+    }
+
+    pub async fn delivery(&self, id: &DeliveryId) -> DeliveryView {
+        self.postrider.delivery(id).await.unwrap()
+    }
+
+    /// Lets time pass until a delivery is in `status`.
+    pub async fn until(&self, id: &DeliveryId, status: Status, patience: Duration) -> DeliveryView {
+        let deadline = self.postrider.now() + patience;
+        loop {
+            let view = self.delivery(id).await;
+            if view.delivery.life.state.status() == status {
+                return view;
+            }
+            assert!(self.postrider.now() < deadline, "{id} is not {status} within {patience:?}: {:?}", view.delivery);
+            pass(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The value of one metric's line.
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = self.postrider.metrics();
+        let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("no metric {line} in\n{text}")).parse().unwrap()
+    }
+}
+
+fn start(
+    dir: &tempfile::TempDir,
+    receivers: ScriptedReceivers,
+    now: Timestamp,
+    configure: impl FnOnce(&mut EngineConfig),
+) -> Postrider {
+    let mut config = EngineConfig::default();
+    config.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    configure(&mut config);
+    Postrider::builder()
+        .database(DatabaseUrl::Sqlite(dir.path().join("test.db")))
+        .config(config)
+        .clock(Arc::new(TokioClock::starting_at(now)))
+        .transport(Arc::new(receivers))
+        .start_here()
+        .unwrap()
+}
+
+pub fn host(n: u8) -> String {
+    format!("127.0.0.{n}")
+}
+
+pub fn event(event_type: &str, data: &str) -> NewEvent {
+    let data = RawValue::from_string(data.to_owned()).unwrap();
+    NewEvent::new(EventType::parse(event_type).unwrap(), Content::Data(data))
+}
+
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
