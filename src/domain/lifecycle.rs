@@ -296,8 +296,8 @@ mod tests {
         let table: Vec<(Cause<'_>, [Option<State>; 8])> = vec![
             (Cause::Claimed, [s(Sending), no, no, no, no, no, no, no]),
             (Cause::Accepted { at: AT }, [no, no, s(Delivered), no, no, no, no, no]),
-            (rejected(s(&schedule)), [no, no, s(later), no, no, no, no, no]),
-            (rejected(s(&none)), [no, no, s(Failed(RetriesExhausted)), no, no, no, no, no]),
+            (rejected(Some(&schedule)), [no, no, s(later), no, no, no, no, no]),
+            (rejected(Some(&none)), [no, no, s(Failed(RetriesExhausted)), no, no, no, no, no]),
             (rejected(None), [no, no, s(Failed(EndpointDeleted)), no, no, no, no, no]),
             (Cause::Released { at: AT }, [no, no, s(NOW), no, no, no, no, no]),
             (Cause::Interrupted { at: AT, counts: true }, [no, no, s(NOW), no, no, no, no, no]),

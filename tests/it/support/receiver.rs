@@ -1,0 +1,109 @@
+//! A receiver on loopback, in this process but on threads of its own, that records what it gets.
+//!
+//! The path says what it answers: `/ok/…`, `/status/CODE`, `/slow/MS`, `/hang`, `/flaky` (every
+//! third is a 500), `/endless` (200, and a body without end), `/redirect`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+
+#[derive(Debug, Clone)]
+pub struct Got {
+    pub at: Instant,
+    pub path: String,
+    pub id: String,
+    pub body: String,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Got {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    got: Mutex<Vec<Got>>,
+    count: AtomicU64,
+}
+
+pub struct Receiver {
+    address: SocketAddr,
+    record: Arc<Record>,
+}
+
+impl Receiver {
+    pub fn start() -> Self {
+        let record = Arc::new(Record::default());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let data = web::Data::from(Arc::clone(&record));
+        std::thread::spawn(move || {
+            actix::System::new().block_on(async move {
+                let app = move || App::new().app_data(data.clone()).default_service(web::to(receive));
+                HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap().run().await
+            })
+        });
+        Self { address, record }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn got(&self) -> MutexGuard<'_, Vec<Got>> {
+        self.record.got.lock().unwrap()
+    }
+
+    pub fn at(&self, path: &str) -> Vec<Got> {
+        self.got().iter().filter(|one| one.path == path).cloned().collect()
+    }
+}
+
+async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+    let headers = request.headers().iter();
+    let headers: Vec<_> = headers
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+        .collect();
+    let path = request.path().to_owned();
+    let id = request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    record.got.lock().unwrap().push(Got { at: Instant::now(), path: path.clone(), id, body, headers });
+    let count = record.count.fetch_add(1, Ordering::Relaxed);
+    let number = path.rsplit('/').next().and_then(|last| last.parse::<u16>().ok()).unwrap_or(200);
+    match path.split('/').nth(1).unwrap_or_default() {
+        "status" => HttpResponse::build(StatusCode::from_u16(number).unwrap()).body("as you wish"),
+        "slow" => {
+            tokio::time::sleep(Duration::from_millis(number.into())).await;
+            HttpResponse::Ok().finish()
+        }
+        "hang" => {
+            tokio::time::sleep(Duration::from_secs(120)).await;
+            HttpResponse::Ok().finish()
+        }
+        "flaky" if count.is_multiple_of(3) => HttpResponse::InternalServerError().finish(),
+        "endless" => HttpResponse::Ok().body(Endless),
+        "redirect" => HttpResponse::Found().insert_header(("location", "/ok/redirected")).finish(),
+        _ => HttpResponse::Ok().finish(),
+    }
+}
+
+struct Endless;
+
+impl actix_web::body::MessageBody for Endless {
+    type Error = std::convert::Infallible;
+    fn size(&self) -> actix_web::body::BodySize {
+        actix_web::body::BodySize::Stream
+    }
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<web::Bytes, Self::Error>>> {
+        std::task::Poll::Ready(Some(Ok(web::Bytes::from_static(&[b'x'; 4096]))))
+    }
+}
