@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::ListBody;
 use super::deliveries::DeliveryBody;
 use super::problem::Problem;
-use super::request::{JsonBody, Params};
+use super::request::{JsonBody, Object, Params};
 use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, EventType, NewEvent, SealedEvent};
@@ -116,7 +116,7 @@ impl EventRequest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BatchRequest {
-    events: Vec<EventRequest>,
+    events: Vec<Object<EventRequest>>,
 }
 
 #[derive(Serialize)]
@@ -174,7 +174,7 @@ async fn publish_batch(
 ) -> Result<HttpResponse, Problem> {
     let mut errors = Vec::new();
     let mut events = Vec::new();
-    for (i, event) in body.read::<BatchRequest>()?.events.into_iter().enumerate() {
+    for (i, Object(event)) in body.read::<BatchRequest>()?.events.into_iter().enumerate() {
         match event.into_event(&format!("events[{i}].")) {
             Ok(event) => events.push(event),
             Err(wrong) => errors.extend(wrong),

@@ -1,7 +1,9 @@
 //! What comes in: JSON bodies and query parameters, read strictly. Whatever is wrong is named.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::str::FromStr;
 
@@ -10,7 +12,9 @@ use actix_web::{FromRequest, HttpRequest, dev, web};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::problem::{Kind, Problem};
 use crate::domain::FieldError;
@@ -48,12 +52,35 @@ impl<const MAX: usize> JsonBody<MAX> {
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         let text: &[u8] = if self.0.is_empty() { b"{}" } else { &self.0 };
         let mut reader = serde_json::Deserializer::from_slice(text);
-        let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let Object(read) = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let path = error.path().to_string();
             wrong_json(error.into_inner(), &path)
         })?;
         reader.end().map_err(|error| wrong_json(error, ""))?;
         Ok(read)
+    }
+}
+
+/// A JSON object. (serde's derived structs would take an array of their fields' values as well.)
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
     }
 }
 

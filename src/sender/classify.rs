@@ -21,16 +21,16 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
         if let Some(name) = error.downcast_ref::<NameError>() {
             return Failure::Dns(name.0.clone());
         }
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if io.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) {
-                return Failure::Exhausted(io.to_string());
-            }
-            // tokio-rustls wraps its own errors in an `io::Error`, which hides them from `source`.
-            tls |= io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-        }
         tls |= error.is::<rustls::Error>();
         last = error.to_string();
-        cause = error.source();
+        cause = match error.downcast_ref::<io::Error>() {
+            Some(io) if io.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) => {
+                return Failure::Exhausted(io.to_string());
+            }
+            // An `io::Error` passes its inner error over in `source`, and TLS errors come in one.
+            Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+            None => error.source(),
+        };
     }
     if tls {
         Failure::Tls(last)

@@ -32,7 +32,9 @@ pub(crate) fn read_or_make(path: &Path) -> anyhow::Result<String> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options
         .open(path)
-        .with_context(|| format!("cannot write the token file {}", path.display()))?;
+        .with_context(|| {
+            format!("cannot write the token file {}: check that its folder exists and is writable", path.display())
+        })?;
     writeln!(file, "{token}").and_then(|()| file.sync_all())?;
     Ok(token)
 }

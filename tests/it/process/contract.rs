@@ -60,6 +60,7 @@ fn every_error_of_a_batch_names_its_event() {
         (r#"{}"#, 422, "invalid", &["events"]),
         (r#"{"events":[{"type":"a.b","data":1},{"type":"a b","data":1}]}"#, 422, "invalid", &["events[1].type"]),
         (r#"{"events":[{"type":"a.b","data":1},{"type":"a.b","data":1,"x":1}]}"#, 422, "invalid", &["events[1].x"]),
+        (r#"{"events":[["a.b",1]]}"#, 422, "invalid", &["events[0]"]),
         (r#"{"events":[{"type":"a.b","data":1},{"data":1}]}"#, 422, "invalid", &["events[1].type"]),
         (r#"{"events":[{"type":"a.b","data":1},{"type":"a.b","data":2,"id":"taken"}]}"#, 409, "event-id-conflict", &["events[1].id"]),
         (&many, 422, "invalid", &["events"]),
