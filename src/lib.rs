@@ -52,8 +52,8 @@ mod store;
 pub mod testing;
 
 pub use engine::{
-    Builder, DeliveryQuery, DeliveryView, EndpointQuery, EndpointView, Error, EventListQuery, EventView, Health,
-    Postrider, Receipt, StartError,
+    Builder, DeliveryQuery, DeliveryView, EndpointQuery, EndpointView, Error, EventListQuery, EventView,
+    Health, Postrider, Receipt, StartError,
 };
 pub use sender::sign as signature;
-pub use store::{SchemaError, StoreError, Unavailable};
+pub use store::{SchemaError, StoreError, Unavailable, migrate, revert};

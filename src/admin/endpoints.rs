@@ -156,7 +156,9 @@ async fn update(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let fields: Map<String, Value> = body.read()?;
-    for (name, instead) in [("secret", "use POST …/secret/rotate"), ("tenant", "it belongs to the endpoint for good")] {
+    for (name, instead) in
+        [("secret", "use POST …/secret/rotate"), ("tenant", "it belongs to the endpoint for good")]
+    {
         if fields.contains_key(name) {
             return Err(Problem::field(name, format!("cannot be changed: {instead}")));
         }

@@ -33,8 +33,9 @@ impl<const MAX: usize> FromRequest for JsonBody<MAX> {
         let declared = media_type.is_some();
         let body = web::Payload::from_request(request, payload);
         Box::pin(async move {
-            let unreadable =
-                |error: actix_web::Error| Problem::new(Kind::MalformedJson, format!("the body broke off: {error}"));
+            let unreadable = |error: actix_web::Error| {
+                Problem::new(Kind::MalformedJson, format!("the body broke off: {error}"))
+            };
             let body = body.await.map_err(unreadable)?;
             let too_large = |_| Problem::new(Kind::TooLarge, format!("the body is larger than {MAX} bytes"));
             let bytes = body.to_bytes_limited(MAX).await.map_err(too_large)?.map_err(unreadable)?;
@@ -97,7 +98,10 @@ pub(super) fn wrong_json(error: serde_json::Error, path: &str) -> Problem {
         Some(name) if text.starts_with("unknown field") => {
             let parent = prefix.strip_suffix(name).unwrap_or(prefix).trim_end_matches('.');
             let dot = if parent.is_empty() { "" } else { "." };
-            (format!("{parent}{dot}{name}"), format!("is not known here; {}", text.split_once(", ").map_or("", |(_, expected)| expected)))
+            (
+                format!("{parent}{dot}{name}"),
+                format!("is not known here; {}", text.split_once(", ").map_or("", |(_, expected)| expected)),
+            )
         }
         Some(name) if text.starts_with("missing field") => {
             let dot = if prefix.is_empty() { "" } else { "." };
@@ -133,7 +137,11 @@ impl Params {
     }
 
     /// Reads one parameter, if it is given.
-    pub(super) fn take_with<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn take_with<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         match read(&self.given.remove(name)?) {
             Ok(value) => Some(value),
             Err(detail) => {

@@ -75,9 +75,9 @@ impl fmt::Debug for Timestamp {
 impl FromStr for Timestamp {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse::<jiff::Timestamp>().map(|moment| Self(moment.as_microsecond())).map_err(|_| {
-            "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00Z".into()
-        })
+        text.parse::<jiff::Timestamp>()
+            .map(|moment| Self(moment.as_microsecond()))
+            .map_err(|_| "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00Z".into())
     }
 }
 

@@ -216,8 +216,16 @@ const MIN_MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Headers that belong to the connection or to the signature, not to an endpoint.
 const RESERVED_HEADERS: &[&str] = &[
-    "host", "connection", "content-length", "content-type", "transfer-encoding", "te", "trailer",
-    "upgrade", "expect", "keep-alive",
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "keep-alive",
 ];
 const RESERVED_PREFIXES: &[&str] = &["proxy-", "webhook-"];
 
@@ -303,7 +311,9 @@ impl Settings {
             Change::Reset => new.ordering = Ordering::None,
             Change::Set(word) => match word.parse() {
                 Ok(Ordering::None) => new.ordering = Ordering::None,
-                Ok(Ordering::Key) => fail("ordering", "`key` is not offered by this release: use `none`".into()),
+                Ok(Ordering::Key) => {
+                    fail("ordering", "`key` is not offered by this release: use `none`".into())
+                }
                 Err(error) => fail("ordering", format!("{error}")),
             },
         }
@@ -318,15 +328,33 @@ impl Settings {
         change.rate_limit.apply_checked("rate_limit", &mut new.rate_limit, &mut errors, |text| text.parse());
         change.concurrency.apply_checked("concurrency", &mut new.concurrency, &mut errors, check_concurrency);
         change.timeout_ms.apply_checked("timeout_ms", &mut new.timeout, &mut errors, check_timeout_ms);
-        change.retry_delays_s.apply_checked("retry_delays_s", &mut new.retry_schedule, &mut errors, RetrySchedule::new);
+        change.retry_delays_s.apply_checked(
+            "retry_delays_s",
+            &mut new.retry_schedule,
+            &mut errors,
+            RetrySchedule::new,
+        );
         change.max_age_s.apply_checked("max_age_s", &mut new.max_age, &mut errors, |seconds| {
             let age = Duration::from_secs(seconds);
             let years = Duration::from_secs(10 * 365 * 24 * 3600);
-            if age >= MIN_MAX_AGE && age <= years { Ok(age) } else { Err("must be from 60 seconds to ten years".into()) }
+            if age >= MIN_MAX_AGE && age <= years {
+                Ok(age)
+            } else {
+                Err("must be from 60 seconds to ten years".into())
+            }
         });
-        change.breaker_after.apply_checked("breaker_after", &mut new.breaker_after, &mut errors, |failures| {
-            if failures <= 10_000 { Ok(failures) } else { Err("must be 1 to 10,000, or 0 for no breaker".into()) }
-        });
+        change.breaker_after.apply_checked(
+            "breaker_after",
+            &mut new.breaker_after,
+            &mut errors,
+            |failures| {
+                if failures <= 10_000 {
+                    Ok(failures)
+                } else {
+                    Err("must be 1 to 10,000, or 0 for no breaker".into())
+                }
+            },
+        );
 
         if errors.is_empty() { Ok(new) } else { Err(errors) }
     }
@@ -375,8 +403,7 @@ fn parse_filters(filters: Vec<String>) -> Result<Vec<EventFilter>, FieldError> {
         return Err(FieldError::new("event_types", format!("at most {MAX_FILTERS} filters")));
     }
     let parse = |(i, text)| {
-        EventFilter::try_from(text)
-            .map_err(|detail| FieldError::new(format!("event_types[{i}]"), detail))
+        EventFilter::try_from(text).map_err(|detail| FieldError::new(format!("event_types[{i}]"), detail))
     };
     filters.into_iter().enumerate().map(parse).collect()
 }
@@ -423,7 +450,9 @@ fn parse_headers(
             value
         };
         if value.len() > MAX_HEADER_VALUE_BYTES || !value.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-            return wrong(format!("its value must be printable ASCII, at most {MAX_HEADER_VALUE_BYTES} bytes"));
+            return wrong(format!(
+                "its value must be printable ASCII, at most {MAX_HEADER_VALUE_BYTES} bytes"
+            ));
         }
         if parsed.insert(lower, value).is_some() {
             return wrong("is given twice (names are the same in any case)".into());
@@ -578,7 +607,9 @@ mod tests {
 
     #[test]
     fn absent_keeps_null_resets_and_a_value_sets() {
-        let one = Settings::create(change(r#"{"url":"https://a.example/","concurrency":9,"description":"x"}"#)).unwrap();
+        let one =
+            Settings::create(change(r#"{"url":"https://a.example/","concurrency":9,"description":"x"}"#))
+                .unwrap();
         let kept = one.changed(change("{}")).unwrap();
         assert_eq!(kept, one);
         let reset = one.changed(change(r#"{"concurrency":null,"description":null}"#)).unwrap();
@@ -596,15 +627,25 @@ mod tests {
         assert_eq!(
             fields,
             [
-                "concurrency", "event_types[1]", "headers.Webhook-Id", "max_age_s", "on_failed",
-                "ordering", "rate_limit", "retry_delays_s", "signing", "timeout_ms",
+                "concurrency",
+                "event_types[1]",
+                "headers.Webhook-Id",
+                "max_age_s",
+                "on_failed",
+                "ordering",
+                "rate_limit",
+                "retry_delays_s",
+                "signing",
+                "timeout_ms",
             ]
         );
     }
 
     #[test]
     fn urls_are_http_without_credentials() {
-        for bad in ["", "/hook", "ftp://a.example/", "https://u:p@a.example/", "https://u@a.example/", "file:///etc"] {
+        for bad in
+            ["", "/hook", "ftp://a.example/", "https://u:p@a.example/", "https://u@a.example/", "file:///etc"]
+        {
             assert_eq!(errors(&format!(r#"{{"url":"{bad}"}}"#)), ["url"], "{bad}");
         }
         assert_eq!(errors("{}"), ["url"]);
@@ -612,10 +653,14 @@ mod tests {
 
     #[test]
     fn a_mask_keeps_a_headers_value_and_cannot_invent_one() {
-        let one = Settings::create(change(r#"{"url":"https://a.example/","headers":{"X-Team":"billing"}}"#)).unwrap();
+        let one = Settings::create(change(r#"{"url":"https://a.example/","headers":{"X-Team":"billing"}}"#))
+            .unwrap();
         let kept = one.changed(change(r#"{"headers":{"x-team":"***","x-new":"1"}}"#)).unwrap();
         assert_eq!(kept.headers["x-team"], "billing");
-        assert_eq!(one.changed(change(r#"{"headers":{"x-none":"***"}}"#)).unwrap_err()[0].field, "headers.x-none");
+        assert_eq!(
+            one.changed(change(r#"{"headers":{"x-none":"***"}}"#)).unwrap_err()[0].field,
+            "headers.x-none"
+        );
     }
 
     #[test]

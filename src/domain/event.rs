@@ -132,13 +132,7 @@ impl NewEvent {
     /// An event of the default tenant with a fresh UUID v4.
     #[must_use]
     pub fn new(event_type: EventType, content: Content) -> Self {
-        Self {
-            id: EventId::generate(),
-            tenant: Tenant::default(),
-            event_type,
-            content,
-            ordering_key: None,
-        }
+        Self { id: EventId::generate(), tenant: Tenant::default(), event_type, content, ordering_key: None }
     }
 
     /// Composes the bytes that will be signed and sent, and what duplicates are told by.
@@ -248,7 +242,9 @@ pub enum EventError {
     #[error("{0}")]
     Invalid(FieldError),
     /// The body is too large.
-    #[error("the body to send is {bytes} bytes; at most {MAX_BODY_BYTES} (256 KiB) can be sent: send a reference instead")]
+    #[error(
+        "the body to send is {bytes} bytes; at most {MAX_BODY_BYTES} (256 KiB) can be sent: send a reference instead"
+    )]
     TooLarge {
         /// How large it is.
         bytes: usize,

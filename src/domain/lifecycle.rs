@@ -201,19 +201,17 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
     match (life.state, *cause) {
         (Pending(Wait::Until(_)), Cause::Claimed) => to(Sending),
 
-        (Sending, Cause::Accepted { at }) => Ok(Life {
-            delivered_at: life.delivered_at.or(Some(at)),
-            ..finished(life, Delivered)
-        }),
+        (Sending, Cause::Accepted { at }) => {
+            Ok(Life { delivered_at: life.delivered_at.or(Some(at)), ..finished(life, Delivered) })
+        }
         (Sending, Cause::Rejected { schedule: None, .. }) => {
             Ok(finished(life, Failed(FailureReason::EndpointDeleted)))
         }
         (Sending, Cause::Rejected { at, schedule: Some(schedule), jitter }) => {
             Ok(match schedule.delay(life.retries_used, jitter) {
-                Some(delay) => Life {
-                    retries_used: life.retries_used + 1,
-                    ..finished(life, due(at + delay))
-                },
+                Some(delay) => {
+                    Life { retries_used: life.retries_used + 1, ..finished(life, due(at + delay)) }
+                }
                 None => finished(life, Failed(FailureReason::RetriesExhausted)),
             })
         }
@@ -322,7 +320,8 @@ mod tests {
 
     #[test]
     fn a_crash_uses_up_nothing_and_the_fifth_in_a_row_holds() {
-        let mut life = Life { state: State::Sending, retries_used: 2, attempt_count: 2, ..Life::published(AT) };
+        let mut life =
+            Life { state: State::Sending, retries_used: 2, attempt_count: 2, ..Life::published(AT) };
         for crash in 1..=MAX_INTERRUPTIONS {
             life = next(&life, &Cause::Interrupted { at: AT, counts: true }).unwrap();
             assert_eq!((life.retries_used, life.attempt_count), (2, 2));
@@ -361,9 +360,6 @@ mod tests {
     fn a_refusal_names_state_and_wish() {
         let life = Life { state: State::Failed(FailureReason::EndpointDeleted), ..Life::published(AT) };
         let refused = next(&life, &Cause::RetryAsked { at: AT }).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "a delivery that is failed (endpoint_deleted) cannot be retried"
-        );
+        assert_eq!(refused.to_string(), "a delivery that is failed (endpoint_deleted) cannot be retried");
     }
 }

@@ -19,8 +19,7 @@ impl Secret {
     /// # Errors
     /// Says what is wrong; never repeats the secret.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let encoded =
-            text.strip_prefix(PREFIX).ok_or_else(|| format!("must begin with `{PREFIX}`"))?;
+        let encoded = text.strip_prefix(PREFIX).ok_or_else(|| format!("must begin with `{PREFIX}`"))?;
         let key = BASE64_STANDARD
             .decode(encoded)
             .map_err(|_| format!("must be standard base64 after `{PREFIX}`"))?;

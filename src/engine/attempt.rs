@@ -85,9 +85,8 @@ impl Actor for DeliveryAttempt {
         let shared = Arc::clone(&self.job.shared);
         let (endpoint, event) = (Arc::clone(&self.job.endpoint), Arc::clone(&self.job.event));
         let (abort, started_at) = (self.job.abort.clone(), self.job.started_at);
-        let attempt = async move {
-            abort.run_until_cancelled(shared.sender.send(&endpoint, &event, started_at)).await
-        };
+        let attempt =
+            async move { abort.run_until_cancelled(shared.sender.send(&endpoint, &event, started_at)).await };
         ctx.spawn(attempt.into_actor(self).map(|sent, attempt, ctx| {
             attempt.report(match sent {
                 Some(Sent::Finished(exchange)) => Ended::Finished(exchange),

@@ -104,8 +104,7 @@ impl Builder {
                     .expect("an I/O driver and a timer, which the process has had already")
             };
             let system = System::with_tokio_rt(runtime);
-            let launched =
-                system.block_on(async { self.launch(Driver::Thread, Some(System::current())) });
+            let launched = system.block_on(async { self.launch(Driver::Thread, Some(System::current())) });
             let ok = launched.is_ok();
             if started.send(launched).is_ok() && ok {
                 let _ = system.run();
@@ -126,7 +125,8 @@ impl Builder {
     fn launch(self, driver: Driver, system: Option<System>) -> Result<Postrider, StartError> {
         let Self { database, config, clock, transport } = self;
         if let Some(name) = &config.event_id_header {
-            check_header_name(name).map_err(|detail| StartError::Setting(FieldError::new("event_id_header", detail)))?;
+            check_header_name(name)
+                .map_err(|detail| StartError::Setting(FieldError::new("event_id_header", detail)))?;
         }
         let store = Store::open(&database, &config)?;
         let DatabaseUrl::Sqlite(path) = &database;
@@ -151,7 +151,10 @@ impl Builder {
             Ok((epoch, tx.interrupt(&Scope::All, at, true, "the process ended before it had an outcome")?))
         })?;
         if interrupted > 0 {
-            tracing::info!(interrupted, "{interrupted} deliveries were in flight when the last owner ended; they are sent again");
+            tracing::info!(
+                interrupted,
+                "{interrupted} deliveries were in flight when the last owner ended; they are sent again"
+            );
         }
 
         let registry_slot: Arc<OnceLock<Addr<Registry>>> = Arc::default();
@@ -163,7 +166,8 @@ impl Builder {
         });
         let committer =
             committer::start(&store, config.commit_timeout, Arc::clone(&metrics), on_commit, driver)?;
-        let shared = Arc::new(Shared { store, committer, sender, policy, resolver, clock, config, metrics, epoch });
+        let shared =
+            Arc::new(Shared { store, committer, sender, policy, resolver, clock, config, metrics, epoch });
         let registry = Registry::new(Arc::clone(&shared)).start();
         let _ = registry_slot.set(registry.clone());
         Maintenance::new(Arc::clone(&shared)).start();

@@ -35,7 +35,10 @@ pub(super) struct Committer {
 }
 
 enum Entry {
-    Write { member: Member, until: Instant },
+    Write {
+        member: Member,
+        until: Instant,
+    },
     /// Everything queued before it has been answered when this is.
     Close(oneshot::Sender<()>),
 }
@@ -88,7 +91,8 @@ pub(super) fn start(
 ) -> Result<Committer, StoreError> {
     let (queue, incoming) = mpsc::channel(QUEUE);
     let writer = Some(store.writer()?);
-    let state = State { store: store.clone(), writer, metrics, on_commit, waiting: VecDeque::new(), failures: 0 };
+    let state =
+        State { store: store.clone(), writer, metrics, on_commit, waiting: VecDeque::new(), failures: 0 };
     match driver {
         Driver::Thread => {
             std::thread::Builder::new()
@@ -118,7 +122,8 @@ struct State {
 fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
     let mut closing = None;
     loop {
-        let first = if state.waiting.is_empty() { incoming.blocking_recv() } else { incoming.try_recv().ok() };
+        let first =
+            if state.waiting.is_empty() { incoming.blocking_recv() } else { incoming.try_recv().ok() };
         if first.is_none() && state.waiting.is_empty() {
             break;
         }

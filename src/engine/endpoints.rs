@@ -97,7 +97,11 @@ impl Postrider {
     ///
     /// # Errors
     /// As [`create_endpoint`](Self::create_endpoint), and [`Error::NotFound`].
-    pub async fn update_endpoint(&self, id: &EndpointId, change: EndpointChange) -> Result<EndpointView, Error> {
+    pub async fn update_endpoint(
+        &self,
+        id: &EndpointId,
+        change: EndpointChange,
+    ) -> Result<EndpointView, Error> {
         let present = self.find_endpoint(id).await?;
         let changed = present.settings.changed(change.clone())?;
         if changed.url != present.settings.url {
@@ -105,16 +109,15 @@ impl Postrider {
         }
         let now = self.now();
         // Judged on what was read above, applied to what stands now.
-        let endpoint = self.edit(id, false, move |_, endpoint| {
-            match endpoint.settings.changed(change.clone()) {
+        let endpoint =
+            self.edit(id, false, move |_, endpoint| match endpoint.settings.changed(change.clone()) {
                 Ok(settings) => {
                     endpoint.settings = settings;
                     endpoint.updated_at = now;
                     Ok(Ok(()))
                 }
                 Err(errors) => Ok(Err(Error::Invalid(errors))),
-            }
-        });
+            });
         self.view(endpoint.await?).await
     }
 
@@ -246,8 +249,7 @@ impl Postrider {
 
     pub(super) async fn find_endpoint(&self, id: &EndpointId) -> Result<Endpoint, Error> {
         let id = id.clone();
-        let found =
-            self.read("endpoint", move |conn, defaults| query::endpoint(conn, defaults, &id)).await?;
+        let found = self.read("endpoint", move |conn, defaults| query::endpoint(conn, defaults, &id)).await?;
         found.ok_or(Error::NotFound("endpoint"))
     }
 
@@ -268,7 +270,8 @@ impl Postrider {
             })
             .await?;
         let live = self.inspect(&endpoint.id).await;
-        let estimated_drain = endpoint.rate_limit.drain_time(backlog.pending - backlog.held.min(backlog.pending));
+        let estimated_drain =
+            endpoint.rate_limit.drain_time(backlog.pending - backlog.held.min(backlog.pending));
         let next_slot_at = live.and_then(|live| live.next_slot_at);
         let health = Health { consecutive_failures, backlog, next_slot_at, estimated_drain };
         Ok(EndpointView { endpoint, health })
@@ -277,7 +280,9 @@ impl Postrider {
     /// Reads an endpoint, changes it and writes it in one transaction, then tells its supervisor.
     async fn edit<F>(&self, id: &EndpointId, resumed: bool, mut change: F) -> Result<Endpoint, Error>
     where
-        F: FnMut(&mut Tx<'_>, &mut Endpoint) -> Result<Result<(), Error>, crate::store::StoreError> + Send + 'static,
+        F: FnMut(&mut Tx<'_>, &mut Endpoint) -> Result<Result<(), Error>, crate::store::StoreError>
+            + Send
+            + 'static,
     {
         let of_id = id.clone();
         let edited = self

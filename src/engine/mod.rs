@@ -34,9 +34,9 @@ use crate::domain::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{Resolve, Sender};
-use crate::store::{Scope, Store, StoreError};
 #[cfg(feature = "sqlite")]
 use crate::store::FileLock;
+use crate::store::{Scope, Store, StoreError};
 
 /// How long attempts that were broken off get to be written down.
 const ABORT_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -139,7 +139,10 @@ impl Postrider {
     async fn read<T, F>(&self, what: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut crate::store::AnyConnection, &crate::domain::endpoint::EndpointDefaults) -> Result<T, StoreError>
+        F: FnOnce(
+                &mut crate::store::AnyConnection,
+                &crate::domain::endpoint::EndpointDefaults,
+            ) -> Result<T, StoreError>
             + Send
             + 'static,
     {

@@ -73,7 +73,10 @@ impl Postrider {
     /// As [`publish`](Self::publish); fields are named `events[i].…`.
     pub async fn publish_batch(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, Error> {
         if events.is_empty() || events.len() > MAX_BATCH {
-            return Err(Error::field("events", format!("must hold 1 to {MAX_BATCH} events, not {}", events.len())));
+            return Err(Error::field(
+                "events",
+                format!("must hold 1 to {MAX_BATCH} events, not {}", events.len()),
+            ));
         }
         let seal = |(i, event)| self.seal(event, &format!("events[{i}]."));
         let sealed = events.into_iter().enumerate().map(seal).collect::<Result<_, _>>()?;
@@ -136,7 +139,10 @@ impl Postrider {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn events(&self, list: EventListQuery) -> Result<(Vec<Arc<SealedEvent>>, Option<String>), Error> {
+    pub async fn events(
+        &self,
+        list: EventListQuery,
+    ) -> Result<(Vec<Arc<SealedEvent>>, Option<String>), Error> {
         let filter = query::EventQuery {
             event_type: list.event_type,
             tenant: list.tenant,

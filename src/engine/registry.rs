@@ -139,9 +139,8 @@ impl Registry {
         self.polling = true;
         let horizon = self.shared.clock.now() + HEAD_START;
         let shared = Arc::clone(&self.shared);
-        let read = async move {
-            shared.store.read("poll", move |conn, _| query::stirring(conn, horizon)).await
-        };
+        let read =
+            async move { shared.store.read("poll", move |conn, _| query::stirring(conn, horizon)).await };
         ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
             registry.polling = false;
             match found {
@@ -167,15 +166,15 @@ impl Registry {
         let read = async move {
             shared.store.read("endpoint", move |conn, defaults| query::endpoint(conn, defaults, &id)).await
         };
-        ctx.spawn(read.into_actor(self).map(|endpoint: Result<_, StoreError>, registry, ctx| {
-            match endpoint {
+        ctx.spawn(read.into_actor(self).map(
+            |endpoint: Result<_, StoreError>, registry, ctx| match endpoint {
                 Ok(Some(endpoint)) => {
                     registry.supervisor(&Arc::new(endpoint), ctx);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "cannot read an endpoint with due deliveries"),
-            }
-        }));
+            },
+        ));
     }
 
     /// After a panic: the attempts end, the claims are taken back, and the poll starts anew.
@@ -196,7 +195,9 @@ impl Registry {
                     .await;
                 match taken_back {
                     Ok(_) => return id,
-                    Err(error) => tracing::warn!(endpoint = %id, %error, "cannot take back the claims of {id} yet"),
+                    Err(error) => {
+                        tracing::warn!(endpoint = %id, %error, "cannot take back the claims of {id} yet")
+                    }
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -288,7 +289,9 @@ impl Handler<SupervisorGone> for Registry {
     type Result = ();
     fn handle(&mut self, gone: SupervisorGone, ctx: &mut Self::Context) {
         let roster = match self.entries.get(&gone.endpoint_id) {
-            Some(Entry::Running { generation, roster, .. }) if *generation == gone.generation => roster.clone(),
+            Some(Entry::Running { generation, roster, .. }) if *generation == gone.generation => {
+                roster.clone()
+            }
             _ => return,
         };
         if gone.cleanly {

@@ -269,9 +269,9 @@ impl EndpointSupervisor {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let (shared, addr, id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
         actix::spawn(async move {
-            let read = shared.store.read("due deliveries", move |conn, _| {
-                query::due(conn, &id, now, limit, MAX_WINDOW_BYTES)
-            });
+            let read = shared
+                .store
+                .read("due deliveries", move |conn, _| query::due(conn, &id, now, limit, MAX_WINDOW_BYTES));
             addr.do_send(Loaded(read.await));
         });
     }
@@ -369,7 +369,12 @@ impl EndpointSupervisor {
     }
 
     /// Writes an outcome down.
-    fn record(&mut self, ended: AttemptEnded, exchange: crate::domain::delivery::Exchange, ctx: &mut Context<Self>) {
+    fn record(
+        &mut self,
+        ended: AttemptEnded,
+        exchange: crate::domain::delivery::Exchange,
+        ctx: &mut Context<Self>,
+    ) {
         let before = self.consecutive_failures;
         self.consecutive_failures =
             if exchange.outcome == Outcome::Delivered { 0 } else { before.saturating_add(1) };
@@ -406,7 +411,13 @@ impl EndpointSupervisor {
     }
 
     /// Logs an attempt that broke off as interrupted.
-    fn record_interruption(&mut self, ended: AttemptEnded, counts: bool, why: &'static str, ctx: &mut Context<Self>) {
+    fn record_interruption(
+        &mut self,
+        ended: AttemptEnded,
+        counts: bool,
+        why: &'static str,
+        ctx: &mut Context<Self>,
+    ) {
         let id = ended.claimed.id.clone();
         self.recording.insert(id.clone());
         let (shared, addr, endpoint_id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
@@ -535,7 +546,8 @@ impl Handler<Loaded> for EndpointSupervisor {
         let hinted = self.hinted.take();
         match due {
             Ok(due) => {
-                let present: HashSet<DeliveryId> = self.window.iter().map(|queued| queued.id.clone()).collect();
+                let present: HashSet<DeliveryId> =
+                    self.window.iter().map(|queued| queued.id.clone()).collect();
                 let new = due.queued.into_iter().filter(|queued| !present.contains(&queued.id));
                 let new: Vec<_> = new.filter(|queued| !self.knows(&queued.id)).collect();
                 self.window.extend(new);
@@ -608,7 +620,9 @@ impl Handler<AttemptEnded> for EndpointSupervisor {
                 self.note_due(report.ended_at);
                 self.release(vec![report.claimed], ctx);
             }
-            Ended::Aborted => self.record_interruption(report, false, "stopped before it had an outcome", ctx),
+            Ended::Aborted => {
+                self.record_interruption(report, false, "stopped before it had an outcome", ctx)
+            }
             Ended::Broken => {
                 tracing::error!(delivery = %report.claimed.id, "attempt of {} panicked: this is a defect, please report it", report.claimed.id);
                 self.record_interruption(report, true, "the attempt broke off", ctx);
@@ -678,8 +692,7 @@ impl Handler<Polled> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, polled: Polled, ctx: &mut Self::Context) {
         self.heard += 1;
-        let unknown: HashSet<DeliveryId> =
-            polled.sending.into_iter().filter(|id| !self.knows(id)).collect();
+        let unknown: HashSet<DeliveryId> = polled.sending.into_iter().filter(|id| !self.knows(id)).collect();
         // Twice in a row: one snapshot may be older than what has happened here since.
         let stuck: Vec<DeliveryId> = unknown.intersection(&self.strays).cloned().collect();
         self.strays = unknown;

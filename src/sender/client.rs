@@ -146,8 +146,7 @@ impl reqwest::dns::Resolve for GuardedResolver {
         Box::pin(async move {
             let addresses = lookup.await.map_err(NameError)?;
             policy.check_resolved(&name, &addresses).map_err(BlockedAddress)?;
-            let addresses: Addrs =
-                Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
+            let addresses: Addrs = Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(addresses)
         })
     }

@@ -44,10 +44,8 @@ const DENIED_V6: &[Ipv6Net] =
 
 /// Link-local and metadata networks: opened only by a CIDR that lies within them.
 const CLOSED_V4: &[Ipv4Net] = &[v4(169, 254, 0, 0, 16), v4(168, 63, 129, 16, 32)];
-const CLOSED_V6: &[Ipv6Net] = &[
-    v6(0xfe80, 0, 10),
-    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
-];
+const CLOSED_V6: &[Ipv6Net] =
+    &[v6(0xfe80, 0, 10), Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128)];
 
 /// Why a request was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,9 +81,9 @@ impl Blocked {
             Self::Address { .. } => {
                 format!("{self}: the operator opens a private network by --allow-network CIDR")
             }
-            Self::LocalName => format!(
-                "{self}: for local use start the server with --allow-network 127.0.0.0/8,::1/128"
-            ),
+            Self::LocalName => {
+                format!("{self}: for local use start the server with --allow-network 127.0.0.0/8,::1/128")
+            }
             Self::NotHttps | Self::NoHost => self.to_string(),
         }
     }
@@ -163,8 +161,7 @@ impl AddressPolicy {
 #[must_use]
 pub fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost"
-        || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
+    name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
 }
 
 fn is_public(address: IpAddr) -> bool {
@@ -192,10 +189,26 @@ mod tests {
             assert!(!allows(&policy, &net.broadcast().to_string()), "{net}");
         }
         for public in [
-            "1.0.0.0", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255",
-            "128.0.0.0", "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0",
-            "192.167.255.255", "192.169.0.0", "223.255.255.255", "168.63.129.15", "168.63.129.17",
-            "2606:4700::1111", "2001:200::1", "2003::1", "3ffe::1",
+            "1.0.0.0",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "128.0.0.0",
+            "169.253.255.255",
+            "169.255.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.167.255.255",
+            "192.169.0.0",
+            "223.255.255.255",
+            "168.63.129.15",
+            "168.63.129.17",
+            "2606:4700::1111",
+            "2001:200::1",
+            "2003::1",
+            "3ffe::1",
         ] {
             assert!(allows(&policy, public), "{public}");
         }
@@ -205,8 +218,20 @@ mod tests {
     fn ipv6_is_denied_unless_public_and_ipv4_inside_it_is_judged_as_ipv4() {
         let policy = AddressPolicy::default();
         for denied in [
-            "::", "::1", "fc00::1", "fe80::1", "ff02::1", "2001:db8::1", "2002:7f00:1::", "3fff::1",
-            "2001::1", "64:ff9b::7f00:1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "4000::1",
+            "::",
+            "::1",
+            "fc00::1",
+            "fe80::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "3fff::1",
+            "2001::1",
+            "64:ff9b::7f00:1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "4000::1",
         ] {
             assert!(!allows(&policy, denied), "{denied}");
         }
@@ -214,8 +239,13 @@ mod tests {
 
     #[test]
     fn a_cidr_opens_what_it_names_but_link_local_only_by_name() {
-        let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "0.0.0.0/1".parse().unwrap()], false);
-        assert!(allows(&policy, "127.0.0.1") && allows(&policy, "::ffff:127.0.0.1") && allows(&policy, "10.1.2.3"));
+        let policy =
+            AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "0.0.0.0/1".parse().unwrap()], false);
+        assert!(
+            allows(&policy, "127.0.0.1")
+                && allows(&policy, "::ffff:127.0.0.1")
+                && allows(&policy, "10.1.2.3")
+        );
         assert!(!allows(&policy, "192.168.0.1"));
         let wide = AddressPolicy::new(vec!["0.0.0.0/0".parse().unwrap()], false);
         assert!(allows(&wide, "192.168.0.1"));
@@ -244,8 +274,16 @@ mod tests {
     fn other_spellings_of_loopback_are_seen_through() {
         let policy = AddressPolicy::default();
         for url in [
-            "http://127.0.0.1/", "http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://127.1/",
-            "http://１２７.０.０.１/", "http://127.0.0.1./", "http://[::1]/", "http://[::ffff:7f00:1]/", "http://0/",
+            "http://127.0.0.1/",
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://0177.0.0.1/",
+            "http://127.1/",
+            "http://１２７.０.０.１/",
+            "http://127.0.0.1./",
+            "http://[::1]/",
+            "http://[::ffff:7f00:1]/",
+            "http://0/",
         ] {
             let url = Url::parse(url).unwrap();
             assert!(policy.check_literal(&url).is_err(), "{url}");

@@ -123,12 +123,8 @@ impl Sender {
         }
         let headers = self.headers(endpoint, event, now);
         let shown = masked(&headers, endpoint);
-        let request = WireRequest {
-            url: url.clone(),
-            headers,
-            body: event.body.clone(),
-            timeout: endpoint.timeout,
-        };
+        let request =
+            WireRequest { url: url.clone(), headers, body: event.body.clone(), timeout: endpoint.timeout };
         let exchange = match self.transport.exchange(request).await {
             Ok(answer) => answered(answer),
             Err(Failure::Exhausted(why)) => return Sent::NotSent(why),

@@ -33,7 +33,11 @@ where
     text.parse().map_err(|error| corrupt(table, column, error))
 }
 
-fn json<T: serde::de::DeserializeOwned>(table: &'static str, column: &'static str, text: &str) -> Result<T, StoreError> {
+fn json<T: serde::de::DeserializeOwned>(
+    table: &'static str,
+    column: &'static str,
+    text: &str,
+) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| corrupt(table, column, error))
 }
 
@@ -60,9 +64,8 @@ pub(super) fn time(micros: i64) -> Timestamp {
 }
 
 pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
-    let reason = |column, text: &Option<String>| {
-        text.clone().ok_or_else(|| corrupt(DELIVERIES, column, "is missing"))
-    };
+    let reason =
+        |column, text: &Option<String>| text.clone().ok_or_else(|| corrupt(DELIVERIES, column, "is missing"));
     let state = match word(DELIVERIES, "status", &columns.status)? {
         Status::Pending => State::Pending(match columns.next_attempt_at {
             Some(at) => Wait::Until(time(at)),
@@ -106,7 +109,11 @@ pub(super) fn life_columns(life: &Life) -> LifeColumns {
     }
 }
 
-pub(super) fn delivery(row: DeliveryRow, event_id: String, event_type: String) -> Result<Delivery, StoreError> {
+pub(super) fn delivery(
+    row: DeliveryRow,
+    event_id: String,
+    event_type: String,
+) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         life: life(&row.life)?,
         id: DeliveryId::from_text(row.id),
@@ -172,13 +179,10 @@ pub(super) fn endpoint(
 }
 
 fn settings(row: &EndpointRow) -> Result<Settings, StoreError> {
-    let number = |column, value: Option<i32>| {
-        value.map(|value| unsigned(ENDPOINTS, column, value.into())).transpose()
-    };
+    let number =
+        |column, value: Option<i32>| value.map(|value| unsigned(ENDPOINTS, column, value.into())).transpose();
     let long = |column, value: Option<i64>| {
-        value
-            .map(|value| u64::try_from(value).map_err(|error| corrupt(ENDPOINTS, column, error)))
-            .transpose()
+        value.map(|value| u64::try_from(value).map_err(|error| corrupt(ENDPOINTS, column, error))).transpose()
     };
     let rate_limit = row.rate_limit.as_deref().map(|text| word(ENDPOINTS, "rate_limit", text));
     let retry_schedule = row.retry_delays_s.as_deref().map(|text| {
@@ -270,13 +274,11 @@ pub(super) fn interrupted_row(claimed: &Claimed, endpoint_id: &str, at: Timestam
 }
 
 pub(super) fn attempt(row: AttemptRow) -> Result<Attempt, StoreError> {
-    let headers = |column, text: Option<String>| {
-        text.map(|text| json(ATTEMPTS, column, &text)).transpose()
-    };
+    let headers = |column, text: Option<String>| text.map(|text| json(ATTEMPTS, column, &text)).transpose();
     let number = row.number.map(|number| unsigned(ATTEMPTS, "number", number.into()));
-    let status = row.status_code.map(|code| {
-        u16::try_from(code).map_err(|error| corrupt(ATTEMPTS, "status_code", error))
-    });
+    let status = row
+        .status_code
+        .map(|code| u16::try_from(code).map_err(|error| corrupt(ATTEMPTS, "status_code", error)));
     let (started_at, ended_at) = (time(row.started_at), time(row.ended_at));
     Ok(Attempt {
         id: attempt_id(&DeliveryId::from_text(row.delivery_id), row.claim_no),

@@ -18,13 +18,19 @@ use crate::domain::clock::{Clock, SystemClock};
 #[non_exhaustive]
 pub enum SchemaError {
     /// A newer release has been here.
-    #[error("the database's schema ({0}) is newer than this program: run the release that made it, or a later one")]
+    #[error(
+        "the database's schema ({0}) is newer than this program: run the release that made it, or a later one"
+    )]
     Newer(String),
     /// Migrations are off, and needed.
-    #[error("the database's schema is older than this program (it lacks {0}): start once with --migrate auto")]
+    #[error(
+        "the database's schema is older than this program (it lacks {0}): start once with --migrate auto"
+    )]
     Older(String),
     /// The database has a table of that name already.
-    #[error("the database already has a table `{0}` that Postrider did not make: rename it, or give Postrider a database of its own")]
+    #[error(
+        "the database already has a table `{0}` that Postrider did not make: rename it, or give Postrider a database of its own"
+    )]
     NameTaken(String),
     /// A migration failed; nothing of it was kept.
     #[error("migration {version} failed and was rolled back: {detail}")]
@@ -84,15 +90,16 @@ pub(crate) fn down(conn: &mut AnyConnection) -> Result<Option<String>, StoreErro
             let done = sqlite_applied(conn)?;
             let all = sqlite_migrations()?;
             refuse_newer(&done, &all)?;
-            let Some(version) = done.last() else { return Ok(None) };
-            for migration in all.iter().filter(|one| one.name().version().to_string() == *version) {
-                migration.revert(conn).map_err(|error| failed(version, &*error))?;
+            if let Some(version) = done.last() {
+                for migration in all.iter().filter(|one| one.name().version().to_string() == *version) {
+                    migration.revert(conn).map_err(|error| failed(version, &*error))?;
+                }
+                diesel::delete(applied::table.find(version)).execute(conn)?;
             }
-            diesel::delete(applied::table.find(version)).execute(conn)?;
-            if done.len() == 1 {
+            if done.len() <= 1 {
                 diesel::sql_query(format!("DROP TABLE {RECORD}")).execute(conn)?;
             }
-            Ok(Some(version.clone()))
+            Ok(done.last().cloned())
         }),
     }
 }

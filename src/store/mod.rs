@@ -42,7 +42,9 @@ pub enum StoreError {
     #[error("the database is unavailable: {0}")]
     Unavailable(Unavailable),
     /// A stored value is none that this program ever writes.
-    #[error("{table}.{column} holds what cannot be read ({detail}): the row was changed by hand or by a newer release")]
+    #[error(
+        "{table}.{column} holds what cannot be read ({detail}): the row was changed by hand or by a newer release"
+    )]
     Corrupt {
         /// The table.
         table: &'static str,
@@ -104,6 +106,23 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
+/// Brings the schema of the database at `url` up to date, as a start does.
+///
+/// # Errors
+/// [`SchemaError`] where a name is taken or a newer release has been here.
+pub fn migrate(url: &DatabaseUrl) -> Result<(), StoreError> {
+    migrate::up(&mut pool::open_writer(url)?)
+}
+
+/// Takes the newest migration back, with all that its tables hold. Returns its version, or `None`
+/// when there is none left.
+///
+/// # Errors
+/// [`SchemaError`] where a newer release has been here.
+pub fn revert(url: &DatabaseUrl) -> Result<Option<String>, StoreError> {
+    migrate::down(&mut pool::open_writer(url)?)
+}
+
 /// The readers' side of the database. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -137,7 +156,6 @@ impl Store {
         Ok(Writer::new(pool::open_writer(&self.url)?, Arc::clone(&self.defaults)))
     }
 
-
     /// Runs one read on a blocking thread. `what` names it in the trace.
     pub(crate) async fn read<T, F>(&self, what: &'static str, read: F) -> Result<T, StoreError>
     where
@@ -148,8 +166,7 @@ impl Store {
         let span = tracing::debug_span!("store.read", what);
         let job = move || {
             let _in = span.entered();
-            let mut conn =
-                store.pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?;
+            let mut conn = store.pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?;
             read(&mut conn, &store.defaults)
         };
         tokio::task::spawn_blocking(job).await.unwrap_or(Err(StoreError::Panicked))

@@ -90,9 +90,7 @@ impl r2d2::ManageConnection for Readers {
 
 #[cfg(feature = "sqlite")]
 fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
-    let text = path
-        .to_str()
-        .ok_or_else(|| StoreError::Setup(format!("{} is not UTF-8", path.display())))?;
+    let text = path.to_str().ok_or_else(|| StoreError::Setup(format!("{} is not UTF-8", path.display())))?;
     let mut conn = SqliteConnection::establish(text).map_err(|error| {
         let what = format!("cannot open {}: {error}", path.display());
         StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
@@ -104,8 +102,7 @@ fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
 #[cfg(feature = "sqlite")]
 fn require_sqlite_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let version: String =
-        diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("sqlite_version()"))
-            .get_result(conn)?;
+        diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("sqlite_version()")).get_result(conn)?;
     let mut parts = version.split('.').map(|part| part.parse::<i64>().unwrap_or(0));
     let mut part = || parts.next().unwrap_or(0);
     let number = part() * 1_000_000 + part() * 1000 + part();
@@ -153,9 +150,9 @@ pub(super) fn classify(error: DieselError) -> StoreError {
         "database or disk is full" => Unavailable::Full.into(),
         "attempt to write a readonly database" => Unavailable::ReadOnly.into(),
         "disk I/O error" | "unable to open database file" => Unavailable::Io(message.to_owned()).into(),
-        "file is not a database" | "database disk image is malformed" => StoreError::Setup(format!(
-            "{message}: name another file, or restore this one from a backup"
-        )),
+        "file is not a database" | "database disk image is malformed" => {
+            StoreError::Setup(format!("{message}: name another file, or restore this one from a backup"))
+        }
         _ => StoreError::Database(error),
     }
 }

@@ -8,8 +8,8 @@ use diesel::prelude::*;
 use super::rows::{AttemptRow, DeliveryRow, EndpointRow, EventRow, SecretRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_counters as counters, webhook_deliveries as deliveries,
-    webhook_endpoint_health as health, webhook_endpoint_secrets as secrets,
-    webhook_endpoints as endpoints, webhook_events as events,
+    webhook_endpoint_health as health, webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints,
+    webhook_events as events,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
 use super::{AnyConnection, StoreError, codec};
@@ -197,7 +197,8 @@ pub(crate) fn clear_health(conn: &mut Conn, id: &EndpointId) -> Result<(), Store
 
 /// What waits at an endpoint.
 pub(crate) fn backlog(conn: &mut Conn, id: &EndpointId) -> Result<Backlog, StoreError> {
-    let pending = || deliveries::table.filter(StatusIsPending).filter(deliveries::endpoint_id.eq(id.as_str()));
+    let pending =
+        || deliveries::table.filter(StatusIsPending).filter(deliveries::endpoint_id.eq(id.as_str()));
     let (waiting, oldest): (i64, Option<i64>) =
         pending().select((count_star(), min(deliveries::created_at))).first(conn)?;
     let held: i64 = pending().filter(deliveries::next_attempt_at.is_null()).count().get_result(conn)?;
@@ -314,9 +315,11 @@ pub(crate) fn stirring(conn: &mut Conn, horizon: Timestamp) -> Result<Vec<Stirri
         .load(conn)?;
     for (endpoint, delivery) in rows {
         let id = EndpointId::from_text(endpoint.as_str());
-        let entry = found
-            .entry(endpoint)
-            .or_insert_with(|| Stirring { endpoint_id: id, next: None, sending: Vec::new() });
+        let entry = found.entry(endpoint).or_insert_with(|| Stirring {
+            endpoint_id: id,
+            next: None,
+            sending: Vec::new(),
+        });
         entry.sending.push(DeliveryId::from_text(delivery));
     }
     let mut last = String::new();
@@ -430,7 +433,12 @@ pub(crate) fn life(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Life>, Sto
 }
 
 /// Writes what the lifecycle decided of a delivery that is not `sending`.
-pub(crate) fn set_life(conn: &mut Conn, id: &DeliveryId, life: &Life, at: Timestamp) -> Result<(), StoreError> {
+pub(crate) fn set_life(
+    conn: &mut Conn,
+    id: &DeliveryId,
+    life: &Life,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     diesel::update(deliveries::table.find(id.as_str()))
         .set((codec::life_columns(life), deliveries::updated_at.eq(at.as_micros())))
         .execute(conn)?;
@@ -521,7 +529,11 @@ pub(crate) struct EventQuery {
 /// An event and its place in the order of publishing.
 pub(crate) type StoredEvent = (i64, Arc<SealedEvent>);
 
-pub(crate) fn event(conn: &mut Conn, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+pub(crate) fn event(
+    conn: &mut Conn,
+    tenant: &Tenant,
+    id: &EventId,
+) -> Result<Option<StoredEvent>, StoreError> {
     let row: Option<EventRow> = events::table
         .filter(events::tenant.eq(tenant.as_str()))
         .filter(events::id.eq(id.as_str()))
@@ -531,7 +543,11 @@ pub(crate) fn event(conn: &mut Conn, tenant: &Tenant, id: &EventId) -> Result<Op
     row.map(stored_event).transpose()
 }
 
-pub(crate) fn events_page(conn: &mut Conn, filter: &EventQuery, page: &Page) -> Result<Vec<StoredEvent>, StoreError> {
+pub(crate) fn events_page(
+    conn: &mut Conn,
+    filter: &EventQuery,
+    page: &Page,
+) -> Result<Vec<StoredEvent>, StoreError> {
     let mut query =
         events::table.select(EventRow::as_select()).order(events::seq.desc()).limit(page.limit).into_boxed();
     if let Some(event_type) = &filter.event_type {

@@ -3,8 +3,8 @@
 use diesel::prelude::*;
 
 use super::schema::{
-    webhook_attempts, webhook_deliveries, webhook_endpoint_secrets, webhook_endpoints,
-    webhook_events, webhook_schema_migrations,
+    webhook_attempts, webhook_deliveries, webhook_endpoint_secrets, webhook_endpoints, webhook_events,
+    webhook_schema_migrations,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]

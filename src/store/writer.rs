@@ -5,9 +5,9 @@ use std::sync::Arc;
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 
 use super::endpoint_cache::EndpointCache;
-use super::{AnyConnection, Member, Refusal, StoreError, Wake};
 #[cfg(feature = "sqlite")]
 use super::sqlite;
+use super::{AnyConnection, Member, Refusal, StoreError, Wake};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::endpoint::{Endpoint, EndpointDefaults};
@@ -114,7 +114,11 @@ fn write(
             let mut tenants: Vec<Arc<[Arc<Endpoint>]>> = Vec::with_capacity(slot.input.events.len());
             for event in &slot.input.events {
                 let same = slot.input.events[0].tenant == event.tenant;
-                tenants.push(if same { Arc::clone(&endpoints) } else { cache.of_tenant(conn, defaults, &event.tenant)? });
+                tenants.push(if same {
+                    Arc::clone(&endpoints)
+                } else {
+                    cache.of_tenant(conn, defaults, &event.tenant)?
+                });
             }
             if let Some(only) = &slot.input.only
                 && !endpoints.iter().any(|endpoint| endpoint.id == *only)
@@ -222,7 +226,10 @@ impl<'a> Tx<'a> {
     }
 
     /// Removes one batch of events, with their deliveries and attempts, that ended before `cutoff`.
-    pub(crate) fn retire(&mut self, batch: &super::query::Retire) -> Result<super::query::Retired, StoreError> {
+    pub(crate) fn retire(
+        &mut self,
+        batch: &super::query::Retire,
+    ) -> Result<super::query::Retired, StoreError> {
         match self.conn {
             #[cfg(feature = "sqlite")]
             AnyConnection::Sqlite(conn) => sqlite::retire(conn, batch),

@@ -1,0 +1,208 @@
+//! The house rules, held by test so that nobody needs to remember them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use postrider::domain::delivery::Outcome;
+use postrider::domain::endpoint::{OnFailed, Ordering, PauseReason};
+use postrider::domain::lifecycle::{FailureReason, HoldReason, Status};
+
+const UP: &str = include_str!("../../migrations/sqlite/2026-11-23-000000_add_webhook_deliveries/up.sql");
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders = vec![root.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root).unwrap().to_owned(), text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has no sources");
+    found
+}
+
+/// The module below `src` that a file belongs to.
+fn module(path: &Path) -> String {
+    let below = path.strip_prefix("src").unwrap();
+    let first = below.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// A file's lines of code: no comments, and nothing below its unit tests.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().map(|line| line.split("//").next().unwrap_or_default())
+}
+
+#[test]
+fn arrows_point_left_only() {
+    let may_use: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("domain", &["domain"][..]),
+        ("config", &["domain"]),
+        ("metrics", &["domain"]),
+        ("store", &["domain", "config", "store"]),
+        ("sender", &["domain", "config", "sender"]),
+        ("engine", &["domain", "config", "metrics", "store", "sender", "engine"]),
+        ("admin", &["domain", "config", "engine", "store", "admin"]),
+        ("testing", &["domain", "sender"]),
+    ]);
+    let mut arrows = 0;
+    for (path, text) in sources("src") {
+        let module = module(&path);
+        if module == "lib" || module == "bin" {
+            continue;
+        }
+        let allowed = may_use.get(module.as_str()).unwrap_or_else(|| panic!("{module} has no place yet"));
+        for line in code(&text) {
+            for (at, _) in line.match_indices("crate::") {
+                let target = &line[at + "crate::".len()..];
+                let target: String =
+                    target.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                // A type at the root is the engine's handle, re-exported.
+                let known = may_use.contains_key(target.as_str());
+                assert!(
+                    !known || allowed.contains(&target.as_str()),
+                    "{}: {module} may not use {target}: {line}",
+                    path.display()
+                );
+                arrows += usize::from(known);
+            }
+        }
+    }
+    assert!(arrows > 100, "only {arrows} arrows were found: does this test still read them?");
+}
+
+#[test]
+fn each_package_is_named_in_its_own_layer_only() {
+    let owners = [
+        ("diesel::", "store"),
+        ("r2d2::", "store"),
+        ("reqwest::", "sender"),
+        ("rustls::", "sender"),
+        ("hickory_resolver::", "sender"),
+        ("actix::", "engine"),
+        ("actix_web::", "admin"),
+        ("prometheus_client::", "metrics"),
+    ];
+    for (path, text) in sources("src") {
+        let module = module(&path);
+        // The binary wires everything, and calls our own API; tests on virtual time need a `System`.
+        if module == "bin" || module == "testing" {
+            continue;
+        }
+        for line in code(&text) {
+            for (package, owner) in owners {
+                let named = line
+                    .match_indices(package)
+                    .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
+                assert!(
+                    !named || module == owner,
+                    "{}: only {owner} names {package}: {line}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for folder in ["src", "tests/it"] {
+        for (path, text) in sources(folder) {
+            assert!(text.starts_with("//!"), "{} does not open with what it owns", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_words_of_the_schema_are_those_of_the_code() {
+    fn check(column: &str, words: &[&str]) {
+        let flat = UP.split_whitespace().collect::<Vec<_>>().join(" ");
+        let list = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
+        let constraint = format!("CHECK ({column} IN ({list}))");
+        assert!(flat.contains(&constraint), "the migration has no {constraint}");
+    }
+    macro_rules! words {
+        ($column:literal, $of:ty) => {
+            check($column, &<$of>::ALL.iter().map(|word| word.as_str()).collect::<Vec<_>>())
+        };
+    }
+    words!("status", Status);
+    words!("hold_reason", HoldReason);
+    words!("failure_reason", FailureReason);
+    words!("outcome", Outcome);
+    words!("pause_reason", PauseReason);
+    words!("ordering", Ordering);
+    words!("on_failed", OnFailed);
+}
+
+#[test]
+fn state_words_are_written_in_one_place() {
+    for (path, text) in sources("src") {
+        if path.ends_with("domain/lifecycle.rs")
+            || path.ends_with("store/status_is.rs")
+            || module(&path) == "bin"
+        {
+            continue;
+        }
+        for line in code(&text) {
+            for word in Status::ALL {
+                let bare = [format!("\"{word}\""), format!("'{word}'")];
+                let outcome = path.ends_with("domain/delivery.rs") && word.as_str() == "delivered";
+                assert!(outcome || !bare.iter().any(|one| line.contains(one)), "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_tables_of_the_code_are_those_of_the_migrations() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("schema.db");
+    postrider::migrate(&postrider::config::DatabaseUrl::Sqlite(file.clone())).unwrap();
+    let schema =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/schema.rs")).unwrap();
+    let mut tables = BTreeSet::new();
+    for block in schema.split("diesel::table! {").skip(1) {
+        let lines: Vec<_> = block.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let table = lines[0].split_whitespace().next().unwrap();
+        let columns: Vec<_> = lines[1..]
+            .iter()
+            .take_while(|line| **line != "}")
+            .map(|line| line.split(" -> ").next().unwrap())
+            .collect();
+        let sql = format!("SELECT name AS w FROM pragma_table_info('{table}') ORDER BY cid");
+        assert_eq!(crate::support::database::words(&file, &sql), columns, "{table}");
+        tables.insert(table.to_owned());
+    }
+    let sql = "SELECT name AS w FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    assert_eq!(BTreeSet::from_iter(crate::support::database::words(&file, sql)), tables);
+}
+
+#[test]
+fn migrations_go_up_and_down_and_touch_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("host.db");
+    let url = postrider::config::DatabaseUrl::Sqlite(file.clone());
+    crate::support::database::execute(
+        &file,
+        "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('mine')",
+    );
+    let tables = "SELECT count(*) AS n FROM sqlite_master WHERE name LIKE 'webhook_%'";
+    for _ in 0..2 {
+        postrider::migrate(&url).unwrap();
+        postrider::migrate(&url).unwrap();
+        assert!(crate::support::database::number(&file, tables) > 8);
+        assert_eq!(postrider::revert(&url).unwrap().as_deref(), Some("20261123000000"));
+        assert_eq!(postrider::revert(&url).unwrap(), None);
+        assert_eq!(crate::support::database::number(&file, tables), 0);
+    }
+    assert_eq!(crate::support::database::words(&file, "SELECT id AS w FROM orders"), ["mine"]);
+}

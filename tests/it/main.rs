@@ -3,4 +3,5 @@
 mod engine;
 mod house;
 mod process;
+mod sender;
 mod support;

@@ -32,7 +32,12 @@ pub(crate) struct Client {
 
 impl Client {
     /// Makes one call and returns its answer, `null` where it has none.
-    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<String>) -> Result<Value, Failure> {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Value, Failure> {
         let own = Settings { database_url: self.database_url.clone(), ..Settings::default() };
         let settings = own.over_file(self.file.path.as_deref())?;
         let server = match (&self.server, settings.listen) {
@@ -42,7 +47,8 @@ impl Client {
         };
         let url = format!("{}/api/v1{path}", server.trim_end_matches('/'));
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
-        let mut request = client.context("cannot set up HTTP")?.request(method, &url).bearer_auth(find_token(&settings)?);
+        let mut request =
+            client.context("cannot set up HTTP")?.request(method, &url).bearer_auth(find_token(&settings)?);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
@@ -57,7 +63,8 @@ impl Client {
         let value: Value = if bytes.is_empty() {
             Value::Null
         } else {
-            serde_json::from_slice(&bytes).with_context(|| format!("{url} answered no JSON; is it a Postrider?"))?
+            serde_json::from_slice(&bytes)
+                .with_context(|| format!("{url} answered no JSON; is it a Postrider?"))?
         };
         if status.is_success() { Ok(value) } else { Err(Failure::Refused(problem(status.as_u16(), &value))) }
     }

@@ -63,14 +63,17 @@ impl Deliveries {
 impl List {
     async fn run(self) -> Result<(), Failure> {
         let limit = self.limit.map(|limit| limit.to_string());
-        let path = with_query("/deliveries", &[
-            ("endpoint_id", self.endpoint),
-            ("event_id", self.event),
-            ("tenant", self.tenant),
-            ("status", self.status),
-            ("limit", limit),
-            ("cursor", self.cursor),
-        ]);
+        let path = with_query(
+            "/deliveries",
+            &[
+                ("endpoint_id", self.endpoint),
+                ("event_id", self.event),
+                ("tenant", self.tenant),
+                ("status", self.status),
+                ("limit", limit),
+                ("cursor", self.cursor),
+            ],
+        );
         let answer = self.client.call(Method::GET, &path, None).await?;
         let columns = [
             ("ID", "id"),
@@ -96,18 +99,21 @@ impl One {
 }
 
 fn shown(delivery: &Value) -> String {
-    let mut lines = vec![card(delivery, &[
-        ("id", "id"),
-        ("event", "event_id"),
-        ("type", "event_type"),
-        ("endpoint", "endpoint_id"),
-        ("status", "status"),
-        ("failed by", "failure_reason"),
-        ("waits for", "waiting_for"),
-        ("next attempt", "next_attempt_at"),
-        ("delivered", "delivered_at"),
-        ("attempts", "attempt_count"),
-    ])];
+    let mut lines = vec![card(
+        delivery,
+        &[
+            ("id", "id"),
+            ("event", "event_id"),
+            ("type", "event_type"),
+            ("endpoint", "endpoint_id"),
+            ("status", "status"),
+            ("failed by", "failure_reason"),
+            ("waits for", "waiting_for"),
+            ("next attempt", "next_attempt_at"),
+            ("delivered", "delivered_at"),
+            ("attempts", "attempt_count"),
+        ],
+    )];
     for attempt in delivery["attempts"].as_array().map(Vec::as_slice).unwrap_or_default() {
         let number = match text(attempt, "number") {
             number if number.is_empty() => "-".to_owned(),

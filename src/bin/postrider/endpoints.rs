@@ -110,8 +110,11 @@ impl Add {
             ("timeout_ms", json!(self.timeout_ms)),
             ("retry_delays_s", json!(self.retry_delays_s)),
         ];
-        body.extend(given.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.into(), value)));
-        let answer = self.client.call(Method::POST, "/endpoints", Some(Value::Object(body).to_string())).await?;
+        body.extend(
+            given.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.into(), value)),
+        );
+        let answer =
+            self.client.call(Method::POST, "/endpoints", Some(Value::Object(body).to_string())).await?;
         print(&answer, self.client.json, |answer| {
             format!(
                 "{}\nsecret        {}\nSecret and id are all that a receiver needs: postrider listen --secret …",
@@ -126,12 +129,10 @@ impl Add {
 impl List {
     async fn run(self) -> Result<(), Failure> {
         let limit = self.limit.map(|limit| limit.to_string());
-        let path = with_query("/endpoints", &[
-            ("tenant", self.tenant),
-            ("status", self.status),
-            ("limit", limit),
-            ("cursor", self.cursor),
-        ]);
+        let path = with_query(
+            "/endpoints",
+            &[("tenant", self.tenant), ("status", self.status), ("limit", limit), ("cursor", self.cursor)],
+        );
         let answer = self.client.call(Method::GET, &path, None).await?;
         let columns = [
             ("ID", "id"),
@@ -156,25 +157,28 @@ impl One {
 }
 
 fn shown(endpoint: &Value) -> String {
-    card(endpoint, &[
-        ("id", "id"),
-        ("url", "url"),
-        ("tenant", "tenant"),
-        ("description", "description"),
-        ("status", "status"),
-        ("paused by", "pause_reason"),
-        ("event types", "event_types"),
-        ("rate limit", "rate_limit"),
-        ("concurrency", "concurrency"),
-        ("time-out ms", "timeout_ms"),
-        ("retries s", "retry_delays_s"),
-        ("waiting", "health.pending"),
-        ("on hold", "health.held"),
-        ("in flight", "health.sending"),
-        ("failures", "health.consecutive_failures"),
-        ("next slot", "health.next_slot_at"),
-        ("drains in s", "health.estimated_drain_s"),
-    ])
+    card(
+        endpoint,
+        &[
+            ("id", "id"),
+            ("url", "url"),
+            ("tenant", "tenant"),
+            ("description", "description"),
+            ("status", "status"),
+            ("paused by", "pause_reason"),
+            ("event types", "event_types"),
+            ("rate limit", "rate_limit"),
+            ("concurrency", "concurrency"),
+            ("time-out ms", "timeout_ms"),
+            ("retries s", "retry_delays_s"),
+            ("waiting", "health.pending"),
+            ("on hold", "health.held"),
+            ("in flight", "health.sending"),
+            ("failures", "health.consecutive_failures"),
+            ("next slot", "health.next_slot_at"),
+            ("drains in s", "health.estimated_drain_s"),
+        ],
+    )
 }
 
 /// A path with those parameters that are given.

@@ -28,7 +28,13 @@ pub(crate) struct Listen {
     listen: SocketAddr,
 
     /// The endpoint's secret, to verify by
-    #[arg(long, env = "POSTRIDER_SECRET", value_name = "whsec_…", hide_env_values = true, conflicts_with = "register")]
+    #[arg(
+        long,
+        env = "POSTRIDER_SECRET",
+        value_name = "whsec_…",
+        hide_env_values = true,
+        conflicts_with = "register"
+    )]
     secret: Option<String>,
 
     /// Add an endpoint for this receiver to the server, verify by its secret, and delete it at the
@@ -132,7 +138,8 @@ async fn receive(receiver: web::Data<Receiver>, request: HttpRequest, body: web:
             Err(why) => format!("NOT TRUSTED: {why}"),
         },
     };
-    let status = if count <= receiver.fail_first { StatusCode::INTERNAL_SERVER_ERROR } else { receiver.status };
+    let status =
+        if count <= receiver.fail_first { StatusCode::INTERNAL_SERVER_ERROR } else { receiver.status };
     let answer = if receiver.hang { "no answer".to_owned() } else { status.as_u16().to_string() };
     let shown = String::from_utf8_lossy(&body);
     if receiver.json {

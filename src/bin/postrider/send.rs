@@ -64,7 +64,11 @@ impl Send {
         let (payload, content_type, data) = match self.payload {
             Some(content_type) => (Some(data), Some(content_type), None),
             // As it was typed: numbers keep their digits.
-            None => (None, None, Some(RawValue::from_string(data).context("the data is not JSON (quote it for the shell)")?)),
+            None => (
+                None,
+                None,
+                Some(RawValue::from_string(data).context("the data is not JSON (quote it for the shell)")?),
+            ),
         };
         let event = Event {
             r#type: self.event_type,

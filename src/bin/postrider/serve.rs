@@ -48,7 +48,9 @@ impl Serve {
         let config = settings.engine()?;
         // The port first: a second server must not touch the first one's database.
         let listener = TcpListener::bind(address).with_context(|| {
-            format!("cannot listen on {address}: if another program holds the port, choose another by --listen")
+            format!(
+                "cannot listen on {address}: if another program holds the port, choose another by --listen"
+            )
         })?;
         let address = listener.local_addr()?;
         let token = api_token(&settings, &database, address.ip().is_loopback())?;
@@ -81,7 +83,8 @@ impl Serve {
 
     fn start_log(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log).context("--log")?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter)
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal());
         match self.log_format {

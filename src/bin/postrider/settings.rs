@@ -32,7 +32,12 @@ pub(crate) struct Settings {
     pub(crate) api_token: Option<String>,
 
     /// Let webhooks go to these networks although they are not public (CIDRs, comma-separated)
-    #[arg(long = "allow-network", env = "POSTRIDER_ALLOW_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(
+        long = "allow-network",
+        env = "POSTRIDER_ALLOW_NETWORKS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) allow_networks: Option<Vec<IpNet>>,
 

@@ -30,11 +30,12 @@ pub(crate) fn read_or_make(path: &Path) -> anyhow::Result<String> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options
-        .open(path)
-        .with_context(|| {
-            format!("cannot write the token file {}: check that its folder exists and is writable", path.display())
-        })?;
+    let mut file = options.open(path).with_context(|| {
+        format!(
+            "cannot write the token file {}: check that its folder exists and is writable",
+            path.display()
+        )
+    })?;
     writeln!(file, "{token}").and_then(|()| file.sync_all())?;
     Ok(token)
 }
@@ -44,8 +45,6 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(token) => Ok(Some(token.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot read the token file {}", path.display()))
-        }
+        Err(error) => Err(error).with_context(|| format!("cannot read the token file {}", path.display())),
     }
 }

@@ -20,7 +20,8 @@ fn an_attempt_that_panics_is_interrupted_sent_again_and_uses_up_no_retry() {
         let neighbour = engine.publish_one("two").await;
         let id = engine.publish_one("one").await;
         let view = engine.until(&id, Status::Delivered, secs(5)).await;
-        let outcomes: Vec<_> = view.attempts.iter().map(|attempt| (attempt.number, attempt.exchange.outcome)).collect();
+        let outcomes: Vec<_> =
+            view.attempts.iter().map(|attempt| (attempt.number, attempt.exchange.outcome)).collect();
         assert_eq!(outcomes, [(None, Outcome::Interrupted), (Some(1), Outcome::Delivered)]);
         assert_eq!((view.delivery.life.attempt_count, view.delivery.life.retries_used), (1, 0));
         let neighbour = engine.until(&neighbour, Status::Delivered, secs(2)).await;
@@ -65,7 +66,8 @@ fn a_supervisor_that_panics_is_replaced_and_its_work_is_rehydrated() {
         let mut interrupted = 0;
         for id in &ids {
             let view = engine.until(id, Status::Delivered, secs(20)).await;
-            interrupted += view.attempts.iter().filter(|one| one.exchange.outcome == Outcome::Interrupted).count();
+            interrupted +=
+                view.attempts.iter().filter(|one| one.exchange.outcome == Outcome::Interrupted).count();
             assert_eq!(view.delivery.life.attempt_count, 1);
         }
         assert_eq!(interrupted, 3);

@@ -46,9 +46,12 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
             assert_eq!(one.header("x-sentientfi-event-id"), Some(receipt.id.as_str()));
             let signature = one.header("webhook-signature").unwrap();
             let now = START + (one.at - received[0].at);
-            signature::verify(&secret, receipt.id.as_str(), signed_at, signature, &one.request.body, now).unwrap();
+            signature::verify(&secret, receipt.id.as_str(), signed_at, signature, &one.request.body, now)
+                .unwrap();
             // The id is part of what is signed.
-            assert!(signature::verify(&secret, "another", signed_at, signature, &one.request.body, now).is_err());
+            assert!(
+                signature::verify(&secret, "another", signed_at, signature, &one.request.body, now).is_err()
+            );
         }
         assert_ne!(received[0].header("webhook-timestamp"), received[4].header("webhook-timestamp"));
 
@@ -58,7 +61,10 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
         assert!(view.attempts.iter().all(|attempt| attempt.exchange.outcome == Outcome::Rejected));
         assert!(view.attempts.iter().all(|attempt| attempt.exchange.status_code == Some(500)));
         assert_eq!(
-            database::words(&engine.database(), "SELECT status || ' ' || failure_reason AS w FROM webhook_deliveries"),
+            database::words(
+                &engine.database(),
+                "SELECT status || ' ' || failure_reason AS w FROM webhook_deliveries"
+            ),
             ["failed retries_exhausted"]
         );
 

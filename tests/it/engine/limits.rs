@@ -11,7 +11,9 @@ use crate::support::engine::{TestEngine, host, secs};
 
 /// The most requests in any window of this length.
 fn most_in(received: &[Received], window: Duration) -> usize {
-    let within = |from: &Received| received.iter().filter(|one| one.at >= from.at && one.at - from.at <= window).count();
+    let within = |from: &Received| {
+        received.iter().filter(|one| one.at >= from.at && one.at - from.at <= window).count()
+    };
     received.iter().map(within).max().unwrap_or(0)
 }
 
@@ -89,7 +91,8 @@ fn a_changed_limit_holds_for_what_was_sent_before_it() {
         let since = &received[before..];
         assert_eq!(most_in(since, secs(60)), 30);
         for one in since {
-            let inside = received.iter().filter(|other| other.at <= one.at && one.at - other.at < secs(60)).count();
+            let inside =
+                received.iter().filter(|other| other.at <= one.at && one.at - other.at < secs(60)).count();
             assert!(inside <= 30, "{inside} in the minute before one that was sent under the new limit");
         }
     });

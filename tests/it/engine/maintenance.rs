@@ -44,12 +44,22 @@ fn retention_removes_what_has_ended_and_nothing_else() {
         let waits = engine.publish("waits").await;
         pass(secs(3 * day)).await;
 
-        let count = |table: &str| database::number(&engine.database(), &format!("SELECT count(*) AS n FROM {table}"));
-        assert_eq!((count("webhook_events"), count("webhook_deliveries"), count("webhook_attempts")), (1, 1, 0));
+        let count =
+            |table: &str| database::number(&engine.database(), &format!("SELECT count(*) AS n FROM {table}"));
+        assert_eq!(
+            (count("webhook_events"), count("webhook_deliveries"), count("webhook_attempts")),
+            (1, 1, 0)
+        );
         let gone = engine.postrider.event(&Tenant::default(), &done[0].id).await;
         assert!(matches!(gone, Err(Error::NotFound("event"))));
         let view = engine.postrider.event(&Tenant::default(), &waits.id).await.unwrap();
         assert_eq!(view.deliveries[0].life.state.status(), Status::Pending);
-        assert_eq!(database::words(&engine.database(), "SELECT CAST(auto_vacuum AS TEXT) AS w FROM pragma_auto_vacuum"), ["2"]);
+        assert_eq!(
+            database::words(
+                &engine.database(),
+                "SELECT CAST(auto_vacuum AS TEXT) AS w FROM pragma_auto_vacuum"
+            ),
+            ["2"]
+        );
     });
 }

@@ -26,20 +26,30 @@ fn the_first_webhook_by_the_command_line_alone() {
         serde_json::from_str(&with(&all)).unwrap()
     };
 
-    let mut listener = command(folder.path(), &["listen", "--register", "--listen", "127.0.0.1:0", "--fail-first", "0", "--json", url[0], url[1]])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut listener = command(
+        folder.path(),
+        &["listen", "--register", "--listen", "127.0.0.1:0", "--fail-first", "0", "--json", url[0], url[1]],
+    )
+    .stdout(Stdio::piped())
+    .stderr(Stdio::null())
+    .spawn()
+    .unwrap();
     let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
-    until("it has registered", Duration::from_secs(10), || json(&["endpoints", "list"])["data"].as_array().unwrap().len() == 1);
+    until("it has registered", Duration::from_secs(10), || {
+        json(&["endpoints", "list"])["data"].as_array().unwrap().len() == 1
+    });
     let sent = json(&["send", "invoice.paid", r#"{"amount": 1.20}"#, "--id", "inv-7"]);
     let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!((&line["id"], &line["verdict"]), (&sent["id"], &Value::from("verified")));
-    assert!(line["body"].as_str().unwrap().contains(r#""data":{"amount": 1.20}"#), "numbers keep their digits");
+    assert!(
+        line["body"].as_str().unwrap().contains(r#""data":{"amount": 1.20}"#),
+        "numbers keep their digits"
+    );
 
     let id = sent["deliveries"][0]["id"].as_str().unwrap();
-    until("it is delivered", Duration::from_secs(10), || json(&["deliveries", "show", id])["status"] == "delivered");
+    until("it is delivered", Duration::from_secs(10), || {
+        json(&["deliveries", "show", id])["status"] == "delivered"
+    });
     assert!(with(&["deliveries", "list"]).contains("inv-7"));
     assert!(with(&["deliveries", "show", id]).contains("delivered"));
     assert!(with(&["deliveries", "list", "--status", "failed"]).contains("none"));
@@ -52,7 +62,15 @@ fn the_first_webhook_by_the_command_line_alone() {
     assert!(listener.wait().unwrap().success());
     assert_eq!(json(&["endpoints", "list"])["data"], serde_json::json!([]));
 
-    let added = json(&["endpoints", "add", "http://127.0.0.1:9/", "--rate-limit", "100/min", "--event-types", "a.b,c.*"]);
+    let added = json(&[
+        "endpoints",
+        "add",
+        "http://127.0.0.1:9/",
+        "--rate-limit",
+        "100/min",
+        "--event-types",
+        "a.b,c.*",
+    ]);
     let id = added["id"].as_str().unwrap();
     assert_eq!(added["event_types"], serde_json::json!(["a.b", "c.*"]));
     assert!(with(&["endpoints", "show", id]).contains("100/min"));
@@ -91,11 +109,14 @@ fn a_receiver_can_be_told_to_misbehave_and_sees_forgeries() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let address = port.to_string();
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let mut listener = command(folder.path(), &["listen", "--listen", &address, "--secret", secret, "--fail-first", "1", "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut listener = command(
+        folder.path(),
+        &["listen", "--listen", &address, "--secret", secret, "--fail-first", "1", "--json"],
+    )
+    .stdout(Stdio::piped())
+    .stderr(Stdio::null())
+    .spawn()
+    .unwrap();
     let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
     let api = crate::support::api::Api::new(&format!("http://{address}"), "none");
     let forged = [("webhook-id", "x"), ("webhook-timestamp", "1614265330"), ("webhook-signature", "v1,AAAA")];

@@ -58,11 +58,26 @@ fn every_error_of_a_batch_names_its_event() {
     let cases: &[(&str, u16, &str, &[&str])] = &[
         (r#"{"events":[]}"#, 422, "invalid", &["events"]),
         (r#"{}"#, 422, "invalid", &["events"]),
-        (r#"{"events":[{"type":"a.b","data":1},{"type":"a b","data":1}]}"#, 422, "invalid", &["events[1].type"]),
-        (r#"{"events":[{"type":"a.b","data":1},{"type":"a.b","data":1,"x":1}]}"#, 422, "invalid", &["events[1].x"]),
+        (
+            r#"{"events":[{"type":"a.b","data":1},{"type":"a b","data":1}]}"#,
+            422,
+            "invalid",
+            &["events[1].type"],
+        ),
+        (
+            r#"{"events":[{"type":"a.b","data":1},{"type":"a.b","data":1,"x":1}]}"#,
+            422,
+            "invalid",
+            &["events[1].x"],
+        ),
         (r#"{"events":[["a.b",1]]}"#, 422, "invalid", &["events[0]"]),
         (r#"{"events":[{"type":"a.b","data":1},{"data":1}]}"#, 422, "invalid", &["events[1].type"]),
-        (r#"{"events":[{"type":"a.b","data":1},{"type":"a.b","data":2,"id":"taken"}]}"#, 409, "event-id-conflict", &["events[1].id"]),
+        (
+            r#"{"events":[{"type":"a.b","data":1},{"type":"a.b","data":2,"id":"taken"}]}"#,
+            409,
+            "event-id-conflict",
+            &["events[1].id"],
+        ),
         (&many, 422, "invalid", &["events"]),
         (&huge, 413, "too-large", &[]),
     ];
@@ -170,8 +185,17 @@ fn an_endpoint_is_created_shown_changed_paused_rotated_and_deleted() {
         }
     }
     assert_eq!((&shown.body["status"], &shown.body["pause_reason"]), (&json!("active"), &Value::Null));
-    for field in ["breaker", "consecutive_failures", "hold_until", "next_slot_at", "pending", "sending", "held",
-                  "oldest_pending_at", "estimated_drain_s"] {
+    for field in [
+        "breaker",
+        "consecutive_failures",
+        "hold_until",
+        "next_slot_at",
+        "pending",
+        "sending",
+        "held",
+        "oldest_pending_at",
+        "estimated_drain_s",
+    ] {
         assert!(shown.body["health"].get(field).is_some(), "health.{field}");
     }
 
@@ -181,15 +205,23 @@ fn an_endpoint_is_created_shown_changed_paused_rotated_and_deleted() {
     assert_eq!(changed.body["headers"], json!({"x-b": "***", "x-team": "***"}));
     assert_eq!(changed.body["event_types"], json!(["invoice.*"]), "absent: unchanged");
     assert_eq!(api.patch(&path, r#"{"concurrency":null,"breaker_after":null}"#).body["concurrency"], 3);
-    for (body, field) in [(r#"{"url":null}"#, "url"), (r#"{"secret":"x"}"#, "secret"), (r#"{"tenant":"x"}"#, "tenant"),
-                          (r#"{"nope":1}"#, "nope"), (r#"{"url":"http://10.0.0.1/"}"#, "url")] {
+    for (body, field) in [
+        (r#"{"url":null}"#, "url"),
+        (r#"{"secret":"x"}"#, "secret"),
+        (r#"{"tenant":"x"}"#, "tenant"),
+        (r#"{"nope":1}"#, "nope"),
+        (r#"{"url":"http://10.0.0.1/"}"#, "url"),
+    ] {
         let refused = api.patch(&path, body);
         assert_eq!((refused.status, refused.fields()), (422, vec![field]), "{body}: {}", refused.body);
     }
 
     for _ in 0..2 {
         let paused = api.post(&format!("{path}/pause"), "");
-        assert_eq!((paused.status, paused.text("status"), paused.text("pause_reason")), (200, "paused".into(), "operator".into()));
+        assert_eq!(
+            (paused.status, paused.text("status"), paused.text("pause_reason")),
+            (200, "paused".into(), "operator".into())
+        );
     }
     assert_eq!(api.get("/endpoints?status=paused").body["data"].as_array().unwrap().len(), 1);
     assert_eq!(api.get("/endpoints?status=active").body["data"], json!([]));
@@ -232,20 +264,36 @@ fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
 
     let shown = api.get(&format!("/deliveries/{delivered}")).body;
     let attempt = &shown["attempts"][0];
-    for field in ["id", "number", "started_at", "duration_ms", "outcome", "status_code", "error", "response_body",
-                  "response_headers", "request_headers", "remote_address", "timings_ms"] {
+    for field in [
+        "id",
+        "number",
+        "started_at",
+        "duration_ms",
+        "outcome",
+        "status_code",
+        "error",
+        "response_body",
+        "response_headers",
+        "request_headers",
+        "remote_address",
+        "timings_ms",
+    ] {
         assert!(attempt.get(field).is_some(), "attempts[0].{field}");
     }
     assert_eq!(attempt["request_headers"]["x-key"], "***", "no secret is shown");
     assert_eq!(receiver.at("/ok")[0].header("x-key"), Some("s3cret"), "and it is sent");
     let shown = api.get(&format!("/deliveries/{failed}")).body;
-    assert_eq!((&shown["failure_reason"], &shown["attempts"][0]["response_body"]), (&json!("retries_exhausted"), &json!("as you wish")));
+    assert_eq!(
+        (&shown["failure_reason"], &shown["attempts"][0]["response_body"]),
+        (&json!("retries_exhausted"), &json!("as you wish"))
+    );
     assert_eq!(api.get(&format!("/deliveries/{waiting}")).text("waiting_for"), "paused");
 
     let listed = |query: &str| {
         let answer = api.get(&format!("/deliveries?{query}"));
         assert_eq!(answer.status, 200, "{query}: {}", answer.body);
-        let ids = answer.body["data"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned());
+        let ids =
+            answer.body["data"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned());
         ids.collect::<Vec<_>>()
     };
     assert_eq!(listed(""), [waiting.clone(), failed.clone(), delivered.clone()], "newest first");
@@ -258,8 +306,15 @@ fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
     let cursor = page.text("next_cursor");
     assert_eq!(listed(&format!("limit=2&cursor={cursor}")), [delivered.clone()]);
 
-    for (query, field) in [("limit=0", "limit"), ("limit=251", "limit"), ("cursor=zzz", "cursor"), ("status=lost", "status"),
-                           ("since=yesterday", "since"), ("sort=asc", "sort"), ("limit=1&limit=2", "limit")] {
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=251", "limit"),
+        ("cursor=zzz", "cursor"),
+        ("status=lost", "status"),
+        ("since=yesterday", "since"),
+        ("sort=asc", "sort"),
+        ("limit=1&limit=2", "limit"),
+    ] {
         let answer = api.get(&format!("/deliveries?{query}"));
         assert_eq!((answer.status, answer.fields()), (422, vec![field]), "{query}");
     }
@@ -271,7 +326,9 @@ fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
     let cancelled = post(&waiting, "cancel");
     assert_eq!((cancelled.status, cancelled.text("failure_reason")), (200, "cancelled".into()));
     assert_eq!(post(&delivered, "retry").status, 202, "a resend");
-    crate::support::until("it is sent again", std::time::Duration::from_secs(10), || receiver.at("/ok").len() == 2);
+    crate::support::until("it is sent again", std::time::Duration::from_secs(10), || {
+        receiver.at("/ok").len() == 2
+    });
     for action in ["retry", "cancel", "release"] {
         assert_eq!(post("dlv_nope", action).status, 404);
     }
@@ -304,6 +361,10 @@ fn the_token_is_always_asked_for_and_other_things_are_told_apart() {
     let event = Some(r#"{"type":"a.b","data":1}"#);
     assert_eq!(ask("POST", "/api/v1/events", &[auth], event).problem(), "unsupported-media-type");
     assert_eq!(ask("POST", "/api/v1/events", &[auth, ("content-type", "text/plain")], event).status, 415);
-    assert_eq!(ask("POST", "/api/v1/events", &[auth, ("content-type", "application/json; charset=utf-8")], event).status, 202);
+    assert_eq!(
+        ask("POST", "/api/v1/events", &[auth, ("content-type", "application/json; charset=utf-8")], event)
+            .status,
+        202
+    );
     assert_eq!(ask("POST", "/api/v1/events", &[auth, json], Some("")).status, 422);
 }

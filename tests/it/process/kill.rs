@@ -53,7 +53,8 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
     let server = start();
     let api = server.api();
     let retries = json!(vec![1; 30]);
-    let settings = json!({"rate_limit": "unlimited", "concurrency": 3, "retry_delays_s": retries}).to_string();
+    let settings =
+        json!({"rate_limit": "unlimited", "concurrency": 3, "retry_delays_s": retries}).to_string();
     let paths = ["/ok/a", "/slow/30", "/flaky"];
     for path in paths {
         api.endpoint(&receiver.url(path), &settings);
@@ -61,7 +62,8 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
 
     let (accepted, stop) = (Arc::new(Mutex::new(HashMap::new())), Arc::new(AtomicBool::new(false)));
     let publisher = {
-        let (accepted, stop, base, token) = (Arc::clone(&accepted), Arc::clone(&stop), api.base.clone(), api.token.clone());
+        let (accepted, stop, base, token) =
+            (Arc::clone(&accepted), Arc::clone(&stop), api.base.clone(), api.token.clone());
         std::thread::spawn(move || publish(base, token, &accepted, &stop))
     };
 
@@ -71,7 +73,10 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
         // Somewhere between the first moments of a start and full work.
         std::thread::park_timeout(Duration::from_millis(rand::random_range(0..150)));
         server.kill();
-        let sending = database::number(&database_file, "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'sending'");
+        let sending = database::number(
+            &database_file,
+            "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'sending'",
+        );
         assert!(sending <= 9, "kill {kill}: never more than the concurrency: {sending}");
         in_flight += sending;
         let (before, started) = (receiver.got().len(), Instant::now());
@@ -101,17 +106,28 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
     for (id, created_at) in accepted.iter() {
         let n = id.trim_start_matches("evt-");
         let body = format!(r#"{{"type":"a.b","timestamp":"{created_at}","data":{{"n":{n}}},"id":"{id}"}}"#);
-        let bodies: HashSet<_> = got.iter().filter(|one| one.id == *id).map(|one| one.body.as_str()).collect();
+        let bodies: HashSet<_> =
+            got.iter().filter(|one| one.id == *id).map(|one| one.body.as_str()).collect();
         assert_eq!(bodies, HashSet::from([body.as_str()]));
     }
     let count = |sql: &str| database::number(&database_file, sql);
     let interrupted = count("SELECT count(*) AS n FROM webhook_attempts WHERE outcome = 'interrupted'");
-    assert_eq!(count("SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'failed'"), 0, "a crash fails nothing");
+    assert_eq!(
+        count("SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'failed'"),
+        0,
+        "a crash fails nothing"
+    );
     assert_eq!(interrupted, in_flight, "each is logged");
-    assert!(i64::try_from(duplicates).unwrap() <= in_flight, "{duplicates} received twice, {in_flight} in flight at the kills");
+    assert!(
+        i64::try_from(duplicates).unwrap() <= in_flight,
+        "{duplicates} received twice, {in_flight} in flight at the kills"
+    );
     let finished = count("SELECT count(*) AS n FROM webhook_attempts WHERE number IS NOT NULL");
     let requests = i64::try_from(got.len()).unwrap();
-    assert!(finished <= requests && requests <= finished + interrupted, "{finished} {requests} {interrupted}");
+    assert!(
+        finished <= requests && requests <= finished + interrupted,
+        "{finished} {requests} {interrupted}"
+    );
     println!(
         "{} kills: {} events accepted, {requests} requests, {in_flight} in flight at the kills, {duplicates} received twice; slowest return to sending {slowest:?}",
         kills(),

@@ -23,7 +23,10 @@ fn a_hanging_endpoint_and_a_backlog_of_100_000_leave_a_third_undisturbed() {
     let api = server.api();
     let unlimited = |name: &str| json!({"event_types": [name], "rate_limit": "unlimited"}).to_string();
     api.endpoint(&receiver.url("/hang"), &unlimited("hang"));
-    api.endpoint(&receiver.url("/slow/50"), &json!({"event_types": ["backlog"], "rate_limit": "10/s"}).to_string());
+    api.endpoint(
+        &receiver.url("/slow/50"),
+        &json!({"event_types": ["backlog"], "rate_limit": "10/s"}).to_string(),
+    );
     api.endpoint(&receiver.url("/ok"), &unlimited("third"));
     let before = memory(server.pid());
 

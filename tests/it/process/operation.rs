@@ -75,7 +75,11 @@ fn wrong_settings_are_named_with_their_remedy() {
     }
     std::fs::write(folder.path().join("wrong.toml"), "listen = \"127.0.0.1:0\"\nlisten_on = 1\n").unwrap();
     refused(folder.path(), &["--config", "wrong.toml"], &["wrong.toml", "line 2", "listen_on"]);
-    std::fs::write(folder.path().join("text.db"), "this is no database, but long enough to be looked at".repeat(50)).unwrap();
+    std::fs::write(
+        folder.path().join("text.db"),
+        "this is no database, but long enough to be looked at".repeat(50),
+    )
+    .unwrap();
     refused(folder.path(), &["--database-url", "sqlite:text.db"], &["not a database"]);
 }
 
@@ -90,7 +94,10 @@ fn flags_go_over_environment_over_file_over_defaults() {
     let answer = server.api().post("/endpoints", r#"{"url":"http://127.0.0.1:9/"}"#);
     assert_eq!(answer.status, 201, "{}", answer.body);
     let field = |name: &str| answer.body[name].clone();
-    assert_eq!((field("rate_limit"), field("concurrency"), field("timeout_ms")), (json!("7/min"), json!(8), json!(9000)));
+    assert_eq!(
+        (field("rate_limit"), field("concurrency"), field("timeout_ms")),
+        (json!("7/min"), json!(8), json!(9000))
+    );
     assert_eq!(field("retry_delays_s"), json!([10, 20, 40, 80]));
 }
 
@@ -109,7 +116,10 @@ fn sigterm_ends_what_is_in_flight_and_keeps_what_waits() {
     let (status, log) = server.terminate();
     assert!(status.success(), "{log}");
     let of = |state: &str| {
-        database::number(&database_file, &format!("SELECT count(*) AS n FROM webhook_deliveries WHERE status = '{state}'"))
+        database::number(
+            &database_file,
+            &format!("SELECT count(*) AS n FROM webhook_deliveries WHERE status = '{state}'"),
+        )
     };
     assert_eq!((of("delivered"), of("pending"), of("sending")), (2, 3, 0));
     let _server = Server::start(folder.path(), &[]);
@@ -130,7 +140,10 @@ fn a_schema_of_a_newer_release_or_another_owner_is_refused() {
     let file = taken.path().join("postrider.db");
     database::execute(&file, "CREATE TABLE webhook_deliveries (mine TEXT)");
     refused(taken.path(), &[], &["webhook_deliveries", "did not make"]);
-    assert_eq!(database::number(&file, "SELECT count(*) AS n FROM sqlite_master WHERE name LIKE 'webhook_%'"), 1);
+    assert_eq!(
+        database::number(&file, "SELECT count(*) AS n FROM sqlite_master WHERE name LIKE 'webhook_%'"),
+        1
+    );
 }
 
 #[test]
@@ -167,7 +180,10 @@ fn a_long_foreign_transaction_means_503_and_nothing_known_is_lost() {
     assert!(holder.wait().unwrap().success());
     // The outcome that was known meanwhile has landed, and all goes on.
     until("it is delivered", Duration::from_secs(20), || {
-        database::number(&server.database(), "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'delivered'") >= 1
+        database::number(
+            &server.database(),
+            "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'delivered'",
+        ) >= 1
     });
     assert_eq!(api.post("/events", r#"{"type":"a.b","data":3}"#).status, 202);
     assert_eq!(receiver.got().iter().filter(|one| one.body.contains("\"data\":1,")).count(), 1, "sent once");
@@ -200,7 +216,8 @@ fn a_full_disk_means_503_and_all_goes_on_once_there_is_space() {
     let api = Api::new(&server.base, TOKEN);
     api.endpoint(&receiver.url("/ok"), r#"{"rate_limit":"unlimited"}"#);
     let mut accepted = Vec::new();
-    let event = |i: usize| json!({"type": "a.b", "id": format!("e{i}"), "data": "x".repeat(50_000)}).to_string();
+    let event =
+        |i: usize| json!({"type": "a.b", "id": format!("e{i}"), "data": "x".repeat(50_000)}).to_string();
     let mut full = None;
     for i in 0..200 {
         let answer = api.post("/events", &event(i));
@@ -224,7 +241,9 @@ fn a_full_disk_means_503_and_all_goes_on_once_there_is_space() {
 
     std::fs::remove_file(format!("/proc/{}/cwd/filler", server.pid())).unwrap();
     std::fs::remove_file(rest).unwrap();
-    until("it takes writes again", Duration::from_secs(20), || api.post("/events", &event(1000)).status < 300);
+    until("it takes writes again", Duration::from_secs(20), || {
+        api.post("/events", &event(1000)).status < 300
+    });
     until("all that was accepted arrives", Duration::from_secs(30), || {
         let got: std::collections::HashSet<_> = receiver.got().iter().map(|one| one.id.clone()).collect();
         accepted.iter().all(|id| got.contains(id))
@@ -248,7 +267,13 @@ fn a_read_only_database_is_refused_with_its_remedy() {
 #[test]
 fn help_and_version_are_there() {
     let folder = tempfile::tempdir().unwrap();
-    for arguments in [&["--help"][..], &["--version"], &["serve", "--help"], &["listen", "--help"], &["endpoints", "add", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["serve", "--help"],
+        &["listen", "--help"],
+        &["endpoints", "add", "--help"],
+    ] {
         assert!(run(folder.path(), arguments).status.success(), "{arguments:?}");
     }
     assert_eq!(run(folder.path(), &["sevre"]).status.code(), Some(2));

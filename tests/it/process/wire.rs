@@ -47,13 +47,20 @@ fn each_kind_of_receiver_is_told_apart_and_nothing_is_sent_twice() {
             shown["status"] == "delivered" || shown["status"] == "failed"
         });
         let attempt = &shown["attempts"][0];
-        assert_eq!((&attempt["outcome"], &attempt["status_code"]), (&json!(outcome), status), "{name}: {attempt}");
+        assert_eq!(
+            (&attempt["outcome"], &attempt["status_code"]),
+            (&json!(outcome), status),
+            "{name}: {attempt}"
+        );
         if *name == "endless" {
             assert_eq!(attempt["response_body"].as_str().unwrap().len(), 16 * 1024);
         }
     }
     assert!(receiver.at("/ok/redirected").is_empty(), "redirects are never followed");
-    let attempts: usize = ids.iter().map(|id| api.get(&format!("/deliveries/{id}")).body["attempts"].as_array().unwrap().len()).sum();
+    let attempts: usize = ids
+        .iter()
+        .map(|id| api.get(&format!("/deliveries/{id}")).body["attempts"].as_array().unwrap().len())
+        .sum();
     assert_eq!(attempts, cases.len());
     assert_eq!(receiver.got().len(), 6, "requests on the wire are attempt rows");
 }
@@ -80,6 +87,9 @@ fn an_address_that_is_closed_again_is_blocked_on_the_send() {
         shown["status"] == "failed"
     });
     assert_eq!(shown["attempts"][0]["outcome"], "blocked_address");
-    assert!(!shown["attempts"][0]["error"].as_str().unwrap().contains("127.0.0.1"), "its class, not the address");
+    assert!(
+        !shown["attempts"][0]["error"].as_str().unwrap().contains("127.0.0.1"),
+        "its class, not the address"
+    );
     assert!(receiver.got().is_empty());
 }

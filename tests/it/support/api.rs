@@ -50,7 +50,13 @@ impl Api {
     }
 
     /// Sends what it is told; `Err` when nothing came back.
-    pub fn try_request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<String>) -> Result<Answer, reqwest::Error> {
+    pub fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Result<Answer, reqwest::Error> {
         self.runtime.block_on(async {
             let method: reqwest::Method = method.parse().unwrap();
             let mut request = self.client.request(method, format!("{}{path}", self.base));

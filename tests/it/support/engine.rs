@@ -79,7 +79,11 @@ impl TestEngine {
             if view.delivery.life.state.status() == status {
                 return view;
             }
-            assert!(self.postrider.now() < deadline, "{id} is not {status} within {patience:?}: {:?}", view.delivery);
+            assert!(
+                self.postrider.now() < deadline,
+                "{id} is not {status} within {patience:?}: {:?}",
+                view.delivery
+            );
             pass(Duration::from_millis(50)).await;
         }
     }

@@ -71,7 +71,8 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
         .collect();
     let path = request.path().to_owned();
-    let id = request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+    let id =
+        request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let body = String::from_utf8_lossy(&body).into_owned();
     record.got.lock().unwrap().push(Got { at: Instant::now(), path: path.clone(), id, body, headers });
     let count = record.count.fetch_add(1, Ordering::Relaxed);

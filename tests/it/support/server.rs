@@ -68,7 +68,9 @@ impl Server {
         let mut found = None;
         until("the server listens", Duration::from_secs(30), || {
             let log = server.log();
-            found = log.split_once("listens on ").and_then(|(_, rest)| Some(rest.lines().next()?.trim().to_owned()));
+            found = log
+                .split_once("listens on ")
+                .and_then(|(_, rest)| Some(rest.lines().next()?.trim().to_owned()));
             found.is_some() || server.child.try_wait().unwrap().is_some()
         });
         server.base = found.unwrap_or_else(|| panic!("the server did not start:\n{}", server.log()));
