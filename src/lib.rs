@@ -41,6 +41,11 @@
 #[cfg(not(feature = "sqlite"))]
 compile_error!("choose a database: enable the feature `sqlite`");
 
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod admin;
 pub mod config;
 pub mod domain;

@@ -123,8 +123,8 @@ impl EndpointBody {
 /// `tenant` and `secret` can be given once; the rest is what can be changed later too.
 async fn create(postrider: web::Data<Postrider>, body: Body) -> Result<HttpResponse, Problem> {
     let mut fields: Map<String, Value> = body.read()?;
-    let tenant = take_text(&mut fields, "tenant", |text| Tenant::parse(text))?.unwrap_or_default();
-    let secret = take_text(&mut fields, "secret", |text| Secret::parse(text))?;
+    let tenant = take_text(&mut fields, "tenant", Tenant::parse)?.unwrap_or_default();
+    let secret = take_text(&mut fields, "secret", Secret::parse)?;
     let view = postrider.create_endpoint(tenant, change_of(fields)?, secret).await?;
     let secret = view.endpoint.present_secret().map(Secret::reveal);
     let shown = EndpointBody { secret, ..EndpointBody::new(view) };

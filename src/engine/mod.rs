@@ -80,7 +80,6 @@ pub(crate) struct Running {
 
 impl Postrider {
     /// An engine to be configured and started.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::new()
     }

@@ -119,7 +119,7 @@ where
 /// One member of a group commit.
 pub(crate) enum Member {
     /// Retried until it lands: what a receiver answered must not be forgotten.
-    Record(Slot<Finished, Recorded>),
+    Record(Box<Slot<Finished, Recorded>>),
     Claim(Slot<Claim, Vec<Claimed>>),
     Publish(Slot<Publish, Outcome>),
     Operate(Operation),
@@ -131,7 +131,7 @@ pub(crate) struct Operation(pub(super) Box<dyn Operate>);
 impl Member {
     pub(crate) fn record(finished: Finished) -> (Self, Answer<Recorded>) {
         let (slot, answer) = Slot::new(finished);
-        (Self::Record(slot), answer)
+        (Self::Record(Box::new(slot)), answer)
     }
 
     pub(crate) fn claim(claim: Claim) -> (Self, Answer<Vec<Claimed>>) {

@@ -88,7 +88,7 @@ fn many_publishers_at_once_share_commits_and_get_their_own_answers() {
         let publish = |i: u32| {
             let postrider = engine.postrider.clone();
             // Every tenth is a conflict, which fails no neighbour in its group.
-            let id = if i % 10 == 0 { "same".to_owned() } else { format!("e{i}") };
+            let id = if i.is_multiple_of(10) { "same".to_owned() } else { format!("e{i}") };
             actix::spawn(async move { postrider.publish(with_id(&id, &i.to_string())).await })
         };
         let answers: Vec<_> = (0..500).map(publish).collect();
