@@ -11,11 +11,12 @@ use super::ListBody;
 use super::problem::Problem;
 use super::request::{JsonBody, Params, wrong_json};
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{EndpointChange, MASK, OnFailed, Ordering, PauseReason, Signing};
+use crate::domain::endpoint::PauseReason;
 use crate::domain::event::EventFilter;
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::secret::Secret;
+use crate::domain::settings::{EndpointChange, MASK, OnFailed, Ordering, Signing};
 use crate::engine::{EndpointQuery, EndpointView, Postrider, Receipt};
 
 const MAX_REQUEST: usize = 256 * 1024;

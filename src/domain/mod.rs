@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod rate_limit;
 pub mod retry;
 pub mod secret;
+pub mod settings;
 
 use serde::Serialize;
 

@@ -11,10 +11,11 @@ use super::registry::{EndpointChanged, InspectEndpoint, Nudge};
 use super::supervisor::Live;
 use super::{Error, Postrider, Receipt};
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Backlog, Endpoint, EndpointChange, LiveSecret, PauseReason, Settings};
+use crate::domain::endpoint::{Backlog, Endpoint, LiveSecret, PauseReason};
 use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::secret::Secret;
+use crate::domain::settings::{EndpointChange, Settings};
 use crate::store::Tx;
 use crate::store::query::{self, Page};
 

@@ -15,6 +15,7 @@ mod maintenance;
 mod publishing;
 mod registry;
 mod supervisor;
+mod window;
 
 use std::sync::Arc;
 

@@ -6,7 +6,9 @@
 //!
 //! It never writes (the committer does) and never reads on its own thread (the store does).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod inbox;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,18 +16,24 @@ use actix::prelude::*;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+#[cfg(feature = "testing")]
+pub(super) use self::inbox::InjectPanic;
+pub(crate) use self::inbox::Live;
+pub(super) use self::inbox::{Changed, Drain, Inspect, Leave, Polled, Wake};
+use self::inbox::{ClaimAnswered, Loaded, RecordAnswered, Seeded};
 use super::Shared;
-use super::attempt::{AttemptEnded, DeliveryAttempt, Ended, Job};
+use super::attempt::{AttemptEnded, DeliveryAttempt, Job};
 use super::registry::{MayLeave, Registry, SupervisorGone};
+use super::window::Window;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Finished, Outcome, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryId;
-use crate::domain::lifecycle::{State, Wait};
+use crate::domain::lifecycle::State;
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
 use crate::domain::retry::Jitter;
-use crate::store::query::{self, Due};
-use crate::store::{Claim, Member, Recorded, StoreError};
+use crate::store::query;
+use crate::store::{Claim, Member, Recorded};
 
 /// How long to keep off a database or an operating system that had nothing to give.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -37,62 +45,6 @@ const MAX_WINDOW_BYTES: usize = 1024 * 1024;
 /// More rows than the limit of starts, because attempts end in another order than they start: at
 /// most this many can be in flight.
 const MOST_IN_FLIGHT: i64 = 1000;
-
-/// A hint: deliveries that were just committed.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Wake(pub(super) Vec<Queued>);
-
-/// The endpoint's settings or pause have changed. Answered once they hold.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Changed {
-    pub(super) endpoint: Arc<Endpoint>,
-    /// A person resumed it: its failures are forgotten.
-    pub(super) resumed: bool,
-}
-
-/// What the registry's poll found of this endpoint.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Polled {
-    pub(super) next: Option<Timestamp>,
-    pub(super) sending: Vec<DeliveryId>,
-}
-
-/// The registry's answer to [`MayLeave`].
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) enum Leave {
-    Go,
-    Stay,
-}
-
-/// Claim nothing more; leave when what is in flight has ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Drain;
-
-/// What it is doing right now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Live {
-    pub(crate) in_flight: usize,
-    /// Whether an attempt could start as far as the rate limit goes.
-    pub(crate) rate_open: bool,
-    /// When the rate limit opens, if it is closed.
-    pub(crate) next_slot_at: Option<Timestamp>,
-}
-
-/// Asks for [`Live`].
-#[derive(Debug, Message)]
-#[rtype(result = "Live")]
-pub(super) struct Inspect;
-
-/// Panics in the handler, as a defect would.
-#[cfg(feature = "testing")]
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct InjectPanic;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -129,7 +81,7 @@ pub(super) struct EndpointSupervisor {
     limiter: SlidingWindow,
     consecutive_failures: u32,
     /// Due deliveries in the order they are to be sent, read ahead of demand.
-    window: VecDeque<Queued>,
+    window: Window,
     /// Claims that are being committed.
     claiming: HashMap<DeliveryId, Queued>,
     /// Attempts on the wire, with the monotonic time of each start.
@@ -138,11 +90,6 @@ pub(super) struct EndpointSupervisor {
     recording: HashSet<DeliveryId>,
     /// While the log is being read: the starts that it cannot hold yet.
     unlogged: Option<Vec<Duration>>,
-    /// When the first delivery that is not in the window is due. `None`: none waits.
-    next_due: Option<Timestamp>,
-    /// Hints that came while the window was being read, and may be missing from it.
-    hinted: Option<Timestamp>,
-    loading: bool,
     /// Rows that the poll found `sending` and nothing here knew of.
     strays: HashSet<DeliveryId>,
     not_before: Duration,
@@ -170,14 +117,11 @@ impl EndpointSupervisor {
             phase: Phase::Seeding,
             limiter,
             consecutive_failures: 0,
-            window: VecDeque::new(),
+            window: Window::unread(),
             claiming: HashMap::new(),
             in_flight: HashMap::new(),
             recording: HashSet::new(),
             unlogged: None,
-            next_due: Some(Timestamp::from_micros(0)),
-            hinted: None,
-            loading: false,
             strays: HashSet::new(),
             not_before: Duration::ZERO,
             timer: None,
@@ -235,7 +179,7 @@ impl EndpointSupervisor {
         if slots == 0 {
             return;
         }
-        let batch: Vec<Queued> = self.window.drain(..slots).collect();
+        let batch = self.window.take(slots);
         let ids: Vec<DeliveryId> = batch.iter().map(|queued| queued.id.clone()).collect();
         self.limiter.reserve(u32::try_from(slots).unwrap_or(u32::MAX));
         for queued in batch {
@@ -255,18 +199,13 @@ impl EndpointSupervisor {
     }
 
     fn load(&mut self, ctx: &mut Context<Self>) {
-        let now = self.shared.clock.now();
-        let wanted = self.look_ahead().saturating_sub(self.window.len());
-        let due = self.next_due.is_some_and(|due| due <= now);
-        // Half-empty is early enough to read while the rest goes out.
-        let low = self.window.len() * 2 <= self.look_ahead();
-        if self.loading || !due || !low || (self.window.is_empty() && self.free_slots() == 0) {
+        if self.window.len() == 0 && self.free_slots() == 0 {
             return;
         }
-        self.loading = true;
-        self.hinted = None;
-        let limit = self.window.len() + self.claiming.len() + wanted;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let now = self.shared.clock.now();
+        let Some(more) = self.window.start_loading(now, self.look_ahead()) else { return };
+        // The rows at hand are read again: only then is it known what comes after them.
+        let limit = i64::try_from(self.window.len() + self.claiming.len() + more).unwrap_or(i64::MAX);
         let (shared, addr, id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
         actix::spawn(async move {
             let read = shared
@@ -279,8 +218,8 @@ impl EndpointSupervisor {
     /// One timer: for the next due time, the next rate slot, or leaving.
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
         let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
-        let work = if self.window.is_empty() { self.next_due } else { Some(now) };
-        let idle = self.busy() == 0 && self.recording.is_empty() && !self.loading;
+        let work = self.window.next_work(now);
+        let idle = self.busy() == 0 && self.recording.is_empty() && !self.window.is_loading();
         let wait = match work.filter(|_| self.endpoint.is_active()) {
             Some(due) => {
                 let until_due = due.since(now);
@@ -324,14 +263,6 @@ impl EndpointSupervisor {
         if self.busy() == 0 && self.recording.is_empty() {
             self.left_cleanly = true;
             ctx.stop();
-        }
-    }
-
-    fn note_due(&mut self, due: Timestamp) {
-        let earlier = |present: Option<Timestamp>| Some(present.map_or(due, |present| present.min(due)));
-        self.next_due = earlier(self.next_due);
-        if self.loading {
-            self.hinted = earlier(self.hinted);
         }
     }
 
@@ -484,283 +415,5 @@ impl Drop for EndpointSupervisor {
             generation: self.generation,
             cleanly: self.left_cleanly,
         });
-    }
-}
-
-/// The log of attempts has been read.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Seeded(Result<Seed, StoreError>);
-
-impl Handler<Seeded> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, Seeded(seed): Seeded, ctx: &mut Self::Context) {
-        let unlogged = self.unlogged.take().unwrap_or_default();
-        match seed {
-            Ok(seed) => {
-                self.limiter = self.seeded_limiter(&seed.starts, unlogged);
-                self.consecutive_failures = self.consecutive_failures.max(seed.consecutive_failures);
-                if self.phase == Phase::Seeding {
-                    self.phase = Phase::Running;
-                }
-                self.pump(ctx);
-            }
-            Err(error) => {
-                tracing::warn!(endpoint = %self.endpoint.id, %error, "cannot read the attempt log of {} yet", self.endpoint.id);
-                ctx.run_later(BACK_OFF, |supervisor, ctx| supervisor.pump(ctx));
-            }
-        }
-    }
-}
-
-impl Handler<Wake> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, Wake(hints): Wake, ctx: &mut Self::Context) {
-        if !hints.is_empty() {
-            self.heard += 1;
-        }
-        let now = self.shared.clock.now();
-        for queued in hints {
-            // Nothing that waits in the database may be overtaken.
-            let first = self.next_due.is_none_or(|due| due > now) && !self.loading;
-            let room = self.window.len() < self.look_ahead();
-            if first && room && self.phase == Phase::Running && self.endpoint.is_active() {
-                self.window.push_back(queued);
-            } else {
-                self.note_due(queued.due);
-            }
-        }
-        self.pump(ctx);
-    }
-}
-
-/// The window has been read.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Loaded(Result<Due, StoreError>);
-
-impl Handler<Loaded> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, Loaded(due): Loaded, ctx: &mut Self::Context) {
-        self.loading = false;
-        let hinted = self.hinted.take();
-        match due {
-            Ok(due) => {
-                let present: HashSet<DeliveryId> =
-                    self.window.iter().map(|queued| queued.id.clone()).collect();
-                let new = due.queued.into_iter().filter(|queued| !present.contains(&queued.id));
-                let new: Vec<_> = new.filter(|queued| !self.knows(&queued.id)).collect();
-                self.window.extend(new);
-                self.next_due = due.next;
-                if let Some(hinted) = hinted {
-                    self.note_due(hinted);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(endpoint = %self.endpoint.id, %error, "cannot read what is due at {}", self.endpoint.id);
-                self.not_before = self.shared.clock.monotonic() + BACK_OFF;
-            }
-        }
-        self.pump(ctx);
-    }
-}
-
-/// A claim has been committed, or not.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct ClaimAnswered {
-    ids: Vec<DeliveryId>,
-    result: Result<Vec<Claimed>, StoreError>,
-}
-
-impl Handler<ClaimAnswered> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
-        let mut queued: HashMap<DeliveryId, Queued> =
-            answer.ids.iter().filter_map(|id| self.claiming.remove_entry(id)).collect();
-        let claims = answer.result.unwrap_or_else(|error| {
-            tracing::warn!(endpoint = %self.endpoint.id, %error, "a claim of {} was not committed", self.endpoint.id);
-            self.not_before = self.shared.clock.monotonic() + BACK_OFF;
-            self.note_due(self.shared.clock.now());
-            Vec::new()
-        });
-        for _ in claims.len()..answer.ids.len() {
-            self.limiter.release();
-        }
-        // The last look before anything goes out: all may have changed while the claim committed.
-        let may_start = self.endpoint.is_active() && self.phase == Phase::Running;
-        let mut released = Vec::new();
-        for claimed in claims {
-            match queued.remove(&claimed.id) {
-                Some(queued) if may_start => self.start_attempt(claimed, queued, ctx),
-                _ => {
-                    self.limiter.release();
-                    self.note_due(claimed.claimed_at);
-                    released.push(claimed);
-                }
-            }
-        }
-        self.release(released, ctx);
-        self.pump(ctx);
-    }
-}
-
-impl Handler<AttemptEnded> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, mut report: AttemptEnded, ctx: &mut Self::Context) {
-        let started = self.in_flight.remove(&report.claimed.id);
-        match std::mem::replace(&mut report.ended, Ended::Broken) {
-            Ended::Finished(exchange) => self.record(report, exchange, ctx),
-            Ended::NotSent(why) => {
-                tracing::warn!(endpoint = %self.endpoint.id, %why, "nothing to send with; trying again shortly");
-                if let Some(started) = started {
-                    self.limiter.take_back(started);
-                }
-                self.not_before = self.shared.clock.monotonic() + BACK_OFF;
-                self.note_due(report.ended_at);
-                self.release(vec![report.claimed], ctx);
-            }
-            Ended::Aborted => {
-                self.record_interruption(report, false, "stopped before it had an outcome", ctx)
-            }
-            Ended::Broken => {
-                tracing::error!(delivery = %report.claimed.id, "attempt of {} panicked: this is a defect, please report it", report.claimed.id);
-                self.record_interruption(report, true, "the attempt broke off", ctx);
-            }
-        }
-        self.pump(ctx);
-    }
-}
-
-/// An outcome has been committed, or not.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct RecordAnswered {
-    id: DeliveryId,
-    outcome: Outcome,
-    result: Result<Recorded, StoreError>,
-}
-
-impl Handler<RecordAnswered> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, answer: RecordAnswered, ctx: &mut Self::Context) {
-        self.recording.remove(&answer.id);
-        match answer.result {
-            Ok(Recorded::Written(life)) => {
-                self.log_outcome(&answer, life.state);
-                if let State::Pending(Wait::Until(due)) = life.state {
-                    self.note_due(due);
-                }
-            }
-            Ok(Recorded::Stale) if answer.outcome == Outcome::Interrupted => {
-                self.note_due(self.shared.clock.now());
-            }
-            Ok(Recorded::Stale) => {
-                self.shared.metrics.stale_outcomes.inc();
-                tracing::warn!(delivery = %answer.id, "the outcome of {} came after its claim was taken away", answer.id);
-            }
-            Err(error) => {
-                tracing::error!(delivery = %answer.id, %error, "the outcome of {} could not be written; the poll takes it back", answer.id);
-            }
-        }
-        self.pump(ctx);
-    }
-}
-
-impl Handler<Changed> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, Changed { endpoint, resumed }: Changed, ctx: &mut Self::Context) {
-        self.heard += 1;
-        // Two changes may be told in another order than they were committed.
-        if endpoint.version < self.endpoint.version {
-            return;
-        }
-        let limit_changed = endpoint.rate_limit != self.endpoint.rate_limit;
-        self.endpoint = endpoint;
-        if resumed {
-            self.consecutive_failures = 0;
-        }
-        self.note_due(self.shared.clock.now());
-        if limit_changed && self.phase == Phase::Running {
-            self.phase = Phase::Seeding;
-        }
-        self.pump(ctx);
-    }
-}
-
-impl Handler<Polled> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, polled: Polled, ctx: &mut Self::Context) {
-        self.heard += 1;
-        let unknown: HashSet<DeliveryId> = polled.sending.into_iter().filter(|id| !self.knows(id)).collect();
-        // Twice in a row: one snapshot may be older than what has happened here since.
-        let stuck: Vec<DeliveryId> = unknown.intersection(&self.strays).cloned().collect();
-        self.strays = unknown;
-        if !stuck.is_empty() {
-            tracing::warn!(endpoint = %self.endpoint.id, rows = stuck.len(), "taking back claims that no attempt holds");
-            let (shared, addr, now) = (Arc::clone(&self.shared), ctx.address(), self.shared.clock.now());
-            actix::spawn(async move {
-                let write = move |tx: &mut crate::store::Tx<'_>| {
-                    let claims = tx.claims_of(&stuck)?;
-                    tx.release(&claims, now)
-                };
-                if let Err(error) = shared.committer.run(write).await {
-                    tracing::warn!(%error, "they could not be taken back yet");
-                }
-                addr.do_send(Wake(Vec::new()));
-            });
-        }
-        if let Some(next) = polled.next {
-            self.note_due(next);
-        }
-        self.pump(ctx);
-    }
-}
-
-impl Handler<Leave> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, leave: Leave, ctx: &mut Self::Context) {
-        match leave {
-            Leave::Go => {
-                self.left_cleanly = true;
-                ctx.stop();
-            }
-            Leave::Stay => {
-                if self.phase == Phase::Leaving {
-                    self.phase = Phase::Running;
-                }
-                self.pump(ctx);
-            }
-        }
-    }
-}
-
-impl Handler<Drain> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        self.phase = Phase::Draining;
-        self.window.clear();
-        self.pump(ctx);
-    }
-}
-
-impl Handler<Inspect> for EndpointSupervisor {
-    type Result = MessageResult<Inspect>;
-    fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
-        let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
-        let wait = self.limiter.wait(mono);
-        MessageResult(Live {
-            in_flight: self.in_flight.len(),
-            rate_open: self.limiter.available(mono) > 0,
-            next_slot_at: wait.map(|wait| now + wait),
-        })
-    }
-}
-
-#[cfg(feature = "testing")]
-impl Handler<InjectPanic> for EndpointSupervisor {
-    type Result = ();
-    fn handle(&mut self, _: InjectPanic, _: &mut Self::Context) {
-        panic!("injected into a supervisor");
     }
 }

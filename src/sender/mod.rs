@@ -24,8 +24,9 @@ pub(crate) use resolver::{DnsResolver, Resolve};
 use self::guard::{AddressPolicy, Blocked};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Exchange, Headers, Outcome, Timings};
-use crate::domain::endpoint::{Endpoint, MASK};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
+use crate::domain::settings::MASK;
 
 /// How much of an answer's body is kept, in bytes.
 const MAX_KEPT_BODY: usize = 16 * 1024;

@@ -10,12 +10,13 @@ use super::StoreError;
 use super::rows::{AttemptRow, DeliveryRow, EndpointRow, EventRow, LifeColumns, SecretRow};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
-use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveSecret, Settings};
+use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveSecret};
 use crate::domain::event::{EventType, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, attempt_id};
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::secret::Secret;
+use crate::domain::settings::Settings;
 
 const DELIVERIES: &str = "webhook_deliveries";
 const ENDPOINTS: &str = "webhook_endpoints";

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use postrider::domain::delivery::Outcome;
-use postrider::domain::endpoint::{OnFailed, Ordering, PauseReason};
+use postrider::domain::endpoint::PauseReason;
 use postrider::domain::lifecycle::{FailureReason, HoldReason, Status};
+use postrider::domain::settings::{OnFailed, Ordering};
 
 const UP: &str = include_str!("../../migrations/sqlite/2026-11-23-000000_add_webhook_deliveries/up.sql");
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use postrider::config::{DatabaseUrl, EngineConfig};
-use postrider::domain::endpoint::{check_concurrency, check_timeout_ms};
 use postrider::domain::retry::RetrySchedule;
+use postrider::domain::settings::{check_concurrency, check_timeout_ms};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const DEFAULT_DATABASE_URL: &str = "sqlite:postrider.db";

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::clock::Timestamp;
-use postrider::domain::endpoint::EndpointChange;
 use postrider::domain::event::{Content, EventType, NewEvent};
 use postrider::domain::ids::{DeliveryId, EndpointId, Tenant};
 use postrider::domain::lifecycle::Status;
+use postrider::domain::settings::EndpointChange;
 use postrider::testing::{ScriptedReceivers, TokioClock, pass};
 use postrider::{DeliveryView, Postrider, Receipt};
 use serde_json::value::RawValue;

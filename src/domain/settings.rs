@@ -1,0 +1,510 @@
+//! What was asked of an endpoint, and how every wrong field is told with its remedy.
+//!
+//! One [`EndpointChange`] serves creating and changing. A setting that was not asked for is a gap,
+//! which `EndpointDefaults` fill.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use url::Url;
+
+use super::FieldError;
+use super::event::EventFilter;
+use super::rate_limit::RateLimit;
+use super::retry::RetrySchedule;
+use super::words;
+
+words! {
+    /// Whether deliveries of an endpoint keep an order.
+    Ordering {
+        /// Each goes out as soon as it may.
+        None = "none",
+        /// Those that share an `ordering_key` arrive in order, one at a time.
+        Key = "key",
+    }
+}
+
+words! {
+    /// What a failed delivery means to those behind it in its ordering key.
+    OnFailed {
+        /// They wait until it is retried to success or released.
+        Block = "block",
+        /// They go on.
+        Skip = "skip",
+    }
+}
+
+words! {
+    /// How an endpoint's requests are signed.
+    Signing {
+        /// HMAC-SHA256, symmetric.
+        V1 = "v1",
+        /// ed25519, asymmetric.
+        V1a = "v1a",
+    }
+}
+
+/// One field of a change: left as it is, set back to the default, or set.
+///
+/// In JSON: absent, `null`, a value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Change<T> {
+    /// Absent.
+    #[default]
+    Keep,
+    /// `null`.
+    Reset,
+    /// A value.
+    Set(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map_or(Self::Reset, Self::Set))
+    }
+}
+
+impl<T> Change<T> {
+    /// Applies it to a field that has no default of its own.
+    fn apply_to(self, field: &mut T, default: impl FnOnce() -> T) {
+        match self {
+            Self::Keep => {}
+            Self::Reset => *field = default(),
+            Self::Set(value) => *field = value,
+        }
+    }
+
+    /// Applies it to a field that may be a gap, after `check`ing a value.
+    fn apply_checked<U>(
+        self,
+        name: &str,
+        field: &mut Option<U>,
+        errors: &mut Vec<FieldError>,
+        check: impl FnOnce(T) -> Result<U, String>,
+    ) {
+        match self {
+            Self::Keep => {}
+            Self::Reset => *field = None,
+            Self::Set(value) => match check(value) {
+                Ok(value) => *field = Some(value),
+                Err(detail) => errors.push(FieldError::new(name, detail)),
+            },
+        }
+    }
+}
+
+/// What a caller wants of an endpoint: the fields of creating and of changing one.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointChange {
+    /// Where webhooks go: http or https.
+    pub url: Change<String>,
+    /// For people.
+    pub description: Change<String>,
+    /// Names, or prefixes and `.*`; empty wants everything.
+    pub event_types: Change<Vec<String>>,
+    /// Sent with every request.
+    pub headers: Change<BTreeMap<String, String>>,
+    /// Such as `10/min`.
+    pub rate_limit: Change<String>,
+    /// 1 to 1,000.
+    pub concurrency: Change<u32>,
+    /// 1,000 to 30,000.
+    pub timeout_ms: Change<u64>,
+    /// Up to 30 delays of at most 7 days.
+    pub retry_delays_s: Change<Vec<u32>>,
+    /// From a minute up.
+    pub max_age_s: Change<u64>,
+    /// Zero turns the breaker off.
+    pub breaker_after: Change<u32>,
+    /// `none` or `key`.
+    pub ordering: Change<String>,
+    /// `block` or `skip`.
+    pub on_failed: Change<String>,
+    /// `v1`.
+    pub signing: Change<Vec<String>>,
+}
+
+/// What was asked of an endpoint. `None` follows the defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where webhooks go.
+    pub url: Url,
+    /// For people.
+    pub description: String,
+    /// Empty wants everything.
+    pub event_types: Vec<EventFilter>,
+    /// Sent with every request; names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// Attempt starts.
+    pub rate_limit: Option<RateLimit>,
+    /// Attempts in flight.
+    pub concurrency: Option<u32>,
+    /// One request in all.
+    pub timeout: Option<Duration>,
+    /// The delays between attempts.
+    pub retry_schedule: Option<RetrySchedule>,
+    /// How long a delivery may wait.
+    pub max_age: Option<Duration>,
+    /// Zero: no breaker.
+    pub breaker_after: Option<u32>,
+    /// Whether deliveries keep an order.
+    pub ordering: Ordering,
+    /// What a failed one means to those behind it.
+    pub on_failed: OnFailed,
+    /// How requests are signed; never empty.
+    pub signing: Vec<Signing>,
+}
+
+/// What stands for a header's value wherever headers are shown; in a change it keeps the value.
+pub const MASK: &str = "***";
+
+const MAX_URL_BYTES: usize = 2048;
+const MAX_DESCRIPTION_BYTES: usize = 1024;
+const MAX_FILTERS: usize = 100;
+const MAX_HEADERS: usize = 50;
+const MAX_HEADER_VALUE_BYTES: usize = 1024;
+const MAX_HEADER_NAME_BYTES: usize = 128;
+const MIN_MAX_AGE: Duration = Duration::from_secs(60);
+
+/// Headers that belong to the connection or to the signature, not to an endpoint.
+const RESERVED_HEADERS: &[&str] = &[
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "keep-alive",
+];
+const RESERVED_PREFIXES: &[&str] = &["proxy-", "webhook-"];
+
+impl Settings {
+    /// The settings of a new endpoint.
+    ///
+    /// # Errors
+    /// Every field that is wrong, each with its remedy.
+    pub fn create(change: EndpointChange) -> Result<Self, Vec<FieldError>> {
+        let off = change.breaker_after == Change::Reset;
+        let Change::Set(url) = &change.url else {
+            return Err(vec![FieldError::new("url", "is needed: where the webhooks go")]);
+        };
+        let blank = Self {
+            url: parse_url(url).map_err(|detail| vec![FieldError::new("url", detail)])?,
+            description: String::new(),
+            event_types: Vec::new(),
+            headers: BTreeMap::new(),
+            rate_limit: None,
+            concurrency: None,
+            timeout: None,
+            retry_schedule: None,
+            max_age: None,
+            breaker_after: None,
+            ordering: Ordering::None,
+            on_failed: OnFailed::Block,
+            signing: vec![Signing::V1],
+        };
+        let mut created = blank.changed(change)?;
+        if off {
+            created.breaker_after = Some(0);
+        }
+        Ok(created)
+    }
+
+    /// These settings with a change applied.
+    ///
+    /// # Errors
+    /// Every field that is wrong, each with its remedy; nothing is applied then.
+    pub fn changed(&self, change: EndpointChange) -> Result<Self, Vec<FieldError>> {
+        let mut new = self.clone();
+        let mut errors = Vec::new();
+        let mut fail = |field: &str, detail: String| errors.push(FieldError::new(field, detail));
+
+        match change.url {
+            Change::Keep => {}
+            Change::Reset => fail("url", "has no default to go back to".into()),
+            Change::Set(url) => match parse_url(&url) {
+                Ok(url) => new.url = url,
+                Err(detail) => fail("url", detail),
+            },
+        }
+        change.description.apply_to(&mut new.description, String::new);
+        if new.description.len() > MAX_DESCRIPTION_BYTES {
+            fail("description", format!("at most {MAX_DESCRIPTION_BYTES} bytes"));
+        }
+        match change.event_types {
+            Change::Keep => {}
+            Change::Reset => new.event_types.clear(),
+            Change::Set(filters) => match parse_filters(filters) {
+                Ok(filters) => new.event_types = filters,
+                Err(error) => fail(&error.field, error.detail),
+            },
+        }
+        match change.headers {
+            Change::Keep => {}
+            Change::Reset => new.headers.clear(),
+            Change::Set(headers) => match parse_headers(headers, &self.headers) {
+                Ok(headers) => new.headers = headers,
+                Err(error) => fail(&error.field, error.detail),
+            },
+        }
+        match change.signing {
+            Change::Keep => {}
+            Change::Reset => new.signing = vec![Signing::V1],
+            Change::Set(schemes) => match parse_signing(&schemes) {
+                Ok(signing) => new.signing = signing,
+                Err(detail) => fail("signing", detail),
+            },
+        }
+        match change.ordering {
+            Change::Keep => {}
+            Change::Reset => new.ordering = Ordering::None,
+            Change::Set(word) => match word.parse() {
+                Ok(Ordering::None) => new.ordering = Ordering::None,
+                Ok(Ordering::Key) => {
+                    fail("ordering", "`key` is not offered by this release: use `none`".into())
+                }
+                Err(error) => fail("ordering", format!("{error}")),
+            },
+        }
+        match change.on_failed {
+            Change::Keep => {}
+            Change::Reset => new.on_failed = OnFailed::Block,
+            Change::Set(word) => match word.parse() {
+                Ok(on_failed) => new.on_failed = on_failed,
+                Err(error) => fail("on_failed", format!("{error}")),
+            },
+        }
+        change.rate_limit.apply_checked("rate_limit", &mut new.rate_limit, &mut errors, |text| text.parse());
+        change.concurrency.apply_checked("concurrency", &mut new.concurrency, &mut errors, check_concurrency);
+        change.timeout_ms.apply_checked("timeout_ms", &mut new.timeout, &mut errors, check_timeout_ms);
+        change.retry_delays_s.apply_checked(
+            "retry_delays_s",
+            &mut new.retry_schedule,
+            &mut errors,
+            RetrySchedule::new,
+        );
+        change.max_age_s.apply_checked("max_age_s", &mut new.max_age, &mut errors, |seconds| {
+            let age = Duration::from_secs(seconds);
+            let years = Duration::from_secs(10 * 365 * 24 * 3600);
+            if age >= MIN_MAX_AGE && age <= years {
+                Ok(age)
+            } else {
+                Err("must be from 60 seconds to ten years".into())
+            }
+        });
+        change.breaker_after.apply_checked(
+            "breaker_after",
+            &mut new.breaker_after,
+            &mut errors,
+            |failures| {
+                if failures <= 10_000 {
+                    Ok(failures)
+                } else {
+                    Err("must be 1 to 10,000, or 0 for no breaker".into())
+                }
+            },
+        );
+
+        if errors.is_empty() { Ok(new) } else { Err(errors) }
+    }
+}
+
+/// Checks a number of attempts in flight.
+///
+/// # Errors
+/// Unless it is 1 to 1,000.
+pub fn check_concurrency(concurrency: u32) -> Result<u32, String> {
+    if (1..=1000).contains(&concurrency) { Ok(concurrency) } else { Err("must be 1 to 1,000".into()) }
+}
+
+/// Checks a request's time-out in milliseconds.
+///
+/// # Errors
+/// Unless it is 1,000 to 30,000.
+pub fn check_timeout_ms(timeout_ms: u64) -> Result<Duration, String> {
+    if (1000..=30_000).contains(&timeout_ms) {
+        Ok(Duration::from_millis(timeout_ms))
+    } else {
+        Err("must be 1,000 to 30,000 milliseconds".into())
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    if text.len() > MAX_URL_BYTES {
+        return Err(format!("at most {MAX_URL_BYTES} bytes"));
+    }
+    let url = Url::parse(text)
+        .map_err(|error| format!("is no URL ({error}): write it in full, as https://example.com/hook"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("must begin with http:// or https://, not {}:", url.scheme()));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("needs a host".into());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not carry a user name or password: use `headers`".into());
+    }
+    Ok(url)
+}
+
+fn parse_filters(filters: Vec<String>) -> Result<Vec<EventFilter>, FieldError> {
+    if filters.len() > MAX_FILTERS {
+        return Err(FieldError::new("event_types", format!("at most {MAX_FILTERS} filters")));
+    }
+    let parse = |(i, text)| {
+        EventFilter::try_from(text).map_err(|detail| FieldError::new(format!("event_types[{i}]"), detail))
+    };
+    filters.into_iter().enumerate().map(parse).collect()
+}
+
+/// Checks the name of a header that is set by a setting or an endpoint.
+///
+/// # Errors
+/// When it is no header name, or one that Postrider sets itself.
+pub fn check_header_name(name: &str) -> Result<(), String> {
+    // RFC 9110, section 5.6.2: a header's name is a token.
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || name.len() > MAX_HEADER_NAME_BYTES || !name.bytes().all(token) {
+        return Err("is no header name (RFC 9110, section 5.6.2)".into());
+    }
+    let lower = name.to_ascii_lowercase();
+    if RESERVED_HEADERS.contains(&lower.as_str())
+        || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+    {
+        return Err("is set by Postrider and cannot be given".into());
+    }
+    Ok(())
+}
+
+fn parse_headers(
+    headers: BTreeMap<String, String>,
+    present: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, FieldError> {
+    if headers.len() > MAX_HEADERS {
+        return Err(FieldError::new("headers", format!("at most {MAX_HEADERS} headers")));
+    }
+    let mut parsed = BTreeMap::new();
+    for (name, value) in headers {
+        let wrong = |detail: String| Err(FieldError::new(format!("headers.{name}"), detail));
+        let lower = name.to_ascii_lowercase();
+        if let Err(detail) = check_header_name(&name) {
+            return wrong(detail);
+        }
+        let value = if value == MASK {
+            match present.get(&lower) {
+                Some(value) => value.clone(),
+                None => return wrong(format!("`{MASK}` keeps a value, and there is none to keep")),
+            }
+        } else {
+            value
+        };
+        if value.len() > MAX_HEADER_VALUE_BYTES || !value.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return wrong(format!(
+                "its value must be printable ASCII, at most {MAX_HEADER_VALUE_BYTES} bytes"
+            ));
+        }
+        if parsed.insert(lower, value).is_some() {
+            return wrong("is given twice (names are the same in any case)".into());
+        }
+    }
+    Ok(parsed)
+}
+
+fn parse_signing(schemes: &[String]) -> Result<Vec<Signing>, String> {
+    let mut parsed = Vec::new();
+    for scheme in schemes {
+        match scheme.parse().map_err(|error| format!("{error}"))? {
+            Signing::V1a => return Err("`v1a` is not offered by this release: use `v1`".into()),
+            scheme if parsed.contains(&scheme) => {}
+            scheme => parsed.push(scheme),
+        }
+    }
+    if parsed.is_empty() { Err("name at least one scheme: `v1`".into()) } else { Ok(parsed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(json: &str) -> EndpointChange {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn errors(json: &str) -> Vec<String> {
+        let errors = Settings::create(change(json)).unwrap_err();
+        errors.into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn absent_keeps_null_resets_and_a_value_sets() {
+        let one =
+            Settings::create(change(r#"{"url":"https://a.example/","concurrency":9,"description":"x"}"#))
+                .unwrap();
+        let kept = one.changed(change("{}")).unwrap();
+        assert_eq!(kept, one);
+        let reset = one.changed(change(r#"{"concurrency":null,"description":null}"#)).unwrap();
+        assert_eq!((reset.concurrency, reset.description.as_str()), (None, ""));
+        assert_eq!(one.changed(change(r#"{"url":null}"#)).unwrap_err()[0].field, "url");
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_at_once() {
+        let wrong = r#"{"url":"https://a.example/","rate_limit":"10/day","concurrency":0,
+            "timeout_ms":999,"retry_delays_s":[700000],"max_age_s":1,"event_types":["a","*"],
+            "headers":{"Webhook-Id":"x"},"signing":["v2"],"ordering":"fifo","on_failed":"stop"}"#;
+        let mut fields = errors(wrong);
+        fields.sort();
+        assert_eq!(
+            fields,
+            [
+                "concurrency",
+                "event_types[1]",
+                "headers.Webhook-Id",
+                "max_age_s",
+                "on_failed",
+                "ordering",
+                "rate_limit",
+                "retry_delays_s",
+                "signing",
+                "timeout_ms",
+            ]
+        );
+    }
+
+    #[test]
+    fn urls_are_http_without_credentials() {
+        for bad in
+            ["", "/hook", "ftp://a.example/", "https://u:p@a.example/", "https://u@a.example/", "file:///etc"]
+        {
+            assert_eq!(errors(&format!(r#"{{"url":"{bad}"}}"#)), ["url"], "{bad}");
+        }
+        assert_eq!(errors("{}"), ["url"]);
+    }
+
+    #[test]
+    fn a_mask_keeps_a_headers_value_and_cannot_invent_one() {
+        let one = Settings::create(change(r#"{"url":"https://a.example/","headers":{"X-Team":"billing"}}"#))
+            .unwrap();
+        let kept = one.changed(change(r#"{"headers":{"x-team":"***","x-new":"1"}}"#)).unwrap();
+        assert_eq!(kept.headers["x-team"], "billing");
+        assert_eq!(
+            one.changed(change(r#"{"headers":{"x-none":"***"}}"#)).unwrap_err()[0].field,
+            "headers.x-none"
+        );
+    }
+
+    #[test]
+    fn reserved_and_unsendable_headers_are_refused() {
+        for name in ["Host", "proxy-authorization", "webhook-anything", "a b", "", "ü"] {
+            let json = serde_json::json!({"url": "https://a.example/", "headers": {name: "v"}});
+            assert_eq!(errors(&json.to_string()), [format!("headers.{name}")]);
+        }
+        let json = serde_json::json!({"url": "https://a.example/", "headers": {"x": "a\r\nb: c"}});
+        assert_eq!(errors(&json.to_string()), ["headers.x"]);
+    }
+}

@@ -1,0 +1,339 @@
+//! What a supervisor is told, by the registry, its attempts and the committer, and what it does then.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::{BACK_OFF, EndpointSupervisor, Phase, Seed};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Claimed, Outcome, Queued};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::DeliveryId;
+use crate::domain::lifecycle::{State, Wait};
+use crate::engine::attempt::{AttemptEnded, Ended};
+use crate::store::query::Due;
+use crate::store::{Recorded, StoreError};
+
+/// A hint: deliveries that were just committed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Wake(pub(in crate::engine) Vec<Queued>);
+
+/// The endpoint's settings or pause have changed. Answered once they hold.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Changed {
+    pub(in crate::engine) endpoint: Arc<Endpoint>,
+    /// A person resumed it: its failures are forgotten.
+    pub(in crate::engine) resumed: bool,
+}
+
+/// What the registry's poll found of this endpoint.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Polled {
+    pub(in crate::engine) next: Option<Timestamp>,
+    pub(in crate::engine) sending: Vec<DeliveryId>,
+}
+
+/// The registry's answer to [`MayLeave`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) enum Leave {
+    Go,
+    Stay,
+}
+
+/// Claim nothing more; leave when what is in flight has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct Drain;
+
+/// What it is doing right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub(crate) in_flight: usize,
+    /// Whether an attempt could start as far as the rate limit goes.
+    pub(crate) rate_open: bool,
+    /// When the rate limit opens, if it is closed.
+    pub(crate) next_slot_at: Option<Timestamp>,
+}
+
+/// Asks for [`Live`].
+#[derive(Debug, Message)]
+#[rtype(result = "Live")]
+pub(in crate::engine) struct Inspect;
+
+/// Panics in the handler, as a defect would.
+#[cfg(feature = "testing")]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::engine) struct InjectPanic;
+
+/// The log of attempts has been read.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Seeded(pub(super) Result<Seed, StoreError>);
+
+impl Handler<Seeded> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, Seeded(seed): Seeded, ctx: &mut Self::Context) {
+        let unlogged = self.unlogged.take().unwrap_or_default();
+        match seed {
+            Ok(seed) => {
+                self.limiter = self.seeded_limiter(&seed.starts, unlogged);
+                self.consecutive_failures = self.consecutive_failures.max(seed.consecutive_failures);
+                if self.phase == Phase::Seeding {
+                    self.phase = Phase::Running;
+                }
+                self.pump(ctx);
+            }
+            Err(error) => {
+                tracing::warn!(endpoint = %self.endpoint.id, %error, "cannot read the attempt log of {} yet", self.endpoint.id);
+                ctx.run_later(BACK_OFF, |supervisor, ctx| supervisor.pump(ctx));
+            }
+        }
+    }
+}
+
+impl Handler<Wake> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, Wake(hints): Wake, ctx: &mut Self::Context) {
+        if !hints.is_empty() {
+            self.heard += 1;
+        }
+        let now = self.shared.clock.now();
+        for queued in hints {
+            let room =
+                if self.phase == Phase::Running && self.endpoint.is_active() { self.look_ahead() } else { 0 };
+            self.window.offer(queued, now, room);
+        }
+        self.pump(ctx);
+    }
+}
+
+/// The window has been read.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Loaded(pub(super) Result<Due, StoreError>);
+
+impl Handler<Loaded> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, Loaded(due): Loaded, ctx: &mut Self::Context) {
+        match due {
+            Ok(due) => {
+                let (claiming, in_flight, recording) = (&self.claiming, &self.in_flight, &self.recording);
+                self.window.loaded(due, |id| {
+                    claiming.contains_key(id) || in_flight.contains_key(id) || recording.contains(id)
+                });
+            }
+            Err(error) => {
+                tracing::warn!(endpoint = %self.endpoint.id, %error, "cannot read what is due at {}", self.endpoint.id);
+                self.window.loading_failed();
+                self.not_before = self.shared.clock.monotonic() + BACK_OFF;
+            }
+        }
+        self.pump(ctx);
+    }
+}
+
+/// A claim has been committed, or not.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct ClaimAnswered {
+    pub(super) ids: Vec<DeliveryId>,
+    pub(super) result: Result<Vec<Claimed>, StoreError>,
+}
+
+impl Handler<ClaimAnswered> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
+        let mut queued: HashMap<DeliveryId, Queued> =
+            answer.ids.iter().filter_map(|id| self.claiming.remove_entry(id)).collect();
+        let claims = answer.result.unwrap_or_else(|error| {
+            tracing::warn!(endpoint = %self.endpoint.id, %error, "a claim of {} was not committed", self.endpoint.id);
+            self.not_before = self.shared.clock.monotonic() + BACK_OFF;
+            self.window.note_due(self.shared.clock.now());
+            Vec::new()
+        });
+        for _ in claims.len()..answer.ids.len() {
+            self.limiter.release();
+        }
+        // The last look before anything goes out: all may have changed while the claim committed.
+        let may_start = self.endpoint.is_active() && self.phase == Phase::Running;
+        let mut released = Vec::new();
+        for claimed in claims {
+            match queued.remove(&claimed.id) {
+                Some(queued) if may_start => self.start_attempt(claimed, queued, ctx),
+                _ => {
+                    self.limiter.release();
+                    self.window.note_due(claimed.claimed_at);
+                    released.push(claimed);
+                }
+            }
+        }
+        self.release(released, ctx);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<AttemptEnded> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, mut report: AttemptEnded, ctx: &mut Self::Context) {
+        let started = self.in_flight.remove(&report.claimed.id);
+        match std::mem::replace(&mut report.ended, Ended::Broken) {
+            Ended::Finished(exchange) => self.record(report, exchange, ctx),
+            Ended::NotSent(why) => {
+                tracing::warn!(endpoint = %self.endpoint.id, %why, "nothing to send with; trying again shortly");
+                if let Some(started) = started {
+                    self.limiter.take_back(started);
+                }
+                self.not_before = self.shared.clock.monotonic() + BACK_OFF;
+                self.window.note_due(report.ended_at);
+                self.release(vec![report.claimed], ctx);
+            }
+            Ended::Aborted => {
+                self.record_interruption(report, false, "stopped before it had an outcome", ctx)
+            }
+            Ended::Broken => {
+                tracing::error!(delivery = %report.claimed.id, "attempt of {} panicked: this is a defect, please report it", report.claimed.id);
+                self.record_interruption(report, true, "the attempt broke off", ctx);
+            }
+        }
+        self.pump(ctx);
+    }
+}
+
+/// An outcome has been committed, or not.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct RecordAnswered {
+    pub(super) id: DeliveryId,
+    pub(super) outcome: Outcome,
+    pub(super) result: Result<Recorded, StoreError>,
+}
+
+impl Handler<RecordAnswered> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, answer: RecordAnswered, ctx: &mut Self::Context) {
+        self.recording.remove(&answer.id);
+        match answer.result {
+            Ok(Recorded::Written(life)) => {
+                self.log_outcome(&answer, life.state);
+                if let State::Pending(Wait::Until(due)) = life.state {
+                    self.window.note_due(due);
+                }
+            }
+            Ok(Recorded::Stale) if answer.outcome == Outcome::Interrupted => {
+                self.window.note_due(self.shared.clock.now());
+            }
+            Ok(Recorded::Stale) => {
+                self.shared.metrics.stale_outcomes.inc();
+                tracing::warn!(delivery = %answer.id, "the outcome of {} came after its claim was taken away", answer.id);
+            }
+            Err(error) => {
+                tracing::error!(delivery = %answer.id, %error, "the outcome of {} could not be written; the poll takes it back", answer.id);
+            }
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Changed> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, Changed { endpoint, resumed }: Changed, ctx: &mut Self::Context) {
+        self.heard += 1;
+        // Two changes may be told in another order than they were committed.
+        if endpoint.version < self.endpoint.version {
+            return;
+        }
+        let limit_changed = endpoint.rate_limit != self.endpoint.rate_limit;
+        self.endpoint = endpoint;
+        if resumed {
+            self.consecutive_failures = 0;
+        }
+        self.window.note_due(self.shared.clock.now());
+        if limit_changed && self.phase == Phase::Running {
+            self.phase = Phase::Seeding;
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Polled> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, polled: Polled, ctx: &mut Self::Context) {
+        self.heard += 1;
+        let unknown: HashSet<DeliveryId> = polled.sending.into_iter().filter(|id| !self.knows(id)).collect();
+        // Twice in a row: one snapshot may be older than what has happened here since.
+        let stuck: Vec<DeliveryId> = unknown.intersection(&self.strays).cloned().collect();
+        self.strays = unknown;
+        if !stuck.is_empty() {
+            tracing::warn!(endpoint = %self.endpoint.id, rows = stuck.len(), "taking back claims that no attempt holds");
+            let (shared, addr, now) = (Arc::clone(&self.shared), ctx.address(), self.shared.clock.now());
+            actix::spawn(async move {
+                let write = move |tx: &mut crate::store::Tx<'_>| {
+                    let claims = tx.claims_of(&stuck)?;
+                    tx.release(&claims, now)
+                };
+                if let Err(error) = shared.committer.run(write).await {
+                    tracing::warn!(%error, "they could not be taken back yet");
+                }
+                addr.do_send(Wake(Vec::new()));
+            });
+        }
+        if let Some(next) = polled.next {
+            self.window.note_due(next);
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Leave> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, leave: Leave, ctx: &mut Self::Context) {
+        match leave {
+            Leave::Go => {
+                self.left_cleanly = true;
+                ctx.stop();
+            }
+            Leave::Stay => {
+                if self.phase == Phase::Leaving {
+                    self.phase = Phase::Running;
+                }
+                self.pump(ctx);
+            }
+        }
+    }
+}
+
+impl Handler<Drain> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.phase = Phase::Draining;
+        self.window.clear();
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Inspect> for EndpointSupervisor {
+    type Result = MessageResult<Inspect>;
+    fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
+        let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
+        let wait = self.limiter.wait(mono);
+        MessageResult(Live {
+            in_flight: self.in_flight.len(),
+            rate_open: self.limiter.available(mono) > 0,
+            next_slot_at: wait.map(|wait| now + wait),
+        })
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Handler<InjectPanic> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, _: InjectPanic, _: &mut Self::Context) {
+        panic!("injected into a supervisor");
+    }
+}

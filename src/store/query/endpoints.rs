@@ -1,0 +1,190 @@
+//! Endpoints, their secrets and their health.
+
+use diesel::dsl::{count_star, max, min};
+use diesel::prelude::*;
+
+use super::ENDPOINTS;
+use super::{Conn, Page};
+use crate::domain::clock::Timestamp;
+use crate::domain::endpoint::{Backlog, Endpoint, EndpointDefaults};
+use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::secret::Secret;
+use crate::store::rows::{EndpointRow, SecretRow};
+use crate::store::schema::{
+    webhook_counters as counters, webhook_deliveries as deliveries, webhook_endpoint_health as health,
+    webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints,
+};
+use crate::store::status_is::{StatusIsPending, StatusIsSending};
+use crate::store::{StoreError, codec};
+
+/// An endpoint that has not been deleted.
+pub(crate) fn endpoint(
+    conn: &mut Conn,
+    defaults: &EndpointDefaults,
+    id: &EndpointId,
+) -> Result<Option<Endpoint>, StoreError> {
+    let row = endpoints::table
+        .find(id.as_str())
+        .filter(endpoints::deleted_at.is_null())
+        .select(EndpointRow::as_select())
+        .first(conn)
+        .optional()?;
+    Ok(with_secrets(conn, defaults, row.into_iter().collect())?.pop())
+}
+
+/// All endpoints of a tenant.
+pub(crate) fn endpoints_of(
+    conn: &mut Conn,
+    defaults: &EndpointDefaults,
+    tenant: &Tenant,
+) -> Result<Vec<Endpoint>, StoreError> {
+    let rows = endpoints::table
+        .filter(endpoints::tenant.eq(tenant.as_str()))
+        .filter(endpoints::deleted_at.is_null())
+        .order(endpoints::id)
+        .select(EndpointRow::as_select())
+        .load(conn)?;
+    with_secrets(conn, defaults, rows)
+}
+
+/// Which endpoints a list is to show.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EndpointFilter {
+    pub(crate) tenant: Option<Tenant>,
+    /// Only the paused ones, or only the others.
+    pub(crate) paused: Option<bool>,
+}
+
+pub(crate) fn endpoints_page(
+    conn: &mut Conn,
+    defaults: &EndpointDefaults,
+    filter: &EndpointFilter,
+    page: &Page,
+) -> Result<Vec<Endpoint>, StoreError> {
+    let mut query = endpoints::table
+        .filter(endpoints::deleted_at.is_null())
+        .select(EndpointRow::as_select())
+        .order(endpoints::id.desc())
+        .limit(page.limit)
+        .into_boxed();
+    if let Some(tenant) = &filter.tenant {
+        query = query.filter(endpoints::tenant.eq(tenant.to_string()));
+    }
+    match filter.paused {
+        Some(true) => query = query.filter(endpoints::pause_reason.is_not_null()),
+        Some(false) => query = query.filter(endpoints::pause_reason.is_null()),
+        None => {}
+    }
+    if let Some(after) = &page.after {
+        query = query.filter(endpoints::id.lt(after.clone()));
+    }
+    let rows = query.load(conn)?;
+    with_secrets(conn, defaults, rows)
+}
+
+fn with_secrets(
+    conn: &mut Conn,
+    defaults: &EndpointDefaults,
+    rows: Vec<EndpointRow>,
+) -> Result<Vec<Endpoint>, StoreError> {
+    let mut complete = Vec::with_capacity(rows.len());
+    for row in rows {
+        let of_endpoint: Vec<SecretRow> = secrets::table
+            .filter(secrets::endpoint_id.eq(&row.id))
+            .order(secrets::created_at.desc())
+            .select(SecretRow::as_select())
+            .load(conn)?;
+        complete.push(codec::endpoint(row, of_endpoint, defaults)?);
+    }
+    Ok(complete)
+}
+
+pub(crate) fn insert_endpoint(conn: &mut Conn, endpoint: &Endpoint) -> Result<(), StoreError> {
+    diesel::insert_into(endpoints::table).values(codec::endpoint_row(endpoint)).execute(conn)?;
+    endpoints_changed(conn)
+}
+
+/// Writes an endpoint's settings and pause. Its secrets are rows of their own.
+pub(crate) fn update_endpoint(conn: &mut Conn, endpoint: &Endpoint) -> Result<(), StoreError> {
+    diesel::update(endpoints::table.find(endpoint.id.as_str()))
+        .set(codec::endpoint_row(endpoint))
+        .execute(conn)?;
+    endpoints_changed(conn)
+}
+
+/// Marks an endpoint as deleted and forgets its secrets. False if it was not there.
+pub(crate) fn delete_endpoint(conn: &mut Conn, id: &EndpointId, at: Timestamp) -> Result<bool, StoreError> {
+    let marked = diesel::update(
+        endpoints::table.filter(endpoints::id.eq(id.as_str())).filter(endpoints::deleted_at.is_null()),
+    )
+    .set(endpoints::deleted_at.eq(Some(at.as_micros())))
+    .execute(conn)?;
+    diesel::delete(secrets::table.filter(secrets::endpoint_id.eq(id.as_str()))).execute(conn)?;
+    endpoints_changed(conn)?;
+    Ok(marked > 0)
+}
+
+fn endpoints_changed(conn: &mut Conn) -> Result<(), StoreError> {
+    diesel::update(counters::table.find(ENDPOINTS))
+        .set(counters::value.eq(counters::value + 1))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// Makes `secret` the present one; those before it sign until `grace_ends`.
+pub(crate) fn add_secret(
+    conn: &mut Conn,
+    id: &EndpointId,
+    secret: &Secret,
+    at: Timestamp,
+    grace_ends: Timestamp,
+) -> Result<(), StoreError> {
+    let of_endpoint = || secrets::table.filter(secrets::endpoint_id.eq(id.as_str()));
+    diesel::delete(of_endpoint().filter(secrets::expires_at.le(at.as_micros()))).execute(conn)?;
+    diesel::update(of_endpoint().filter(secrets::expires_at.is_null()))
+        .set(secrets::expires_at.eq(Some(grace_ends.as_micros())))
+        .execute(conn)?;
+    // Two rotations within a microsecond would have one key.
+    let newest: Option<i64> = of_endpoint().select(max(secrets::created_at)).first(conn)?;
+    let row = SecretRow {
+        endpoint_id: id.to_string(),
+        secret: secret.reveal(),
+        created_at: newest.map_or(at.as_micros(), |newest| at.as_micros().max(newest + 1)),
+        expires_at: None,
+    };
+    diesel::insert_into(secrets::table).values(row).execute(conn)?;
+    endpoints_changed(conn)
+}
+
+/// Failed attempts in a row.
+pub(crate) fn consecutive_failures(conn: &mut Conn, id: &EndpointId) -> Result<u32, StoreError> {
+    let failures: Option<i32> =
+        health::table.find(id.as_str()).select(health::consecutive_failures).first(conn).optional()?;
+    Ok(failures.and_then(|failures| u32::try_from(failures).ok()).unwrap_or(0))
+}
+
+/// Forgets failures.
+pub(crate) fn clear_health(conn: &mut Conn, id: &EndpointId) -> Result<(), StoreError> {
+    diesel::delete(health::table.find(id.as_str())).execute(conn)?;
+    Ok(())
+}
+
+/// What waits at an endpoint.
+pub(crate) fn backlog(conn: &mut Conn, id: &EndpointId) -> Result<Backlog, StoreError> {
+    let pending =
+        || deliveries::table.filter(StatusIsPending).filter(deliveries::endpoint_id.eq(id.as_str()));
+    let (waiting, oldest): (i64, Option<i64>) =
+        pending().select((count_star(), min(deliveries::created_at))).first(conn)?;
+    let held: i64 = pending().filter(deliveries::next_attempt_at.is_null()).count().get_result(conn)?;
+    let sending: i64 = deliveries::table
+        .filter(StatusIsSending)
+        .filter(deliveries::endpoint_id.eq(id.as_str()))
+        .count()
+        .get_result(conn)?;
+    Ok(Backlog {
+        pending: waiting.unsigned_abs(),
+        sending: sending.unsigned_abs(),
+        held: held.unsigned_abs(),
+        oldest_pending_at: oldest.map(codec::time),
+    })
+}

@@ -1,0 +1,41 @@
+//! Single statements, the same for every database. None of them begins a transaction.
+
+mod deliveries;
+mod endpoints;
+mod events;
+mod work;
+
+use diesel::prelude::*;
+
+pub(crate) use self::deliveries::*;
+pub(crate) use self::endpoints::*;
+pub(crate) use self::events::*;
+pub(crate) use self::work::*;
+use super::schema::webhook_counters as counters;
+use super::{AnyConnection, StoreError};
+
+/// The counter that each start of a sender raises.
+pub(super) const EPOCH: &str = "epoch";
+/// The counter that each change of an endpoint raises.
+pub(super) const ENDPOINTS: &str = "endpoints";
+
+type Conn = AnyConnection;
+
+/// One page of a list, newest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Page {
+    /// The last key of the page before.
+    pub(crate) after: Option<String>,
+    pub(crate) limit: i64,
+}
+
+/// Reads a counter.
+pub(super) fn counter(conn: &mut Conn, name: &str) -> Result<i64, StoreError> {
+    Ok(counters::table.find(name).select(counters::value).first(conn)?)
+}
+
+/// A statement that fails where the database takes no writes, and changes nothing where it does.
+pub(crate) fn probe_write(conn: &mut Conn) -> Result<(), StoreError> {
+    diesel::update(counters::table.find(EPOCH)).set(counters::value.eq(counters::value + 0)).execute(conn)?;
+    Ok(())
+}
