@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +24,10 @@ const MAX_GROUP: usize = 512;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a refused write makes the engine unready: a small write may still fit where the next
+/// event does not.
+const REFUSAL_LASTS: Duration = Duration::from_secs(5);
+
 /// Tells of the deliveries that a commit made.
 pub(super) type OnCommit = Box<dyn Fn(Vec<Wake>) + Send>;
 
@@ -32,6 +36,7 @@ pub(super) type OnCommit = Box<dyn Fn(Vec<Wake>) + Send>;
 pub(super) struct Committer {
     queue: mpsc::Sender<Entry>,
     patience: Duration,
+    refused: Arc<Mutex<Option<(Instant, Unavailable)>>>,
 }
 
 enum Entry {
@@ -63,6 +68,13 @@ impl Committer {
         self.write(Member::operation(operation)).await
     }
 
+    /// Why the database refused a write, if it did within [`REFUSAL_LASTS`].
+    pub(super) fn recent_refusal(&self) -> Option<Unavailable> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_LASTS);
+        recent.map(|(_, why)| why.clone())
+    }
+
     /// Flushes, and stops the committer.
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
@@ -91,8 +103,16 @@ pub(super) fn start(
 ) -> Result<Committer, StoreError> {
     let (queue, incoming) = mpsc::channel(QUEUE);
     let writer = Some(store.writer()?);
-    let state =
-        State { store: store.clone(), writer, metrics, on_commit, waiting: VecDeque::new(), failures: 0 };
+    let refused = Arc::default();
+    let state = State {
+        refused: Arc::clone(&refused),
+        store: store.clone(),
+        writer,
+        metrics,
+        on_commit,
+        waiting: VecDeque::new(),
+        failures: 0,
+    };
     match driver {
         Driver::Thread => {
             std::thread::Builder::new()
@@ -105,7 +125,7 @@ pub(super) fn start(
             actix::spawn(run_in_jobs(state, incoming));
         }
     }
-    Ok(Committer { queue, patience })
+    Ok(Committer { queue, patience, refused })
 }
 
 struct State {
@@ -117,6 +137,7 @@ struct State {
     /// Members that an unavailable database has not taken yet.
     waiting: VecDeque<(Member, Instant)>,
     failures: u32,
+    refused: Arc<Mutex<Option<(Instant, Unavailable)>>>,
 }
 
 fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
@@ -278,6 +299,8 @@ impl State {
     /// as their askers do.
     fn keep_or_answer(&mut self, group: Vec<Member>, untils: Vec<Instant>, why: &Unavailable) {
         tracing::warn!(%why, members = group.len(), "the database takes no writes");
+        let refusal = Some((Instant::now(), why.clone()));
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
         for (member, until) in group.into_iter().zip(untils) {
             let patient = *why == Unavailable::Busy && Instant::now() < until;
             if matches!(member, Member::Record(_)) || patient {

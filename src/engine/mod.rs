@@ -120,7 +120,11 @@ impl Postrider {
         if !self.registry.connected() || self.running.lock().await.is_none() {
             return Err(crate::store::Unavailable::Stopped.into());
         }
-        Ok(self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?)
+        self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?;
+        match self.shared.committer.recent_refusal() {
+            Some(why) => Err(why.into()),
+            None => Ok(()),
+        }
     }
 
     /// The engine's metrics in the OpenMetrics text format.
