@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::ListBody;
 use super::problem::Problem;
-use super::request::Params;
+use super::request::{NoParams, Params};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
@@ -87,7 +87,11 @@ fn delivery_id(id: web::Path<String>) -> DeliveryId {
     DeliveryId::from_text(id.into_inner())
 }
 
-async fn show(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn show(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let view = postrider.delivery(&delivery_id(id)).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
@@ -112,17 +116,29 @@ async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<H
     Ok(HttpResponse::Ok().json(ListBody::new(data, next)))
 }
 
-async fn retry(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn retry(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let view = postrider.retry_delivery(&delivery_id(id)).await?;
     Ok(HttpResponse::Accepted().json(FullDeliveryBody::new(view)))
 }
 
-async fn cancel(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn cancel(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let view = postrider.cancel_delivery(&delivery_id(id)).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
 
-async fn release(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn release(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let view = postrider.release_delivery(&delivery_id(id)).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }

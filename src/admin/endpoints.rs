@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::ListBody;
 use super::problem::Problem;
-use super::request::{JsonBody, Params, wrong_json};
+use super::request::{JsonBody, NoParams, Params, wrong_json};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
 use crate::domain::event::EventFilter;
@@ -122,7 +122,7 @@ impl EndpointBody {
 }
 
 /// `tenant` and `secret` can be given once; the rest is what can be changed later too.
-async fn create(postrider: web::Data<Postrider>, body: Body) -> Result<HttpResponse, Problem> {
+async fn create(_: NoParams, postrider: web::Data<Postrider>, body: Body) -> Result<HttpResponse, Problem> {
     let mut fields: Map<String, Value> = body.read()?;
     let tenant = take_text(&mut fields, "tenant", Tenant::parse)?.unwrap_or_default();
     let secret = take_text(&mut fields, "secret", Secret::parse)?;
@@ -152,6 +152,7 @@ fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
 }
 
 async fn update(
+    _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
     body: Body,
@@ -172,7 +173,11 @@ fn endpoint_id(id: web::Path<String>) -> EndpointId {
     EndpointId::from_text(id.into_inner())
 }
 
-async fn show(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn show(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let view = postrider.endpoint(&endpoint_id(id)).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
@@ -192,17 +197,29 @@ async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<H
     Ok(HttpResponse::Ok().json(ListBody::new(data, next)))
 }
 
-async fn delete(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn delete(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     postrider.delete_endpoint(&endpoint_id(id)).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
-async fn pause(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn pause(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let view = postrider.pause_endpoint(&endpoint_id(id)).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
-async fn resume(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn resume(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let view = postrider.resume_endpoint(&endpoint_id(id)).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
@@ -212,7 +229,11 @@ struct SecretBody {
     secret: String,
 }
 
-async fn secret(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn secret(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let secret = postrider.endpoint_secret(&endpoint_id(id)).await?;
     Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
 }
@@ -225,6 +246,7 @@ struct RotateRequest {
 }
 
 async fn rotate(
+    _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
     body: Body,
@@ -243,7 +265,11 @@ struct TestBody {
     delivery_id: Option<crate::domain::ids::DeliveryId>,
 }
 
-async fn test(postrider: web::Data<Postrider>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn test(
+    _: NoParams,
+    postrider: web::Data<Postrider>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let receipt: Receipt = postrider.test_endpoint(&endpoint_id(id)).await?;
     let delivery_id = receipt.deliveries.into_iter().next().map(|(delivery, _)| delivery);
     Ok(HttpResponse::Accepted().json(TestBody { event_id: receipt.id, delivery_id }))

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::ListBody;
 use super::deliveries::DeliveryBody;
 use super::problem::Problem;
-use super::request::{JsonBody, Object, Params};
+use super::request::{JsonBody, NoParams, Object, Params};
 use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, EventType, NewEvent, SealedEvent};
@@ -150,6 +150,7 @@ impl From<Receipt> for ReceiptBody {
 }
 
 async fn publish(
+    _: NoParams,
     postrider: web::Data<Postrider>,
     body: JsonBody<MAX_EVENT_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
@@ -169,6 +170,7 @@ struct BatchBody {
 }
 
 async fn publish_batch(
+    _: NoParams,
     postrider: web::Data<Postrider>,
     body: JsonBody<MAX_BATCH_REQUEST>,
 ) -> Result<HttpResponse, Problem> {

@@ -179,6 +179,18 @@ impl Params {
     }
 }
 
+/// A call that takes no query parameters; any is refused by name.
+pub(super) struct NoParams;
+
+impl FromRequest for NoParams {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
+        std::future::ready(Params::read(request, &[]).done().map(|()| Self))
+    }
+}
+
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 250;
 

@@ -1,6 +1,6 @@
 //! Endpoints: where webhooks go, and the limits they are sent under.
 //!
-//! [`Endpoint`] is what holds: its [`Settings`](super::settings::Settings) with their gaps filled by
+//! [`Endpoint`] is what holds: its [`Settings`] with their gaps filled by
 //! [`EndpointDefaults`]. A gap follows the defaults when they change.
 
 use std::time::Duration;

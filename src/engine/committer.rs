@@ -130,7 +130,7 @@ pub(super) fn start(
 
 struct State {
     store: Store,
-    /// `None` after a panic left its transaction in an unknown state.
+    /// `None` after an error or a panic left its transaction in an unknown state.
     writer: Option<Writer>,
     metrics: Arc<Metrics>,
     on_commit: OnCommit,
@@ -276,8 +276,9 @@ impl State {
         self.metrics.commit(group.len(), started.elapsed().as_secs_f64());
         let wakes = match result {
             Ok(Ok(wakes)) => wakes,
+            // SQLite may have ended the transaction by itself, and then diesel lost count of it: the
+            // next commit gets a connection of its own.
             Ok(Err(error)) => {
-                self.writer = Some(writer);
                 self.metrics.commit_failures.inc();
                 return Err(error);
             }

@@ -88,6 +88,7 @@ impl Postrider {
     /// Stops claiming, waits for the attempts in flight up to `drain_timeout`, writes down what
     /// they came to, and stops the engine. A second call does nothing.
     ///
+    /// Without it the engine runs until the process ends, however many handles are dropped.
     /// What waits stays in the database. Attempts that are broken off at the deadline are sent
     /// again after the next start, and the break counts as no failure.
     pub async fn drain(&self) {

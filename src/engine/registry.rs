@@ -100,17 +100,26 @@ pub(super) struct Registry {
     entries: HashMap<EndpointId, Entry>,
     generation: u64,
     polling: bool,
-    draining: Option<oneshot::Sender<()>>,
+    /// The engine stops: no supervisor is started any more.
+    draining: bool,
+    drained: Option<oneshot::Sender<()>>,
 }
 
 impl Registry {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, entries: HashMap::new(), generation: 0, polling: false, draining: None }
+        Self {
+            shared,
+            entries: HashMap::new(),
+            generation: 0,
+            polling: false,
+            draining: false,
+            drained: None,
+        }
     }
 
     /// The endpoint's supervisor, started if need be. `None` while one must not run.
     fn supervisor(&mut self, endpoint: &Arc<Endpoint>, ctx: &mut Context<Self>) -> Option<&mut Entry> {
-        if self.draining.is_some() {
+        if self.draining {
             return None;
         }
         if !self.entries.contains_key(&endpoint.id) && !endpoint.is_active() {
@@ -133,7 +142,7 @@ impl Registry {
 
     /// Looks for due work that no hint told of.
     fn poll(&mut self, ctx: &mut Context<Self>) {
-        if self.polling || self.draining.is_some() {
+        if self.polling || self.draining {
             return;
         }
         self.polling = true;
@@ -204,17 +213,14 @@ impl Registry {
         };
         ctx.spawn(recovery.into_actor(self).map(|id, registry, ctx| {
             registry.entries.remove(&id);
-            if registry.draining.is_some() {
-                registry.finish_drain();
-            } else {
-                registry.load_and_start(id, ctx);
-            }
+            registry.finish_drain();
+            registry.load_and_start(id, ctx);
         }));
     }
 
     fn finish_drain(&mut self) {
         if self.entries.is_empty()
-            && let Some(done) = self.draining.take()
+            && let Some(done) = self.drained.take()
         {
             let _ = done.send(());
         }
@@ -280,6 +286,7 @@ impl Handler<MayLeave> for Registry {
         );
         if up_to_date {
             self.entries.remove(&ask.endpoint_id);
+            self.finish_drain();
         }
         ask.supervisor.do_send(if up_to_date { Leave::Go } else { Leave::Stay });
     }
@@ -306,7 +313,8 @@ impl Handler<SupervisorGone> for Registry {
 impl Handler<DrainAll> for Registry {
     type Result = ();
     fn handle(&mut self, DrainAll { done }: DrainAll, _: &mut Self::Context) {
-        self.draining = Some(done);
+        self.draining = true;
+        self.drained = Some(done);
         for entry in self.entries.values() {
             if let Entry::Running { supervisor, .. } = entry {
                 supervisor.do_send(Drain);

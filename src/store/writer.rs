@@ -152,8 +152,9 @@ fn in_transaction<T>(
         AnyConnection::Sqlite(conn) => {
             if result.is_ok() {
                 AnsiTransactionManager::commit_transaction(conn)?;
-            } else {
-                AnsiTransactionManager::rollback_transaction(conn)?;
+            } else if let Err(error) = AnsiTransactionManager::rollback_transaction(conn) {
+                // Where SQLite has rolled back by itself; what it failed of is the better answer.
+                tracing::debug!(%error, "nothing was left to roll back");
             }
         }
     }

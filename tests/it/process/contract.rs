@@ -319,6 +319,11 @@ fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
         assert_eq!((answer.status, answer.fields()), (422, vec![field]), "{query}");
     }
 
+    for path in ["/endpoints/x", "/deliveries/x"] {
+        assert_eq!(api.get(&format!("{path}?verbose=1")).fields(), ["verbose"], "{path}");
+    }
+    assert_eq!(api.post("/events?dry_run=1", r#"{"type":"a.b","data":1}"#).fields(), ["dry_run"]);
+
     let post = |id: &str, action: &str| api.post(&format!("/deliveries/{id}/{action}"), "");
     assert_eq!(post(&waiting, "retry").status, 409);
     assert_eq!(post(&delivered, "cancel").problem(), "state-conflict");
