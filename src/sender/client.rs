@@ -18,7 +18,10 @@ use crate::domain::delivery::{Headers, Timings};
 /// How much of an answer's body is read, in bytes, before its connection is closed.
 const MAX_READ_BODY: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Shorter than the five seconds after which common servers close an idle connection: a request that
+/// crosses with that close would be an attempt that failed for nothing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A name resolved to what webhooks may not go to.
 #[derive(Debug, thiserror::Error)]

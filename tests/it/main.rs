@@ -4,4 +4,5 @@ mod engine;
 mod house;
 mod process;
 mod sender;
+mod store;
 mod support;

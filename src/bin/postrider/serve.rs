@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use actix_web::{App, HttpServer};
 use anyhow::{Context, bail};
@@ -15,6 +16,10 @@ use crate::token;
 
 /// How long open HTTP requests get when the server stops, in seconds.
 const HTTP_SHUTDOWN_S: u64 = 5;
+
+/// Longer than the minute for which common proxies and clients keep an idle connection: the side
+/// that sends requests should be the one to close it.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Run the server: the HTTP API and the engine.
 #[derive(Debug, clap::Args)]
@@ -60,6 +65,7 @@ impl Serve {
         let app = move || App::new().configure(admin::configure(handle.clone(), api_token.clone()));
         let server = HttpServer::new(app)
             .disable_signals()
+            .keep_alive(KEEP_ALIVE)
             .shutdown_timeout(HTTP_SHUTDOWN_S)
             .listen(listener)
             .with_context(|| format!("cannot serve on {address}"))?

@@ -113,42 +113,6 @@ fn no_file_descriptor_left_releases_the_claim_and_fails_nothing() {
 }
 
 #[test]
-fn a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll() {
-    on_virtual_time(async {
-        let engine = TestEngine::start();
-        let endpoint = engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
-        let id = engine.publish_one("a.b").await;
-        // What a commit leaves behind of which only the answer was lost.
-        database::execute(
-            &engine.database(),
-            "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
-             claimed_at = created_at, owner_epoch = (SELECT value FROM webhook_counters WHERE name = 'epoch')",
-        );
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
-        let view = engine.until(&id, Status::Delivered, secs(10)).await;
-        assert_eq!(view.attempts.len(), 1, "a claim that was never started is no attempt");
-    });
-}
-
-#[test]
-fn an_outcome_whose_claim_was_taken_away_is_counted_and_dropped() {
-    on_virtual_time(async {
-        let engine = TestEngine::start();
-        engine.endpoint(1, "{}").await;
-        engine.receivers.next(&host(1), [Reply::Status(500, secs(3))]);
-        let id = engine.publish_one("a.b").await;
-        pass(secs(1)).await;
-        // Another owner took it over: its claim has the next number.
-        database::execute(&engine.database(), "UPDATE webhook_deliveries SET claim_no = claim_no + 1");
-        pass(Duration::from_millis(2500)).await;
-        assert_eq!(engine.metric("postrider_stale_outcomes_total"), 1.0);
-        let view = engine.delivery(&id).await;
-        assert!(view.attempts.is_empty());
-    });
-}
-
-#[test]
 fn a_drain_ends_what_is_in_flight_and_breaks_off_what_takes_too_long() {
     on_virtual_time(async {
         let engine = TestEngine::with(|config| config.drain_timeout = secs(5));

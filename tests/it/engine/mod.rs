@@ -4,4 +4,3 @@ mod faults;
 mod lifecycle;
 mod limits;
 mod maintenance;
-mod publishing;

@@ -3,6 +3,7 @@
 mod cli;
 mod contract;
 mod kill;
+mod mission;
 mod neighbours;
 mod operation;
 mod wire;

@@ -17,6 +17,12 @@ use serde_json::value::RawValue;
 /// 2026-01-01T00:00:00Z
 pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
+/// The databases that the conformance suite knows.
+#[derive(Debug, Clone, Copy)]
+pub enum Database {
+    Sqlite,
+}
+
 pub struct TestEngine {
     pub postrider: Postrider,
     pub receivers: ScriptedReceivers,
@@ -29,6 +35,13 @@ impl TestEngine {
         Self::with(|_| {})
     }
 
+    /// An engine with the defaults on that database.
+    pub fn on(database: Database) -> Self {
+        match database {
+            Database::Sqlite => Self::start(),
+        }
+    }
+
     pub fn with(configure: impl FnOnce(&mut EngineConfig)) -> Self {
         let receivers = ScriptedReceivers::default();
         let dir = tempfile::tempdir().unwrap();
@@ -38,7 +51,15 @@ impl TestEngine {
 
     /// Stops the engine and starts another one on the same database.
     pub async fn restart(self) -> Self {
+        self.stop().await.start_again()
+    }
+
+    pub async fn stop(self) -> Self {
         self.postrider.drain().await;
+        self
+    }
+
+    pub fn start_again(self) -> Self {
         let postrider = start(&self.dir, self.receivers.clone(), self.postrider.now(), |_| {});
         Self { postrider, ..self }
     }

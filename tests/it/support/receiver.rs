@@ -1,7 +1,7 @@
 //! A receiver on loopback, in this process but on threads of its own, that records what it gets.
 //!
 //! The path says what it answers: `/ok/…`, `/status/CODE`, `/slow/MS`, `/hang`, `/flaky` (every
-//! third is a 500), `/endless` (200, and a body without end), `/redirect`.
+//! third is a 500), `/recovers/N` (200 after N times 500), `/endless` (200, and a body without end), `/redirect`.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,6 +74,7 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
     let id =
         request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let body = String::from_utf8_lossy(&body).into_owned();
+    let before = record.got.lock().unwrap().iter().filter(|one| one.path == path).count();
     record.got.lock().unwrap().push(Got { at: Instant::now(), path: path.clone(), id, body, headers });
     let count = record.count.fetch_add(1, Ordering::Relaxed);
     let number = path.rsplit('/').next().and_then(|last| last.parse::<u16>().ok()).unwrap_or(200);
@@ -88,6 +89,7 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
             HttpResponse::Ok().finish()
         }
         "flaky" if count.is_multiple_of(3) => HttpResponse::InternalServerError().finish(),
+        "recovers" if before < usize::from(number) => HttpResponse::InternalServerError().finish(),
         "endless" => HttpResponse::Ok().body(Endless),
         "redirect" => HttpResponse::Found().insert_header(("location", "/ok/redirected")).finish(),
         _ => HttpResponse::Ok().finish(),

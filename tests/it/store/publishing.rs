@@ -6,16 +6,15 @@ use postrider::testing::on_virtual_time;
 use postrider::{Error, EventListQuery};
 
 use crate::support::database;
-use crate::support::engine::{TestEngine, event};
+use crate::support::engine::{Database, TestEngine, event};
 
 fn with_id(id: &str, data: &str) -> NewEvent {
     NewEvent { id: EventId::parse(id).unwrap(), ..event("a.b", data) }
 }
 
-#[test]
-fn the_same_event_twice_is_stored_once_and_answered_with_the_first_deliveries() {
+fn the_same_event_twice_is_stored_once_and_answered_with_the_first_deliveries(database: Database) {
     on_virtual_time(async {
-        let engine = TestEngine::start();
+        let engine = TestEngine::on(database);
         engine.endpoint(1, "{}").await;
         let first = engine.postrider.publish(with_id("e1", "1")).await.unwrap();
         engine.endpoint(2, "{}").await;
@@ -27,10 +26,9 @@ fn the_same_event_twice_is_stored_once_and_answered_with_the_first_deliveries() 
     });
 }
 
-#[test]
-fn the_same_id_with_other_content_is_a_conflict_and_changes_nothing() {
+fn the_same_id_with_other_content_is_a_conflict_and_changes_nothing(database: Database) {
     on_virtual_time(async {
-        let engine = TestEngine::start();
+        let engine = TestEngine::on(database);
         engine.postrider.publish(with_id("e1", "1")).await.unwrap();
         let other = engine.postrider.publish(with_id("e1", "2")).await;
         assert!(matches!(other, Err(Error::EventIdConflict { field, .. }) if field == "id"));
@@ -39,10 +37,9 @@ fn the_same_id_with_other_content_is_a_conflict_and_changes_nothing() {
     });
 }
 
-#[test]
-fn a_batch_is_stored_whole_or_not_at_all() {
+fn a_batch_is_stored_whole_or_not_at_all(database: Database) {
     on_virtual_time(async {
-        let engine = TestEngine::start();
+        let engine = TestEngine::on(database);
         engine.endpoint(1, "{}").await;
         engine.postrider.publish(with_id("taken", "1")).await.unwrap();
         let batch = vec![with_id("n1", "1"), with_id("n2", "1"), with_id("taken", "2"), with_id("n3", "1")];
@@ -61,10 +58,9 @@ fn a_batch_is_stored_whole_or_not_at_all() {
     });
 }
 
-#[test]
-fn events_go_to_the_endpoints_of_their_tenant_that_want_them() {
+fn events_go_to_the_endpoints_of_their_tenant_that_want_them(database: Database) {
     on_virtual_time(async {
-        let engine = TestEngine::start();
+        let engine = TestEngine::on(database);
         let all = engine.endpoint(1, "{}").await;
         let prefix = engine.endpoint(2, r#"{"event_types": ["invoice.*"]}"#).await;
         engine.endpoint(3, r#"{"event_types": ["order.filled"]}"#).await;
@@ -81,10 +77,9 @@ fn events_go_to_the_endpoints_of_their_tenant_that_want_them() {
     });
 }
 
-#[test]
-fn many_publishers_at_once_share_commits_and_get_their_own_answers() {
+fn many_publishers_at_once_share_commits_and_get_their_own_answers(database: Database) {
     on_virtual_time(async {
-        let engine = TestEngine::start();
+        let engine = TestEngine::on(database);
         let publish = |i: u32| {
             let postrider = engine.postrider.clone();
             // Every tenth is a conflict, which fails no neighbour in its group.
@@ -107,10 +102,9 @@ fn many_publishers_at_once_share_commits_and_get_their_own_answers() {
     });
 }
 
-#[test]
-fn lists_go_through_everything_once_newest_first() {
+fn lists_go_through_everything_once_newest_first(database: Database) {
     on_virtual_time(async {
-        let engine = TestEngine::start();
+        let engine = TestEngine::on(database);
         for i in 0..25 {
             engine.postrider.publish(with_id(&format!("e{i}"), "1")).await.unwrap();
         }
@@ -127,4 +121,13 @@ fn lists_go_through_everything_once_newest_first() {
         let expected: Vec<_> = (0..25).rev().map(|i| format!("e{i}")).collect();
         assert_eq!(seen, expected);
     });
+}
+
+conformance! {
+    the_same_event_twice_is_stored_once_and_answered_with_the_first_deliveries,
+    the_same_id_with_other_content_is_a_conflict_and_changes_nothing,
+    a_batch_is_stored_whole_or_not_at_all,
+    events_go_to_the_endpoints_of_their_tenant_that_want_them,
+    many_publishers_at_once_share_commits_and_get_their_own_answers,
+    lists_go_through_everything_once_newest_first,
 }

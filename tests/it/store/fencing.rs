@@ -1,0 +1,80 @@
+//! Claims and outcomes whose owner, or whose answer, went away.
+
+use std::time::Duration;
+
+use postrider::domain::delivery::Outcome;
+use postrider::domain::lifecycle::Status;
+use postrider::testing::{Reply, on_virtual_time, pass};
+
+use crate::support::database as look;
+use crate::support::engine::{Database, TestEngine, host, secs};
+
+fn a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        let endpoint = engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
+        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        let id = engine.publish_one("a.b").await;
+        // What a commit leaves behind of which only the answer was lost.
+        look::execute(
+            &engine.database(),
+            "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
+             claimed_at = created_at, owner_epoch = (SELECT value FROM webhook_counters WHERE name = 'epoch')",
+        );
+        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        let view = engine.until(&id, Status::Delivered, secs(10)).await;
+        assert_eq!(view.attempts.len(), 1, "a claim that was never started is no attempt");
+    });
+}
+
+fn an_outcome_whose_claim_was_taken_away_is_counted_and_dropped(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        engine.endpoint(1, "{}").await;
+        engine.receivers.next(&host(1), [Reply::Status(500, secs(3))]);
+        let id = engine.publish_one("a.b").await;
+        pass(secs(1)).await;
+        // Another owner took it over: its claim has the next number.
+        look::execute(&engine.database(), "UPDATE webhook_deliveries SET claim_no = claim_no + 1");
+        pass(Duration::from_millis(2500)).await;
+        assert_eq!(engine.metric("postrider_stale_outcomes_total"), 1.0);
+        let view = engine.delivery(&id).await;
+        assert!(view.attempts.is_empty());
+    });
+}
+
+/// A process that was killed leaves `sending` rows; the next owner takes all of them back.
+fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        let endpoint = engine.endpoint(1, "{}").await;
+        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        let id = engine.publish_one("a.b").await;
+        let engine = {
+            let file = engine.database();
+            let engine = engine.stop().await;
+            look::execute(
+                &file,
+                "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
+                 claimed_at = created_at, owner_epoch = 1",
+            );
+            engine.start_again()
+        };
+        let view = engine.delivery(&id).await;
+        assert_eq!(view.delivery.life.state.status(), Status::Pending);
+        assert_eq!((view.delivery.life.interruptions, view.delivery.life.retries_used), (1, 0));
+        assert_eq!(
+            (view.attempts[0].number, view.attempts[0].exchange.outcome),
+            (None, Outcome::Interrupted)
+        );
+        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        let view = engine.until(&id, Status::Delivered, secs(5)).await;
+        assert_eq!((view.attempts.len(), view.attempts[1].number), (2, Some(1)));
+    });
+}
+
+conformance! {
+    a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll,
+    an_outcome_whose_claim_was_taken_away_is_counted_and_dropped,
+    what_a_dead_owner_left_is_taken_back_and_logged,
+}

@@ -1,0 +1,17 @@
+//! The conformance suite: what every database must do. Each case runs on each of them.
+
+/// Makes tests of functions that take a [`Database`](crate::support::engine::Database).
+macro_rules! conformance {
+    ($($case:ident,)+) => {
+        mod sqlite {
+            $(
+                #[test]
+                fn $case() {
+                    super::$case(crate::support::engine::Database::Sqlite);
+                }
+            )+
+        }
+    };
+}
+mod fencing;
+mod publishing;
