@@ -107,6 +107,7 @@ pub(super) fn start(
     let state = State {
         refused: Arc::clone(&refused),
         store: store.clone(),
+        patience,
         writer,
         metrics,
         on_commit,
@@ -128,8 +129,15 @@ pub(super) fn start(
     Ok(Committer { queue, patience, refused })
 }
 
+/// The engine stops: what has not landed by `until` is left to the next start.
+struct Closing {
+    done: oneshot::Sender<()>,
+    until: Instant,
+}
+
 struct State {
     store: Store,
+    patience: Duration,
     /// `None` after an error or a panic left its transaction in an unknown state.
     writer: Option<Writer>,
     metrics: Arc<Metrics>,
@@ -151,7 +159,7 @@ fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
         let close = collect(&mut state, first, &mut incoming);
         let pause = state.commit_waiting();
         closing = closing.or(close);
-        if closing.is_some() && state.waiting.is_empty() {
+        if closing.as_ref().is_some_and(|closing| state.has_flushed(closing)) {
             break;
         }
         if let Some(pause) = pause {
@@ -177,7 +185,7 @@ async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
         let Ok((back, pause)) = job.await else { return };
         state = back;
         closing = closing.or(close);
-        if closing.is_some() && state.waiting.is_empty() {
+        if closing.as_ref().is_some_and(|closing| state.has_flushed(closing)) {
             break;
         }
         if let Some(pause) = pause {
@@ -188,18 +196,14 @@ async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
 }
 
 /// Takes what has queued up, as far as one commit should hold it.
-fn collect(
-    state: &mut State,
-    first: Option<Entry>,
-    incoming: &mut mpsc::Receiver<Entry>,
-) -> Option<oneshot::Sender<()>> {
+fn collect(state: &mut State, first: Option<Entry>, incoming: &mut mpsc::Receiver<Entry>) -> Option<Closing> {
     let mut next = first;
     while let Some(entry) = next {
         match entry {
             Entry::Write { member, until } => state.waiting.push_back((member, until)),
             Entry::Close(done) => {
                 incoming.close();
-                return Some(done);
+                return Some(Closing { done, until: Instant::now() + state.patience });
             }
         }
         next = if state.waiting.len() < MAX_GROUP { incoming.try_recv().ok() } else { None };
@@ -207,17 +211,21 @@ fn collect(
     None
 }
 
-fn finish(state: State, closing: Option<oneshot::Sender<()>>) {
+fn finish(state: State, closing: Option<Closing>) {
     for (member, _) in state.waiting {
         member.answer(Some(Unavailable::Stopped.into()));
     }
     drop(state.writer);
-    if let Some(done) = closing {
-        let _ = done.send(());
+    if let Some(closing) = closing {
+        let _ = closing.done.send(());
     }
 }
 
 impl State {
+    fn has_flushed(&self, closing: &Closing) -> bool {
+        self.waiting.is_empty() || Instant::now() >= closing.until
+    }
+
     /// Commits what waits. `Some`: the database is unavailable, try again after that long.
     fn commit_waiting(&mut self) -> Option<Duration> {
         let (mut group, untils): (Vec<Member>, Vec<Instant>) = self.waiting.drain(..).unzip();
