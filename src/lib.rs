@@ -57,8 +57,8 @@ mod store;
 pub mod testing;
 
 pub use engine::{
-    Builder, DeliveryQuery, DeliveryView, EndpointQuery, EndpointView, Error, EventListQuery, EventView,
-    Health, Postrider, Receipt, StartError,
+    Builder, DeliveryQuery, DeliveryView, EndpointHealth, EndpointQuery, EndpointView, Error, EventListQuery,
+    EventView, Postrider, Receipt, StartError,
 };
 pub use sender::sign as signature;
 pub use store::{SchemaError, StoreError, Unavailable, migrate, revert};

@@ -57,6 +57,8 @@ pub fn on_virtual_time<F: Future>(test: F) -> F::Output {
 pub enum Reply {
     /// Answers with this status after this long.
     Status(u16, Duration),
+    /// Answers with this status and these headers, at once.
+    Answer(u16, Vec<(String, String)>),
     /// Never answers.
     Hang,
     /// Fails without an answer.
@@ -163,6 +165,7 @@ impl Transport for ScriptedReceivers {
                     tokio::time::sleep(after).await;
                     Ok(WireAnswer { status, ..WireAnswer::default() })
                 }
+                Reply::Answer(status, headers) => Ok(WireAnswer { status, headers, ..WireAnswer::default() }),
                 Reply::Status(..) | Reply::Hang => {
                     tokio::time::sleep(timeout).await;
                     late()

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::ListBody;
 use super::problem::Problem;
 use super::request::{JsonBody, NoParams, Params, wrong_json};
+use crate::domain::breaker::{Breaker, BreakerState};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
 use crate::domain::event::EventFilter;
@@ -42,9 +43,10 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 
 #[derive(Serialize)]
 struct HealthBody {
-    breaker: &'static str,
+    breaker: BreakerState,
     consecutive_failures: u32,
     hold_until: Option<Timestamp>,
+    next_probe_at: Option<Timestamp>,
     next_slot_at: Option<Timestamp>,
     pending: u64,
     sending: u64,
@@ -106,9 +108,13 @@ impl EndpointBody {
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
             health: HealthBody {
-                breaker: "closed",
-                consecutive_failures: health.consecutive_failures,
-                hold_until: None,
+                breaker: health.state.breaker.state(),
+                consecutive_failures: health.state.consecutive_failures,
+                hold_until: health.state.hold_until,
+                next_probe_at: match health.state.breaker {
+                    Breaker::Open { probe_at, .. } => Some(probe_at),
+                    Breaker::Closed | Breaker::HalfOpen { .. } => None,
+                },
                 next_slot_at: health.next_slot_at,
                 pending: health.backlog.pending,
                 sending: health.backlog.sending,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::breaker::{Health, Verdict};
 use super::clock::Timestamp;
+use super::endpoint::PauseReason;
 use super::event::SealedEvent;
 use super::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use super::lifecycle::Life;
@@ -99,10 +101,14 @@ pub struct Finished {
     pub exchange: Exchange,
     /// What a retry's delay gets on top.
     pub jitter: Jitter,
-    /// Failed attempts in a row of this endpoint, this one included.
-    pub consecutive_failures: u32,
-    /// Whether that number is another one than before.
-    pub health_changed: bool,
+    /// What the answer says about the endpoint.
+    pub verdict: Verdict,
+    /// Until when the endpoint rests for it.
+    pub rest_until: Option<Timestamp>,
+    /// How the endpoint is doing now, if that is another than before.
+    pub health: Option<Health>,
+    /// The endpoint is to be paused for it.
+    pub pause: Option<PauseReason>,
 }
 
 /// What one attempt sent and got back.

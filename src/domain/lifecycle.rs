@@ -139,6 +139,13 @@ pub enum Cause<'a> {
         schedule: Option<&'a RetrySchedule>,
         /// What the delay gets on top.
         jitter: Jitter,
+        /// The endpoint gets nothing before this, whatever the schedule says.
+        not_before: Option<Timestamp>,
+    },
+    /// The receiver answered, and asked for another time. It uses up no retry.
+    Deferred {
+        /// When to ask again.
+        until: Timestamp,
     },
     /// The claim was not started (paused in between, out of file descriptors).
     Released {
@@ -207,14 +214,16 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
         (Sending, Cause::Rejected { schedule: None, .. }) => {
             Ok(finished(life, Failed(FailureReason::EndpointDeleted)))
         }
-        (Sending, Cause::Rejected { at, schedule: Some(schedule), jitter }) => {
+        (Sending, Cause::Rejected { at, schedule: Some(schedule), jitter, not_before }) => {
             Ok(match schedule.delay(life.retries_used, jitter) {
-                Some(delay) => {
-                    Life { retries_used: life.retries_used + 1, ..finished(life, due(at + delay)) }
-                }
+                Some(delay) => Life {
+                    retries_used: life.retries_used + 1,
+                    ..finished(life, due((at + delay).max(not_before.unwrap_or(at))))
+                },
                 None => finished(life, Failed(FailureReason::RetriesExhausted)),
             })
         }
+        (Sending, Cause::Deferred { until }) => Ok(finished(life, due(until))),
         (Sending, Cause::Released { at }) => to(due(at)),
         (Sending, Cause::Interrupted { at, counts }) => {
             let interruptions = life.interruptions + u32::from(counts);
@@ -251,7 +260,7 @@ impl Cause<'_> {
     fn verb(&self) -> &'static str {
         match self {
             Self::Claimed => "claimed",
-            Self::Accepted { .. } | Self::Rejected { .. } => "given an outcome",
+            Self::Accepted { .. } | Self::Rejected { .. } | Self::Deferred { .. } => "given an outcome",
             Self::Released { .. } | Self::HoldLifted { .. } => "released",
             Self::Interrupted { .. } => "interrupted",
             Self::RetryAsked { .. } => "retried",
@@ -284,7 +293,8 @@ mod tests {
         use State::{Delivered, Failed, Sending};
         let schedule = RetrySchedule::default();
         let none = RetrySchedule::new(vec![]).unwrap();
-        let rejected = |schedule| Cause::Rejected { at: AT, schedule, jitter: Jitter::NONE };
+        let rejected =
+            |schedule| Cause::Rejected { at: AT, schedule, jitter: Jitter::NONE, not_before: None };
         let later = State::Pending(Wait::Until(Timestamp::from_micros(11_000_000)));
 
         // Columns: due, held, sending, delivered, then failed by each reason:
@@ -297,6 +307,7 @@ mod tests {
             (rejected(Some(&schedule)), [no, no, s(later), no, no, no, no, no]),
             (rejected(Some(&none)), [no, no, s(Failed(RetriesExhausted)), no, no, no, no, no]),
             (rejected(None), [no, no, s(Failed(EndpointDeleted)), no, no, no, no, no]),
+            (Cause::Deferred { until: AT }, [no, no, s(NOW), no, no, no, no, no]),
             (Cause::Released { at: AT }, [no, no, s(NOW), no, no, no, no, no]),
             (Cause::Interrupted { at: AT, counts: true }, [no, no, s(NOW), no, no, no, no, no]),
             (Cause::Interrupted { at: AT, counts: false }, [no, no, s(NOW), no, no, no, no, no]),
@@ -335,12 +346,26 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_comes_no_earlier_than_the_breaker_lets_it_and_a_deferral_costs_no_retry() {
+        let life = Life { state: State::Sending, ..Life::published(AT) };
+        let (schedule, probe_at) = (RetrySchedule::default(), Timestamp::from_micros(31_000_000));
+        let not_before = Some(probe_at);
+        let cause = Cause::Rejected { at: AT, schedule: Some(&schedule), jitter: Jitter::NONE, not_before };
+        let probed = next(&life, &cause).unwrap();
+        assert_eq!((probed.state, probed.retries_used), (State::Pending(Wait::Until(probe_at)), 1));
+        let deferred = next(&life, &Cause::Deferred { until: probe_at }).unwrap();
+        assert_eq!((deferred.state, deferred.retries_used), (State::Pending(Wait::Until(probe_at)), 0));
+        assert_eq!(deferred.attempt_count, 1);
+    }
+
+    #[test]
     fn a_manual_retry_brings_a_fresh_set_of_retries_and_keeps_the_history() {
         let schedule = RetrySchedule::default();
         let mut life = Life::published(AT);
         for _ in 0..5 {
             life = next(&life, &Cause::Claimed).unwrap();
-            let cause = Cause::Rejected { at: AT, schedule: Some(&schedule), jitter: Jitter::NONE };
+            let cause =
+                Cause::Rejected { at: AT, schedule: Some(&schedule), jitter: Jitter::NONE, not_before: None };
             life = next(&life, &cause).unwrap();
         }
         assert_eq!(life.state, State::Failed(FailureReason::RetriesExhausted));

@@ -11,6 +11,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Shared;
 use super::supervisor::EndpointSupervisor;
+use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Exchange};
 use crate::domain::endpoint::Endpoint;
@@ -21,7 +22,7 @@ use crate::sender::Sent;
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The receiver answered, or the time was up.
-    Finished(Exchange),
+    Finished(Exchange, Verdict),
     /// Nothing was sent, by our own fault.
     NotSent(String),
     /// It was told to stop before it had an outcome.
@@ -89,7 +90,7 @@ impl Actor for DeliveryAttempt {
             async move { abort.run_until_cancelled(shared.sender.send(&endpoint, &event, started_at)).await };
         ctx.spawn(attempt.into_actor(self).map(|sent, attempt, ctx| {
             attempt.report(match sent {
-                Some(Sent::Finished(exchange)) => Ended::Finished(exchange),
+                Some(Sent::Finished { exchange, verdict }) => Ended::Finished(exchange, verdict),
                 Some(Sent::NotSent(why)) => Ended::NotSent(why),
                 None => Ended::Aborted,
             });

@@ -2,6 +2,7 @@
 
 use super::publishing::next_key;
 use super::{Error, Postrider};
+use crate::domain::breaker::BreakerState;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
@@ -70,6 +71,14 @@ impl Postrider {
     async fn waits_for(&self, delivery: &Delivery, due: Timestamp) -> WaitingFor {
         if due > self.now() {
             return WaitingFor::DueTime;
+        }
+        let id = delivery.endpoint_id.clone();
+        let health = self.read("health", move |conn, _| query::health(conn, &id)).await.unwrap_or_default();
+        if health.hold_until.is_some_and(|until| until > self.now()) {
+            return WaitingFor::RetryAfter;
+        }
+        if health.breaker.state() == BreakerState::Open {
+            return WaitingFor::Breaker;
         }
         match self.inspect(&delivery.endpoint_id).await {
             Some(live) if !live.rate_open => WaitingFor::RateLimit,

@@ -10,6 +10,7 @@ use super::publishing::next_key;
 use super::registry::{EndpointChanged, InspectEndpoint, Nudge};
 use super::supervisor::Live;
 use super::{Error, Postrider, Receipt};
+use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{Backlog, Endpoint, LiveSecret, PauseReason};
 use crate::domain::event::{Content, EventType, NewEvent};
@@ -29,15 +30,15 @@ pub struct EndpointView {
     /// The endpoint.
     pub endpoint: Endpoint,
     /// How it is doing.
-    pub health: Health,
+    pub health: EndpointHealth,
 }
 
 /// How an endpoint is doing.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
-pub struct Health {
-    /// Failed attempts in a row.
-    pub consecutive_failures: u32,
+pub struct EndpointHealth {
+    /// Breaker, rests and failures.
+    pub state: Health,
     /// What waits.
     pub backlog: Backlog,
     /// When its rate limit next lets an attempt start, if it does not now.
@@ -265,16 +266,14 @@ impl Postrider {
 
     async fn view(&self, endpoint: Endpoint) -> Result<EndpointView, Error> {
         let id = endpoint.id.clone();
-        let (consecutive_failures, backlog) = self
-            .read("health", move |conn, _| {
-                Ok((query::consecutive_failures(conn, &id)?, query::backlog(conn, &id)?))
-            })
+        let (state, backlog) = self
+            .read("health", move |conn, _| Ok((query::health(conn, &id)?, query::backlog(conn, &id)?)))
             .await?;
         let live = self.inspect(&endpoint.id).await;
         let estimated_drain =
             endpoint.rate_limit.drain_time(backlog.pending - backlog.held.min(backlog.pending));
         let next_slot_at = live.and_then(|live| live.next_slot_at);
-        let health = Health { consecutive_failures, backlog, next_slot_at, estimated_drain };
+        let health = EndpointHealth { state, backlog, next_slot_at, estimated_drain };
         Ok(EndpointView { endpoint, health })
     }
 

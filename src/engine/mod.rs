@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, oneshot};
 
 pub use builder::{Builder, StartError};
 pub use deliveries::{DeliveryQuery, DeliveryView};
-pub use endpoints::{EndpointQuery, EndpointView, Health};
+pub use endpoints::{EndpointHealth, EndpointQuery, EndpointView};
 pub use error::Error;
 pub use publishing::{EventListQuery, EventView, Receipt};
 

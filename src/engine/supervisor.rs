@@ -25,9 +25,10 @@ use super::Shared;
 use super::attempt::{AttemptEnded, DeliveryAttempt, Job};
 use super::registry::{MayLeave, Registry, SupervisorGone};
 use super::window::Window;
+use crate::domain::breaker::{self, Health, Limits, Verdict};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Finished, Outcome, Queued};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::delivery::{Claimed, Exchange, Finished, Outcome, Queued};
+use crate::domain::endpoint::{Endpoint, PauseReason};
 use crate::domain::ids::DeliveryId;
 use crate::domain::lifecycle::State;
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
@@ -67,7 +68,7 @@ pub(super) struct Roster {
 /// What a supervisor starts from.
 struct Seed {
     starts: Vec<Timestamp>,
-    consecutive_failures: u32,
+    health: Health,
 }
 
 pub(super) struct EndpointSupervisor {
@@ -79,7 +80,8 @@ pub(super) struct EndpointSupervisor {
     roster: Roster,
     phase: Phase,
     limiter: SlidingWindow,
-    consecutive_failures: u32,
+    /// Breaker and rests. `None` until it has been read.
+    health: Option<Health>,
     /// Due deliveries in the order they are to be sent, read ahead of demand.
     window: Window,
     /// Claims that are being committed.
@@ -116,7 +118,7 @@ impl EndpointSupervisor {
             roster,
             phase: Phase::Seeding,
             limiter,
-            consecutive_failures: 0,
+            health: None,
             window: Window::unread(),
             claiming: HashMap::new(),
             in_flight: HashMap::new(),
@@ -149,7 +151,9 @@ impl EndpointSupervisor {
         if now < self.not_before {
             return 0;
         }
-        let free = (self.endpoint.concurrency as usize).saturating_sub(self.busy());
+        let health = self.health.unwrap_or_default();
+        let allowed = health.allowance(self.shared.clock.now(), self.endpoint.concurrency) as usize;
+        let free = allowed.saturating_sub(self.busy());
         free.min(usize::try_from(self.limiter.available(now)).unwrap_or(usize::MAX))
     }
 
@@ -225,7 +229,9 @@ impl EndpointSupervisor {
                 let until_due = due.since(now);
                 let until_slot = self.limiter.wait(mono).unwrap_or_default();
                 let until_allowed = self.not_before.saturating_sub(mono);
-                let wait = until_due.max(until_slot).max(until_allowed);
+                let until_well = self.health.and_then(|health| health.opens_at());
+                let until_well = until_well.map(|at| at.since(now)).unwrap_or_default();
+                let wait = until_due.max(until_slot).max(until_allowed).max(until_well);
                 // With everything free a read or a claim is under way, and its answer pumps.
                 if wait.is_zero() { return } else { wait }
             }
@@ -300,35 +306,62 @@ impl EndpointSupervisor {
     }
 
     /// Writes an outcome down.
-    fn record(
-        &mut self,
-        ended: AttemptEnded,
-        exchange: crate::domain::delivery::Exchange,
-        ctx: &mut Context<Self>,
-    ) {
-        let before = self.consecutive_failures;
-        self.consecutive_failures =
-            if exchange.outcome == Outcome::Delivered { 0 } else { before.saturating_add(1) };
-        let duration = ended.ended_at.since(ended.started_at).as_secs_f64();
-        self.shared.metrics.attempt(exchange.outcome, duration);
+    fn record(&mut self, ended: AttemptEnded, exchange: Exchange, verdict: Verdict, ctx: &mut Context<Self>) {
+        let endpoint = &self.endpoint;
+        let (at, jitter) = (ended.ended_at, Jitter::new(rand::random()));
+        let next_delay = endpoint.retry_schedule.delay(ended.claimed.life.retries_used, jitter);
+        let rest_until = match verdict {
+            Verdict::RetryAfter(asked) => Some(asked.until(at)),
+            Verdict::Throttled => next_delay.map(|delay| at + delay),
+            Verdict::Accepted | Verdict::Failed | Verdict::Gone => None,
+        };
+        let limits = Limits { breaker_after: endpoint.breaker_after, concurrency: endpoint.concurrency };
+        let told = breaker::Ended { verdict, started_at: ended.started_at, at, rest_until };
+        let before = self.health.unwrap_or_default();
+        let health = before.after(&told, &limits);
+        let pause = match verdict {
+            Verdict::Gone => Some(PauseReason::Gone),
+            _ => health.has_given_up(at).then_some(PauseReason::Failing),
+        };
+        let pause = pause.filter(|_| endpoint.is_active());
+        self.shared.metrics.attempt(exchange.outcome, at.since(ended.started_at).as_secs_f64());
         let id = ended.claimed.id.clone();
         let outcome = exchange.outcome;
         let finished = Finished {
             claimed: ended.claimed,
-            endpoint_id: self.endpoint.id.clone(),
+            endpoint_id: endpoint.id.clone(),
             started_at: ended.started_at,
-            ended_at: ended.ended_at,
+            ended_at: at,
             exchange,
-            jitter: Jitter::new(rand::random()),
-            consecutive_failures: self.consecutive_failures,
-            health_changed: before != self.consecutive_failures,
+            jitter,
+            verdict,
+            rest_until,
+            health: (health != before).then_some(health),
+            pause,
         };
+        self.heed(before, health, pause);
         self.recording.insert(id.clone());
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
             let result = shared.committer.write(Member::record(finished)).await;
             addr.do_send(RecordAnswered { id, outcome, result });
         });
+    }
+
+    /// Acts on what was just judged, before it is committed: nothing more starts meanwhile.
+    fn heed(&mut self, before: Health, health: Health, pause: Option<PauseReason>) {
+        let id = &self.endpoint.id;
+        if health.breaker.state() != before.breaker.state() {
+            let (state, failures) = (health.breaker.state(), health.consecutive_failures);
+            tracing::info!(endpoint = %id, %state, failures, "the breaker of {id} is {state}");
+        }
+        self.health = Some(health);
+        if let Some(reason) = pause {
+            tracing::warn!(endpoint = %id, %reason, "endpoint {id} is paused ({reason}); it waits for a person to resume it");
+            let mut paused = Endpoint::clone(&self.endpoint);
+            paused.paused = Some(reason);
+            self.endpoint = Arc::new(paused);
+        }
     }
 
     /// Successes are the rule and are counted; failures are what somebody looks for.
@@ -382,7 +415,7 @@ impl EndpointSupervisor {
                         query::recent_starts(conn, &id, since, i64::from(starts) + MOST_IN_FLIGHT)?
                     }
                 };
-                Ok(Seed { starts, consecutive_failures: query::consecutive_failures(conn, &id)? })
+                Ok(Seed { starts, health: query::health(conn, &id)? })
             });
             addr.do_send(Seeded(read.await));
         });

@@ -6,6 +6,7 @@
 
 mod classify;
 mod client;
+mod etiquette;
 pub mod guard;
 mod resolver;
 pub mod sign;
@@ -22,6 +23,7 @@ pub(crate) use client::HttpTransport;
 pub(crate) use resolver::{DnsResolver, Resolve};
 
 use self::guard::{AddressPolicy, Blocked};
+use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Exchange, Headers, Outcome, Timings};
 use crate::domain::endpoint::Endpoint;
@@ -94,7 +96,12 @@ pub enum Failure {
 #[derive(Debug, Clone)]
 pub enum Sent {
     /// The attempt counts.
-    Finished(Exchange),
+    Finished {
+        /// What went over the wire.
+        exchange: Exchange,
+        /// What it says about the endpoint.
+        verdict: Verdict,
+    },
     /// Nothing was sent, by our own fault: the claim is to be released.
     NotSent(String),
 }
@@ -120,18 +127,22 @@ impl Sender {
         let url = &endpoint.settings.url;
         if let Err(blocked) = self.policy.check_literal(url) {
             let error = blocked.to_string();
-            return Sent::Finished(Exchange::without_answer(Outcome::BlockedAddress, error));
+            let exchange = Exchange::without_answer(Outcome::BlockedAddress, error);
+            return Sent::Finished { exchange, verdict: Verdict::Failed };
         }
         let headers = self.headers(endpoint, event, now);
         let shown = masked(&headers, endpoint);
         let request =
             WireRequest { url: url.clone(), headers, body: event.body.clone(), timeout: endpoint.timeout };
-        let exchange = match self.transport.exchange(request).await {
-            Ok(answer) => answered(answer),
+        let (exchange, verdict) = match self.transport.exchange(request).await {
+            Ok(answer) => {
+                let verdict = etiquette::verdict(answer.status, &answer.headers);
+                (answered(answer), verdict)
+            }
             Err(Failure::Exhausted(why)) => return Sent::NotSent(why),
-            Err(failure) => failed(failure),
+            Err(failure) => (failed(failure), Verdict::Failed),
         };
-        Sent::Finished(Exchange { request_headers: Some(shown), ..exchange })
+        Sent::Finished { exchange: Exchange { request_headers: Some(shown), ..exchange }, verdict }
     }
 
     /// Standard Webhooks 1.0.0, then the endpoint's own headers.

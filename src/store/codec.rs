@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StoreError;
-use super::rows::{AttemptRow, DeliveryRow, EndpointRow, EventRow, LifeColumns, SecretRow};
+use super::rows::{AttemptRow, DeliveryRow, EndpointRow, EventRow, HealthRow, LifeColumns, SecretRow};
+use crate::domain::breaker::{Breaker, BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
 use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveSecret};
@@ -20,6 +21,7 @@ use crate::domain::settings::Settings;
 
 const DELIVERIES: &str = "webhook_deliveries";
 const ENDPOINTS: &str = "webhook_endpoints";
+const HEALTH: &str = "webhook_endpoint_health";
 const EVENTS: &str = "webhook_events";
 const ATTEMPTS: &str = "webhook_attempts";
 
@@ -177,6 +179,46 @@ pub(super) fn endpoint(
         version: row.version,
         ..Endpoint::resolve(id, tenant, settings, defaults, created_at)
     })
+}
+
+pub(super) fn health(row: &HealthRow) -> Result<Health, StoreError> {
+    let number = |column, value: i32| unsigned(HEALTH, column, value.into());
+    let missing = |column| corrupt(HEALTH, column, "is missing");
+    let breaker = match word(HEALTH, "breaker", &row.breaker)? {
+        BreakerState::Closed => Breaker::Closed,
+        BreakerState::Open => Breaker::Open {
+            probe_at: row.probe_at.map(time).ok_or_else(|| missing("probe_at"))?,
+            probes: number("probes", row.probes)?,
+        },
+        BreakerState::HalfOpen => {
+            let allowed = row.allowed.ok_or_else(|| missing("allowed"))?;
+            Breaker::HalfOpen { allowed: number("allowed", allowed)? }
+        }
+    };
+    Ok(Health {
+        consecutive_failures: number("consecutive_failures", row.consecutive_failures)?,
+        breaker,
+        hold_until: row.hold_until.map(time),
+        failing_since: row.failing_since.map(time),
+    })
+}
+
+pub(super) fn health_row(endpoint_id: &EndpointId, health: &Health) -> HealthRow {
+    let (probe_at, probes, allowed) = match health.breaker {
+        Breaker::Closed => (None, 0, None),
+        Breaker::Open { probe_at, probes } => (Some(probe_at.as_micros()), probes, None),
+        Breaker::HalfOpen { allowed } => (None, 0, Some(int(allowed))),
+    };
+    HealthRow {
+        endpoint_id: endpoint_id.to_string(),
+        consecutive_failures: int(health.consecutive_failures),
+        breaker: health.breaker.state().to_string(),
+        probe_at,
+        probes: int(probes),
+        allowed,
+        hold_until: health.hold_until.map(Timestamp::as_micros),
+        failing_since: health.failing_since.map(Timestamp::as_micros),
+    }
 }
 
 fn settings(row: &EndpointRow) -> Result<Settings, StoreError> {

@@ -3,8 +3,8 @@
 use diesel::prelude::*;
 
 use super::schema::{
-    webhook_attempts, webhook_deliveries, webhook_endpoint_secrets, webhook_endpoints, webhook_events,
-    webhook_schema_migrations,
+    webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
+    webhook_endpoints, webhook_events, webhook_schema_migrations,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -39,6 +39,19 @@ pub(super) struct SecretRow {
     pub(super) secret: String,
     pub(super) created_at: i64,
     pub(super) expires_at: Option<i64>,
+}
+
+#[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = webhook_endpoint_health, treat_none_as_null = true)]
+pub(super) struct HealthRow {
+    pub(super) endpoint_id: String,
+    pub(super) consecutive_failures: i32,
+    pub(super) breaker: String,
+    pub(super) probe_at: Option<i64>,
+    pub(super) probes: i32,
+    pub(super) allowed: Option<i32>,
+    pub(super) hold_until: Option<i64>,
+    pub(super) failing_since: Option<i64>,
 }
 
 #[derive(Debug, Insertable)]

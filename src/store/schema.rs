@@ -45,6 +45,12 @@ diesel::table! {
     webhook_endpoint_health (endpoint_id) {
         endpoint_id -> Text,
         consecutive_failures -> Integer,
+        breaker -> Text,
+        probe_at -> Nullable<BigInt>,
+        probes -> Integer,
+        allowed -> Nullable<Integer>,
+        hold_until -> Nullable<BigInt>,
+        failing_since -> Nullable<BigInt>,
     }
 }
 

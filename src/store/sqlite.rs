@@ -15,13 +15,14 @@ use super::query::{Retire, Retired};
 use super::rows::{DeliveryRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_counters as counters, webhook_deliveries as deliveries,
-    webhook_endpoint_health as health, webhook_events as events,
+    webhook_endpoint_health as health, webhook_endpoints as endpoints, webhook_events as events,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
 use super::writer::Scope;
 use super::{StoreError, codec};
+use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{self, Claimed, Finished, Queued};
+use crate::domain::delivery::{Claimed, Finished, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::{EventFilter, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId};
@@ -215,11 +216,16 @@ pub(super) fn record(
     endpoint: Option<&Endpoint>,
 ) -> Result<Recorded, StoreError> {
     let at = finished.ended_at;
-    let cause = if finished.exchange.outcome == delivery::Outcome::Delivered {
-        Cause::Accepted { at }
-    } else {
-        let schedule = endpoint.map(|endpoint| &endpoint.retry_schedule);
-        Cause::Rejected { at, schedule, jitter: finished.jitter }
+    let schedule = endpoint.map(|endpoint| &endpoint.retry_schedule);
+    // What is left of a probe, or was in flight when the breaker opened, waits for the next probe.
+    let not_before = finished.health.and_then(|health| health.opens_at());
+    let rejected = Cause::Rejected { at, schedule, jitter: finished.jitter, not_before };
+    let cause = match finished.verdict {
+        Verdict::Accepted => Cause::Accepted { at },
+        Verdict::RetryAfter(_) | Verdict::Gone if endpoint.is_some() => {
+            Cause::Deferred { until: finished.rest_until.unwrap_or(at) }
+        }
+        _ => rejected,
     };
     let Some(life) = leave_sending(conn, &finished.claimed, &cause, at)? else {
         return Ok(Recorded::Stale);
@@ -257,22 +263,34 @@ fn leave_sending(
     Ok((updated == 1).then_some(life))
 }
 
-/// Failed attempts in a row, as the endpoint's supervisor counts them. Unchanged zeros are not
-/// written: most attempts succeed, and each would touch the row.
+/// How the endpoint is doing, as its supervisor judged. Most attempts change nothing of it, and then
+/// nothing is written.
 fn record_health(conn: &mut SqliteConnection, finished: &Finished) -> Result<(), StoreError> {
-    let failures = codec::int(finished.consecutive_failures);
-    if !finished.health_changed {
-        return Ok(());
+    if let Some(changed) = &finished.health {
+        let row = codec::health_row(&finished.endpoint_id, changed);
+        diesel::insert_into(health::table)
+            .values(&row)
+            .on_conflict(health::endpoint_id)
+            .do_update()
+            .set(&row)
+            .execute(conn)?;
     }
-    diesel::insert_into(health::table)
-        .values((
-            health::endpoint_id.eq(finished.endpoint_id.as_str()),
-            health::consecutive_failures.eq(failures),
+    if let Some(reason) = finished.pause {
+        diesel::update(
+            endpoints::table
+                .filter(endpoints::id.eq(finished.endpoint_id.as_str()))
+                .filter(endpoints::pause_reason.is_null())
+                .filter(endpoints::deleted_at.is_null()),
+        )
+        .set((
+            endpoints::pause_reason.eq(Some(reason.as_str())),
+            endpoints::version.eq(endpoints::version + 1),
         ))
-        .on_conflict(health::endpoint_id)
-        .do_update()
-        .set(health::consecutive_failures.eq(failures))
         .execute(conn)?;
+        diesel::update(counters::table.find(super::query::ENDPOINTS))
+            .set(counters::value.eq(counters::value + 1))
+            .execute(conn)?;
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use postrider::domain::breaker::BreakerState;
 use postrider::domain::delivery::Outcome;
 use postrider::domain::endpoint::PauseReason;
 use postrider::domain::lifecycle::{FailureReason, HoldReason, Status};
@@ -142,6 +143,7 @@ fn the_words_of_the_schema_are_those_of_the_code() {
     words!("pause_reason", PauseReason);
     words!("ordering", Ordering);
     words!("on_failed", OnFailed);
+    words!("breaker", BreakerState);
 }
 
 #[test]

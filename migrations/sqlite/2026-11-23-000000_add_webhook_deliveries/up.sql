@@ -44,7 +44,15 @@ CREATE TABLE webhook_endpoint_secrets (
 -- What every attempt may change, apart from the settings that hardly ever do.
 CREATE TABLE webhook_endpoint_health (
     endpoint_id          TEXT    NOT NULL PRIMARY KEY REFERENCES webhook_endpoints (id),
-    consecutive_failures INTEGER NOT NULL CHECK (consecutive_failures >= 0)
+    consecutive_failures INTEGER NOT NULL CHECK (consecutive_failures >= 0),
+    breaker              TEXT    NOT NULL CHECK (breaker IN ('closed', 'open', 'half_open')),
+    probe_at             BIGINT,
+    probes               INTEGER NOT NULL CHECK (probes >= 0),
+    allowed              INTEGER,
+    hold_until           BIGINT,
+    failing_since        BIGINT,
+    CHECK ((breaker = 'open') = (probe_at IS NOT NULL)),
+    CHECK ((breaker = 'half_open') = (allowed IS NOT NULL))
 );
 
 -- `seq` is the order of publishing.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 
 use super::{BACK_OFF, EndpointSupervisor, Phase, Seed};
+use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Outcome, Queued};
 use crate::domain::endpoint::Endpoint;
@@ -83,7 +84,7 @@ impl Handler<Seeded> for EndpointSupervisor {
         match seed {
             Ok(seed) => {
                 self.limiter = self.seeded_limiter(&seed.starts, unlogged);
-                self.consecutive_failures = self.consecutive_failures.max(seed.consecutive_failures);
+                self.health.get_or_insert(seed.health);
                 if self.phase == Phase::Seeding {
                     self.phase = Phase::Running;
                 }
@@ -183,7 +184,7 @@ impl Handler<AttemptEnded> for EndpointSupervisor {
     fn handle(&mut self, mut report: AttemptEnded, ctx: &mut Self::Context) {
         let started = self.in_flight.remove(&report.claimed.id);
         match std::mem::replace(&mut report.ended, Ended::Broken) {
-            Ended::Finished(exchange) => self.record(report, exchange, ctx),
+            Ended::Finished(exchange, verdict) => self.record(report, exchange, verdict, ctx),
             Ended::NotSent(why) => {
                 tracing::warn!(endpoint = %self.endpoint.id, %why, "nothing to send with; trying again shortly");
                 if let Some(started) = started {
@@ -251,7 +252,7 @@ impl Handler<Changed> for EndpointSupervisor {
         let limit_changed = endpoint.rate_limit != self.endpoint.rate_limit;
         self.endpoint = endpoint;
         if resumed {
-            self.consecutive_failures = 0;
+            self.health = Some(Health::default());
         }
         self.window.note_due(self.shared.clock.now());
         if limit_changed && self.phase == Phase::Running {

@@ -5,11 +5,12 @@ use diesel::prelude::*;
 
 use super::ENDPOINTS;
 use super::{Conn, Page};
+use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{Backlog, Endpoint, EndpointDefaults};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::secret::Secret;
-use crate::store::rows::{EndpointRow, SecretRow};
+use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
 use crate::store::schema::{
     webhook_counters as counters, webhook_deliveries as deliveries, webhook_endpoint_health as health,
     webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints,
@@ -156,11 +157,10 @@ pub(crate) fn add_secret(
     endpoints_changed(conn)
 }
 
-/// Failed attempts in a row.
-pub(crate) fn consecutive_failures(conn: &mut Conn, id: &EndpointId) -> Result<u32, StoreError> {
-    let failures: Option<i32> =
-        health::table.find(id.as_str()).select(health::consecutive_failures).first(conn).optional()?;
-    Ok(failures.and_then(|failures| u32::try_from(failures).ok()).unwrap_or(0))
+/// How an endpoint is doing, as its last attempts left it.
+pub(crate) fn health(conn: &mut Conn, id: &EndpointId) -> Result<Health, StoreError> {
+    let row = health::table.find(id.as_str()).select(HealthRow::as_select()).first(conn).optional()?;
+    row.as_ref().map_or(Ok(Health::default()), codec::health)
 }
 
 /// Forgets failures.

@@ -1,5 +1,6 @@
 //! The engine on virtual time.
 
+mod etiquette;
 mod faults;
 mod lifecycle;
 mod limits;

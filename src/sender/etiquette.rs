@@ -1,0 +1,65 @@
+//! What an answer asks of its sender beyond success or failure.
+
+use std::time::Duration;
+
+use crate::domain::breaker::{RetryAfter, Verdict};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Headers;
+
+/// What an answer says about its endpoint.
+pub(super) fn verdict(status: u16, headers: &Headers) -> Verdict {
+    match (status, retry_after(headers)) {
+        (200..=299, _) => Verdict::Accepted,
+        (410, _) => Verdict::Gone,
+        (429 | 503, Some(asked)) => Verdict::RetryAfter(asked),
+        (429, None) => Verdict::Throttled,
+        _ => Verdict::Failed,
+    }
+}
+
+/// RFC 9110, section 10.2.3: a number of seconds, or a date. Anything else is as if it were not there.
+fn retry_after(headers: &Headers) -> Option<RetryAfter> {
+    let (_, value) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))?;
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        let seconds = value.parse().unwrap_or(u64::MAX);
+        return Some(RetryAfter::Delay(Duration::from_secs(seconds)));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    let since_epoch = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(RetryAfter::Date(Timestamp::from_micros(0) + since_epoch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(value: &str) -> Verdict {
+        verdict(503, &vec![("Retry-After".into(), value.into())])
+    }
+
+    #[test]
+    fn seconds_and_dates_are_understood_and_nonsense_is_a_failure() {
+        let delay = |seconds| Verdict::RetryAfter(RetryAfter::Delay(Duration::from_secs(seconds)));
+        assert_eq!(asked("120"), delay(120));
+        assert_eq!(asked(" 0 "), delay(0));
+        assert_eq!(asked("99999999999999999999999"), delay(u64::MAX));
+        let date = Timestamp::from_micros(784_111_777_000_000);
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Verdict::RetryAfter(RetryAfter::Date(date)));
+        for nonsense in ["", "-5", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(asked(nonsense), Verdict::Failed, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn only_429_and_503_may_ask_for_rest() {
+        let headers = vec![("retry-after".to_owned(), "5".to_owned())];
+        let none = Vec::new();
+        assert_eq!(verdict(500, &headers), Verdict::Failed);
+        assert_eq!(verdict(301, &headers), Verdict::Failed);
+        assert_eq!(verdict(204, &headers), Verdict::Accepted);
+        assert_eq!(verdict(410, &headers), Verdict::Gone);
+        assert_eq!(verdict(429, &none), Verdict::Throttled);
+        assert_eq!(verdict(503, &none), Verdict::Failed);
+    }
+}
