@@ -85,6 +85,7 @@ struct EndpointBody {
 impl EndpointBody {
     fn new(view: EndpointView) -> Self {
         let EndpointView { endpoint, health, .. } = view;
+        let public_key = endpoint.public_key().map(|key| key.to_string());
         let settings = endpoint.settings;
         Self {
             id: endpoint.id,
@@ -104,7 +105,7 @@ impl EndpointBody {
             signing: settings.signing,
             status: if endpoint.paused.is_some() { "paused" } else { "active" },
             pause_reason: endpoint.paused,
-            public_key: None,
+            public_key,
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
             health: HealthBody {
@@ -133,7 +134,7 @@ async fn create(_: NoParams, postrider: web::Data<Postrider>, body: Body) -> Res
     let tenant = take_text(&mut fields, "tenant", Tenant::parse)?.unwrap_or_default();
     let secret = take_text(&mut fields, "secret", Secret::parse)?;
     let view = postrider.create_endpoint(tenant, change_of(fields)?, secret).await?;
-    let secret = view.endpoint.present_secret().map(Secret::reveal);
+    let secret = view.endpoint.present_keys().map(|keys| keys.secret.reveal());
     let shown = EndpointBody { secret, ..EndpointBody::new(view) };
     Ok(HttpResponse::Created().json(shown))
 }

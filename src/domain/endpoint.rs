@@ -11,8 +11,8 @@ use super::clock::Timestamp;
 use super::ids::{EndpointId, Tenant};
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
-use super::secret::Secret;
-use super::settings::Settings;
+use super::secret::{PrivateKey, PublicKey, Secret};
+use super::settings::{Settings, Signing};
 use super::words;
 
 words! {
@@ -58,17 +58,28 @@ impl Default for EndpointDefaults {
     }
 }
 
-/// A secret that signs until it expires.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LiveSecret {
-    /// The key.
+/// Keys that sign until they expire.
+#[derive(Debug, Clone)]
+pub struct LiveKeys {
+    /// Signs `v1`.
     pub secret: Secret,
+    /// Signs `v1a`, for endpoints that ask for it.
+    pub private_key: PrivateKey,
     /// `None` for the present one; the end of its grace for one that was rotated out.
     pub expires_at: Option<Timestamp>,
 }
 
+impl LiveKeys {
+    /// Fresh keys, around a secret that the caller chose, if it did.
+    #[must_use]
+    pub fn fresh(secret: Option<Secret>) -> Self {
+        let secret = secret.unwrap_or_else(Secret::generate);
+        Self { secret, private_key: PrivateKey::generate(), expires_at: None }
+    }
+}
+
 /// An endpoint with every gap filled.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Endpoint {
     /// `ep_…`
     pub id: EndpointId,
@@ -89,7 +100,7 @@ pub struct Endpoint {
     /// Failed attempts in a row that open the breaker; `None`: no breaker.
     pub breaker_after: Option<u32>,
     /// Newest first; those past their grace are still listed and no longer sign.
-    pub secrets: Vec<LiveSecret>,
+    pub keys: Vec<LiveKeys>,
     /// Why it is paused, if it is.
     pub paused: Option<PauseReason>,
     /// When it was created.
@@ -120,7 +131,7 @@ impl Endpoint {
             max_age: defaults.max_age,
             breaker_after: None,
             settings,
-            secrets: Vec::new(),
+            keys: Vec::new(),
             paused: None,
             created_at,
             updated_at: created_at,
@@ -144,17 +155,21 @@ impl Endpoint {
     }
 
     /// The keys that sign at `now`, newest first.
-    pub fn signing_keys(&self, now: Timestamp) -> impl Iterator<Item = &Secret> {
-        self.secrets
-            .iter()
-            .filter(move |live| live.expires_at.is_none_or(|end| now < end))
-            .map(|live| &live.secret)
+    pub fn live_keys(&self, now: Timestamp) -> impl Iterator<Item = &LiveKeys> {
+        self.keys.iter().filter(move |keys| keys.expires_at.is_none_or(|end| now < end))
     }
 
-    /// The one that a consumer should know.
+    /// Those that a consumer should know.
     #[must_use]
-    pub fn present_secret(&self) -> Option<&Secret> {
-        self.secrets.iter().find(|live| live.expires_at.is_none()).map(|live| &live.secret)
+    pub fn present_keys(&self) -> Option<&LiveKeys> {
+        self.keys.iter().find(|keys| keys.expires_at.is_none())
+    }
+
+    /// What a consumer verifies `v1a` by; `None` unless the endpoint asks for it.
+    #[must_use]
+    pub fn public_key(&self) -> Option<PublicKey> {
+        let keys = self.present_keys().filter(|_| self.settings.signing.contains(&Signing::V1a))?;
+        Some(keys.private_key.public())
     }
 
     /// Whether it may be sent to.

@@ -1,9 +1,11 @@
-//! Signing secrets, as Standard Webhooks 1.0.0 writes them: `whsec_` and base64.
+//! Signing keys, as Standard Webhooks 1.0.0 writes them: a prefix and base64. `whsec_` is a secret
+//! that both sides know (HMAC-SHA256); `whsk_` and `whpk_` are the two halves of an ed25519 pair.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 const PREFIX: &str = "whsec_";
 
@@ -19,11 +21,7 @@ impl Secret {
     /// # Errors
     /// Says what is wrong; never repeats the secret.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let encoded = text.strip_prefix(PREFIX).ok_or_else(|| format!("must begin with `{PREFIX}`"))?;
-        let key = BASE64_STANDARD
-            .decode(encoded)
-            .map_err(|_| format!("must be standard base64 after `{PREFIX}`"))?;
-        Self::from_key(key)
+        Self::from_key(decode(text, PREFIX)?)
     }
 
     /// A secret of these key bytes.
@@ -63,6 +61,92 @@ impl fmt::Debug for Secret {
     }
 }
 
+const PRIVATE_PREFIX: &str = "whsk_";
+const PUBLIC_PREFIX: &str = "whpk_";
+
+/// The private half of an ed25519 pair. Never shown by `Debug`, and wiped when dropped.
+#[derive(Clone)]
+pub struct PrivateKey(SigningKey);
+
+impl PrivateKey {
+    /// Reads `whsk_…`: the seed and the public key, 64 bytes.
+    ///
+    /// # Errors
+    /// Says what is wrong; never repeats the key.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bytes = decode(text, PRIVATE_PREFIX)?;
+        let pair = <[u8; 64]>::try_from(bytes)
+            .map_err(|bytes| format!("must hold 64 bytes, not {}", bytes.len()))?;
+        SigningKey::from_keypair_bytes(&pair)
+            .map(Self)
+            .map_err(|_| "holds two halves that do not belong together".into())
+    }
+
+    /// A fresh pair from a cryptographic generator.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(SigningKey::from_bytes(&rand::random()))
+    }
+
+    /// The half that receivers verify by.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key())
+    }
+
+    /// The signature of these bytes (RFC 8032).
+    #[must_use]
+    pub fn sign(&self, content: &[u8]) -> [u8; 64] {
+        self.0.sign(content).to_bytes()
+    }
+
+    /// The key as it is stored. The one way to see it.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        format!("{PRIVATE_PREFIX}{}", BASE64_STANDARD.encode(self.0.to_keypair_bytes()))
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("whsk_***")
+    }
+}
+
+/// The public half of an ed25519 pair, `whpk_…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    /// Reads `whpk_…`.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bytes = decode(text, PUBLIC_PREFIX)?;
+        let key = <[u8; 32]>::try_from(bytes)
+            .map_err(|bytes| format!("must hold 32 bytes, not {}", bytes.len()))?;
+        VerifyingKey::from_bytes(&key).map(Self).map_err(|_| "is no ed25519 key".into())
+    }
+
+    /// Whether this key's private half signed these bytes.
+    #[must_use]
+    pub fn verifies(&self, content: &[u8], signature: &[u8; 64]) -> bool {
+        self.0.verify_strict(content, &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PUBLIC_PREFIX}{}", BASE64_STANDARD.encode(self.0.as_bytes()))
+    }
+}
+
+fn decode(text: &str, prefix: &str) -> Result<Vec<u8>, String> {
+    let encoded = text.strip_prefix(prefix).ok_or_else(|| format!("must begin with `{prefix}`"))?;
+    BASE64_STANDARD.decode(encoded).map_err(|_| format!("must be standard base64 after `{prefix}`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +163,25 @@ mod tests {
         for bad in ["", "sec", "whsec_!!!!", "whsec_c2hvcnQ=", &format!("whsec_{}", "A".repeat(88))] {
             let error = Secret::parse(bad).unwrap_err();
             assert!(bad.len() < 4 || !error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pair_reads_back_and_only_its_public_half_is_shown() {
+        let private = PrivateKey::generate();
+        let read = PrivateKey::parse(&private.reveal()).unwrap();
+        assert_eq!(read.public(), private.public());
+        assert_eq!(PublicKey::parse(&private.public().to_string()).unwrap(), private.public());
+        assert_eq!(format!("{private:?}"), "whsk_***");
+        let signature = private.sign(b"content");
+        assert!(private.public().verifies(b"content", &signature));
+        assert!(!private.public().verifies(b"another", &signature));
+        let other = PrivateKey::generate();
+        assert!(!other.public().verifies(b"content", &signature));
+        for bad in
+            ["", "whsk_", "whsk_!!", &format!("whsk_{}", "A".repeat(88)), &private.public().to_string()]
+        {
+            assert!(PrivateKey::parse(bad).is_err(), "{bad}");
         }
     }
 }

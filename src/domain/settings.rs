@@ -122,7 +122,7 @@ pub struct EndpointChange {
     pub ordering: Change<String>,
     /// `block` or `skip`.
     pub on_failed: Change<String>,
-    /// `v1`.
+    /// `v1`, `v1a` or both.
     pub signing: Change<Vec<String>>,
 }
 
@@ -419,12 +419,11 @@ fn parse_signing(schemes: &[String]) -> Result<Vec<Signing>, String> {
     let mut parsed = Vec::new();
     for scheme in schemes {
         match scheme.parse().map_err(|error| format!("{error}"))? {
-            Signing::V1a => return Err("`v1a` is not offered by this release: use `v1`".into()),
             scheme if parsed.contains(&scheme) => {}
             scheme => parsed.push(scheme),
         }
     }
-    if parsed.is_empty() { Err("name at least one scheme: `v1`".into()) } else { Ok(parsed) }
+    if parsed.is_empty() { Err("name at least one scheme: `v1`, `v1a` or both".into()) } else { Ok(parsed) }
 }
 
 #[cfg(test)]

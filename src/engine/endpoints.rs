@@ -12,7 +12,7 @@ use super::supervisor::Live;
 use super::{Error, Postrider, Receipt};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Backlog, Endpoint, LiveSecret, PauseReason};
+use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys, PauseReason};
 use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::secret::Secret;
@@ -76,18 +76,18 @@ impl Postrider {
         self.judge(&settings).await?;
         let now = self.now();
         let id = EndpointId::generate(now);
-        let secret = secret.unwrap_or_else(Secret::generate);
+        let keys = LiveKeys::fresh(secret);
         let endpoint = self
             .shared
             .committer
             .run(move |tx| {
                 let (conn, defaults) = tx.parts();
                 let endpoint = Endpoint {
-                    secrets: vec![LiveSecret { secret: secret.clone(), expires_at: None }],
+                    keys: vec![keys.clone()],
                     ..Endpoint::resolve(id.clone(), tenant.clone(), settings.clone(), defaults, now)
                 };
                 query::insert_endpoint(conn, &endpoint)?;
-                query::add_secret(conn, &endpoint.id, &secret, now, now)?;
+                query::add_keys(conn, &endpoint.id, &keys, now, now)?;
                 Ok(endpoint)
             })
             .await?;
@@ -180,10 +180,11 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn endpoint_secret(&self, id: &EndpointId) -> Result<Secret, Error> {
         let endpoint = self.find_endpoint(id).await?;
-        endpoint.present_secret().cloned().ok_or(Error::NotFound("secret"))
+        endpoint.present_keys().map(|keys| keys.secret.clone()).ok_or(Error::NotFound("secret"))
     }
 
-    /// Gives an endpoint a new secret; the one before signs beside it until `grace` ends.
+    /// Gives an endpoint new keys; those before sign beside them until `grace` ends. Returns the secret;
+    /// the public key is shown with the endpoint.
     ///
     /// # Errors
     /// [`Error::NotFound`], and [`Error::Invalid`] for a grace of more than seven days.
@@ -196,10 +197,10 @@ impl Postrider {
         if grace > MAX_GRACE {
             return Err(Error::field("grace_s", "at most 604,800 seconds (7 days)"));
         }
-        let (secret, now) = (secret.unwrap_or_else(Secret::generate), self.now());
-        let new = secret.clone();
+        let (keys, now) = (LiveKeys::fresh(secret), self.now());
+        let secret = keys.secret.clone();
         self.edit(id, false, move |tx, endpoint| {
-            query::add_secret(tx.conn(), &endpoint.id, &new, now, now + grace)?;
+            query::add_keys(tx.conn(), &endpoint.id, &keys, now, now + grace)?;
             Ok(Ok(()))
         })
         .await?;

@@ -148,7 +148,8 @@ impl Sender {
     /// Standard Webhooks 1.0.0, then the endpoint's own headers.
     fn headers(&self, endpoint: &Endpoint, event: &SealedEvent, now: Timestamp) -> Headers {
         let timestamp = now.as_seconds();
-        let signature = sign::signature_header(endpoint.signing_keys(now), &event.id, timestamp, &event.body);
+        let content = sign::Content { id: event.id.as_str(), timestamp, body: &event.body };
+        let signature = content.signature_header(endpoint.live_keys(now), &endpoint.settings.signing);
         let mut headers: Headers = vec![
             ("content-type".into(), event.content_type.clone()),
             ("user-agent".into(), USER_AGENT.into()),

@@ -11,12 +11,12 @@ use super::rows::{AttemptRow, DeliveryRow, EndpointRow, EventRow, HealthRow, Lif
 use crate::domain::breaker::{Breaker, BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
-use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveSecret};
+use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveKeys};
 use crate::domain::event::{EventType, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, attempt_id};
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
 use crate::domain::retry::RetrySchedule;
-use crate::domain::secret::Secret;
+use crate::domain::secret::{PrivateKey, Secret};
 use crate::domain::settings::Settings;
 
 const DELIVERIES: &str = "webhook_deliveries";
@@ -164,16 +164,19 @@ pub(super) fn endpoint(
     defaults: &EndpointDefaults,
 ) -> Result<Endpoint, StoreError> {
     let settings = settings(&row)?;
-    let secret = |secret: SecretRow| {
-        let parsed = Secret::parse(&secret.secret)
-            .map_err(|error| corrupt("webhook_endpoint_secrets", "secret", error))?;
-        Ok(LiveSecret { secret: parsed, expires_at: secret.expires_at.map(time) })
+    let keys = |row: SecretRow| {
+        let wrong = |column| move |error| corrupt("webhook_endpoint_secrets", column, error);
+        Ok(LiveKeys {
+            secret: Secret::parse(&row.secret).map_err(wrong("secret"))?,
+            private_key: PrivateKey::parse(&row.private_key).map_err(wrong("private_key"))?,
+            expires_at: row.expires_at.map(time),
+        })
     };
     let paused = row.pause_reason.as_deref().map(|text| word(ENDPOINTS, "pause_reason", text));
     let (id, tenant) = (EndpointId::from_text(row.id), Tenant::from_text(row.tenant));
     let created_at = time(row.created_at);
     Ok(Endpoint {
-        secrets: secrets.into_iter().map(secret).collect::<Result<_, StoreError>>()?,
+        keys: secrets.into_iter().map(keys).collect::<Result<_, StoreError>>()?,
         paused: paused.transpose()?,
         updated_at: time(row.updated_at),
         version: row.version,

@@ -37,6 +37,7 @@ pub(super) struct EndpointRow {
 pub(super) struct SecretRow {
     pub(super) endpoint_id: String,
     pub(super) secret: String,
+    pub(super) private_key: String,
     pub(super) created_at: i64,
     pub(super) expires_at: Option<i64>,
 }

@@ -36,6 +36,7 @@ diesel::table! {
     webhook_endpoint_secrets (endpoint_id, created_at) {
         endpoint_id -> Text,
         secret -> Text,
+        private_key -> Text,
         created_at -> BigInt,
         expires_at -> Nullable<BigInt>,
     }

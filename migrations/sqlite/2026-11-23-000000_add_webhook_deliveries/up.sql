@@ -36,6 +36,7 @@ CREATE INDEX webhook_endpoints_by_tenant ON webhook_endpoints (tenant, id) WHERE
 CREATE TABLE webhook_endpoint_secrets (
     endpoint_id TEXT   NOT NULL REFERENCES webhook_endpoints (id),
     secret      TEXT   NOT NULL,
+    private_key TEXT   NOT NULL,
     created_at  BIGINT NOT NULL,
     expires_at  BIGINT,
     PRIMARY KEY (endpoint_id, created_at)

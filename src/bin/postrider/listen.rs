@@ -10,8 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::domain::secret::Secret;
-use postrider::signature;
+use postrider::signature::{Content, ReceiverKey};
 use reqwest::Method;
 use serde_json::json;
 
@@ -27,7 +26,7 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
 
-    /// The endpoint's secret, to verify by
+    /// The endpoint's secret, or its public key (whpk_…), to verify by
     #[arg(
         long,
         env = "POSTRIDER_SECRET",
@@ -63,7 +62,7 @@ pub(crate) struct Listen {
 }
 
 struct Receiver {
-    secret: Option<Secret>,
+    secret: Option<ReceiverKey>,
     status: StatusCode,
     hang: bool,
     fail_first: u64,
@@ -90,7 +89,7 @@ impl Listen {
         } else {
             self.secret.clone()
         };
-        let secret = secret.as_deref().map(Secret::parse).transpose();
+        let secret = secret.as_deref().map(str::parse::<ReceiverKey>).transpose();
         let secret = secret.map_err(|detail| anyhow::anyhow!("--secret {detail}"))?;
 
         let verifies = if secret.is_some() { "verifying signatures" } else { "not verifying (no --secret)" };
@@ -133,7 +132,9 @@ async fn receive(receiver: web::Data<Receiver>, request: HttpRequest, body: web:
     let now = SystemClock::new().now();
     let verdict = match &receiver.secret {
         None => "unverified".to_owned(),
-        Some(secret) => match signature::verify(secret, &id, &timestamp, &signatures, &body, now) {
+        Some(key) => match Content::received(&id, &timestamp, &body)
+            .and_then(|content| content.verify(key, &signatures, now))
+        {
             Ok(()) => "verified".to_owned(),
             Err(why) => format!("NOT TRUSTED: {why}"),
         },

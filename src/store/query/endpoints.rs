@@ -7,9 +7,8 @@ use super::ENDPOINTS;
 use super::{Conn, Page};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Backlog, Endpoint, EndpointDefaults};
+use crate::domain::endpoint::{Backlog, Endpoint, EndpointDefaults, LiveKeys};
 use crate::domain::ids::{EndpointId, Tenant};
-use crate::domain::secret::Secret;
 use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
 use crate::store::schema::{
     webhook_counters as counters, webhook_deliveries as deliveries, webhook_endpoint_health as health,
@@ -132,11 +131,11 @@ fn endpoints_changed(conn: &mut Conn) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes `secret` the present one; those before it sign until `grace_ends`.
-pub(crate) fn add_secret(
+/// Makes `keys` the present ones; those before them sign until `grace_ends`.
+pub(crate) fn add_keys(
     conn: &mut Conn,
     id: &EndpointId,
-    secret: &Secret,
+    keys: &LiveKeys,
     at: Timestamp,
     grace_ends: Timestamp,
 ) -> Result<(), StoreError> {
@@ -149,7 +148,8 @@ pub(crate) fn add_secret(
     let newest: Option<i64> = of_endpoint().select(max(secrets::created_at)).first(conn)?;
     let row = SecretRow {
         endpoint_id: id.to_string(),
-        secret: secret.reveal(),
+        secret: keys.secret.reveal(),
+        private_key: keys.private_key.reveal(),
         created_at: newest.map_or(at.as_micros(), |newest| at.as_micros().max(newest + 1)),
         expires_at: None,
     };

@@ -5,8 +5,7 @@ use std::time::Duration;
 use postrider::Error;
 use postrider::domain::delivery::{Outcome, WaitingFor};
 use postrider::domain::lifecycle::{FailureReason, State, Status};
-use postrider::domain::secret::Secret;
-use postrider::signature;
+use postrider::signature::{Content, ReceiverKey};
 use postrider::testing::{Failure, Received, Reply, on_virtual_time, pass};
 
 use crate::support::database;
@@ -26,7 +25,7 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
         });
         let endpoint = engine.endpoint(1, "{}").await;
         engine.receivers.otherwise(&host(1), Reply::Status(500, AT_ONCE));
-        let secret: Secret = engine.postrider.endpoint_secret(&endpoint).await.unwrap();
+        let key = ReceiverKey::Secret(engine.postrider.endpoint_secret(&endpoint).await.unwrap());
 
         let receipt = engine.publish("order.filled").await;
         let id = receipt.deliveries[0].0.clone();
@@ -46,12 +45,10 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
             assert_eq!(one.header("x-sentientfi-event-id"), Some(receipt.id.as_str()));
             let signature = one.header("webhook-signature").unwrap();
             let now = START + (one.at - received[0].at);
-            signature::verify(&secret, receipt.id.as_str(), signed_at, signature, &one.request.body, now)
-                .unwrap();
+            let content = |id| Content::received(id, signed_at, &one.request.body).unwrap();
+            content(receipt.id.as_str()).verify(&key, signature, now).unwrap();
             // The id is part of what is signed.
-            assert!(
-                signature::verify(&secret, "another", signed_at, signature, &one.request.body, now).is_err()
-            );
+            assert!(content("another").verify(&key, signature, now).is_err());
         }
         assert_ne!(received[0].header("webhook-timestamp"), received[4].header("webhook-timestamp"));
 
@@ -228,5 +225,41 @@ fn an_endpoint_that_is_made_from_a_changed_schedule_follows_it_at_once() {
         engine.postrider.update_endpoint(&endpoint, none).await.unwrap();
         let view = engine.until(&id, Status::Failed, secs(5)).await;
         assert_eq!(view.attempts.len(), 1);
+    });
+}
+
+#[test]
+fn rotated_keys_sign_beside_the_new_ones_until_their_grace_ends() {
+    on_virtual_time(async {
+        let engine = TestEngine::start();
+        let endpoint = engine.endpoint(1, r#"{"signing": ["v1", "v1a"]}"#).await;
+        let public = |view: &postrider::EndpointView| view.endpoint.public_key().unwrap();
+        let before = engine.postrider.endpoint(&endpoint).await.unwrap();
+        let old = [
+            ReceiverKey::Secret(engine.postrider.endpoint_secret(&endpoint).await.unwrap()),
+            ReceiverKey::Public(public(&before)),
+        ];
+        let secret = engine.postrider.rotate_secret(&endpoint, None, secs(60)).await.unwrap();
+        let after = engine.postrider.endpoint(&endpoint).await.unwrap();
+        assert_ne!(public(&before), public(&after));
+        let new = [ReceiverKey::Secret(secret), ReceiverKey::Public(public(&after))];
+
+        let sent_and_verified = async |keys: &[ReceiverKey]| {
+            let id = engine.publish_one("a.b").await;
+            engine.until(&id, Status::Delivered, secs(5)).await;
+            let received = engine.receivers.received(&host(1)).pop().unwrap();
+            let header = |name: &str| received.header(name).unwrap();
+            let content =
+                Content::received(header("webhook-id"), header("webhook-timestamp"), &received.request.body);
+            let (content, now) = (content.unwrap(), engine.postrider.now());
+            let good =
+                keys.iter().filter(|key| content.verify(key, header("webhook-signature"), now).is_ok());
+            (good.count(), header("webhook-signature").split(' ').count())
+        };
+        assert_eq!(sent_and_verified(&new).await, (2, 4));
+        assert_eq!(sent_and_verified(&old).await, (2, 4), "receivers that have not changed over yet");
+        pass(secs(61)).await;
+        assert_eq!(sent_and_verified(&new).await, (2, 2));
+        assert_eq!(sent_and_verified(&old).await, (0, 2));
     });
 }

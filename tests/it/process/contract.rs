@@ -216,6 +216,11 @@ fn an_endpoint_is_created_shown_changed_paused_rotated_and_deleted() {
         assert_eq!((refused.status, refused.fields()), (422, vec![field]), "{body}: {}", refused.body);
     }
 
+    assert_eq!(changed.body["public_key"], Value::Null);
+    let asymmetric = api.patch(&path, r#"{"signing":["v1a"]}"#);
+    assert!(asymmetric.text("public_key").starts_with("whpk_"), "{}", asymmetric.body);
+    assert_eq!(api.patch(&path, r#"{"signing":[]}"#).fields(), ["signing"]);
+
     for _ in 0..2 {
         let paused = api.post(&format!("{path}/pause"), "");
         assert_eq!(

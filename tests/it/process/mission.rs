@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::domain::secret::Secret;
-use postrider::signature;
+use postrider::signature::Content;
 use serde_json::json;
 
 use crate::support::database;
@@ -26,8 +25,7 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
     for (name, path) in cases {
         let settings = json!({"event_types": [name], "timeout_ms": 1000}).to_string();
         let endpoint = api.endpoint(&receiver.url(path), &settings);
-        let secret =
-            Secret::parse(&api.get(&format!("/endpoints/{endpoint}/secret")).text("secret")).unwrap();
+        let secret = api.get(&format!("/endpoints/{endpoint}/secret")).text("secret").parse().unwrap();
         let answer = api.post("/events", &json!({"type": name, "data": {"order": 7}}).to_string());
         let delivery = answer.body["deliveries"][0]["id"].as_str().unwrap().to_owned();
         ids.push((path, answer.text("id"), delivery, secret));
@@ -44,7 +42,7 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
     assert_eq!(states, ["failed", "failed", "delivered"]);
     assert_eq!(seen, ["delivered", "failed", "pending", "sending"].map(String::from).into());
 
-    for (path, event, delivery, secret) in &ids {
+    for (path, event, delivery, key) in &ids {
         let got = receiver.at(path);
         assert_eq!(got.len(), 3, "{path}: one attempt and two retries");
         for one in &got {
@@ -55,7 +53,8 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
             let header = |name: &str| one.header(name).unwrap();
             let check = |id: &str| {
                 let (at, signed) = (header("webhook-timestamp"), header("webhook-signature"));
-                signature::verify(secret, id, at, signed, one.body.as_bytes(), SystemClock::new().now())
+                let content = Content::received(id, at, one.body.as_bytes())?;
+                content.verify(key, signed, SystemClock::new().now())
             };
             assert_eq!(check(event), Ok(()));
             assert!(check("another").is_err(), "the id is part of what is signed");
