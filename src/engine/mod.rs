@@ -56,6 +56,17 @@ pub(crate) struct Shared {
     epoch: i64,
 }
 
+impl Shared {
+    /// Lets claims go that no attempt holds: their commit's answer was lost.
+    async fn take_back(&self, claims: Vec<crate::store::query::ClaimName>) {
+        tracing::warn!(rows = claims.len(), "taking back {} claims that no attempt holds", claims.len());
+        let at = self.clock.now();
+        if let Err(error) = self.committer.run(move |tx| tx.take_back(&claims, at)).await {
+            tracing::warn!(%error, "they could not be taken back yet");
+        }
+    }
+}
+
 /// The handle of a running engine. Cheap to clone, and free to go to any thread.
 #[derive(Clone)]
 pub struct Postrider {

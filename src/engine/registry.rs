@@ -4,7 +4,7 @@
 //! A supervisor that panicked is replaced only after its attempts were told to stop and seen to
 //! end, and its claims were taken back; its neighbours go on meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::supervisor::{Changed, Drain, EndpointSupervisor, Inspect, Leave, Live
 use crate::domain::delivery::Queued;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
-use crate::store::query::{self, Stirring};
+use crate::store::query::{self, ClaimName, Stirring};
 use crate::store::{Scope, StoreError, Wake as Committed};
 
 /// A supervisor is started this long before its next delivery is due.
@@ -100,6 +100,8 @@ pub(super) struct Registry {
     entries: HashMap<EndpointId, Entry>,
     generation: u64,
     polling: bool,
+    /// Claims of endpoints without a supervisor, as the last poll found them.
+    orphans: HashSet<ClaimName>,
     /// The engine stops: no supervisor is started any more.
     draining: bool,
     drained: Option<oneshot::Sender<()>>,
@@ -112,6 +114,7 @@ impl Registry {
             entries: HashMap::new(),
             generation: 0,
             polling: false,
+            orphans: HashSet::new(),
             draining: false,
             drained: None,
         }
@@ -153,7 +156,10 @@ impl Registry {
         ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
             registry.polling = false;
             match found {
-                Ok(found) => found.into_iter().for_each(|one| registry.stir(one, ctx)),
+                Ok(found) => {
+                    registry.take_back_orphans(&found);
+                    found.into_iter().for_each(|one| registry.stir(one, ctx));
+                }
                 Err(error) => tracing::warn!(%error, "cannot look for due deliveries"),
             }
         }));
@@ -166,7 +172,20 @@ impl Registry {
                 supervisor.do_send(Polled { next: found.next, sending: found.sending });
             }
             Some(Entry::Recovering) => {}
-            None => self.load_and_start(found.endpoint_id, ctx),
+            None if found.next.is_some() => self.load_and_start(found.endpoint_id, ctx),
+            None => {}
+        }
+    }
+
+    /// Claims that two polls in a row found at an endpoint without a supervisor are nobody's.
+    fn take_back_orphans(&mut self, found: &[Stirring]) {
+        let of_nobody = found.iter().filter(|one| !self.entries.contains_key(&one.endpoint_id));
+        let now: HashSet<ClaimName> = of_nobody.flat_map(|one| one.sending.iter().cloned()).collect();
+        let stuck: Vec<ClaimName> = now.intersection(&self.orphans).cloned().collect();
+        self.orphans = now;
+        if !stuck.is_empty() {
+            let shared = Arc::clone(&self.shared);
+            actix::spawn(async move { shared.take_back(stuck).await });
         }
     }
 

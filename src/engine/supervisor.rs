@@ -33,11 +33,14 @@ use crate::domain::ids::DeliveryId;
 use crate::domain::lifecycle::State;
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
 use crate::domain::retry::Jitter;
-use crate::store::query;
+use crate::store::query::{self, ClaimName};
 use crate::store::{Claim, Member, Recorded};
 
 /// How long to keep off a database or an operating system that had nothing to give.
 const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// How long to keep off claiming after a claim that got nothing.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// The most due deliveries that are read ahead, and their bytes.
 const MAX_WINDOW: usize = 256;
@@ -67,6 +70,8 @@ pub(super) struct Roster {
 
 /// What a supervisor starts from.
 struct Seed {
+    /// The limit that `starts` were read for.
+    limit: RateLimit,
     starts: Vec<Timestamp>,
     health: Health,
 }
@@ -93,7 +98,7 @@ pub(super) struct EndpointSupervisor {
     /// While the log is being read: the starts that it cannot hold yet.
     unlogged: Option<Vec<Duration>>,
     /// Rows that the poll found `sending` and nothing here knew of.
-    strays: HashSet<DeliveryId>,
+    strays: HashSet<ClaimName>,
     not_before: Duration,
     timer: Option<SpawnHandle>,
     /// Messages from the registry, to tell whether it has sent more since.
@@ -161,6 +166,9 @@ impl EndpointSupervisor {
     fn pump(&mut self, ctx: &mut Context<Self>) {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
+        }
+        if self.phase == Phase::Running && self.limiter.limit() != self.endpoint.rate_limit {
+            self.phase = Phase::Seeding;
         }
         match self.phase {
             Phase::Running if self.endpoint.is_active() => {
@@ -415,19 +423,19 @@ impl EndpointSupervisor {
                         query::recent_starts(conn, &id, since, i64::from(starts) + MOST_IN_FLIGHT)?
                     }
                 };
-                Ok(Seed { starts, health: query::health(conn, &id)? })
+                Ok(Seed { limit, starts, health: query::health(conn, &id)? })
             });
             addr.do_send(Seeded(read.await));
         });
     }
 
     /// Builds the limiter from the log, and from what was in flight when it was read.
-    fn seeded_limiter(&self, starts: &[Timestamp], unlogged: Vec<Duration>) -> SlidingWindow {
+    fn seeded_limiter(&self, seed: &Seed, unlogged: Vec<Duration>) -> SlidingWindow {
         let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
         // A start in the future, by a stepped clock, counts as now; one before this clock's
         // origin is as far back as it can tell, which only ever waits longer.
-        let logged = starts.iter().map(|at| mono.saturating_sub(now.since(*at)));
-        SlidingWindow::seeded(self.endpoint.rate_limit, logged.chain(unlogged))
+        let logged = seed.starts.iter().map(|at| mono.saturating_sub(now.since(*at)));
+        SlidingWindow::seeded(seed.limit, logged.chain(unlogged))
     }
 }
 

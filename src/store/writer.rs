@@ -11,7 +11,7 @@ use super::{AnyConnection, Member, Refusal, StoreError, Wake};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::endpoint::{Endpoint, EndpointDefaults};
-use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::ids::EndpointId;
 
 /// The writers' side of the database.
 pub(crate) struct Writer {
@@ -47,15 +47,20 @@ impl Writer {
     pub(crate) fn commit(&mut self, members: &mut [Member]) -> Result<Vec<Wake>, StoreError> {
         let Self { conn, cache, defaults } = self;
         let result = in_transaction(conn, |conn| {
-            // Operations first: what they change of endpoints holds for all that follows.
+            let mut wakes = Vec::new();
+            // Outcomes first: what is known of an attempt is written before anyone takes its claim
+            // back. Then the operations, whose changes of endpoints hold for all that follows.
+            cache.refresh(conn)?;
+            for member in members.iter_mut().filter(|member| matches!(member, Member::Record(_))) {
+                write(member, conn, cache, defaults, &mut wakes)?;
+            }
             for member in members.iter_mut() {
                 if let Member::Operate(operation) = member {
                     operation.0.run(&mut Tx { conn, defaults })?;
                 }
             }
             cache.refresh(conn)?;
-            let mut wakes = Vec::new();
-            for member in members.iter_mut() {
+            for member in members.iter_mut().filter(|member| !matches!(member, Member::Record(_))) {
                 write(member, conn, cache, defaults, &mut wakes)?;
             }
             Ok(wakes)
@@ -221,9 +226,14 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Reads the claims that these deliveries are `sending` under.
-    pub(crate) fn claims_of(&mut self, ids: &[DeliveryId]) -> Result<Vec<Claimed>, StoreError> {
-        super::query::claims_of(self.conn, ids)
+    /// Lets claims go that no attempt holds, as far as they still stand.
+    pub(crate) fn take_back(
+        &mut self,
+        names: &[super::query::ClaimName],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let claims = super::query::standing_claims(self.conn, names)?;
+        self.release(&claims, at)
     }
 
     /// Removes one batch of events, with their deliveries and attempts, that ended before `cutoff`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 
-use super::{BACK_OFF, EndpointSupervisor, Phase, Seed};
+use super::{BACK_OFF, BREATH, EndpointSupervisor, Phase, Seed};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Outcome, Queued};
@@ -13,7 +13,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryId;
 use crate::domain::lifecycle::{State, Wait};
 use crate::engine::attempt::{AttemptEnded, Ended};
-use crate::store::query::Due;
+use crate::store::query::{ClaimName, Due};
 use crate::store::{Recorded, StoreError};
 
 /// A hint: deliveries that were just committed.
@@ -35,7 +35,7 @@ pub(in crate::engine) struct Changed {
 #[rtype(result = "()")]
 pub(in crate::engine) struct Polled {
     pub(in crate::engine) next: Option<Timestamp>,
-    pub(in crate::engine) sending: Vec<DeliveryId>,
+    pub(in crate::engine) sending: Vec<ClaimName>,
 }
 
 /// The registry's answer to [`MayLeave`].
@@ -83,7 +83,7 @@ impl Handler<Seeded> for EndpointSupervisor {
         let unlogged = self.unlogged.take().unwrap_or_default();
         match seed {
             Ok(seed) => {
-                self.limiter = self.seeded_limiter(&seed.starts, unlogged);
+                self.limiter = self.seeded_limiter(&seed, unlogged);
                 self.health.get_or_insert(seed.health);
                 if self.phase == Phase::Seeding {
                     self.phase = Phase::Running;
@@ -158,6 +158,10 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
             self.window.note_due(self.shared.clock.now());
             Vec::new()
         });
+        if claims.is_empty() {
+            // Cancelled, paused by somebody else, sent already: no reason to ask again at once.
+            self.not_before = self.not_before.max(self.shared.clock.monotonic() + BREATH);
+        }
         for _ in claims.len()..answer.ids.len() {
             self.limiter.release();
         }
@@ -249,15 +253,11 @@ impl Handler<Changed> for EndpointSupervisor {
         if endpoint.version < self.endpoint.version {
             return;
         }
-        let limit_changed = endpoint.rate_limit != self.endpoint.rate_limit;
         self.endpoint = endpoint;
         if resumed {
             self.health = Some(Health::default());
         }
         self.window.note_due(self.shared.clock.now());
-        if limit_changed && self.phase == Phase::Running {
-            self.phase = Phase::Seeding;
-        }
         self.pump(ctx);
     }
 }
@@ -266,21 +266,15 @@ impl Handler<Polled> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, polled: Polled, ctx: &mut Self::Context) {
         self.heard += 1;
-        let unknown: HashSet<DeliveryId> = polled.sending.into_iter().filter(|id| !self.knows(id)).collect();
+        let unknown: HashSet<ClaimName> =
+            polled.sending.into_iter().filter(|(id, _)| !self.knows(id)).collect();
         // Twice in a row: one snapshot may be older than what has happened here since.
-        let stuck: Vec<DeliveryId> = unknown.intersection(&self.strays).cloned().collect();
+        let stuck: Vec<ClaimName> = unknown.intersection(&self.strays).cloned().collect();
         self.strays = unknown;
         if !stuck.is_empty() {
-            tracing::warn!(endpoint = %self.endpoint.id, rows = stuck.len(), "taking back claims that no attempt holds");
-            let (shared, addr, now) = (Arc::clone(&self.shared), ctx.address(), self.shared.clock.now());
+            let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
             actix::spawn(async move {
-                let write = move |tx: &mut crate::store::Tx<'_>| {
-                    let claims = tx.claims_of(&stuck)?;
-                    tx.release(&claims, now)
-                };
-                if let Err(error) = shared.committer.run(write).await {
-                    tracing::warn!(%error, "they could not be taken back yet");
-                }
+                shared.take_back(stuck).await;
                 addr.do_send(Wake(Vec::new()));
             });
         }

@@ -80,16 +80,22 @@ pub(crate) fn recent_starts(
     Ok(rows.into_iter().map(start).filter(|at| *at > since).collect())
 }
 
-/// The claims that these deliveries are `sending` under.
-pub(crate) fn claims_of(conn: &mut Conn, ids: &[DeliveryId]) -> Result<Vec<Claimed>, StoreError> {
-    let ids: Vec<&str> = ids.iter().map(DeliveryId::as_str).collect();
+/// Those of these claims that still stand.
+pub(crate) fn standing_claims(conn: &mut Conn, names: &[ClaimName]) -> Result<Vec<Claimed>, StoreError> {
+    let ids: Vec<&str> = names.iter().map(|(id, _)| id.as_str()).collect();
     let rows: Vec<DeliveryRow> = deliveries::table
         .filter(StatusIsSending)
         .filter(deliveries::id.eq_any(ids))
         .select(DeliveryRow::as_select())
         .load(conn)?;
-    rows.iter().map(codec::claimed).collect()
+    let claims = rows.iter().map(codec::claimed).collect::<Result<Vec<_>, _>>()?;
+    let named =
+        |claim: &Claimed| names.iter().any(|(id, claim_no)| *id == claim.id && *claim_no == claim.claim_no);
+    Ok(claims.into_iter().filter(named).collect())
 }
+
+/// A delivery and the number of its claim: one life of being `sending`.
+pub(crate) type ClaimName = (DeliveryId, i64);
 
 /// An endpoint that has due work or claims, whatever hints were lost.
 #[derive(Debug, Clone)]
@@ -98,7 +104,7 @@ pub(crate) struct Stirring {
     /// When its next delivery is due, if one waits for a time.
     pub(crate) next: Option<Timestamp>,
     /// What it is `sending`.
-    pub(crate) sending: Vec<DeliveryId>,
+    pub(crate) sending: Vec<ClaimName>,
 }
 
 /// Endpoints that may be sent to and have something due before `horizon`, or something `sending`.
@@ -107,18 +113,18 @@ pub(crate) struct Stirring {
 /// short one.
 pub(crate) fn stirring(conn: &mut Conn, horizon: Timestamp) -> Result<Vec<Stirring>, StoreError> {
     let mut found = std::collections::BTreeMap::<String, Stirring>::new();
-    let rows: Vec<(String, String)> = deliveries::table
+    let rows: Vec<(String, String, i64)> = deliveries::table
         .filter(StatusIsSending)
-        .select((deliveries::endpoint_id, deliveries::id))
+        .select((deliveries::endpoint_id, deliveries::id, deliveries::claim_no))
         .load(conn)?;
-    for (endpoint, delivery) in rows {
+    for (endpoint, delivery, claim_no) in rows {
         let id = EndpointId::from_text(endpoint.as_str());
         let entry = found.entry(endpoint).or_insert_with(|| Stirring {
             endpoint_id: id,
             next: None,
             sending: Vec::new(),
         });
-        entry.sending.push(DeliveryId::from_text(delivery));
+        entry.sending.push((DeliveryId::from_text(delivery), claim_no));
     }
     let mut last = String::new();
     while let Some(endpoint) = next_waiting_endpoint(conn, &last)? {

@@ -148,3 +148,26 @@ fn deliveries_of_one_endpoint_go_out_oldest_first() {
         assert_eq!(got, published);
     });
 }
+
+#[test]
+fn a_limit_that_changes_again_and_again_ends_as_the_last_one() {
+    on_virtual_time(async {
+        let engine = TestEngine::start();
+        let endpoint = engine.endpoint(1, r#"{"rate_limit": "5/s", "concurrency": 100}"#).await;
+        for _ in 0..5 {
+            engine.publish("a.b").await;
+        }
+        pass(secs(9)).await;
+        for _ in 0..40 {
+            // Also around the moment at which an idle supervisor leaves.
+            pass(Duration::from_millis(100)).await;
+            for limit in ["5/min", "3/h"] {
+                let change = serde_json::from_str(&format!(r#"{{"rate_limit": "{limit}"}}"#)).unwrap();
+                engine.postrider.update_endpoint(&endpoint, change).await.unwrap();
+            }
+            engine.publish("a.b").await;
+        }
+        pass(secs(600)).await;
+        assert_eq!(engine.receivers.received(&host(1)).len(), 5, "five in this hour are more than three");
+    });
+}

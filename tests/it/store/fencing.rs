@@ -43,6 +43,26 @@ fn an_outcome_whose_claim_was_taken_away_is_counted_and_dropped(database: Databa
     });
 }
 
+/// The supervisor of a paused endpoint is gone; the registry itself finds its claim.
+fn a_claim_of_a_paused_endpoint_that_no_attempt_holds_is_taken_back(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        let endpoint = engine.endpoint(1, "{}").await;
+        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        let id = engine.publish_one("a.b").await;
+        pass(secs(30)).await;
+        look::execute(
+            &engine.database(),
+            "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
+             claimed_at = created_at, owner_epoch = (SELECT value FROM webhook_counters WHERE name = 'epoch')",
+        );
+        pass(secs(5)).await;
+        let view = engine.delivery(&id).await;
+        assert_eq!(view.delivery.life.state.status(), Status::Pending);
+        assert!(engine.receivers.received(&host(1)).is_empty(), "and it is still paused");
+    });
+}
+
 /// A process that was killed leaves `sending` rows; the next owner takes all of them back.
 fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
     on_virtual_time(async {
@@ -74,6 +94,7 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
 }
 
 conformance! {
+    a_claim_of_a_paused_endpoint_that_no_attempt_holds_is_taken_back,
     a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll,
     an_outcome_whose_claim_was_taken_away_is_counted_and_dropped,
     what_a_dead_owner_left_is_taken_back_and_logged,
