@@ -14,10 +14,11 @@ use crate::domain::breaker::{Breaker, BreakerState};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
 use crate::domain::event::EventFilter;
+use crate::domain::headers::MASK;
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::secret::Secret;
-use crate::domain::settings::{EndpointChange, MASK, OnFailed, Ordering, Signing};
+use crate::domain::settings::{EndpointChange, OnFailed, Ordering, Signing};
 use crate::engine::{EndpointQuery, EndpointView, Postrider, Receipt};
 
 const MAX_REQUEST: usize = 256 * 1024;

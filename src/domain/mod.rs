@@ -9,6 +9,7 @@ pub mod clock;
 pub mod delivery;
 pub mod endpoint;
 pub mod event;
+pub mod headers;
 pub mod ids;
 pub mod lifecycle;
 pub mod rate_limit;

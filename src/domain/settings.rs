@@ -11,6 +11,7 @@ use url::Url;
 
 use super::FieldError;
 use super::event::EventFilter;
+use super::headers::parse_headers;
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
 use super::words;
@@ -157,31 +158,10 @@ pub struct Settings {
     pub signing: Vec<Signing>,
 }
 
-/// What stands for a header's value wherever headers are shown; in a change it keeps the value.
-pub const MASK: &str = "***";
-
 const MAX_URL_BYTES: usize = 2048;
 const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_FILTERS: usize = 100;
-const MAX_HEADERS: usize = 50;
-const MAX_HEADER_VALUE_BYTES: usize = 1024;
-const MAX_HEADER_NAME_BYTES: usize = 128;
 const MIN_MAX_AGE: Duration = Duration::from_secs(60);
-
-/// Headers that belong to the connection or to the signature, not to an endpoint.
-const RESERVED_HEADERS: &[&str] = &[
-    "host",
-    "connection",
-    "content-length",
-    "content-type",
-    "transfer-encoding",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-    "keep-alive",
-];
-const RESERVED_PREFIXES: &[&str] = &["proxy-", "webhook-"];
 
 impl Settings {
     /// The settings of a new endpoint.
@@ -360,59 +340,6 @@ fn parse_filters(filters: Vec<String>) -> Result<Vec<EventFilter>, FieldError> {
         EventFilter::try_from(text).map_err(|detail| FieldError::new(format!("event_types[{i}]"), detail))
     };
     filters.into_iter().enumerate().map(parse).collect()
-}
-
-/// Checks the name of a header that is set by a setting or an endpoint.
-///
-/// # Errors
-/// When it is no header name, or one that Postrider sets itself.
-pub fn check_header_name(name: &str) -> Result<(), String> {
-    // RFC 9110, section 5.6.2: a header's name is a token.
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || name.len() > MAX_HEADER_NAME_BYTES || !name.bytes().all(token) {
-        return Err("is no header name (RFC 9110, section 5.6.2)".into());
-    }
-    let lower = name.to_ascii_lowercase();
-    if RESERVED_HEADERS.contains(&lower.as_str())
-        || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
-    {
-        return Err("is set by Postrider and cannot be given".into());
-    }
-    Ok(())
-}
-
-fn parse_headers(
-    headers: BTreeMap<String, String>,
-    present: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, FieldError> {
-    if headers.len() > MAX_HEADERS {
-        return Err(FieldError::new("headers", format!("at most {MAX_HEADERS} headers")));
-    }
-    let mut parsed = BTreeMap::new();
-    for (name, value) in headers {
-        let wrong = |detail: String| Err(FieldError::new(format!("headers.{name}"), detail));
-        let lower = name.to_ascii_lowercase();
-        if let Err(detail) = check_header_name(&name) {
-            return wrong(detail);
-        }
-        let value = if value == MASK {
-            match present.get(&lower) {
-                Some(value) => value.clone(),
-                None => return wrong(format!("`{MASK}` keeps a value, and there is none to keep")),
-            }
-        } else {
-            value
-        };
-        if value.len() > MAX_HEADER_VALUE_BYTES || !value.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-            return wrong(format!(
-                "its value must be printable ASCII, at most {MAX_HEADER_VALUE_BYTES} bytes"
-            ));
-        }
-        if parsed.insert(lower, value).is_some() {
-            return wrong("is given twice (names are the same in any case)".into());
-        }
-    }
-    Ok(parsed)
 }
 
 fn parse_signing(schemes: &[String]) -> Result<Vec<Signing>, String> {

@@ -12,7 +12,7 @@ use super::{Postrider, Running, Shared};
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::FieldError;
 use crate::domain::clock::{Clock, SystemClock};
-use crate::domain::settings::check_header_name;
+use crate::domain::headers::check_header_name;
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};

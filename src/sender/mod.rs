@@ -28,7 +28,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Exchange, Headers, Outcome, Timings};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
-use crate::domain::settings::MASK;
+use crate::domain::headers::MASK;
 
 /// How much of an answer's body is kept, in bytes.
 const MAX_KEPT_BODY: usize = 16 * 1024;

@@ -30,6 +30,36 @@ pub(crate) struct Client {
     pub(crate) json: bool,
 }
 
+/// Which part of a list to show.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Page {
+    /// At most so many (250)
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+impl Page {
+    /// The path of this page of a list, with those filters that are given.
+    pub(crate) fn of(self, list: &str, filters: &[(&str, Option<String>)]) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        let page = [("limit", self.limit.map(|limit| limit.to_string())), ("cursor", self.cursor)];
+        for (name, value) in filters.iter().chain(&page) {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        format!("{list}?{}", query.finish())
+    }
+}
+
+/// An id as one segment of a path.
+pub(crate) fn segment(id: &str) -> String {
+    url::form_urlencoded::byte_serialize(id.as_bytes()).collect()
+}
+
 impl Client {
     /// Makes one call and returns its answer, `null` where it has none.
     pub(crate) async fn call(

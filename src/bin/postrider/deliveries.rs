@@ -4,8 +4,7 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::api::Client;
-use crate::endpoints::{encode, with_query};
+use crate::api::{Client, Page, segment};
 use crate::output::{Failure, card, print, table, text};
 
 #[derive(Debug, Subcommand)]
@@ -32,12 +31,8 @@ pub(crate) struct List {
     /// Only pending, sending, delivered or failed ones
     #[arg(long)]
     status: Option<String>,
-    /// At most so many (250)
-    #[arg(long)]
-    limit: Option<u32>,
-    /// Where the page before ended
-    #[arg(long)]
-    cursor: Option<String>,
+    #[command(flatten)]
+    page: Page,
     #[command(flatten)]
     client: Client,
 }
@@ -62,16 +57,13 @@ impl Deliveries {
 
 impl List {
     async fn run(self) -> Result<(), Failure> {
-        let limit = self.limit.map(|limit| limit.to_string());
-        let path = with_query(
+        let path = self.page.of(
             "/deliveries",
             &[
                 ("endpoint_id", self.endpoint),
                 ("event_id", self.event),
                 ("tenant", self.tenant),
                 ("status", self.status),
-                ("limit", limit),
-                ("cursor", self.cursor),
             ],
         );
         let answer = self.client.call(Method::GET, &path, None).await?;
@@ -91,7 +83,7 @@ impl List {
 
 impl One {
     async fn run(self, method: Method, action: &str) -> Result<(), Failure> {
-        let path = format!("/deliveries/{}{action}", encode(&self.id));
+        let path = format!("/deliveries/{}{action}", segment(&self.id));
         let answer = self.client.call(method, &path, None).await?;
         print(&answer, self.client.json, shown);
         Ok(())

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use crate::api::Client;
+use crate::api::{Client, Page, segment};
 use crate::output::{Failure, card, print, table, text};
 
 #[derive(Debug, Subcommand)]
@@ -61,12 +61,8 @@ pub(crate) struct List {
     /// Only those that are active, or paused
     #[arg(long)]
     status: Option<String>,
-    /// At most so many (250)
-    #[arg(long)]
-    limit: Option<u32>,
-    /// Where the page before ended
-    #[arg(long)]
-    cursor: Option<String>,
+    #[command(flatten)]
+    page: Page,
     #[command(flatten)]
     client: Client,
 }
@@ -88,7 +84,7 @@ impl Endpoints {
             Self::Pause(one) => one.run(Method::POST, "/pause").await,
             Self::Resume(one) => one.run(Method::POST, "/resume").await,
             Self::Rm(one) => {
-                let path = format!("/endpoints/{}", encode(&one.id));
+                let path = format!("/endpoints/{}", segment(&one.id));
                 let answer = one.client.call(Method::DELETE, &path, None).await?;
                 print(&answer, one.client.json, |_| format!("endpoint {} is deleted", one.id));
                 Ok(())
@@ -128,11 +124,7 @@ impl Add {
 
 impl List {
     async fn run(self) -> Result<(), Failure> {
-        let limit = self.limit.map(|limit| limit.to_string());
-        let path = with_query(
-            "/endpoints",
-            &[("tenant", self.tenant), ("status", self.status), ("limit", limit), ("cursor", self.cursor)],
-        );
+        let path = self.page.of("/endpoints", &[("tenant", self.tenant), ("status", self.status)]);
         let answer = self.client.call(Method::GET, &path, None).await?;
         let columns = [
             ("ID", "id"),
@@ -149,7 +141,7 @@ impl List {
 
 impl One {
     async fn run(self, method: Method, action: &str) -> Result<(), Failure> {
-        let path = format!("/endpoints/{}{action}", encode(&self.id));
+        let path = format!("/endpoints/{}{action}", segment(&self.id));
         let answer = self.client.call(method, &path, None).await?;
         print(&answer, self.client.json, shown);
         Ok(())
@@ -179,21 +171,4 @@ fn shown(endpoint: &Value) -> String {
             ("drains in s", "health.estimated_drain_s"),
         ],
     )
-}
-
-/// A path with those parameters that are given.
-pub(crate) fn with_query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for (name, value) in parameters {
-        if let Some(value) = value {
-            query.append_pair(name, value);
-        }
-    }
-    let query = query.finish();
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
-}
-
-/// An id as one segment of a path.
-pub(crate) fn encode(id: &str) -> String {
-    url::form_urlencoded::byte_serialize(id.as_bytes()).collect()
 }
