@@ -93,23 +93,29 @@ pub(super) fn wrong_json(error: serde_json::Error, path: &str) -> Problem {
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
     let quoted = text.split('`').nth(1);
-    let prefix = if path == "." { "" } else { path };
+    let path = if path == "." { "" } else { path };
+    // Where the field's own name is the path's end already, what is above it.
+    let above = |name| path.strip_suffix(name).unwrap_or(path);
     let (field, detail) = match quoted {
         Some(name) if text.starts_with("unknown field") => {
-            let parent = prefix.strip_suffix(name).unwrap_or(prefix).trim_end_matches('.');
-            let dot = if parent.is_empty() { "" } else { "." };
-            (
-                format!("{parent}{dot}{name}"),
-                format!("is not known here; {}", text.split_once(", ").map_or("", |(_, expected)| expected)),
-            )
+            let expected = text.split_once(", ").map_or("", |(_, expected)| expected);
+            (below(above(name), name), format!("is not known here; {expected}"))
         }
-        Some(name) if text.starts_with("missing field") => {
-            let dot = if prefix.is_empty() { "" } else { "." };
-            (format!("{prefix}{dot}{name}"), "is needed".to_owned())
+        Some(name) if text.starts_with("duplicate field") => {
+            (below(above(name), name), "is given twice".to_owned())
         }
-        _ => (prefix.to_owned(), text.to_owned()),
+        Some(name) if text.starts_with("missing field") => (below(path, name), "is needed".to_owned()),
+        _ => (path.to_owned(), text.to_owned()),
     };
     Problem::field(field, detail)
+}
+
+/// The path of a field of what is at `parent`.
+fn below(parent: &str, name: &str) -> String {
+    match parent.trim_end_matches('.') {
+        "" => name.to_owned(),
+        parent => format!("{parent}.{name}"),
+    }
 }
 
 /// The parameters of a query string, each known and none twice.

@@ -22,7 +22,8 @@ use serde::Serialize;
 /// One thing that is wrong with one field of a request, in words that say how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// The field's path as the caller wrote it, such as `rate_limit` or `events[17].type`.
+    /// The field's path as the caller wrote it, such as `rate_limit` or `events[17].type`; empty for
+    /// the whole.
     pub field: String,
     /// What is wrong with it, and what would be right.
     pub detail: String,
@@ -37,7 +38,10 @@ impl FieldError {
 
 impl std::fmt::Display for FieldError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.field, self.detail)
+        match self.field.as_str() {
+            "" => f.write_str(&self.detail),
+            field => write!(f, "{field}: {}", self.detail),
+        }
     }
 }
 

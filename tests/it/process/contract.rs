@@ -34,6 +34,7 @@ fn every_error_of_publishing_is_a_problem_that_names_what_is_wrong() {
         (r#"{"type":"a.b","data":1,"tenant":"_postrider"}"#, 422, "invalid", &["tenant"]),
         (r#"{"type":"a.b","data":1,"ordering_key":""}"#, 422, "invalid", &["ordering_key"]),
         (r#"{"type":"a.b","data":1,"extra":1}"#, 422, "invalid", &["extra"]),
+        (r#"{"type":"a.b","data":1,"data":2}"#, 422, "invalid", &["data"]),
         (r#"{"type":"a b","data":1,"id":"ü"}"#, 422, "invalid", &["type", "id"]),
         (&too_big, 413, "too-large", &[""]),
     ];
