@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::FieldError;
 use super::clock::Timestamp;
 use super::ids::{EndpointId, Tenant};
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
 use super::secret::{PrivateKey, PublicKey, Secret};
-use super::settings::{Settings, Signing};
+use super::settings::{Settings, Signing, check_concurrency, check_timeout_ms};
 use super::words;
 
 words! {
@@ -43,6 +44,21 @@ pub struct EndpointDefaults {
     pub max_age: Duration,
     /// Failed attempts in a row that open the breaker.
     pub breaker_after: u32,
+}
+
+impl EndpointDefaults {
+    /// Holds the defaults to what an endpoint itself may ask for.
+    ///
+    /// # Errors
+    /// Names the one that is out of bounds.
+    pub fn check(&self) -> Result<(), FieldError> {
+        let wrong = |field: &'static str| move |detail: String| FieldError::new(field, detail);
+        check_concurrency(self.concurrency).map_err(wrong("endpoint_defaults.concurrency"))?;
+        let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        check_timeout_ms(timeout_ms).map_err(wrong("endpoint_defaults.timeout"))?;
+        let limit = self.rate_limit.to_string().parse::<RateLimit>();
+        limit.map(drop).map_err(wrong("endpoint_defaults.rate_limit"))
+    }
 }
 
 impl Default for EndpointDefaults {

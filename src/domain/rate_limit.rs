@@ -121,7 +121,7 @@ impl RateLimit {
         match self {
             Self::Unlimited => None,
             Self::Sliding { starts, period } => {
-                Some(period.duration().mul_f64(waiting as f64 / f64::from(starts)))
+                Some(period.duration().mul_f64(waiting as f64 / f64::from(starts.max(1))))
             }
         }
     }
@@ -184,12 +184,6 @@ impl SlidingWindow {
         if let Some(index) = self.starts.iter().rposition(|start| *start == at) {
             self.starts.remove(index);
         }
-    }
-
-    /// Slots that are reserved and not yet started.
-    #[must_use]
-    pub fn reserved(&self) -> u32 {
-        self.reserved
     }
 
     /// How long until a start is forgotten, if none is free now; `None` when one is free, or when

@@ -128,9 +128,11 @@ impl Builder {
             check_header_name(name)
                 .map_err(|detail| StartError::Setting(FieldError::new("event_id_header", detail)))?;
         }
-        let store = Store::open(&database, &config)?;
+        config.endpoint_defaults.check().map_err(StartError::Setting)?;
+        // The lock first: a second sender must not even bring the schema up to date.
         let DatabaseUrl::Sqlite(path) = &database;
         let lock = FileLock::acquire(path)?;
+        let store = Store::open(&database, &config)?;
 
         let metrics = Arc::new(Metrics::new());
         let policy = Arc::new(AddressPolicy::new(config.allow_networks.clone(), config.https_only));
@@ -161,17 +163,29 @@ impl Builder {
         let hints = Arc::clone(&registry_slot);
         let on_commit: OnCommit = Box::new(move |wakes| {
             if let Some(registry) = hints.get() {
-                registry.do_send(NewDeliveries(wakes));
+                // A full mailbox drops the hint, not the work: memory stays bounded, the poll finds it.
+                let _ = registry.try_send(NewDeliveries(wakes));
             }
         });
         let committer =
             committer::start(&store, config.commit_timeout, Arc::clone(&metrics), on_commit, driver)?;
-        let shared =
-            Arc::new(Shared { store, committer, sender, policy, resolver, clock, config, metrics, epoch });
+        let shared = Arc::new(Shared {
+            store,
+            committer,
+            sender,
+            policy,
+            resolver,
+            clock,
+            config,
+            metrics,
+            epoch,
+            lock: std::sync::Mutex::new(Some(lock)),
+            probed: std::sync::Mutex::default(),
+        });
         let registry = Registry::new(Arc::clone(&shared)).start();
         let _ = registry_slot.set(registry.clone());
         Maintenance::new(Arc::clone(&shared)).start();
-        let running = Arc::new(Mutex::new(Some(Running { system, _lock: lock })));
+        let running = Arc::new(Mutex::new(Some(Running { system })));
         Ok(Postrider { shared, registry, running })
     }
 }

@@ -278,7 +278,12 @@ impl State {
         let started = Instant::now();
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
-            None => self.store.writer()?,
+            // Whatever keeps it from opening passes, and nothing known may be dropped for it.
+            None => match self.store.writer() {
+                Ok(writer) => writer,
+                Err(StoreError::Unavailable(why)) => return Err(why.into()),
+                Err(error) => return Err(Unavailable::Io(error.to_string()).into()),
+            },
         };
         let result = catch_unwind(AssertUnwindSafe(|| writer.commit(group)));
         self.metrics.commit(group.len(), started.elapsed().as_secs_f64());
@@ -288,6 +293,9 @@ impl State {
             // next commit gets a connection of its own.
             Ok(Err(error)) => {
                 self.metrics.commit_failures.inc();
+                if matches!(error, StoreError::Unavailable(Unavailable::Busy)) {
+                    self.writer = Some(writer);
+                }
                 return Err(error);
             }
             Err(_) => {

@@ -17,7 +17,7 @@ mod registry;
 mod supervisor;
 mod window;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use actix::prelude::*;
 use tokio::sync::{Mutex, oneshot};
@@ -42,6 +42,9 @@ use crate::store::{Scope, Store, StoreError};
 /// How long attempts that were broken off get to be written down.
 const ABORT_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How long a write that was taken shows that the database takes writes.
+const PROBE_LASTS: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What every part of one engine uses. Nothing of it is global.
 pub(crate) struct Shared {
     store: Store,
@@ -54,9 +57,21 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     /// What this owner's claims are fenced by.
     epoch: i64,
+    /// The right to send from this database. It lasts as long as any actor does, whatever becomes of
+    /// the handles; a drain gives it back.
+    #[cfg(feature = "sqlite")]
+    lock: std::sync::Mutex<Option<FileLock>>,
+    /// When the database last took a write for the sake of readiness.
+    probed: std::sync::Mutex<Option<std::time::Instant>>,
 }
 
 impl Shared {
+    /// Anyone may ask whether the engine is ready; not each time is worth a commit.
+    fn probed_lately(&self) -> bool {
+        let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        probed.is_some_and(|at| at.elapsed() < PROBE_LASTS)
+    }
+
     /// Lets claims go that no attempt holds: their commit's answer was lost.
     async fn take_back(&self, claims: Vec<crate::store::query::ClaimName>) {
         tracing::warn!(rows = claims.len(), "taking back {} claims that no attempt holds", claims.len());
@@ -85,9 +100,6 @@ impl std::fmt::Debug for Postrider {
 pub(crate) struct Running {
     /// Stops the engine's own `System`; `None` when it runs in the caller's.
     system: Option<System>,
-    /// The right to send from this database.
-    #[cfg(feature = "sqlite")]
-    _lock: FileLock,
 }
 
 impl Postrider {
@@ -118,6 +130,8 @@ impl Postrider {
             tracing::warn!(%error, "what was in flight is taken back by the next start");
         }
         self.shared.committer.close().await;
+        #[cfg(feature = "sqlite")]
+        drop(self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(system) = &running.system {
             system.stop();
         }
@@ -132,7 +146,11 @@ impl Postrider {
         if !self.registry.connected() || self.running.lock().await.is_none() {
             return Err(crate::store::Unavailable::Stopped.into());
         }
-        self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?;
+        if !self.shared.probed_lately() {
+            self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?;
+            let now = Some(std::time::Instant::now());
+            *self.shared.probed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
         match self.shared.committer.recent_refusal() {
             Some(why) => Err(why.into()),
             None => Ok(()),

@@ -100,6 +100,8 @@ pub(super) struct Registry {
     entries: HashMap<EndpointId, Entry>,
     generation: u64,
     polling: bool,
+    /// The counter of changes of endpoints, as the supervisors last heard of it.
+    endpoints: Option<i64>,
     /// Claims of endpoints without a supervisor, as the last poll found them.
     orphans: HashSet<ClaimName>,
     /// The engine stops: no supervisor is started any more.
@@ -114,6 +116,7 @@ impl Registry {
             entries: HashMap::new(),
             generation: 0,
             polling: false,
+            endpoints: None,
             orphans: HashSet::new(),
             draining: false,
             drained: None,
@@ -151,12 +154,20 @@ impl Registry {
         self.polling = true;
         let horizon = self.shared.clock.now() + HEAD_START;
         let shared = Arc::clone(&self.shared);
-        let read =
-            async move { shared.store.read("poll", move |conn, _| query::stirring(conn, horizon)).await };
+        let read = async move {
+            let epoch = shared.epoch;
+            let poll = move |conn: &mut _, _: &_| {
+                Ok((query::stirring(conn, epoch, horizon)?, query::counter(conn, query::ENDPOINTS)?))
+            };
+            shared.store.read("poll", poll).await
+        };
         ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
             registry.polling = false;
             match found {
-                Ok(found) => {
+                Ok((found, endpoints)) => {
+                    if registry.endpoints != Some(endpoints) {
+                        registry.reconcile(endpoints, ctx);
+                    }
                     registry.take_back_orphans(&found);
                     found.into_iter().for_each(|one| registry.stir(one, ctx));
                 }
@@ -169,12 +180,40 @@ impl Registry {
         match self.entries.get_mut(&found.endpoint_id) {
             Some(Entry::Running { supervisor, told, .. }) => {
                 *told += 1;
-                supervisor.do_send(Polled { next: found.next, sending: found.sending });
+                supervisor.do_send(Polled { next: found.next, sending: Some(found.sending) });
             }
             Some(Entry::Recovering) => {}
             None if found.next.is_some() => self.load_and_start(found.endpoint_id, ctx),
             None => {}
         }
+    }
+
+    /// Some endpoint has changed since the last poll. Whoever changed it has told its supervisor, or
+    /// went away before: so every supervisor hears of its endpoint as it stands.
+    fn reconcile(&mut self, endpoints: i64, ctx: &mut Context<Self>) {
+        let live: Vec<EndpointId> = self.entries.keys().cloned().collect();
+        let shared = Arc::clone(&self.shared);
+        let read = async move {
+            let read = move |conn: &mut _, defaults: &_| {
+                let each = live.into_iter().map(|id| query::endpoint(conn, defaults, &id));
+                each.collect::<Result<Vec<_>, _>>()
+            };
+            shared.store.read("live endpoints", read).await
+        };
+        ctx.spawn(read.into_actor(self).map(move |found, registry, _| match found {
+            Ok(found) => {
+                registry.endpoints = Some(endpoints);
+                for endpoint in found.into_iter().flatten() {
+                    if let Some(Entry::Running { supervisor, told, .. }) =
+                        registry.entries.get_mut(&endpoint.id)
+                    {
+                        *told += 1;
+                        supervisor.do_send(Changed { endpoint: Arc::new(endpoint), resumed: false });
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the live endpoints anew"),
+        }));
     }
 
     /// Claims that two polls in a row found at an endpoint without a supervisor are nobody's.
@@ -291,8 +330,14 @@ impl Handler<EndpointChanged> for Registry {
 impl Handler<Nudge> for Registry {
     type Result = ();
     fn handle(&mut self, Nudge(id): Nudge, ctx: &mut Self::Context) {
-        let now = self.shared.clock.now();
-        self.stir(Stirring { endpoint_id: id, next: Some(now), sending: Vec::new() }, ctx);
+        match self.entries.get_mut(&id) {
+            Some(Entry::Running { supervisor, told, .. }) => {
+                *told += 1;
+                supervisor.do_send(Polled { next: Some(self.shared.clock.now()), sending: None });
+            }
+            Some(Entry::Recovering) => {}
+            None => self.load_and_start(id, ctx),
+        }
     }
 }
 

@@ -240,8 +240,11 @@ impl EndpointSupervisor {
                 let until_well = self.health.and_then(|health| health.opens_at());
                 let until_well = until_well.map(|at| at.since(now)).unwrap_or_default();
                 let wait = until_due.max(until_slot).max(until_allowed).max(until_well);
-                // With everything free a read or a claim is under way, and its answer pumps.
-                if wait.is_zero() { return } else { wait }
+                // Something under way has an answer, which pumps. Else the clock went on since.
+                if wait.is_zero() && !idle {
+                    return;
+                }
+                wait
             }
             None if idle => self.shared.config.idle_timeout,
             None => return,

@@ -18,13 +18,16 @@ pub(super) struct Window {
     /// Hints that came while the window was being read, and may be missing from what was read.
     hinted: Option<Timestamp>,
     loading: bool,
+    /// The last read brought nothing new (its bodies filled it before its rows did): the next one
+    /// would not either, until something has left.
+    saturated: bool,
 }
 
 impl Window {
     /// Knows nothing yet, so something may be due.
     pub(super) fn unread() -> Self {
         let next_due = Some(Timestamp::from_micros(0));
-        Self { queued: VecDeque::new(), next_due, hinted: None, loading: false }
+        Self { queued: VecDeque::new(), next_due, hinted: None, loading: false, saturated: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -44,6 +47,9 @@ impl Window {
     pub(super) fn note_due(&mut self, due: Timestamp) {
         let earlier = |present: Option<Timestamp>| Some(present.map_or(due, |present| present.min(due)));
         self.next_due = earlier(self.next_due);
+        if self.queued.is_empty() {
+            self.saturated = false;
+        }
         if self.loading {
             self.hinted = earlier(self.hinted);
         }
@@ -62,6 +68,7 @@ impl Window {
 
     /// The next `count` deliveries to send.
     pub(super) fn take(&mut self, count: usize) -> Vec<Queued> {
+        self.saturated = false;
         let count = count.min(self.queued.len());
         self.queued.drain(..count).collect()
     }
@@ -72,13 +79,19 @@ impl Window {
             self.note_due(first.due);
         }
         self.queued.clear();
+        self.saturated = false;
+    }
+
+    /// What was in hand has changed: a read may bring something new.
+    pub(super) fn read_again(&mut self) {
+        self.saturated = false;
     }
 
     /// Whether it is time to read on, and then how many rows beyond those at hand. Half-empty is
     /// early enough: the rest goes out meanwhile.
     pub(super) fn start_loading(&mut self, now: Timestamp, look_ahead: usize) -> Option<usize> {
         let due = self.next_due.is_some_and(|due| due <= now);
-        if self.loading || !due || self.queued.len() * 2 > look_ahead {
+        if self.loading || self.saturated || !due || self.queued.len() * 2 > look_ahead {
             return None;
         }
         self.loading = true;
@@ -91,7 +104,9 @@ impl Window {
         self.loading = false;
         let present: HashSet<DeliveryId> = self.queued.iter().map(|queued| queued.id.clone()).collect();
         let new = |queued: &Queued| !present.contains(&queued.id) && !in_hand(&queued.id);
+        let before = self.queued.len();
         self.queued.extend(due.queued.into_iter().filter(new));
+        self.saturated = self.queued.len() == before && due.next.is_some();
         self.next_due = due.next;
         if let Some(hinted) = self.hinted.take() {
             self.note_due(hinted);
@@ -176,6 +191,21 @@ mod tests {
         window.loaded(Due { queued: read, next: Some(at(7)) }, |id| id.as_str() == "claimed");
         assert_eq!(names(&window.take(9)), ["here", "next"]);
         assert_eq!(window.next_work(at(2)), Some(at(7)));
+    }
+
+    /// A window cut by the size of its bodies was read again and again without a pause.
+    #[test]
+    fn a_read_that_brought_nothing_new_is_not_repeated_until_something_has_left() {
+        let mut window = empty();
+        window.note_due(at(1));
+        let read = || Due { queued: vec![queued("big", 1)], next: Some(at(1)) };
+        assert!(window.start_loading(at(1), 9).is_some());
+        window.loaded(read(), |_| false);
+        assert!(window.start_loading(at(1), 9).is_some(), "there may be room for more");
+        window.loaded(read(), |_| false);
+        assert_eq!(window.start_loading(at(1), 9), None);
+        window.take(1);
+        assert!(window.start_loading(at(1), 9).is_some());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::io;
 use super::Failure;
 use super::client::{BlockedAddress, NameError};
 
-/// `EMFILE`, `ENFILE` and `EADDRNOTAVAIL`: nothing left to send with.
-const EXHAUSTED: &[i32] = &[24, 23, 99];
+/// `EMFILE` and `ENFILE`: no file descriptor left to send with. (`EADDRNOTAVAIL` is none of them: it
+/// is also what connecting to IPv6 answers on a host without it.)
+const EXHAUSTED: &[i32] = &[24, 23];
 
 /// Classifies an error of reqwest.
 pub(super) fn classify(error: &reqwest::Error) -> Failure {

@@ -17,6 +17,8 @@ use crate::domain::delivery::{Headers, Timings};
 
 /// How much of an answer's body is read, in bytes, before its connection is closed.
 const MAX_READ_BODY: usize = 64 * 1024;
+/// How much of an answer's head is kept, in bytes.
+const MAX_KEPT_HEADERS: usize = 16 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Shorter than the five seconds after which common servers close an idle connection: a request that
@@ -129,9 +131,16 @@ fn header_map(headers: &Headers) -> Result<HeaderMap, Failure> {
     Ok(map)
 }
 
+/// At most [`MAX_KEPT_HEADERS`] bytes of them: a receiver can send hundreds of kilobytes.
 fn shown_headers(headers: &HeaderMap) -> Headers {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).replace('\0', "\u{fffd}");
-    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    let mut room = MAX_KEPT_HEADERS;
+    let fits = |(name, value): &(&HeaderName, &HeaderValue)| {
+        let left = room.checked_sub(name.as_str().len() + value.len());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    headers.iter().take_while(fits).map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
 /// Resolves, judges *all* answers, and hands out only judged ones: the connection goes to an

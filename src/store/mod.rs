@@ -89,9 +89,6 @@ pub enum Unavailable {
     /// The engine has been stopped.
     #[error("the engine is stopped")]
     Stopped,
-    /// The write waited too long for the database.
-    #[error("the write was not committed in time; it may still be: publish again with your own id")]
-    Deadline,
 }
 
 impl From<Unavailable> for StoreError {

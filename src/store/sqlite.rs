@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 
 use super::group::{Claim, Outcome, Publish, Published, Recorded, Refusal, Wake};
@@ -50,7 +51,21 @@ pub(super) fn publish(
         store_all(conn, wakes)
     } else {
         // A savepoint: a conflict in one takes back the others, and no other member of the group.
-        conn.transaction(|conn| store_all(conn, wakes))
+        let mut cause = None;
+        let stored = conn.transaction(|conn| {
+            store_all(conn, wakes).map_err(|abandon| match abandon {
+                Abandon::Failed(error) => {
+                    cause = Some(error);
+                    diesel::result::Error::RollbackTransaction.into()
+                }
+                refused => refused,
+            })
+        });
+        // Where SQLite has rolled back by itself, the savepoint's end fails of something else.
+        match cause {
+            Some(error) => Err(Abandon::Failed(error)),
+            None => stored,
+        }
     };
     match stored {
         Ok(answers) => Ok(Ok(answers)),
@@ -391,7 +406,8 @@ pub(super) fn retire(conn: &mut SqliteConnection, batch: &Retire) -> Result<Reti
     }
     if retired.events > 0 {
         // Gives freed pages back to the file system, a few at a time.
-        diesel::sql_query("PRAGMA incremental_vacuum(200)").execute(conn)?;
+        // (`execute` would step once, and this pragma frees one page a step.)
+        conn.batch_execute("PRAGMA incremental_vacuum(200)")?;
     }
     Ok(retired)
 }
@@ -405,6 +421,10 @@ pub(crate) struct FileLock {
 impl FileLock {
     /// Takes the lock, or says who has it.
     pub(crate) fn acquire(database: &Path) -> Result<Self, StoreError> {
+        make_private(database).map_err(|error| {
+            let what = format!("cannot open {}: {error}", database.display());
+            StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
+        })?;
         let path = lock_path(database);
         let cannot = |error: std::io::Error| {
             StoreError::Setup(format!(
@@ -435,6 +455,19 @@ impl FileLock {
         file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(cannot)?;
         Ok(Self { _file: file })
     }
+}
+
+/// Makes the file if there is none, readable by its owner alone: it holds secrets and payloads. What
+/// SQLite keeps beside it inherits that.
+fn make_private(database: &Path) -> std::io::Result<()> {
+    if database.exists() {
+        return Ok(());
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(database).map(drop)
 }
 
 /// Two names for one file must not be two locks.

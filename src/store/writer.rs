@@ -101,14 +101,16 @@ fn write(
         }
         Member::Claim(slot) => {
             let endpoint = cache.get(conn, defaults, &slot.input.endpoint_id)?;
-            slot.output = Some(if endpoint.is_some_and(|endpoint| endpoint.is_active()) {
-                match conn {
-                    #[cfg(feature = "sqlite")]
-                    AnyConnection::Sqlite(conn) => sqlite::claim(conn, &slot.input)?,
-                }
-            } else {
-                Vec::new()
-            });
+            slot.output = Some(
+                if cache.is_owner(slot.input.epoch) && endpoint.is_some_and(|endpoint| endpoint.is_active()) {
+                    match conn {
+                        #[cfg(feature = "sqlite")]
+                        AnyConnection::Sqlite(conn) => sqlite::claim(conn, &slot.input)?,
+                    }
+                } else {
+                    Vec::new()
+                },
+            );
         }
         Member::Publish(slot) => {
             let endpoints = match slot.input.events.first() {

@@ -1,12 +1,12 @@
 -- Times are microseconds since the Unix epoch; ids, states and JSON are text; bodies are bytes.
 
 -- Counters of the database itself: `epoch` is raised by each start of a sender, `endpoints` by
--- each change of an endpoint.
+-- each change of an endpoint, `probe` by readiness.
 CREATE TABLE webhook_counters (
     name  TEXT   NOT NULL PRIMARY KEY,
     value BIGINT NOT NULL
 );
-INSERT INTO webhook_counters (name, value) VALUES ('epoch', 0), ('endpoints', 0);
+INSERT INTO webhook_counters (name, value) VALUES ('epoch', 0), ('endpoints', 0), ('probe', 0);
 
 -- A NULL among the limits follows the engine's defaults.
 CREATE TABLE webhook_endpoints (

@@ -68,7 +68,8 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<Value, Failure> {
-        let own = Settings { database_url: self.database_url.clone(), ..Settings::default() };
+        let listen = std::env::var("POSTRIDER_LISTEN").ok().and_then(|address| address.parse().ok());
+        let own = Settings { database_url: self.database_url.clone(), listen, ..Settings::default() };
         let settings = own.over_file(self.file.path.as_deref())?;
         let server = match (&self.server, settings.listen) {
             (Some(url), _) => url.to_string(),

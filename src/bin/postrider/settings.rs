@@ -53,7 +53,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "POSTRIDER_RETENTION", value_name = "DURATION")]
     pub(crate) retention: Option<String>,
 
-    /// What this process is called [default: the host's name]
+    /// What this process is called [default: postrider]
     #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
 

@@ -35,7 +35,8 @@ pub(in crate::engine) struct Changed {
 #[rtype(result = "()")]
 pub(in crate::engine) struct Polled {
     pub(in crate::engine) next: Option<Timestamp>,
-    pub(in crate::engine) sending: Vec<ClaimName>,
+    /// `None` where it did not look.
+    pub(in crate::engine) sending: Option<Vec<ClaimName>>,
 }
 
 /// The registry's answer to [`MayLeave`].
@@ -162,15 +163,20 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
             // Cancelled, paused by somebody else, sent already: no reason to ask again at once.
             self.not_before = self.not_before.max(self.shared.clock.monotonic() + BREATH);
         }
+        self.window.read_again();
         for _ in claims.len()..answer.ids.len() {
             self.limiter.release();
         }
         // The last look before anything goes out: all may have changed while the claim committed.
+        let (now, concurrency) = (self.shared.clock.now(), self.endpoint.concurrency);
+        let allowed = self.health.unwrap_or_default().allowance(now, concurrency) as usize;
         let may_start = self.endpoint.is_active() && self.phase == Phase::Running;
         let mut released = Vec::new();
         for claimed in claims {
             match queued.remove(&claimed.id) {
-                Some(queued) if may_start => self.start_attempt(claimed, queued, ctx),
+                Some(queued) if may_start && self.in_flight.len() < allowed => {
+                    self.start_attempt(claimed, queued, ctx);
+                }
                 _ => {
                     self.limiter.release();
                     self.window.note_due(claimed.claimed_at);
@@ -250,7 +256,9 @@ impl Handler<Changed> for EndpointSupervisor {
     fn handle(&mut self, Changed { endpoint, resumed }: Changed, ctx: &mut Self::Context) {
         self.heard += 1;
         // Two changes may be told in another order than they were committed.
-        if endpoint.version < self.endpoint.version {
+        let told_already =
+            endpoint.version == self.endpoint.version && endpoint.paused == self.endpoint.paused;
+        if endpoint.version < self.endpoint.version || (told_already && !resumed) {
             return;
         }
         self.endpoint = endpoint;
@@ -266,22 +274,31 @@ impl Handler<Polled> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, polled: Polled, ctx: &mut Self::Context) {
         self.heard += 1;
-        let unknown: HashSet<ClaimName> =
-            polled.sending.into_iter().filter(|(id, _)| !self.knows(id)).collect();
-        // Twice in a row: one snapshot may be older than what has happened here since.
-        let stuck: Vec<ClaimName> = unknown.intersection(&self.strays).cloned().collect();
-        self.strays = unknown;
-        if !stuck.is_empty() {
-            let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
-            actix::spawn(async move {
-                shared.take_back(stuck).await;
-                addr.do_send(Wake(Vec::new()));
-            });
+        if let Some(sending) = polled.sending {
+            self.look_for_strays(sending, ctx);
         }
         if let Some(next) = polled.next {
             self.window.note_due(next);
         }
         self.pump(ctx);
+    }
+}
+
+impl EndpointSupervisor {
+    /// Claims that the database holds and nothing here knows of, twice in a row: one snapshot may be
+    /// older than what has happened here since.
+    fn look_for_strays(&mut self, sending: Vec<ClaimName>, ctx: &mut Context<Self>) {
+        let unknown: HashSet<ClaimName> = sending.into_iter().filter(|(id, _)| !self.knows(id)).collect();
+        let stuck: Vec<ClaimName> = unknown.intersection(&self.strays).cloned().collect();
+        self.strays = unknown;
+        if stuck.is_empty() {
+            return;
+        }
+        let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
+        actix::spawn(async move {
+            shared.take_back(stuck).await;
+            addr.do_send(Wake(Vec::new()));
+        });
     }
 }
 

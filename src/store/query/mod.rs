@@ -16,8 +16,10 @@ use super::{AnyConnection, StoreError};
 
 /// The counter that each start of a sender raises.
 pub(super) const EPOCH: &str = "epoch";
+/// The counter that readiness raises, to see whether it can.
+const PROBE: &str = "probe";
 /// The counter that each change of an endpoint raises.
-pub(super) const ENDPOINTS: &str = "endpoints";
+pub(crate) const ENDPOINTS: &str = "endpoints";
 
 type Conn = AnyConnection;
 
@@ -30,12 +32,12 @@ pub(crate) struct Page {
 }
 
 /// Reads a counter.
-pub(super) fn counter(conn: &mut Conn, name: &str) -> Result<i64, StoreError> {
+pub(crate) fn counter(conn: &mut Conn, name: &str) -> Result<i64, StoreError> {
     Ok(counters::table.find(name).select(counters::value).first(conn)?)
 }
 
-/// A statement that fails where the database takes no writes, and changes nothing where it does.
+/// A write that changes nothing of meaning. (SQLite skips one that changes nothing at all.)
 pub(crate) fn probe_write(conn: &mut Conn) -> Result<(), StoreError> {
-    diesel::update(counters::table.find(EPOCH)).set(counters::value.eq(counters::value + 0)).execute(conn)?;
+    diesel::update(counters::table.find(PROBE)).set(counters::value.eq(counters::value + 1)).execute(conn)?;
     Ok(())
 }

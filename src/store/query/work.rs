@@ -111,10 +111,11 @@ pub(crate) struct Stirring {
 ///
 /// Steps from endpoint to endpoint through the index, so that a long backlog costs no more than a
 /// short one.
-pub(crate) fn stirring(conn: &mut Conn, horizon: Timestamp) -> Result<Vec<Stirring>, StoreError> {
+pub(crate) fn stirring(conn: &mut Conn, epoch: i64, horizon: Timestamp) -> Result<Vec<Stirring>, StoreError> {
     let mut found = std::collections::BTreeMap::<String, Stirring>::new();
     let rows: Vec<(String, String, i64)> = deliveries::table
         .filter(StatusIsSending)
+        .filter(deliveries::owner_epoch.eq(epoch))
         .select((deliveries::endpoint_id, deliveries::id, deliveries::claim_no))
         .load(conn)?;
     for (endpoint, delivery, claim_no) in rows {

@@ -50,6 +50,8 @@ fn retention_removes_what_has_ended_and_nothing_else() {
             (count("webhook_events"), count("webhook_deliveries"), count("webhook_attempts")),
             (1, 1, 0)
         );
+        let free = "SELECT freelist_count AS n FROM pragma_freelist_count";
+        assert!(database::number(&engine.database(), free) < 20, "freed pages go back to the file system");
         let gone = engine.postrider.event(&Tenant::default(), &done[0].id).await;
         assert!(matches!(gone, Err(Error::NotFound("event"))));
         let view = engine.postrider.event(&Tenant::default(), &waits.id).await.unwrap();

@@ -257,7 +257,7 @@ fn a_read_only_database_is_refused_with_its_remedy() {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("read-only") && text.contains("permission"), "{text}");
+    assert!(text.to_lowercase().contains("read-only") && text.contains("permission"), "{text}");
 }
 
 #[test]
@@ -273,4 +273,15 @@ fn help_and_version_are_there() {
         assert!(run(folder.path(), arguments).status.success(), "{arguments:?}");
     }
     assert_eq!(run(folder.path(), &["sevre"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_database_is_readable_by_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(server.api().post("/events", r#"{"type":"a.b","data":1}"#).status, 202);
+    for name in ["postrider.db", "postrider.db-wal", "postrider.db-shm"] {
+        let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
 }

@@ -93,7 +93,55 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
     });
 }
 
+/// Another process changes an endpoint, or the one that did went away before it could tell.
+fn a_change_that_nobody_told_of_is_heard_within_a_poll(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        engine.endpoint(1, r#"{"rate_limit": "unlimited", "concurrency": 1}"#).await;
+        engine.receivers.otherwise(&host(1), Reply::Status(200, secs(1)));
+        for _ in 0..100 {
+            engine.publish_one("a.b").await;
+        }
+        pass(secs(3)).await;
+        let pause = |reason: &str| {
+            let sql = format!(
+                "UPDATE webhook_endpoints SET pause_reason = {reason}, version = version + 1; \
+                 UPDATE webhook_counters SET value = value + 1 WHERE name = 'endpoints'"
+            );
+            look::execute(&engine.database(), &sql);
+        };
+        pause("'operator'");
+        pass(secs(3)).await;
+        let paused = engine.receivers.received(&host(1)).len();
+        pass(secs(5)).await;
+        assert_eq!(engine.receivers.received(&host(1)).len(), paused);
+        pause("NULL");
+        pass(secs(5)).await;
+        assert!(engine.receivers.received(&host(1)).len() > paused, "and resumed");
+    });
+}
+
+/// An owner whose epoch is no longer the stored one sends nothing more.
+fn claims_of_a_former_owner_are_refused(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
+        let first = engine.publish_one("a.b").await;
+        engine.until(&first, Status::Delivered, secs(5)).await;
+        look::execute(
+            &engine.database(),
+            "UPDATE webhook_counters SET value = value + 1 WHERE name = 'epoch'",
+        );
+        let second = engine.publish_one("a.b").await;
+        pass(secs(30)).await;
+        assert_eq!(engine.delivery(&second).await.delivery.life.state.status(), Status::Pending);
+        assert_eq!(engine.receivers.received(&host(1)).len(), 1);
+    });
+}
+
 conformance! {
+    a_change_that_nobody_told_of_is_heard_within_a_poll,
+    claims_of_a_former_owner_are_refused,
     a_claim_of_a_paused_endpoint_that_no_attempt_holds_is_taken_back,
     a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll,
     an_outcome_whose_claim_was_taken_away_is_counted_and_dropped,
