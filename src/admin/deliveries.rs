@@ -5,12 +5,15 @@ use serde::Serialize;
 
 use super::ListBody;
 use super::problem::Problem;
-use super::request::{NoParams, Params};
+use super::request::{NoFields, NoParams, Params};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::lifecycle::{FailureReason, HoldReason, State, Status, Wait};
 use crate::engine::{DeliveryQuery, DeliveryView, Postrider};
+
+/// What its cursors are told by.
+const LIST: &str = "deliveries";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     let only = || web::route().to(super::method_not_allowed);
@@ -99,7 +102,7 @@ async fn show(
 async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let known = ["endpoint_id", "event_id", "tenant", "status", "since", "until", "limit", "cursor"];
     let mut params = Params::read(&request, &known);
-    let (limit, after) = params.page();
+    let (limit, after) = params.page(LIST);
     let query = DeliveryQuery {
         endpoint_id: params.take_with("endpoint_id", |text| Ok(EndpointId::from_text(text))),
         event_id: params.take_with("event_id", EventId::parse),
@@ -113,13 +116,14 @@ async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<H
     params.done()?;
     let (deliveries, next) = postrider.deliveries(query).await?;
     let data = deliveries.into_iter().map(DeliveryBody::new).collect();
-    Ok(HttpResponse::Ok().json(ListBody::new(data, next)))
+    Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }
 
 async fn retry(
     _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
+    _: NoFields,
 ) -> Result<HttpResponse, Problem> {
     let view = postrider.retry_delivery(&delivery_id(id)).await?;
     Ok(HttpResponse::Accepted().json(FullDeliveryBody::new(view)))
@@ -129,6 +133,7 @@ async fn cancel(
     _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
+    _: NoFields,
 ) -> Result<HttpResponse, Problem> {
     let view = postrider.cancel_delivery(&delivery_id(id)).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
@@ -138,6 +143,7 @@ async fn release(
     _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
+    _: NoFields,
 ) -> Result<HttpResponse, Problem> {
     let view = postrider.release_delivery(&delivery_id(id)).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::ListBody;
 use super::problem::Problem;
-use super::request::{JsonBody, NoParams, Params, wrong_json};
+use super::request::{JsonBody, NoFields, NoParams, Params, wrong_json};
 use crate::domain::breaker::{Breaker, BreakerState};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
@@ -27,6 +27,9 @@ const MAX_REQUEST: usize = 256 * 1024;
 const DEFAULT_GRACE_S: u64 = 86_400;
 
 type Body = JsonBody<MAX_REQUEST>;
+
+/// What its cursors are told by.
+const LIST: &str = "endpoints";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     let only = || web::route().to(super::method_not_allowed);
@@ -192,7 +195,7 @@ async fn show(
 
 async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["tenant", "status", "limit", "cursor"]);
-    let (limit, after) = params.page();
+    let (limit, after) = params.page(LIST);
     let tenant = params.take_with("tenant", Tenant::parse);
     let paused = params.take_with("status", |text| match text {
         "active" => Ok(false),
@@ -202,7 +205,7 @@ async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<H
     params.done()?;
     let (views, next) = postrider.endpoints(EndpointQuery { tenant, paused, after, limit }).await?;
     let data = views.into_iter().map(EndpointBody::new).collect();
-    Ok(HttpResponse::Ok().json(ListBody::new(data, next)))
+    Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }
 
 async fn delete(
@@ -218,6 +221,7 @@ async fn pause(
     _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
+    _: NoFields,
 ) -> Result<HttpResponse, Problem> {
     let view = postrider.pause_endpoint(&endpoint_id(id)).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
@@ -227,6 +231,7 @@ async fn resume(
     _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
+    _: NoFields,
 ) -> Result<HttpResponse, Problem> {
     let view = postrider.resume_endpoint(&endpoint_id(id)).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
@@ -277,6 +282,7 @@ async fn test(
     _: NoParams,
     postrider: web::Data<Postrider>,
     id: web::Path<String>,
+    _: NoFields,
 ) -> Result<HttpResponse, Problem> {
     let receipt: Receipt = postrider.test_endpoint(&endpoint_id(id)).await?;
     let delivery_id = receipt.deliveries.into_iter().next().map(|(delivery, _)| delivery);

@@ -20,6 +20,9 @@ use crate::engine::{EventListQuery, Postrider, Receipt};
 const MAX_EVENT_REQUEST: usize = 2 * 1024 * 1024;
 const MAX_BATCH_REQUEST: usize = 16 * 1024 * 1024;
 
+/// What its cursors are told by.
+const LIST: &str = "events";
+
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
         .service(
@@ -245,7 +248,7 @@ async fn show(
 
 async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["type", "tenant", "since", "until", "limit", "cursor"]);
-    let (limit, after) = params.page();
+    let (limit, after) = params.page(LIST);
     let query = EventListQuery {
         event_type: params.take_with("type", EventType::parse).map(|name| name.to_string()),
         tenant: params.take_with("tenant", Tenant::parse),
@@ -257,5 +260,5 @@ async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<H
     params.done()?;
     let (events, next) = postrider.events(query).await?;
     let data = events.iter().map(|event| EventBody::new(event)).collect();
-    Ok(HttpResponse::Ok().json(ListBody::new(data, next)))
+    Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }

@@ -27,8 +27,8 @@ struct ListBody<T> {
 }
 
 impl<T> ListBody<T> {
-    fn new(data: Vec<T>, next: Option<String>) -> Self {
-        Self { data, next_cursor: next.map(|key| request::cursor(&key)) }
+    fn new(list: &str, data: Vec<T>, next: Option<String>) -> Self {
+        Self { data, next_cursor: next.map(|key| request::cursor(list, &key)) }
     }
 }
 

@@ -85,6 +85,23 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// A call that takes no fields: no body, or an empty object.
+pub(super) struct NoFields;
+
+impl FromRequest for NoFields {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+
+        let body = JsonBody::<1024>::from_request(request, payload);
+        Box::pin(async move { body.await?.read().map(|Nothing {}| Self) })
+    }
+}
+
 /// Tells what is no JSON (400) from what is JSON of another shape (422, with its field).
 pub(super) fn wrong_json(error: serde_json::Error, path: &str) -> Problem {
     if !error.is_data() {
@@ -165,16 +182,17 @@ impl Params {
         self.take_with(name, |text| text.parse().map_err(|error: T::Err| error.to_string()))
     }
 
-    /// `limit` and `cursor`.
-    pub(super) fn page(&mut self) -> (i64, Option<String>) {
+    /// `limit` and `cursor` of a list.
+    pub(super) fn page(&mut self, list: &str) -> (i64, Option<String>) {
         let limit = self.take_with("limit", |text| match text.parse() {
             Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
             _ => Err(format!("must be 1 to {MAX_LIMIT}")),
         });
         let after = self.take_with("cursor", |text| {
             let key = BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|key| String::from_utf8(key).ok());
-            let wrong = || "is none that a list answered with".to_owned();
-            key.and_then(|key| key.strip_prefix(CURSOR).map(str::to_owned)).ok_or_else(wrong)
+            let wrong = || "is none that this list answered with".to_owned();
+            let prefix = cursor_prefix(list);
+            key.and_then(|key| key.strip_prefix(&prefix).map(str::to_owned)).ok_or_else(wrong)
         });
         (limit.unwrap_or(DEFAULT_LIMIT), after)
     }
@@ -200,10 +218,12 @@ impl FromRequest for NoParams {
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 250;
 
-/// What a cursor begins with, so that none can be made up by chance.
-const CURSOR: &str = "1:";
+/// What the cursors of a list begin with: those of another list are none of its own.
+fn cursor_prefix(list: &str) -> String {
+    format!("1:{list}:")
+}
 
-/// The opaque cursor of the page that begins after `key`.
-pub(super) fn cursor(key: &str) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(format!("{CURSOR}{key}"))
+/// The opaque cursor of a list's page that begins after `key`.
+pub(super) fn cursor(list: &str, key: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(cursor_prefix(list) + key)
 }

@@ -330,6 +330,11 @@ fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
     }
     assert_eq!(api.post("/events?dry_run=1", r#"{"type":"a.b","data":1}"#).fields(), ["dry_run"]);
 
+    assert_eq!(api.get(&format!("/events?cursor={cursor}")).fields(), ["cursor"], "another list's");
+    let paused_by = api.post(&format!("/endpoints/{good}/pause"), r#"{"until":"2030-01-01T00:00:00Z"}"#);
+    assert_eq!((paused_by.status, paused_by.fields()), (422, vec!["until"]));
+    assert_eq!(api.post(&format!("/endpoints/{good}/resume"), "{}").status, 200);
+
     let post = |id: &str, action: &str| api.post(&format!("/deliveries/{id}/{action}"), "");
     assert_eq!(post(&waiting, "retry").status, 409);
     assert_eq!(post(&delivered, "cancel").problem(), "state-conflict");
