@@ -151,6 +151,9 @@ impl Postrider {
                     return Ok(Err(Error::EndpointDeleted));
                 }
                 query::set_life(conn, &of_id, &next, at)?;
+                if matches!(cause, Cause::RetryAsked { .. } | Cause::HoldLifted { .. }) {
+                    query::mark_retried(conn, &of_id, at)?;
+                }
                 Ok(Ok(()))
             })
             .await??;

@@ -88,6 +88,7 @@ diesel::table! {
         delivered_at -> Nullable<BigInt>,
         created_at -> BigInt,
         updated_at -> BigInt,
+        retried_at -> Nullable<BigInt>,
     }
 }
 

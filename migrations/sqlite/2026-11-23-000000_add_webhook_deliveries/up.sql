@@ -88,6 +88,8 @@ CREATE TABLE webhook_deliveries (
     delivered_at    BIGINT,
     created_at      BIGINT  NOT NULL,
     updated_at      BIGINT  NOT NULL,
+    -- When a person last asked for it to be sent (again): its age counts from there.
+    retried_at      BIGINT,
     -- A pending delivery waits for a time or for a person, and for nothing else.
     CHECK ((status = 'pending') = ((next_attempt_at IS NULL) <> (hold_reason IS NULL))),
     CHECK (status = 'pending' OR (next_attempt_at IS NULL AND hold_reason IS NULL)),

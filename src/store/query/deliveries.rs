@@ -33,6 +33,14 @@ pub(crate) fn set_life(
     Ok(())
 }
 
+/// A person asked for it: what waits for its next attempt starts to age anew.
+pub(crate) fn mark_retried(conn: &mut Conn, id: &DeliveryId, at: Timestamp) -> Result<(), StoreError> {
+    diesel::update(deliveries::table.find(id.as_str()))
+        .set(deliveries::retried_at.eq(Some(at.as_micros())))
+        .execute(conn)?;
+    Ok(())
+}
+
 /// Which deliveries a list is to show.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeliveryFilter {

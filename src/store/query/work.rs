@@ -214,6 +214,7 @@ pub(crate) fn overdue(
             .filter(StatusIsPending)
             .filter(deliveries::endpoint_id.eq(&id))
             .filter(deliveries::created_at.lt(cutoff.as_micros()))
+            .filter(deliveries::retried_at.is_null().or(deliveries::retried_at.lt(cutoff.as_micros())))
             .limit(limit)
             .select(deliveries::id)
             .load(conn)?;

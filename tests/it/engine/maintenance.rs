@@ -3,7 +3,7 @@
 use postrider::Error;
 use postrider::domain::ids::Tenant;
 use postrider::domain::lifecycle::{FailureReason, State, Status};
-use postrider::testing::{on_virtual_time, pass};
+use postrider::testing::{Reply, on_virtual_time, pass};
 
 use crate::support::database;
 use crate::support::engine::{TestEngine, host, secs};
@@ -22,6 +22,22 @@ fn what_waits_longer_than_max_age_expires_even_when_paused() {
         engine.postrider.resume_endpoint(&endpoint).await.unwrap();
         pass(secs(60)).await;
         assert!(engine.receivers.received(&host(1)).is_empty(), "nothing old is sent on resume");
+    });
+}
+
+/// A retry of a delivery older than `max_age` was expired by the next sweep.
+#[test]
+fn what_a_person_retries_starts_to_age_anew() {
+    on_virtual_time(async {
+        let engine = TestEngine::start();
+        engine.endpoint(1, r#"{"max_age_s": 600, "retry_delays_s": [60]}"#).await;
+        engine.receivers.otherwise(&host(1), Reply::Status(500, std::time::Duration::ZERO));
+        let id = engine.publish_one("a.b").await;
+        pass(secs(3600)).await;
+        engine.postrider.retry_delivery(&id).await.unwrap();
+        let view = engine.until(&id, Status::Failed, secs(200)).await;
+        assert_eq!(view.delivery.life.state, State::Failed(FailureReason::RetriesExhausted));
+        assert_eq!(view.attempts.len(), 4);
     });
 }
 
