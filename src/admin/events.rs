@@ -249,6 +249,9 @@ async fn show(
 async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["type", "tenant", "since", "until", "limit", "cursor"]);
     let (limit, after) = params.page(LIST);
+    if after.as_ref().is_some_and(|key| key.parse::<i64>().is_err()) {
+        return Err(Problem::field("cursor", "is none that this list answered with"));
+    }
     let query = EventListQuery {
         event_type: params.take_with("type", EventType::parse).map(|name| name.to_string()),
         tenant: params.take_with("tenant", Tenant::parse),

@@ -51,9 +51,15 @@ pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web:
         config
             .app_data(web::Data::new(postrider))
             .app_data(web::Data::new(token))
-            .route("/healthz", web::get().to(healthz))
-            .route("/readyz", web::get().to(readyz))
-            .service(web::resource("/metrics").wrap(from_fn(auth::require_token)).get(metrics))
+            // Probes of load balancers ask by HEAD, too.
+            .service(probe("/healthz", web::get().to(healthz), web::head().to(healthz)))
+            .service(probe("/readyz", web::get().to(readyz), web::head().to(readyz)))
+            .service(
+                web::resource("/metrics")
+                    .wrap(from_fn(auth::require_token))
+                    .get(metrics)
+                    .default_service(web::route().to(method_not_allowed)),
+            )
             .service(
                 web::scope("/api/v1")
                     .wrap(from_fn(auth::require_token))
@@ -64,6 +70,10 @@ pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web:
             )
             .default_service(web::route().to(not_found));
     }
+}
+
+fn probe(path: &str, get: actix_web::Route, head: actix_web::Route) -> actix_web::Resource {
+    web::resource(path).route(get).route(head).default_service(web::route().to(method_not_allowed))
 }
 
 async fn not_found(request: HttpRequest) -> Problem {

@@ -137,7 +137,8 @@ impl From<Error> for Problem {
             Error::NotFound(what) => Self::new(Kind::NotFound, format!("there is no such {what}")),
             Error::Invalid(errors) => Self::invalid(errors),
             Error::TooLarge { field, detail } => {
-                let errors = vec![FieldError::new(field, detail.clone())];
+                let whole = field.is_empty();
+                let errors = if whole { Vec::new() } else { vec![FieldError::new(field, detail.clone())] };
                 Self { kind: Kind::TooLarge, detail, errors }
             }
             Error::EventIdConflict { field, .. } => {

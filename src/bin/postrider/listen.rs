@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::api::Client;
 use crate::output::{Failure, text};
+use crate::serve::stop_signal;
 
 const MAX_BODY: usize = 1024 * 1024;
 
@@ -113,7 +114,7 @@ impl Listen {
         let server = server.listen(listener).context("cannot serve")?.run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
+        stop_signal().await?;
         handle.stop(false).await;
         if let Some(id) = registered {
             self.client.call(Method::DELETE, &format!("/endpoints/{id}"), None).await?;

@@ -120,7 +120,7 @@ fn api_token(settings: &Settings, database: &DatabaseUrl, loopback: bool) -> any
 }
 
 /// Waits for SIGTERM or SIGINT.
-async fn stop_signal() -> anyhow::Result<&'static str> {
+pub(crate) async fn stop_signal() -> anyhow::Result<&'static str> {
     #[cfg(unix)]
     {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -56,9 +56,9 @@ fn the_first_webhook_by_the_command_line_alone() {
     assert!(with(&["deliveries", "retry", id]).contains(id));
     lines.next().unwrap().unwrap();
 
-    // Ctrl-C: it takes its endpoint with it.
+    // Told to end, it takes its endpoint with it.
     let pid = listener.id().to_string();
-    std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
     assert!(listener.wait().unwrap().success());
     assert_eq!(json(&["endpoints", "list"])["data"], serde_json::json!([]));
 

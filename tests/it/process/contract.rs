@@ -36,7 +36,7 @@ fn every_error_of_publishing_is_a_problem_that_names_what_is_wrong() {
         (r#"{"type":"a.b","data":1,"extra":1}"#, 422, "invalid", &["extra"]),
         (r#"{"type":"a.b","data":1,"data":2}"#, 422, "invalid", &["data"]),
         (r#"{"type":"a b","data":1,"id":"ü"}"#, 422, "invalid", &["type", "id"]),
-        (&too_big, 413, "too-large", &[""]),
+        (&too_big, 413, "too-large", &[]),
     ];
     for (body, status, name, fields) in cases {
         let shown = &body[..body.len().min(80)];
@@ -331,6 +331,7 @@ fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
     assert_eq!(api.post("/events?dry_run=1", r#"{"type":"a.b","data":1}"#).fields(), ["dry_run"]);
 
     assert_eq!(api.get(&format!("/events?cursor={cursor}")).fields(), ["cursor"], "another list's");
+    assert_eq!(api.get("/events?cursor=MTpldmVudHM6YWJj").fields(), ["cursor"], "its key is no number");
     let paused_by = api.post(&format!("/endpoints/{good}/pause"), r#"{"until":"2030-01-01T00:00:00Z"}"#);
     assert_eq!((paused_by.status, paused_by.fields()), (422, vec!["until"]));
     assert_eq!(api.post(&format!("/endpoints/{good}/resume"), "{}").status, 200);
@@ -369,6 +370,10 @@ fn the_token_is_always_asked_for_and_other_things_are_told_apart() {
     }
     assert_eq!(ask("GET", "/healthz", &[], None).status, 200);
     assert_eq!(ask("GET", "/readyz", &[], None).status, 200);
+    assert_eq!(ask("HEAD", "/healthz", &[], None).status, 200);
+    assert_eq!(ask("HEAD", "/readyz", &[], None).status, 200);
+    assert_eq!(ask("POST", "/healthz", &[], None).problem(), "method-not-allowed");
+    assert_eq!(ask("POST", "/metrics", &[("authorization", &token)], None).problem(), "method-not-allowed");
     assert_eq!(ask("GET", "/metrics", &[("authorization", &token)], None).status, 200);
     assert_eq!(ask("GET", "/nope", &[], None).problem(), "not-found");
     let auth = ("authorization", token.as_str());
