@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::domain::FieldError;
 use crate::domain::endpoint::EndpointDefaults;
+use crate::domain::headers::check_header_name;
 
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,9 @@ pub struct EngineConfig {
     pub drain_timeout: Duration,
     /// How long a publisher waits for a database that does not take its commit.
     pub commit_timeout: Duration,
+    /// Attempts in flight of all endpoints together: at least one, and below the process's file limit,
+    /// as each needs a connection. Default: half of that limit, at most 8,192.
+    pub max_in_flight: usize,
     /// Connections that read.
     pub read_connections: u32,
     /// What this process is called among those that share the database.
@@ -77,9 +82,43 @@ impl Default for EngineConfig {
             idle_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(10),
+            max_in_flight: (open_files() / 2).clamp(1, 8192),
             read_connections: 4,
             node_name: "postrider".into(),
             migrate_on_start: true,
         }
+    }
+}
+
+/// Files that something else than attempts needs: the database, the API's own connections, names.
+const SPARE_FILES: usize = 64;
+
+/// How many files this process may have open for attempts.
+fn open_files() -> usize {
+    #[cfg(unix)]
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    let limit = None;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)).saturating_sub(SPARE_FILES)
+}
+
+impl EngineConfig {
+    /// Holds what can be told to what can be done.
+    ///
+    /// # Errors
+    /// Names the first setting that is wrong, and its remedy.
+    pub fn check(&self) -> Result<(), FieldError> {
+        let wrong = |field: &'static str| move |detail: String| FieldError::new(field, detail);
+        if let Some(name) = &self.event_id_header {
+            check_header_name(name).map_err(wrong("event_id_header"))?;
+        }
+        let most = open_files();
+        if !(1..=most).contains(&self.max_in_flight) {
+            let detail = format!(
+                "must be 1 to {most}: this process may not open more files (`ulimit -n` raises that)"
+            );
+            return Err(FieldError::new("max_in_flight", detail));
+        }
+        self.endpoint_defaults.check()
     }
 }

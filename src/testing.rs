@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::clock::{Clock, ORIGIN_AGE, Timestamp};
-pub use crate::sender::{BoxFuture, Failure, Transport, WireAnswer, WireRequest};
+use crate::domain::delivery::Timings;
+pub use crate::sender::{BoxFuture, Exchanged, Failure, Transport, WireAnswer, WireRequest};
 
 /// A clock that follows tokio's: it stands still where that is paused, and jumps where it does.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl Drop for Open {
 }
 
 impl Transport for ScriptedReceivers {
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Result<WireAnswer, Failure>> {
+    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Exchanged> {
         let host = request.url.host_str().unwrap_or_default().to_owned();
         let timeout = request.timeout;
         let reply = {
@@ -160,7 +161,7 @@ impl Transport for ScriptedReceivers {
         Box::pin(async move {
             let _open = open;
             let late = || Err(Failure::Timeout(format!("no answer within {} ms", timeout.as_millis())));
-            match reply {
+            let result = match reply {
                 Reply::Status(status, after) if after < timeout => {
                     tokio::time::sleep(after).await;
                     Ok(WireAnswer { status, ..WireAnswer::default() })
@@ -172,7 +173,8 @@ impl Transport for ScriptedReceivers {
                 }
                 Reply::Fail(failure) => Err(failure),
                 Reply::Panic => panic!("injected into an attempt"),
-            }
+            };
+            Exchanged { result, timings: Timings::default() }
         })
     }
 }

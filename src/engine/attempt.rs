@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -50,6 +51,8 @@ pub(super) struct Job {
     pub(super) claimed: Claimed,
     pub(super) started_at: Timestamp,
     pub(super) abort: CancellationToken,
+    /// Its place among all attempts of the engine.
+    pub(super) _slot: OwnedSemaphorePermit,
     /// Counted until it is dropped, so that a dead supervisor's attempts are seen to end.
     pub(super) _alive: TaskTrackerToken,
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use actix::prelude::*;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::committer::{self, Driver, OnCommit};
 use super::maintenance::Maintenance;
@@ -12,7 +12,6 @@ use super::{Postrider, Running, Shared};
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::FieldError;
 use crate::domain::clock::{Clock, SystemClock};
-use crate::domain::headers::check_header_name;
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
@@ -124,11 +123,7 @@ impl Builder {
 
     fn launch(self, driver: Driver, system: Option<System>) -> Result<Postrider, StartError> {
         let Self { database, config, clock, transport } = self;
-        if let Some(name) = &config.event_id_header {
-            check_header_name(name)
-                .map_err(|detail| StartError::Setting(FieldError::new("event_id_header", detail)))?;
-        }
-        config.endpoint_defaults.check().map_err(StartError::Setting)?;
+        config.check().map_err(StartError::Setting)?;
         // The lock first: a second sender must not even bring the schema up to date.
         let DatabaseUrl::Sqlite(path) = &database;
         let lock = FileLock::acquire(path)?;
@@ -170,6 +165,7 @@ impl Builder {
         let committer =
             committer::start(&store, config.commit_timeout, Arc::clone(&metrics), on_commit, driver)?;
         let shared = Arc::new(Shared {
+            slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
             store,
             committer,
             sender,

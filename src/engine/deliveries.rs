@@ -82,7 +82,7 @@ impl Postrider {
         }
         match self.inspect(&delivery.endpoint_id).await {
             Some(live) if !live.rate_open => WaitingFor::RateLimit,
-            Some(live) if live.in_flight > 0 => WaitingFor::Concurrency,
+            Some(live) if live.in_flight > 0 || live.in_line => WaitingFor::Concurrency,
             _ => WaitingFor::DueTime,
         }
     }

@@ -73,6 +73,7 @@ impl Postrider {
         secret: Option<Secret>,
     ) -> Result<EndpointView, Error> {
         let settings = Settings::create(change)?;
+        self.check_headers(&settings)?;
         self.judge(&settings).await?;
         let now = self.now();
         let id = EndpointId::generate(now);
@@ -106,6 +107,9 @@ impl Postrider {
     ) -> Result<EndpointView, Error> {
         let present = self.find_endpoint(id).await?;
         let changed = present.settings.changed(change.clone())?;
+        if changed.headers != present.settings.headers {
+            self.check_headers(&changed)?;
+        }
         if changed.url != present.settings.url {
             self.judge(&changed).await?;
         }
@@ -312,6 +316,18 @@ impl Postrider {
         let changed = EndpointChanged { endpoint: Arc::new(endpoint), resumed };
         // An engine that is stopping sends nothing more in any case.
         let _ = self.registry.send(changed).await;
+    }
+
+    /// The header that carries the event's id is not an endpoint's to give.
+    fn check_headers(&self, settings: &Settings) -> Result<(), Error> {
+        let taken = self.shared.config.event_id_header.as_ref().map(|name| name.to_ascii_lowercase());
+        match taken.filter(|name| settings.headers.contains_key(name)) {
+            Some(name) => {
+                let detail = "carries the event's id here (`event_id_header`) and cannot be given";
+                Err(Error::field(format!("headers.{name}"), detail))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The address policy's verdict on a URL that is about to be stored.

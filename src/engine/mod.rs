@@ -20,7 +20,7 @@ mod window;
 use std::sync::{Arc, PoisonError};
 
 use actix::prelude::*;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
 pub use builder::{Builder, StartError};
 pub use deliveries::{DeliveryQuery, DeliveryView};
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     config: EngineConfig,
     metrics: Arc<Metrics>,
+    /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
+    slots: Arc<Semaphore>,
     /// What this owner's claims are fenced by.
     epoch: i64,
     /// The right to send from this database. It lasts as long as any actor does, whatever becomes of

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,7 +21,7 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::inbox::InjectPanic;
 pub(crate) use self::inbox::Live;
 pub(super) use self::inbox::{Changed, Drain, Inspect, Leave, Polled, Wake};
-use self::inbox::{ClaimAnswered, Loaded, RecordAnswered, Seeded};
+use self::inbox::{ClaimAnswered, Loaded, RecordAnswered, Seeded, SlotGranted};
 use super::Shared;
 use super::attempt::{AttemptEnded, DeliveryAttempt, Job};
 use super::registry::{MayLeave, Registry, SupervisorGone};
@@ -89,8 +90,10 @@ pub(super) struct EndpointSupervisor {
     health: Option<Health>,
     /// Due deliveries in the order they are to be sent, read ahead of demand.
     window: Window,
-    /// Claims that are being committed.
-    claiming: HashMap<DeliveryId, Queued>,
+    /// Claims that are being committed, each with its place among all attempts of the engine.
+    claiming: HashMap<DeliveryId, (Queued, OwnedSemaphorePermit)>,
+    /// All places are taken, and it stands in line for one.
+    in_line: bool,
     /// Attempts on the wire, with the monotonic time of each start.
     in_flight: HashMap<DeliveryId, Duration>,
     /// Outcomes that are being committed.
@@ -126,6 +129,7 @@ impl EndpointSupervisor {
             health: None,
             window: Window::unread(),
             claiming: HashMap::new(),
+            in_line: false,
             in_flight: HashMap::new(),
             recording: HashSet::new(),
             unlogged: None,
@@ -164,6 +168,12 @@ impl EndpointSupervisor {
 
     /// Starts whatever can start now, reads ahead, and sets the timer for the rest.
     fn pump(&mut self, ctx: &mut Context<Self>) {
+        self.pump_with(None, ctx);
+    }
+
+    /// As [`pump`](Self::pump), with a place that was stood in line for; what it does not need of it
+    /// goes to the next one.
+    fn pump_with(&mut self, granted: Option<OwnedSemaphorePermit>, ctx: &mut Context<Self>) {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
         }
@@ -172,7 +182,7 @@ impl EndpointSupervisor {
         }
         match self.phase {
             Phase::Running if self.endpoint.is_active() => {
-                self.claim(ctx);
+                self.claim(granted, ctx);
                 self.load(ctx);
                 self.set_timer(ctx);
             }
@@ -186,16 +196,20 @@ impl EndpointSupervisor {
         }
     }
 
-    fn claim(&mut self, ctx: &mut Context<Self>) {
+    fn claim(&mut self, granted: Option<OwnedSemaphorePermit>, ctx: &mut Context<Self>) {
         let slots = self.free_slots().min(self.window.len());
         if slots == 0 {
             return;
         }
-        let batch = self.window.take(slots);
+        let permits = self.take_places(slots, granted, ctx);
+        let batch = self.window.take(permits.len());
+        if batch.is_empty() {
+            return;
+        }
         let ids: Vec<DeliveryId> = batch.iter().map(|queued| queued.id.clone()).collect();
-        self.limiter.reserve(u32::try_from(slots).unwrap_or(u32::MAX));
-        for queued in batch {
-            self.claiming.insert(queued.id.clone(), queued);
+        self.limiter.reserve(u32::try_from(ids.len()).unwrap_or(u32::MAX));
+        for (queued, permit) in batch.into_iter().zip(permits) {
+            self.claiming.insert(queued.id.clone(), (queued, permit));
         }
         let claim = Claim {
             endpoint_id: self.endpoint.id.clone(),
@@ -208,6 +222,28 @@ impl EndpointSupervisor {
             let result = shared.committer.write(Member::claim(claim)).await;
             addr.do_send(ClaimAnswered { ids, result });
         });
+    }
+
+    /// At most `wanted` places among all attempts of the engine. Where there are fewer, it stands in
+    /// line for one more: one at a time, so that an endpoint with a backlog is not before the others.
+    fn take_places(
+        &mut self,
+        wanted: usize,
+        granted: Option<OwnedSemaphorePermit>,
+        ctx: &mut Context<Self>,
+    ) -> Vec<OwnedSemaphorePermit> {
+        let free = || Arc::clone(&self.shared.slots).try_acquire_owned().ok();
+        let places: Vec<_> = granted.into_iter().chain(std::iter::from_fn(free)).take(wanted).collect();
+        if places.len() < wanted && !self.in_line {
+            self.in_line = true;
+            let (slots, addr) = (Arc::clone(&self.shared.slots), ctx.address());
+            actix::spawn(async move {
+                if let Ok(place) = slots.acquire_owned().await {
+                    addr.do_send(SlotGranted(place));
+                }
+            });
+        }
+        places
     }
 
     fn load(&mut self, ctx: &mut Context<Self>) {
@@ -241,7 +277,7 @@ impl EndpointSupervisor {
                 let until_well = until_well.map(|at| at.since(now)).unwrap_or_default();
                 let wait = until_due.max(until_slot).max(until_allowed).max(until_well);
                 // Something under way has an answer, which pumps. Else the clock went on since.
-                if wait.is_zero() && !idle {
+                if wait.is_zero() && (!idle || self.in_line) {
                     return;
                 }
                 wait
@@ -283,7 +319,12 @@ impl EndpointSupervisor {
         }
     }
 
-    fn start_attempt(&mut self, claimed: Claimed, queued: Queued, ctx: &mut Context<Self>) {
+    fn start_attempt(
+        &mut self,
+        claimed: Claimed,
+        (queued, place): (Queued, OwnedSemaphorePermit),
+        ctx: &mut Context<Self>,
+    ) {
         let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
         self.limiter.start(mono);
         self.in_flight.insert(claimed.id.clone(), mono);
@@ -296,6 +337,7 @@ impl EndpointSupervisor {
             claimed,
             started_at: now,
             abort: self.roster.abort.clone(),
+            _slot: place,
             _alive: self.roster.tracker.token(),
         };
         DeliveryAttempt::new(job).start();

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -12,11 +12,14 @@ use rustls::client::danger::ServerCertVerifier;
 use super::classify::classify;
 use super::guard::{AddressPolicy, Blocked};
 use super::resolver::Resolve;
-use super::{BoxFuture, Failure, Transport, WireAnswer, WireRequest};
-use crate::domain::delivery::{Headers, Timings};
+use super::stopwatch::{Stopwatch, TimeConnecting};
+use super::{BoxFuture, Exchanged, Failure, Transport, WireAnswer, WireRequest};
+use crate::domain::delivery::Headers;
 
 /// How much of an answer's body is read, in bytes, before its connection is closed.
 const MAX_READ_BODY: usize = 64 * 1024;
+/// How many headers an answer may have. (hyper takes at most 408 KiB of head in all.)
+const MAX_HEADERS: usize = 100;
 /// How much of an answer's head is kept, in bytes.
 const MAX_KEPT_HEADERS: usize = 16 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,6 +56,8 @@ impl HttpTransport {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true)
             .http1_only()
+            .http1_max_headers(MAX_HEADERS)
+            .connector_layer(TimeConnecting)
             .build()
             .map_err(|error| error.to_string())?;
         Ok(Self { client })
@@ -78,14 +83,17 @@ fn tls_config() -> Result<rustls::ClientConfig, String> {
 }
 
 impl Transport for HttpTransport {
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Result<WireAnswer, Failure>> {
-        Box::pin(self.post(request))
+    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Exchanged> {
+        Box::pin(async move {
+            let watch = Stopwatch::start();
+            let result = watch.over(self.post(request, &watch)).await;
+            Exchanged { timings: watch.read(), result }
+        })
     }
 }
 
 impl HttpTransport {
-    async fn post(&self, request: WireRequest) -> Result<WireAnswer, Failure> {
-        let started = Instant::now();
+    async fn post(&self, request: WireRequest, watch: &Stopwatch) -> Result<WireAnswer, Failure> {
         let deadline = tokio::time::Instant::now() + request.timeout;
         let late = || Failure::Timeout(format!("no answer within {} ms", request.timeout.as_millis()));
         let sending = self
@@ -99,13 +107,12 @@ impl HttpTransport {
             Ok(Err(error)) => return Err(classify(&error)),
             Err(_) => return Err(late()),
         };
-        let first_byte = started.elapsed().as_secs_f64() * 1000.0;
+        watch.note_answered();
         let mut answer = WireAnswer {
             status: response.status().as_u16(),
             headers: shown_headers(response.headers()),
             body: Vec::new(),
             remote_address: response.remote_addr().map(|address| address.to_string()),
-            timings: Timings { first_byte: Some(first_byte), ..Timings::default() },
         };
         // The status is the answer: a body that is late, endless or broken changes nothing of it.
         while answer.body.len() < MAX_READ_BODY {
@@ -157,6 +164,7 @@ impl reqwest::dns::Resolve for GuardedResolver {
         let lookup = self.resolver.lookup(name.clone());
         Box::pin(async move {
             let addresses = lookup.await.map_err(NameError)?;
+            Stopwatch::note_resolved();
             policy.check_resolved(&name, &addresses).map_err(BlockedAddress)?;
             let addresses: Addrs = Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(addresses)

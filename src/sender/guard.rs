@@ -110,7 +110,12 @@ impl AddressPolicy {
     pub fn check_address(&self, address: IpAddr) -> Result<(), Blocked> {
         // An IPv4 address written as IPv6 is where the packet goes.
         let address = address.to_canonical();
-        if self.is_opened(address) || is_public(address) { Ok(()) } else { Err(Blocked::Address { address }) }
+        let open = |address| self.is_opened(address) || is_public(address);
+        let inside = match address {
+            IpAddr::V6(address) => embedded_v4(address).map(IpAddr::V4),
+            IpAddr::V4(_) => None,
+        };
+        if open(address) && inside.is_none_or(open) { Ok(()) } else { Err(Blocked::Address { address }) }
     }
 
     /// Judges what a URL says by itself: its scheme, and its host where that is an address. The
@@ -164,6 +169,28 @@ pub fn is_local_name(name: &str) -> bool {
     name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
 }
 
+/// The IPv4 address that an IPv6 address leads to by the ways there are of writing one inside the
+/// other: whoever opens such a network opens no IPv4 address by it.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match [a, b, c, d, e, f] {
+        // IPv4-compatible (RFC 4291, section 2.5.5.1); `::` and `::1` are no such thing.
+        [0, 0, 0, 0, 0, 0] if g > 0 => Some(v4(g, h)),
+        // IPv4-translated (RFC 2765, section 2.1).
+        [0, 0, 0, 0, 0xffff, 0] => Some(v4(g, h)),
+        // NAT64, well-known and local (RFC 6052, section 2.1; RFC 8215).
+        [0x64, 0xff9b, 0, 0, 0, 0] | [0x64, 0xff9b, 1, ..] => Some(v4(g, h)),
+        // 6to4 (RFC 3056, section 2).
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        // Teredo (RFC 4380, section 4): the client's address with every bit turned.
+        [0x2001, 0, ..] => Some(v4(!g, !h)),
+        // ISATAP (RFC 5214, section 6.1), below any prefix.
+        [_, _, _, _, 0 | 0x200, 0x5efe] => Some(v4(g, h)),
+        _ => None,
+    }
+}
+
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !DENIED_V4.iter().any(|net| net.contains(&address)),
@@ -175,6 +202,8 @@ fn is_public(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn allows(policy: &AddressPolicy, address: &str) -> bool {
@@ -234,6 +263,66 @@ mod tests {
             "4000::1",
         ] {
             assert!(!allows(&policy, denied), "{denied}");
+        }
+    }
+
+    /// Every way to write an IPv4 address inside an IPv6 one.
+    fn embeddings(v4: Ipv4Addr) -> Vec<Ipv6Addr> {
+        let bits = u128::from(v4.to_bits());
+        let below = |prefix: &str| Ipv6Addr::from_bits(prefix.parse::<Ipv6Addr>().unwrap().to_bits() | bits);
+        vec![
+            v4.to_ipv6_mapped(),
+            v4.to_ipv6_compatible(),
+            below("::ffff:0:0:0"),
+            below("64:ff9b::"),
+            below("64:ff9b:1::"),
+            below("64:ff9b:1:abcd::"),
+            Ipv6Addr::from_bits((0x2002 << 112) | (bits << 80)),
+            Ipv6Addr::from_bits((0x2001 << 112) | (0xffff_ffff ^ bits)),
+            below("2606:4700:0:0:0:5efe::"),
+            below("2606:4700:0:0:200:5efe::"),
+            below("fe80::5efe:0:0"),
+        ]
+    }
+
+    fn denied_v4() -> impl Strategy<Value = Ipv4Addr> {
+        let of_net = |net: &Ipv4Net| {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            (first..=last).prop_map(Ipv4Addr::from_bits).boxed()
+        };
+        proptest::strategy::Union::new(DENIED_V4.iter().map(of_net))
+    }
+
+    proptest! {
+        #[test]
+        fn a_denied_ipv4_address_is_denied_in_every_spelling(v4 in denied_v4()) {
+            let closed = AddressPolicy::default();
+            // Whoever opens all of IPv6 has opened no IPv4 address by it.
+            let open = AddressPolicy::new(vec!["::/0".parse().unwrap()], false);
+            prop_assert!(closed.check_address(v4.into()).is_err());
+            for v6 in embeddings(v4) {
+                // `::` and `::1` are IPv6's own.
+                let own = v6.is_unspecified() || v6.is_loopback() || v6.to_bits() >> 16 == 0;
+                prop_assert!(closed.check_address(v6.into()).is_err(), "{v6}");
+                prop_assert!(own || open.check_address(v6.into()).is_err(), "{v6}, with ::/0 opened");
+                let url = Url::parse(&format!("http://[{v6}]/")).unwrap();
+                prop_assert!(closed.check_literal(&url).is_err(), "{url}");
+            }
+            let bits = v4.to_bits();
+            for host in [format!("{bits}"), format!("{bits:#x}"), format!("0{bits:o}"), format!("{v4}.")] {
+                let url = Url::parse(&format!("http://{host}/")).unwrap();
+                prop_assert!(closed.check_literal(&url).is_err(), "{host}");
+            }
+        }
+
+        #[test]
+        fn a_public_ipv4_address_is_allowed_and_no_url_panics(bits: u32, text in "\\PC{0,40}") {
+            let v4 = Ipv4Addr::from_bits(bits);
+            let denied = DENIED_V4.iter().any(|net| net.contains(&v4));
+            prop_assert_eq!(AddressPolicy::default().check_address(v4.into()).is_err(), denied);
+            if let Ok(url) = Url::parse(&format!("http://{text}/")) {
+                let _ = AddressPolicy::default().check_literal(&url);
+            }
         }
     }
 

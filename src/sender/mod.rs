@@ -10,6 +10,7 @@ mod etiquette;
 pub mod guard;
 mod resolver;
 pub mod sign;
+mod stopwatch;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -42,7 +43,16 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Puts one request on the wire.
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request`, once, and reads the answer within `request.timeout`.
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Result<WireAnswer, Failure>>;
+    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Exchanged>;
+}
+
+/// What became of one request.
+#[derive(Debug, Clone)]
+pub struct Exchanged {
+    /// The answer, or why there is none.
+    pub result: Result<WireAnswer, Failure>,
+    /// Where the time went.
+    pub timings: Timings,
 }
 
 /// A `POST`, ready to be sent.
@@ -69,8 +79,6 @@ pub struct WireAnswer {
     pub body: Vec<u8>,
     /// The address that answered.
     pub remote_address: Option<String>,
-    /// Where the time went.
-    pub timings: Timings,
 }
 
 /// Why nothing came back.
@@ -134,7 +142,8 @@ impl Sender {
         let shown = masked(&headers, endpoint);
         let request =
             WireRequest { url: url.clone(), headers, body: event.body.clone(), timeout: endpoint.timeout };
-        let (exchange, verdict) = match self.transport.exchange(request).await {
+        let Exchanged { result, timings } = self.transport.exchange(request).await;
+        let (exchange, verdict) = match result {
             Ok(answer) => {
                 let verdict = etiquette::verdict(answer.status, &answer.headers);
                 (answered(answer), verdict)
@@ -142,7 +151,8 @@ impl Sender {
             Err(Failure::Exhausted(why)) => return Sent::NotSent(why),
             Err(failure) => (failed(failure), Verdict::Failed),
         };
-        Sent::Finished { exchange: Exchange { request_headers: Some(shown), ..exchange }, verdict }
+        let exchange = Exchange { request_headers: Some(shown), timings_ms: timings, ..exchange };
+        Sent::Finished { exchange, verdict }
     }
 
     /// Standard Webhooks 1.0.0, then the endpoint's own headers.
@@ -189,7 +199,7 @@ fn answered(answer: WireAnswer) -> Exchange {
         response_headers: Some(answer.headers),
         request_headers: None,
         remote_address: answer.remote_address,
-        timings_ms: answer.timings,
+        timings_ms: Timings::default(),
     }
 }
 

@@ -48,6 +48,7 @@ enum LogFormat {
 impl Serve {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         self.start_log()?;
+        raise_file_limit();
         let settings = self.settings.over_file(self.file.path.as_deref())?;
         let (database, address) = (settings.database()?, settings.address()?);
         let config = settings.engine()?;
@@ -98,6 +99,19 @@ impl Serve {
             LogFormat::Json => log.json().init(),
         }
         Ok(())
+    }
+}
+
+/// Each connection is a file: as many as this user may have.
+fn raise_file_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(%error, "the file limit stays as it is");
+        }
     }
 }
 

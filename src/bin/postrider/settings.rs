@@ -53,6 +53,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "POSTRIDER_RETENTION", value_name = "DURATION")]
     pub(crate) retention: Option<String>,
 
+    /// Attempts in flight of all endpoints together [default: half of the file limit, at most 8192]
+    #[arg(long, env = "POSTRIDER_MAX_IN_FLIGHT", value_name = "N")]
+    pub(crate) max_in_flight: Option<usize>,
+
     /// What this process is called [default: postrider]
     #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
@@ -146,6 +150,9 @@ impl Settings {
         config.allow_networks = self.allow_networks.clone().unwrap_or_default();
         config.https_only = self.https_only.unwrap_or(false);
         config.event_id_header = self.event_id_header.clone();
+        if let Some(most) = self.max_in_flight {
+            config.max_in_flight = most;
+        }
         config.migrate_on_start = self.migrate != Some(Migrate::Off);
         if let Some(name) = &self.node_name {
             config.node_name = name.clone();

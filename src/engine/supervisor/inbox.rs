@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use actix::prelude::*;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{BACK_OFF, BREATH, EndpointSupervisor, Phase, Seed};
 use crate::domain::breaker::Health;
@@ -56,6 +57,8 @@ pub(in crate::engine) struct Drain;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Live {
     pub(crate) in_flight: usize,
+    /// Whether it waits for another endpoint's attempt to end: all places of the engine are taken.
+    pub(crate) in_line: bool,
     /// Whether an attempt could start as far as the rate limit goes.
     pub(crate) rate_open: bool,
     /// When the rate limit opens, if it is closed.
@@ -140,6 +143,19 @@ impl Handler<Loaded> for EndpointSupervisor {
     }
 }
 
+/// There is a place for one more attempt in the engine.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct SlotGranted(pub(super) OwnedSemaphorePermit);
+
+impl Handler<SlotGranted> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, SlotGranted(place): SlotGranted, ctx: &mut Self::Context) {
+        self.in_line = false;
+        self.pump_with(Some(place), ctx);
+    }
+}
+
 /// A claim has been committed, or not.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -151,7 +167,7 @@ pub(super) struct ClaimAnswered {
 impl Handler<ClaimAnswered> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
-        let mut queued: HashMap<DeliveryId, Queued> =
+        let mut queued: HashMap<DeliveryId, (Queued, OwnedSemaphorePermit)> =
             answer.ids.iter().filter_map(|id| self.claiming.remove_entry(id)).collect();
         let claims = answer.result.unwrap_or_else(|error| {
             tracing::warn!(endpoint = %self.endpoint.id, %error, "a claim of {} was not committed", self.endpoint.id);
@@ -336,6 +352,7 @@ impl Handler<Inspect> for EndpointSupervisor {
         let wait = self.limiter.wait(mono);
         MessageResult(Live {
             in_flight: self.in_flight.len(),
+            in_line: self.in_line,
             rate_open: self.limiter.available(mono) > 0,
             next_slot_at: wait.map(|wait| now + wait),
         })

@@ -171,3 +171,31 @@ fn a_limit_that_changes_again_and_again_ends_as_the_last_one() {
         assert_eq!(engine.receivers.received(&host(1)).len(), 5, "five in this hour are more than three");
     });
 }
+
+#[test]
+fn the_engine_as_a_whole_has_a_limit_and_every_endpoint_gets_its_turn() {
+    on_virtual_time(async {
+        let engine = TestEngine::with(|config| config.max_in_flight = 2);
+        for n in 1..=5 {
+            let settings = format!(r#"{{"event_types": ["e{n}"], "rate_limit": "unlimited"}}"#);
+            engine.endpoint(n, &settings).await;
+            engine.receivers.otherwise(&host(n), Reply::Status(200, secs(1)));
+        }
+        let mut ids = Vec::new();
+        for n in (1..=5).flat_map(|n| [n; 4]) {
+            ids.push(engine.publish_one(&format!("e{n}")).await);
+        }
+        pass(Duration::from_millis(3900)).await;
+        let waiting = engine.delivery(&ids[19]).await;
+        assert_eq!(waiting.waiting_for, Some(WaitingFor::Concurrency));
+        let starts: Vec<_> = (1..=5).flat_map(|n| engine.receivers.received(&host(n))).collect();
+        assert_eq!(starts.len(), 8, "two each second");
+        for n in 1..=5 {
+            assert!(!engine.receivers.received(&host(n)).is_empty(), "endpoint {n} had no turn");
+        }
+        engine.until(&ids[19], Status::Delivered, secs(10)).await;
+        let mut starts: Vec<_> = (1..=5).flat_map(|n| engine.receivers.received(&host(n))).collect();
+        starts.sort_by_key(|one| one.at);
+        assert_eq!((starts.len(), most_in(&starts, Duration::from_millis(900))), (20, 2));
+    });
+}

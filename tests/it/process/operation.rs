@@ -285,3 +285,48 @@ fn the_database_is_readable_by_its_owner_alone() {
         assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
     }
 }
+
+#[test]
+fn attempts_stay_below_the_file_limit_and_no_file_left_fails_no_delivery() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start();
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 100; exec \"$0\" serve --listen 127.0.0.1:0 --allow-network 127.0.0.0/8";
+    command.args(["-ec", script, env!("CARGO_BIN_EXE_postrider")]).current_dir(folder.path());
+    let server = Server::spawn(folder.path(), command);
+    let api = server.api();
+    let settings = r#"{"rate_limit":"unlimited","concurrency":1000,"retry_delays_s":[]}"#;
+    let endpoint = api.endpoint(&receiver.url("/slow/300"), settings);
+    api.post(&format!("/endpoints/{endpoint}/pause"), "");
+    let event = json!({"type": "a.b", "data": 1});
+    assert_eq!(api.post("/events/batch", &json!({"events": vec![event; 100]}).to_string()).status, 202);
+    // Somebody else holds what files there are.
+    let address = server.base.trim_start_matches("http://").to_owned();
+    let open_files = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let mut held = Vec::new();
+    until("no file is left", Duration::from_secs(20), || {
+        held.extend(std::net::TcpStream::connect(&address));
+        open_files() >= 100
+    });
+    drop(held.split_off(held.len() - 2));
+    until("the API is heard again", Duration::from_secs(20), || {
+        api.try_post(&format!("/endpoints/{endpoint}/resume"), "").is_ok_and(|answer| answer.status == 200)
+    });
+    let told = |server: &Server| server.log().matches("nothing to send with").count();
+    until("attempts find no file", Duration::from_secs(20), || told(&server) > 0);
+    drop(held);
+    let delivered = "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'delivered'";
+    until("all are delivered", Duration::from_secs(60), || {
+        database::number(&server.database(), delivered) == 100
+    });
+    let attempts = database::number(&server.database(), "SELECT count(*) AS n FROM webhook_attempts");
+    assert_eq!(attempts, 100, "no retry and no failure");
+    let mut most = 0;
+    let got = receiver.got();
+    for (i, one) in got.iter().enumerate() {
+        let at_once =
+            got[i..].iter().take_while(|later| later.at - one.at < Duration::from_millis(250)).count();
+        most = most.max(at_once);
+    }
+    assert!(most <= (100 - 64) / 2, "{most} in flight");
+}
