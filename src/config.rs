@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::domain::FieldError;
 use crate::domain::endpoint::EndpointDefaults;
 use crate::domain::headers::check_header_name;
+use crate::domain::secret::EncryptionKey;
 
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub struct EngineConfig {
     pub https_only: bool,
     /// A second header that carries the event's id, beside `webhook-id`.
     pub event_id_header: Option<String>,
+    /// What signing keys and endpoint headers are encrypted with in the database: the first one
+    /// encrypts, all decrypt. Empty: they are stored in the clear.
+    pub encryption_keys: Vec<EncryptionKey>,
     /// How long events are kept once all of their deliveries have ended.
     pub retention: Duration,
     /// How often expired and outdated rows are looked for.
@@ -76,6 +80,7 @@ impl Default for EngineConfig {
             allow_networks: Vec::new(),
             https_only: false,
             event_id_header: None,
+            encryption_keys: Vec::new(),
             retention: Duration::from_secs(30 * 24 * 3600),
             maintenance_interval: Duration::from_secs(60),
             poll_interval: Duration::from_secs(1),

@@ -61,4 +61,4 @@ pub use engine::{
     EventView, Postrider, Receipt, StartError,
 };
 pub use sender::sign as signature;
-pub use store::{SchemaError, StoreError, Unavailable, migrate, revert};
+pub use store::{SchemaError, StoreError, Unavailable, migrate, revert, rotate_keys};

@@ -60,6 +60,11 @@ pub enum Breaker {
 }
 
 impl Breaker {
+    /// With that many in flight allowed: closed once those are as many as the endpoint itself allows.
+    const fn ramping(allowed: u32, limits: &Limits) -> Self {
+        if allowed < limits.concurrency { Self::HalfOpen { allowed } } else { Self::Closed }
+    }
+
     /// The word for it.
     #[must_use]
     pub const fn state(self) -> BreakerState {
@@ -170,9 +175,8 @@ impl Health {
                 after.hold_until = self.hold_until.filter(|until| *until > attempt.at);
                 after.breaker = match self.breaker {
                     Breaker::Closed => Breaker::Closed,
-                    Breaker::Open { .. } => Breaker::HalfOpen { allowed: 1 },
-                    Breaker::HalfOpen { allowed } if allowed * 2 >= limits.concurrency => Breaker::Closed,
-                    Breaker::HalfOpen { allowed } => Breaker::HalfOpen { allowed: allowed * 2 },
+                    Breaker::Open { .. } => Breaker::ramping(1, limits),
+                    Breaker::HalfOpen { allowed } => Breaker::ramping(allowed * 2, limits),
                 };
             }
             Verdict::Failed | Verdict::Throttled => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::breaker::{Health, Verdict};
+use super::breaker::{BreakerState, Health, Verdict};
 use super::clock::Timestamp;
 use super::endpoint::PauseReason;
 use super::event::SealedEvent;
@@ -105,10 +105,21 @@ pub struct Finished {
     pub verdict: Verdict,
     /// Until when the endpoint rests for it.
     pub rest_until: Option<Timestamp>,
-    /// How the endpoint is doing now, if that is another than before.
-    pub health: Option<Health>,
+    /// How the endpoint was doing before it.
+    pub health_before: Health,
+    /// How it is doing now.
+    pub health: Health,
     /// The endpoint is to be paused for it.
     pub pause: Option<PauseReason>,
+}
+
+impl Finished {
+    /// Whether the endpoint was given up for a while and, by this attempt, is well again.
+    #[must_use]
+    pub fn recovers_endpoint(&self) -> bool {
+        let closed = |health: &Health| health.breaker.state() == BreakerState::Closed;
+        self.verdict == Verdict::Accepted && !closed(&self.health_before) && closed(&self.health)
+    }
 }
 
 /// What one attempt sent and got back.

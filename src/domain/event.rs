@@ -43,6 +43,11 @@ impl EventType {
         }
     }
 
+    /// A name of this crate's own.
+    pub(super) fn of_static(name: &'static str) -> Self {
+        Self(name.into())
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

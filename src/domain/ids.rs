@@ -104,6 +104,12 @@ impl Tenant {
         word_of(text, 64).map(Self)
     }
 
+    /// The tenant of operational events.
+    #[must_use]
+    pub fn reserved() -> Self {
+        Self(RESERVED_TENANT.into())
+    }
+
     /// Whether this is the tenant of operational events.
     #[must_use]
     pub fn is_reserved(&self) -> bool {

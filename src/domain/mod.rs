@@ -12,6 +12,7 @@ pub mod event;
 pub mod headers;
 pub mod ids;
 pub mod lifecycle;
+pub mod notice;
 pub mod rate_limit;
 pub mod retry;
 pub mod secret;

@@ -1,16 +1,20 @@
 //! Signing keys, as Standard Webhooks 1.0.0 writes them: a prefix and base64. `whsec_` is a secret
 //! that both sides know (HMAC-SHA256); `whsk_` and `whpk_` are the two halves of an ed25519 pair.
+//! And `prk_`, the keys that all of these are encrypted with at rest.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use sha2::{Digest as _, Sha256};
+use zeroize::ZeroizeOnDrop;
 
 const PREFIX: &str = "whsec_";
 
-/// A symmetric signing secret of 24 to 64 bytes, decoded once. Never shown by `Debug`.
-#[derive(Clone, PartialEq, Eq)]
+/// A symmetric signing secret of 24 to 64 bytes, decoded once. Never shown by `Debug`, and wiped when
+/// dropped.
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct Secret {
     key: Vec<u8>,
 }
@@ -139,6 +143,58 @@ impl PublicKey {
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PUBLIC_PREFIX}{}", BASE64_STANDARD.encode(self.0.as_bytes()))
+    }
+}
+
+const ENCRYPTION_PREFIX: &str = "prk_";
+
+/// A key that secrets are encrypted with in the database, `prk_…`: 32 bytes in base64. Never shown by
+/// `Debug`, and wiped when dropped.
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
+pub struct EncryptionKey([u8; 32]);
+
+impl EncryptionKey {
+    /// How long its id is.
+    pub const ID_CHARS: usize = 8;
+
+    /// Reads `prk_…`.
+    ///
+    /// # Errors
+    /// Says what is wrong; never repeats the key.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bytes = decode(text, ENCRYPTION_PREFIX)?;
+        let key = <[u8; 32]>::try_from(bytes);
+        key.map(Self).map_err(|bytes| format!("must hold 32 bytes, not {}", bytes.len()))
+    }
+
+    /// A fresh key from a cryptographic generator.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(rand::random())
+    }
+
+    /// What it is told by where it is not to be shown: the beginning of its SHA-256 in hexadecimal.
+    #[must_use]
+    pub fn id(&self) -> String {
+        Sha256::digest(self.0).iter().take(Self::ID_CHARS / 2).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The key as it is set. The one way to see it.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        format!("{ENCRYPTION_PREFIX}{}", BASE64_STANDARD.encode(self.0))
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "prk_***({})", self.id())
     }
 }
 

@@ -50,10 +50,10 @@ impl Postrider {
     pub async fn delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
         let of_id = id.clone();
         let found = self
-            .read("delivery", move |conn, defaults| {
+            .read("delivery", move |conn, codec| {
                 let Some(delivery) = query::delivery(conn, &of_id)? else { return Ok(None) };
                 let attempts = query::attempts_of(conn, &of_id)?;
-                let endpoint = query::endpoint(conn, defaults, &delivery.endpoint_id)?;
+                let endpoint = query::endpoint(conn, codec, &delivery.endpoint_id)?;
                 Ok(Some((delivery, attempts, endpoint)))
             })
             .await?;
@@ -137,11 +137,11 @@ impl Postrider {
         self.shared
             .committer
             .run(move |tx| {
-                let (conn, defaults) = tx.parts();
+                let (conn, codec) = tx.parts();
                 let Some(delivery) = query::delivery(conn, &of_id)? else {
                     return Ok(Err(Error::NotFound("delivery")));
                 };
-                let gone = query::endpoint(conn, defaults, &delivery.endpoint_id)?.is_none();
+                let gone = query::endpoint(conn, codec, &delivery.endpoint_id)?.is_none();
                 let next = match lifecycle::next(&delivery.life, &cause) {
                     Ok(next) => next,
                     Err(refused) => return Ok(Err(refused.into())),

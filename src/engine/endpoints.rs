@@ -82,13 +82,13 @@ impl Postrider {
             .shared
             .committer
             .run(move |tx| {
-                let (conn, defaults) = tx.parts();
+                let (conn, codec) = tx.parts();
                 let endpoint = Endpoint {
                     keys: vec![keys.clone()],
-                    ..Endpoint::resolve(id.clone(), tenant.clone(), settings.clone(), defaults, now)
+                    ..Endpoint::resolve(id.clone(), tenant.clone(), settings.clone(), codec.defaults(), now)
                 };
-                query::insert_endpoint(conn, &endpoint)?;
-                query::add_keys(conn, &endpoint.id, &keys, now, now)?;
+                query::insert_endpoint(conn, codec, &endpoint)?;
+                query::add_keys(conn, codec, &endpoint.id, &keys, now, now)?;
                 Ok(endpoint)
             })
             .await?;
@@ -158,8 +158,12 @@ impl Postrider {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn pause_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
-        let endpoint = self.edit(id, false, |_, endpoint| {
-            endpoint.paused = endpoint.paused.or(Some(PauseReason::Operator));
+        let now = self.now();
+        let endpoint = self.edit(id, false, move |tx, endpoint| {
+            if endpoint.is_active() {
+                endpoint.paused = Some(PauseReason::Operator);
+                tx.announce_pause(endpoint, PauseReason::Operator, now)?;
+            }
             Ok(Ok(()))
         });
         self.view(endpoint.await?).await
@@ -204,7 +208,8 @@ impl Postrider {
         let (keys, now) = (LiveKeys::fresh(secret), self.now());
         let secret = keys.secret.clone();
         self.edit(id, false, move |tx, endpoint| {
-            query::add_keys(tx.conn(), &endpoint.id, &keys, now, now + grace)?;
+            let (conn, codec) = tx.parts();
+            query::add_keys(conn, codec, &endpoint.id, &keys, now, now + grace)?;
             Ok(Ok(()))
         })
         .await?;
@@ -244,7 +249,7 @@ impl Postrider {
         let filter = query::EndpointFilter { tenant: list.tenant, paused: list.paused };
         let page = Page { after: list.after, limit: list.limit + 1 };
         let mut found = self
-            .read("endpoints", move |conn, defaults| query::endpoints_page(conn, defaults, &filter, &page))
+            .read("endpoints", move |conn, codec| query::endpoints_page(conn, codec, &filter, &page))
             .await?;
         let next = next_key(&mut found, list.limit, |endpoint| endpoint.id.to_string());
         let mut views = Vec::with_capacity(found.len());
@@ -256,7 +261,7 @@ impl Postrider {
 
     pub(super) async fn find_endpoint(&self, id: &EndpointId) -> Result<Endpoint, Error> {
         let id = id.clone();
-        let found = self.read("endpoint", move |conn, defaults| query::endpoint(conn, defaults, &id)).await?;
+        let found = self.read("endpoint", move |conn, codec| query::endpoint(conn, codec, &id)).await?;
         found.ok_or(Error::NotFound("endpoint"))
     }
 
@@ -294,18 +299,18 @@ impl Postrider {
             .shared
             .committer
             .run(move |tx| {
-                let (conn, defaults) = tx.parts();
-                let Some(mut endpoint) = query::endpoint(conn, defaults, &of_id)? else {
+                let (conn, codec) = tx.parts();
+                let Some(mut endpoint) = query::endpoint(conn, codec, &of_id)? else {
                     return Ok(Err(Error::NotFound("endpoint")));
                 };
                 if let Err(refused) = change(tx, &mut endpoint)? {
                     return Ok(Err(refused));
                 }
                 endpoint.version += 1;
-                query::update_endpoint(tx.conn(), &endpoint)?;
+                let (conn, codec) = tx.parts();
+                query::update_endpoint(conn, codec, &endpoint)?;
                 // With what the change wrote beside the endpoint's own row.
-                let (conn, defaults) = tx.parts();
-                Ok(query::endpoint(conn, defaults, &of_id)?.ok_or(Error::NotFound("endpoint")))
+                Ok(query::endpoint(conn, codec, &of_id)?.ok_or(Error::NotFound("endpoint")))
             })
             .await??;
         self.tell(edited.clone(), resumed).await;

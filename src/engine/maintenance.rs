@@ -69,7 +69,7 @@ pub(super) async fn fail_overdue(shared: &Shared) -> Result<(), StoreError> {
         let now = shared.clock.now();
         let overdue = shared
             .store
-            .read("overdue deliveries", move |conn, defaults| query::overdue(conn, defaults, now, BATCH))
+            .read("overdue deliveries", move |conn, codec| query::overdue(conn, codec, now, BATCH))
             .await?;
         if overdue.is_empty() {
             return Ok(());
@@ -87,6 +87,9 @@ pub(super) async fn fail_overdue(shared: &Shared) -> Result<(), StoreError> {
                         && let Ok(next) = lifecycle::next(&life, &cause)
                     {
                         query::set_life(tx.conn(), id, &next, now)?;
+                        if *why == Overdue::Expired {
+                            tx.announce_expiry(id, now)?;
+                        }
                     }
                 }
                 Ok(batch.len())

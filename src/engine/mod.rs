@@ -175,10 +175,7 @@ impl Postrider {
     async fn read<T, F>(&self, what: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(
-                &mut crate::store::AnyConnection,
-                &crate::domain::endpoint::EndpointDefaults,
-            ) -> Result<T, StoreError>
+        F: FnOnce(&mut crate::store::AnyConnection, &crate::store::EndpointCodec) -> Result<T, StoreError>
             + Send
             + 'static,
     {

@@ -194,8 +194,8 @@ impl Registry {
         let live: Vec<EndpointId> = self.entries.keys().cloned().collect();
         let shared = Arc::clone(&self.shared);
         let read = async move {
-            let read = move |conn: &mut _, defaults: &_| {
-                let each = live.into_iter().map(|id| query::endpoint(conn, defaults, &id));
+            let read = move |conn: &mut _, codec: &_| {
+                let each = live.into_iter().map(|id| query::endpoint(conn, codec, &id));
                 each.collect::<Result<Vec<_>, _>>()
             };
             shared.store.read("live endpoints", read).await
@@ -231,7 +231,7 @@ impl Registry {
     fn load_and_start(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.shared);
         let read = async move {
-            shared.store.read("endpoint", move |conn, defaults| query::endpoint(conn, defaults, &id)).await
+            shared.store.read("endpoint", move |conn, codec| query::endpoint(conn, codec, &id)).await
         };
         ctx.spawn(read.into_actor(self).map(
             |endpoint: Result<_, StoreError>, registry, ctx| match endpoint {

@@ -389,7 +389,8 @@ impl EndpointSupervisor {
             jitter,
             verdict,
             rest_until,
-            health: (health != before).then_some(health),
+            health_before: before,
+            health,
             pause,
         };
         self.heed(before, health, pause);

@@ -4,39 +4,33 @@
 use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::StoreError;
-use super::rows::{AttemptRow, DeliveryRow, EndpointRow, EventRow, HealthRow, LifeColumns, SecretRow};
+use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns};
 use crate::domain::breaker::{Breaker, BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
-use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveKeys};
 use crate::domain::event::{EventType, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, attempt_id};
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
-use crate::domain::retry::RetrySchedule;
-use crate::domain::secret::{PrivateKey, Secret};
-use crate::domain::settings::Settings;
 
 const DELIVERIES: &str = "webhook_deliveries";
-const ENDPOINTS: &str = "webhook_endpoints";
 const HEALTH: &str = "webhook_endpoint_health";
 const EVENTS: &str = "webhook_events";
 const ATTEMPTS: &str = "webhook_attempts";
 
-fn corrupt(table: &'static str, column: &'static str, detail: impl Display) -> StoreError {
+pub(super) fn corrupt(table: &'static str, column: &'static str, detail: impl Display) -> StoreError {
     StoreError::Corrupt { table, column, detail: detail.to_string() }
 }
 
-fn word<T>(table: &'static str, column: &'static str, text: &str) -> Result<T, StoreError>
+pub(super) fn word<T>(table: &'static str, column: &'static str, text: &str) -> Result<T, StoreError>
 where
     T: FromStr<Err: Display>,
 {
     text.parse().map_err(|error| corrupt(table, column, error))
 }
 
-fn json<T: serde::de::DeserializeOwned>(
+pub(super) fn json<T: serde::de::DeserializeOwned>(
     table: &'static str,
     column: &'static str,
     text: &str,
@@ -45,21 +39,17 @@ fn json<T: serde::de::DeserializeOwned>(
 }
 
 /// JSON of strings and numbers, which cannot fail to be written.
-fn to_json(value: &impl serde::Serialize) -> String {
+pub(super) fn to_json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn unsigned(table: &'static str, column: &'static str, value: i64) -> Result<u32, StoreError> {
+pub(super) fn unsigned(table: &'static str, column: &'static str, value: i64) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|error| corrupt(table, column, error))
 }
 
 /// A count that fits the column because the domain keeps it small.
 pub(super) fn int(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
-}
-
-fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn time(micros: i64) -> Timestamp {
@@ -158,32 +148,6 @@ pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
     })
 }
 
-pub(super) fn endpoint(
-    row: EndpointRow,
-    secrets: Vec<SecretRow>,
-    defaults: &EndpointDefaults,
-) -> Result<Endpoint, StoreError> {
-    let settings = settings(&row)?;
-    let keys = |row: SecretRow| {
-        let wrong = |column| move |error| corrupt("webhook_endpoint_secrets", column, error);
-        Ok(LiveKeys {
-            secret: Secret::parse(&row.secret).map_err(wrong("secret"))?,
-            private_key: PrivateKey::parse(&row.private_key).map_err(wrong("private_key"))?,
-            expires_at: row.expires_at.map(time),
-        })
-    };
-    let paused = row.pause_reason.as_deref().map(|text| word(ENDPOINTS, "pause_reason", text));
-    let (id, tenant) = (EndpointId::from_text(row.id), Tenant::from_text(row.tenant));
-    let created_at = time(row.created_at);
-    Ok(Endpoint {
-        keys: secrets.into_iter().map(keys).collect::<Result<_, StoreError>>()?,
-        paused: paused.transpose()?,
-        updated_at: time(row.updated_at),
-        version: row.version,
-        ..Endpoint::resolve(id, tenant, settings, defaults, created_at)
-    })
-}
-
 pub(super) fn health(row: &HealthRow) -> Result<Health, StoreError> {
     let number = |column, value: i32| unsigned(HEALTH, column, value.into());
     let missing = |column| corrupt(HEALTH, column, "is missing");
@@ -221,60 +185,6 @@ pub(super) fn health_row(endpoint_id: &EndpointId, health: &Health) -> HealthRow
         allowed,
         hold_until: health.hold_until.map(Timestamp::as_micros),
         failing_since: health.failing_since.map(Timestamp::as_micros),
-    }
-}
-
-fn settings(row: &EndpointRow) -> Result<Settings, StoreError> {
-    let number =
-        |column, value: Option<i32>| value.map(|value| unsigned(ENDPOINTS, column, value.into())).transpose();
-    let long = |column, value: Option<i64>| {
-        value.map(|value| u64::try_from(value).map_err(|error| corrupt(ENDPOINTS, column, error))).transpose()
-    };
-    let rate_limit = row.rate_limit.as_deref().map(|text| word(ENDPOINTS, "rate_limit", text));
-    let retry_schedule = row.retry_delays_s.as_deref().map(|text| {
-        RetrySchedule::new(json(ENDPOINTS, "retry_delays_s", text)?)
-            .map_err(|error| corrupt(ENDPOINTS, "retry_delays_s", error))
-    });
-    Ok(Settings {
-        url: word(ENDPOINTS, "url", &row.url)?,
-        description: row.description.clone(),
-        event_types: json(ENDPOINTS, "event_types", &row.event_types)?,
-        headers: json(ENDPOINTS, "headers", &row.headers)?,
-        rate_limit: rate_limit.transpose()?,
-        concurrency: number("concurrency", row.concurrency)?,
-        timeout: long("timeout_ms", row.timeout_ms)?.map(Duration::from_millis),
-        retry_schedule: retry_schedule.transpose()?,
-        max_age: long("max_age_s", row.max_age_s)?.map(Duration::from_secs),
-        breaker_after: number("breaker_after", row.breaker_after)?,
-        ordering: word(ENDPOINTS, "ordering", &row.ordering)?,
-        on_failed: word(ENDPOINTS, "on_failed", &row.on_failed)?,
-        signing: json(ENDPOINTS, "signing", &row.signing)?,
-    })
-}
-
-pub(super) fn endpoint_row(endpoint: &Endpoint) -> EndpointRow {
-    let settings = &endpoint.settings;
-    EndpointRow {
-        id: endpoint.id.to_string(),
-        tenant: endpoint.tenant.to_string(),
-        url: settings.url.to_string(),
-        description: settings.description.clone(),
-        event_types: to_json(&settings.event_types),
-        headers: to_json(&settings.headers),
-        rate_limit: settings.rate_limit.map(|limit| limit.to_string()),
-        concurrency: settings.concurrency.map(int),
-        timeout_ms: settings.timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
-        retry_delays_s: settings.retry_schedule.as_ref().map(|schedule| to_json(&schedule.delays_s())),
-        max_age_s: settings.max_age.map(seconds),
-        breaker_after: settings.breaker_after.map(int),
-        ordering: settings.ordering.to_string(),
-        on_failed: settings.on_failed.to_string(),
-        signing: to_json(&settings.signing),
-        pause_reason: endpoint.paused.map(|reason| reason.to_string()),
-        created_at: endpoint.created_at.as_micros(),
-        updated_at: endpoint.updated_at.as_micros(),
-        deleted_at: None,
-        version: endpoint.version,
     }
 }
 

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{AnyConnection, StoreError, query};
-use crate::domain::endpoint::{Endpoint, EndpointDefaults};
+use super::{AnyConnection, EndpointCodec, StoreError, query};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{EndpointId, Tenant};
 
 #[derive(Default)]
@@ -44,14 +44,14 @@ impl EndpointCache {
     pub(super) fn of_tenant(
         &mut self,
         conn: &mut AnyConnection,
-        defaults: &EndpointDefaults,
+        codec: &EndpointCodec,
         tenant: &Tenant,
     ) -> Result<Arc<[Arc<Endpoint>]>, StoreError> {
         if let Some(endpoints) = self.by_tenant.get(tenant) {
             return Ok(Arc::clone(endpoints));
         }
         let endpoints: Arc<[_]> =
-            query::endpoints_of(conn, defaults, tenant)?.into_iter().map(Arc::new).collect();
+            query::endpoints_of(conn, codec, tenant)?.into_iter().map(Arc::new).collect();
         for endpoint in endpoints.iter() {
             self.by_id.insert(endpoint.id.clone(), Some(Arc::clone(endpoint)));
         }
@@ -63,13 +63,13 @@ impl EndpointCache {
     pub(super) fn get(
         &mut self,
         conn: &mut AnyConnection,
-        defaults: &EndpointDefaults,
+        codec: &EndpointCodec,
         id: &EndpointId,
     ) -> Result<Option<Arc<Endpoint>>, StoreError> {
         if let Some(endpoint) = self.by_id.get(id) {
             return Ok(endpoint.clone());
         }
-        let endpoint = query::endpoint(conn, defaults, id)?.map(Arc::new);
+        let endpoint = query::endpoint(conn, codec, id)?.map(Arc::new);
         self.by_id.insert(id.clone(), endpoint.clone());
         Ok(endpoint)
     }

@@ -8,9 +8,12 @@
 //!
 //! Transitions are decided by `domain::lifecycle` and only written down here.
 
+mod announce;
 mod codec;
 mod endpoint_cache;
+mod endpoint_codec;
 mod group;
+mod key_ring;
 pub(crate) mod migrate;
 mod pool;
 pub(crate) mod query;
@@ -24,6 +27,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use endpoint_codec::EndpointCodec;
 pub(crate) use group::{Answer, Claim, Member, Publish, Published, Recorded, Refusal, Wake};
 pub use migrate::SchemaError;
 pub(crate) use pool::AnyConnection;
@@ -32,7 +36,6 @@ pub(crate) use sqlite::FileLock;
 pub(crate) use writer::{Scope, Tx, Writer};
 
 use crate::config::{DatabaseUrl, EngineConfig};
-use crate::domain::endpoint::EndpointDefaults;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,11 @@ pub enum StoreError {
         /// What is wrong.
         detail: String,
     },
+    /// Something in it is encrypted with a key that is not at hand.
+    #[error(
+        "it holds secrets that are encrypted with the key {0}, which is not among `encryption_keys`: add it after the first one"
+    )]
+    MissingKey(String),
     /// It cannot be opened as it is set up.
     #[error("{0}")]
     Setup(String),
@@ -120,11 +128,55 @@ pub fn revert(url: &DatabaseUrl) -> Result<Option<String>, StoreError> {
     migrate::down(&mut pool::open_writer(url)?)
 }
 
+/// Rewrites what is not encrypted with the first of `config.encryption_keys`, in batches and beside
+/// running engines. `told` hears of the values that were rewritten so far. Every engine must have been given the first key before: it reads what is rewritten.
+///
+/// Returns how many values were rewritten.
+///
+/// # Errors
+/// [`StoreError::MissingKey`] where something is encrypted with a key that is not given.
+pub fn rotate_keys(
+    url: &DatabaseUrl,
+    config: &EngineConfig,
+    mut told: impl FnMut(u64),
+) -> Result<u64, StoreError> {
+    let mut conn = pool::open_writer(url)?;
+    migrate::check(&mut conn)?;
+    let codec = Arc::new(EndpointCodec::new(config));
+    query::keys_are_present(&mut conn, &codec)?;
+    let mut writer = Writer::new(conn, codec);
+    let (mut after, mut rewritten, mut refusals) = (String::new(), 0, 0);
+    loop {
+        let from = after.clone();
+        let batch = writer.run(|tx| {
+            let (conn, codec) = tx.parts();
+            query::reseal(conn, codec, &from, ROTATION_BATCH)
+        });
+        match batch {
+            Ok(query::Resealed { last: Some(last), values }) => {
+                (after, rewritten, refusals) = (last, rewritten + values, 0);
+                told(rewritten);
+            }
+            Ok(query::Resealed { last: None, .. }) => return Ok(rewritten),
+            // Others write, too.
+            Err(StoreError::Unavailable(Unavailable::Busy)) if refusals < ROTATION_PATIENCE => refusals += 1,
+            Err(error) => return Err(error),
+        }
+        std::thread::sleep(ROTATION_BREATH);
+    }
+}
+
+/// Endpoints a transaction, what a rotation leaves to the others between two, and how often in a row
+/// it may find the database busy (for two seconds each).
+const ROTATION_BATCH: i64 = 200;
+const ROTATION_BREATH: Duration = Duration::from_millis(20);
+const ROTATION_PATIENCE: u32 = 15;
+
 /// The readers' side of the database. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
     pool: r2d2::Pool<pool::Readers>,
-    defaults: Arc<EndpointDefaults>,
+    codec: Arc<EndpointCodec>,
     url: DatabaseUrl,
 }
 
@@ -144,27 +196,37 @@ impl Store {
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build(pool::Readers::new(url.clone()))
             .map_err(|error| Unavailable::Pool(error.to_string()))?;
-        let defaults = Arc::new(config.endpoint_defaults.clone());
-        Ok(Self { pool, defaults, url: url.clone() })
+        let codec = Arc::new(EndpointCodec::new(config));
+        let all_present = query::keys_are_present(&mut writer, &codec)?;
+        if codec.ring().is_empty() {
+            tracing::warn!(
+                "secrets and endpoint headers are stored in the clear: set encryption_keys (`postrider keys generate` makes one)"
+            );
+        } else if !all_present {
+            tracing::warn!(
+                "some secrets or endpoint headers are not encrypted with the first of encryption_keys: run `postrider keys rotate`"
+            );
+        }
+        Ok(Self { pool, codec, url: url.clone() })
     }
 
     /// A writing connection. The engine has exactly one at a time.
     pub(crate) fn writer(&self) -> Result<Writer, StoreError> {
-        Ok(Writer::new(pool::open_writer(&self.url)?, Arc::clone(&self.defaults)))
+        Ok(Writer::new(pool::open_writer(&self.url)?, Arc::clone(&self.codec)))
     }
 
     /// Runs one read on a blocking thread. `what` names it in the trace.
     pub(crate) async fn read<T, F>(&self, what: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut AnyConnection, &EndpointDefaults) -> Result<T, StoreError> + Send + 'static,
+        F: FnOnce(&mut AnyConnection, &EndpointCodec) -> Result<T, StoreError> + Send + 'static,
     {
         let store = self.clone();
         let span = tracing::debug_span!("store.read", what);
         let job = move || {
             let _in = span.entered();
             let mut conn = store.pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?;
-            read(&mut conn, &store.defaults)
+            read(&mut conn, &store.codec)
         };
         tokio::task::spawn_blocking(job).await.unwrap_or(Err(StoreError::Panicked))
     }

@@ -233,7 +233,8 @@ pub(super) fn record(
     let at = finished.ended_at;
     let schedule = endpoint.map(|endpoint| &endpoint.retry_schedule);
     // What is left of a probe, or was in flight when the breaker opened, waits for the next probe.
-    let not_before = finished.health.and_then(|health| health.opens_at());
+    let changed = finished.health != finished.health_before;
+    let not_before = finished.health.opens_at().filter(|_| changed);
     let rejected = Cause::Rejected { at, schedule, jitter: finished.jitter, not_before };
     let cause = match finished.verdict {
         Verdict::Accepted => Cause::Accepted { at },
@@ -281,8 +282,8 @@ fn leave_sending(
 /// How the endpoint is doing, as its supervisor judged. Most attempts change nothing of it, and then
 /// nothing is written.
 fn record_health(conn: &mut SqliteConnection, finished: &Finished) -> Result<(), StoreError> {
-    if let Some(changed) = &finished.health {
-        let row = codec::health_row(&finished.endpoint_id, changed);
+    if finished.health != finished.health_before {
+        let row = codec::health_row(&finished.endpoint_id, &finished.health);
         diesel::insert_into(health::table)
             .values(&row)
             .on_conflict(health::endpoint_id)

@@ -7,23 +7,26 @@ use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use super::endpoint_cache::EndpointCache;
 #[cfg(feature = "sqlite")]
 use super::sqlite;
-use super::{AnyConnection, Member, Refusal, StoreError, Wake};
+use super::{AnyConnection, EndpointCodec, Member, Publish, Recorded, Refusal, StoreError, Wake, group};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
-use crate::domain::endpoint::{Endpoint, EndpointDefaults};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
 
 /// The writers' side of the database.
 pub(crate) struct Writer {
     conn: AnyConnection,
     cache: EndpointCache,
-    defaults: Arc<EndpointDefaults>,
+    codec: Arc<EndpointCodec>,
 }
 
 /// An open transaction of the writer, for an operation to work in.
 pub(crate) struct Tx<'a> {
-    conn: &'a mut AnyConnection,
-    defaults: &'a EndpointDefaults,
+    pub(super) conn: &'a mut AnyConnection,
+    pub(super) codec: &'a EndpointCodec,
+    pub(super) cache: &'a mut EndpointCache,
+    /// The deliveries that it has made.
+    pub(super) wakes: &'a mut Vec<Wake>,
 }
 
 /// Which `sending` rows are to be taken back.
@@ -36,8 +39,8 @@ pub(crate) enum Scope {
 }
 
 impl Writer {
-    pub(super) fn new(conn: AnyConnection, defaults: Arc<EndpointDefaults>) -> Self {
-        Self { conn, cache: EndpointCache::default(), defaults }
+    pub(super) fn new(conn: AnyConnection, codec: Arc<EndpointCodec>) -> Self {
+        Self { conn, cache: EndpointCache::default(), codec }
     }
 
     /// Writes all members in one transaction and commits it. On an error nothing of it is kept,
@@ -45,23 +48,24 @@ impl Writer {
     ///
     /// Returns the deliveries that are new.
     pub(crate) fn commit(&mut self, members: &mut [Member]) -> Result<Vec<Wake>, StoreError> {
-        let Self { conn, cache, defaults } = self;
+        let Self { conn, cache, codec } = self;
         let result = in_transaction(conn, |conn| {
             let mut wakes = Vec::new();
+            let tx = &mut Tx { conn, codec, cache, wakes: &mut wakes };
             // Outcomes first: what is known of an attempt is written before anyone takes its claim
             // back. Then the operations, whose changes of endpoints hold for all that follows.
-            cache.refresh(conn)?;
+            tx.cache.refresh(tx.conn)?;
             for member in members.iter_mut().filter(|member| matches!(member, Member::Record(_))) {
-                write(member, conn, cache, defaults, &mut wakes)?;
+                tx.write(member)?;
             }
             for member in members.iter_mut() {
                 if let Member::Operate(operation) = member {
-                    operation.0.run(&mut Tx { conn, defaults })?;
+                    operation.0.run(tx)?;
                 }
             }
-            cache.refresh(conn)?;
+            tx.cache.refresh(tx.conn)?;
             for member in members.iter_mut().filter(|member| !matches!(member, Member::Record(_))) {
-                write(member, conn, cache, defaults, &mut wakes)?;
+                tx.write(member)?;
             }
             Ok(wakes)
         });
@@ -77,69 +81,61 @@ impl Writer {
         &mut self,
         operation: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let defaults = &self.defaults;
-        in_transaction(&mut self.conn, |conn| operation(&mut Tx { conn, defaults }))
+        let Self { conn, cache, codec } = self;
+        let done =
+            in_transaction(conn, |conn| operation(&mut Tx { conn, codec, cache, wakes: &mut Vec::new() }));
+        self.cache.clear();
+        done
     }
 }
 
-/// Writes a member that is no operation.
-fn write(
-    member: &mut Member,
-    conn: &mut AnyConnection,
-    cache: &mut EndpointCache,
-    defaults: &EndpointDefaults,
-    wakes: &mut Vec<Wake>,
-) -> Result<(), StoreError> {
-    match member {
-        Member::Operate(_) => {}
-        Member::Record(slot) => {
-            let endpoint = cache.get(conn, defaults, &slot.input.endpoint_id)?;
-            slot.output = Some(match conn {
-                #[cfg(feature = "sqlite")]
-                AnyConnection::Sqlite(conn) => sqlite::record(conn, &slot.input, endpoint.as_deref())?,
-            });
-        }
-        Member::Claim(slot) => {
-            let endpoint = cache.get(conn, defaults, &slot.input.endpoint_id)?;
-            slot.output = Some(
-                if cache.is_owner(slot.input.epoch) && endpoint.is_some_and(|endpoint| endpoint.is_active()) {
-                    match conn {
-                        #[cfg(feature = "sqlite")]
-                        AnyConnection::Sqlite(conn) => sqlite::claim(conn, &slot.input)?,
-                    }
-                } else {
-                    Vec::new()
-                },
-            );
-        }
-        Member::Publish(slot) => {
-            let endpoints = match slot.input.events.first() {
-                Some(event) => cache.of_tenant(conn, defaults, &event.tenant)?,
-                None => Arc::default(),
-            };
-            // A batch may hold events of several tenants; those of the first are at hand already.
-            let mut tenants: Vec<Arc<[Arc<Endpoint>]>> = Vec::with_capacity(slot.input.events.len());
-            for event in &slot.input.events {
-                let same = slot.input.events[0].tenant == event.tenant;
-                tenants.push(if same {
-                    Arc::clone(&endpoints)
-                } else {
-                    cache.of_tenant(conn, defaults, &event.tenant)?
+impl Tx<'_> {
+    /// Writes a member that is no operation.
+    fn write(&mut self, member: &mut Member) -> Result<(), StoreError> {
+        match member {
+            Member::Operate(_) => {}
+            Member::Record(slot) => {
+                let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
+                let recorded = match self.conn {
+                    #[cfg(feature = "sqlite")]
+                    AnyConnection::Sqlite(conn) => sqlite::record(conn, &slot.input, endpoint.as_deref())?,
+                };
+                if let (Recorded::Written(life), Some(endpoint)) = (&recorded, endpoint) {
+                    self.announce_outcome(&slot.input, life, &endpoint)?;
+                }
+                slot.output = Some(recorded);
+            }
+            Member::Claim(slot) => {
+                let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
+                let may_send = self.cache.is_owner(slot.input.epoch)
+                    && endpoint.is_some_and(|endpoint| endpoint.is_active());
+                slot.output = Some(match self.conn {
+                    _ if !may_send => Vec::new(),
+                    #[cfg(feature = "sqlite")]
+                    AnyConnection::Sqlite(conn) => sqlite::claim(conn, &slot.input)?,
                 });
             }
-            if let Some(only) = &slot.input.only
-                && !endpoints.iter().any(|endpoint| endpoint.id == *only)
-            {
-                slot.output = Some(Err(Refusal::NoEndpoint));
-                return Ok(());
-            }
-            slot.output = Some(match conn {
-                #[cfg(feature = "sqlite")]
-                AnyConnection::Sqlite(conn) => sqlite::publish(conn, &slot.input, &tenants, wakes)?,
-            });
+            Member::Publish(slot) => slot.output = Some(self.publish(&slot.input)?),
+        }
+        Ok(())
+    }
+
+    /// Stores events for the endpoints of their tenants as they stand now.
+    pub(super) fn publish(&mut self, publish: &Publish) -> Result<group::Outcome, StoreError> {
+        let mut of_tenants: Vec<Arc<[Arc<Endpoint>]>> = Vec::with_capacity(publish.events.len());
+        for event in &publish.events {
+            of_tenants.push(self.cache.of_tenant(self.conn, self.codec, &event.tenant)?);
+        }
+        if let Some(only) = &publish.only
+            && !of_tenants.iter().flat_map(|endpoints| endpoints.iter()).any(|endpoint| endpoint.id == *only)
+        {
+            return Ok(Err(Refusal::NoEndpoint));
+        }
+        match self.conn {
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(conn) => sqlite::publish(conn, publish, &of_tenants, self.wakes),
         }
     }
-    Ok(())
 }
 
 fn in_transaction<T>(
@@ -174,9 +170,9 @@ impl<'a> Tx<'a> {
         self.conn
     }
 
-    /// The connection and what fills an endpoint's gaps.
-    pub(crate) fn parts(&mut self) -> (&mut AnyConnection, &'a EndpointDefaults) {
-        (self.conn, self.defaults)
+    /// The connection and what makes endpoints of rows.
+    pub(crate) fn parts(&mut self) -> (&mut AnyConnection, &'a EndpointCodec) {
+        (self.conn, self.codec)
     }
 
     /// Raises the stored epoch, so that whatever an earlier owner still writes is stale.

@@ -107,7 +107,7 @@ fn find_token(settings: &Settings) -> Result<String, Failure> {
         return Ok(token);
     }
     if let Some(token) = &settings.api_token {
-        return Ok(token.clone());
+        return Ok(token.0.clone());
     }
     let path = token::path_of(&settings.database()?);
     let kept = path.as_deref().map(token::read).transpose()?.flatten();

@@ -5,6 +5,7 @@
 mod api;
 mod deliveries;
 mod endpoints;
+mod keys;
 mod listen;
 mod output;
 mod send;
@@ -40,6 +41,9 @@ enum Command {
     /// Manage endpoints.
     #[command(subcommand, visible_alias = "endpoint")]
     Endpoints(endpoints::Endpoints),
+    /// Make and change the keys that secrets are encrypted with in the database.
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Look at deliveries, and retry them.
     #[command(subcommand, visible_alias = "delivery")]
     Deliveries(deliveries::Deliveries),
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
             Command::Listen(listen) => listen.run().await,
             Command::Send(send) => send.run().await,
             Command::Endpoints(endpoints) => endpoints.run().await,
+            Command::Keys(keys) => keys.run().map_err(Failure::Other),
             Command::Deliveries(deliveries) => deliveries.run().await,
         }
     });

@@ -119,7 +119,7 @@ fn raise_file_limit() {
 fn api_token(settings: &Settings, database: &DatabaseUrl, loopback: bool) -> anyhow::Result<ApiToken> {
     let set = settings.api_token.clone();
     let token = match (set, token::path_of(database)) {
-        (Some(token), _) => token,
+        (Some(token), _) => token.0,
         (None, Some(path)) if loopback => {
             let token = token::read_or_make(&path)?;
             tracing::info!("the API's token is in {}", path.display());

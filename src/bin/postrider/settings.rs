@@ -8,11 +8,30 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::retry::RetrySchedule;
+use postrider::domain::secret::EncryptionKey;
 use postrider::domain::settings::{check_concurrency, check_timeout_ms};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const DEFAULT_DATABASE_URL: &str = "sqlite:postrider.db";
 pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8400";
+
+/// Text that must not be shown: no `Debug` of the settings holds it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Hidden(pub(crate) String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl std::str::FromStr for Hidden {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
 
 /// What can be set, each as a flag, an environment variable and a key of the file.
 #[derive(Debug, Default, Clone, clap::Args, Serialize, Deserialize)]
@@ -29,7 +48,18 @@ pub(crate) struct Settings {
     /// The token that the API asks for. None set: one is made at the first start and kept beside
     /// the database. Better given by the environment or the file than as a flag.
     #[arg(long, env = "POSTRIDER_API_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub(crate) api_token: Option<String>,
+    pub(crate) api_token: Option<Hidden>,
+
+    /// What secrets and endpoint headers are encrypted with in the database (prk_…, comma-separated):
+    /// the first one encrypts, all decrypt. Better given by the environment or the file.
+    #[arg(
+        long,
+        env = "POSTRIDER_ENCRYPTION_KEYS",
+        value_name = "KEYS",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) encryption_keys: Option<Vec<Hidden>>,
 
     /// Let webhooks go to these networks although they are not public (CIDRs, comma-separated)
     #[arg(
@@ -96,8 +126,7 @@ impl Settings {
         let Some(path) = file else { return Ok(self.clone()) };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the settings file {}", path.display()))?;
-        let in_file: Self =
-            toml::from_str(&text).with_context(|| format!("in the settings file {}", path.display()))?;
+        let in_file: Self = toml::from_str(&text).map_err(|error| wrong_file(path, &text, &error))?;
         let (mut merged, over) = (serde_json::to_value(in_file)?, serde_json::to_value(self)?);
         if let (Some(merged), Some(over)) = (merged.as_object_mut(), over.as_object()) {
             for (name, value) in over.iter().filter(|(_, value)| !value.is_null()) {
@@ -105,6 +134,13 @@ impl Settings {
             }
         }
         Ok(serde_json::from_value(merged)?)
+    }
+
+    fn keys(&self) -> anyhow::Result<Vec<EncryptionKey>> {
+        let keys = self.encryption_keys.iter().flatten().map(|key| EncryptionKey::parse(key.0.trim()));
+        keys.collect::<Result<_, _>>().map_err(|detail| {
+            anyhow::anyhow!("encryption_keys: each {detail}; `postrider keys generate` makes one")
+        })
     }
 
     pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
@@ -149,6 +185,7 @@ impl Settings {
         config.endpoint_defaults.max_age = config.retention;
         config.allow_networks = self.allow_networks.clone().unwrap_or_default();
         config.https_only = self.https_only.unwrap_or(false);
+        config.encryption_keys = self.keys()?;
         config.event_id_header = self.event_id_header.clone();
         if let Some(most) = self.max_in_flight {
             config.max_in_flight = most;
@@ -159,6 +196,14 @@ impl Settings {
         }
         Ok(config)
     }
+}
+
+/// What is wrong with a settings file, and where. Not the line itself: it may hold a secret.
+fn wrong_file(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let line =
+        error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    let line = line.map_or(String::new(), |line| format!(", line {line}"));
+    anyhow::anyhow!("in the settings file {}{line}: {}", path.display(), error.message())
 }
 
 /// Where the settings file is.

@@ -7,7 +7,7 @@ use super::ENDPOINTS;
 use super::{Conn, Page};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Backlog, Endpoint, EndpointDefaults, LiveKeys};
+use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
 use crate::store::schema::{
@@ -15,12 +15,12 @@ use crate::store::schema::{
     webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints,
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
-use crate::store::{StoreError, codec};
+use crate::store::{EndpointCodec, StoreError, codec};
 
 /// An endpoint that has not been deleted.
 pub(crate) fn endpoint(
     conn: &mut Conn,
-    defaults: &EndpointDefaults,
+    codec: &EndpointCodec,
     id: &EndpointId,
 ) -> Result<Option<Endpoint>, StoreError> {
     let row = endpoints::table
@@ -29,13 +29,13 @@ pub(crate) fn endpoint(
         .select(EndpointRow::as_select())
         .first(conn)
         .optional()?;
-    Ok(with_secrets(conn, defaults, row.into_iter().collect())?.pop())
+    Ok(with_secrets(conn, codec, row.into_iter().collect())?.pop())
 }
 
 /// All endpoints of a tenant.
 pub(crate) fn endpoints_of(
     conn: &mut Conn,
-    defaults: &EndpointDefaults,
+    codec: &EndpointCodec,
     tenant: &Tenant,
 ) -> Result<Vec<Endpoint>, StoreError> {
     let rows = endpoints::table
@@ -44,7 +44,7 @@ pub(crate) fn endpoints_of(
         .order(endpoints::id)
         .select(EndpointRow::as_select())
         .load(conn)?;
-    with_secrets(conn, defaults, rows)
+    with_secrets(conn, codec, rows)
 }
 
 /// Which endpoints a list is to show.
@@ -57,7 +57,7 @@ pub(crate) struct EndpointFilter {
 
 pub(crate) fn endpoints_page(
     conn: &mut Conn,
-    defaults: &EndpointDefaults,
+    codec: &EndpointCodec,
     filter: &EndpointFilter,
     page: &Page,
 ) -> Result<Vec<Endpoint>, StoreError> {
@@ -79,12 +79,12 @@ pub(crate) fn endpoints_page(
         query = query.filter(endpoints::id.lt(after.clone()));
     }
     let rows = query.load(conn)?;
-    with_secrets(conn, defaults, rows)
+    with_secrets(conn, codec, rows)
 }
 
 fn with_secrets(
     conn: &mut Conn,
-    defaults: &EndpointDefaults,
+    codec: &EndpointCodec,
     rows: Vec<EndpointRow>,
 ) -> Result<Vec<Endpoint>, StoreError> {
     let mut complete = Vec::with_capacity(rows.len());
@@ -94,30 +94,36 @@ fn with_secrets(
             .order(secrets::created_at.desc())
             .select(SecretRow::as_select())
             .load(conn)?;
-        complete.push(codec::endpoint(row, of_endpoint, defaults)?);
+        complete.push(codec.endpoint(row, of_endpoint)?);
     }
     Ok(complete)
 }
 
-pub(crate) fn insert_endpoint(conn: &mut Conn, endpoint: &Endpoint) -> Result<(), StoreError> {
-    diesel::insert_into(endpoints::table).values(codec::endpoint_row(endpoint)).execute(conn)?;
+pub(crate) fn insert_endpoint(
+    conn: &mut Conn,
+    codec: &EndpointCodec,
+    endpoint: &Endpoint,
+) -> Result<(), StoreError> {
+    diesel::insert_into(endpoints::table).values(codec.row(endpoint)?).execute(conn)?;
     endpoints_changed(conn)
 }
 
 /// Writes an endpoint's settings and pause. Its secrets are rows of their own.
-pub(crate) fn update_endpoint(conn: &mut Conn, endpoint: &Endpoint) -> Result<(), StoreError> {
-    diesel::update(endpoints::table.find(endpoint.id.as_str()))
-        .set(codec::endpoint_row(endpoint))
-        .execute(conn)?;
+pub(crate) fn update_endpoint(
+    conn: &mut Conn,
+    codec: &EndpointCodec,
+    endpoint: &Endpoint,
+) -> Result<(), StoreError> {
+    diesel::update(endpoints::table.find(endpoint.id.as_str())).set(codec.row(endpoint)?).execute(conn)?;
     endpoints_changed(conn)
 }
 
-/// Marks an endpoint as deleted and forgets its secrets. False if it was not there.
+/// Marks an endpoint as deleted and forgets its secrets and headers. False if it was not there.
 pub(crate) fn delete_endpoint(conn: &mut Conn, id: &EndpointId, at: Timestamp) -> Result<bool, StoreError> {
     let marked = diesel::update(
         endpoints::table.filter(endpoints::id.eq(id.as_str())).filter(endpoints::deleted_at.is_null()),
     )
-    .set(endpoints::deleted_at.eq(Some(at.as_micros())))
+    .set((endpoints::deleted_at.eq(Some(at.as_micros())), endpoints::headers.eq("{}")))
     .execute(conn)?;
     diesel::delete(secrets::table.filter(secrets::endpoint_id.eq(id.as_str()))).execute(conn)?;
     endpoints_changed(conn)?;
@@ -134,6 +140,7 @@ fn endpoints_changed(conn: &mut Conn) -> Result<(), StoreError> {
 /// Makes `keys` the present ones; those before them sign until `grace_ends`.
 pub(crate) fn add_keys(
     conn: &mut Conn,
+    codec: &EndpointCodec,
     id: &EndpointId,
     keys: &LiveKeys,
     at: Timestamp,
@@ -146,13 +153,8 @@ pub(crate) fn add_keys(
         .execute(conn)?;
     // Two rotations within a microsecond would have one key.
     let newest: Option<i64> = of_endpoint().select(max(secrets::created_at)).first(conn)?;
-    let row = SecretRow {
-        endpoint_id: id.to_string(),
-        secret: keys.secret.reveal(),
-        private_key: keys.private_key.reveal(),
-        created_at: newest.map_or(at.as_micros(), |newest| at.as_micros().max(newest + 1)),
-        expires_at: None,
-    };
+    let created_at = newest.map_or(at.as_micros(), |newest| at.as_micros().max(newest + 1));
+    let row = codec.secret_row(id, keys, created_at)?;
     diesel::insert_into(secrets::table).values(row).execute(conn)?;
     endpoints_changed(conn)
 }

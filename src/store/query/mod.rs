@@ -3,6 +3,7 @@
 mod deliveries;
 mod endpoints;
 mod events;
+mod keys;
 mod work;
 
 use diesel::prelude::*;
@@ -10,6 +11,7 @@ use diesel::prelude::*;
 pub(crate) use self::deliveries::*;
 pub(crate) use self::endpoints::*;
 pub(crate) use self::events::*;
+pub(crate) use self::keys::*;
 pub(crate) use self::work::*;
 use super::schema::webhook_counters as counters;
 use super::{AnyConnection, StoreError};

@@ -7,7 +7,6 @@ use super::Conn;
 use super::endpoint;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Outcome, Queued};
-use crate::domain::endpoint::EndpointDefaults;
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::store::rows::{DeliveryRow, EventRow};
 use crate::store::schema::{
@@ -15,7 +14,7 @@ use crate::store::schema::{
     webhook_events as events,
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
-use crate::store::{StoreError, codec};
+use crate::store::{EndpointCodec, StoreError, codec};
 
 /// Due deliveries of an endpoint, oldest first, and when the next one is due after those.
 #[derive(Debug, Default)]
@@ -198,14 +197,14 @@ pub(crate) enum Overdue {
 /// Pending deliveries that have outlived their endpoint or its `max_age`, at most `limit` of each.
 pub(crate) fn overdue(
     conn: &mut Conn,
-    defaults: &EndpointDefaults,
+    codec: &EndpointCodec,
     now: Timestamp,
     limit: i64,
 ) -> Result<Vec<(DeliveryId, Overdue)>, StoreError> {
     let mut found = Vec::new();
     let mut last = String::new();
     while let Some(id) = next_waiting_endpoint(conn, &last)? {
-        let endpoint = endpoint(conn, defaults, &EndpointId::from_text(id.as_str()))?;
+        let endpoint = endpoint(conn, codec, &EndpointId::from_text(id.as_str()))?;
         let (cutoff, why) = match endpoint {
             Some(endpoint) => (now - endpoint.max_age, Overdue::Expired),
             None => (Timestamp::from_micros(i64::MAX), Overdue::EndpointDeleted),

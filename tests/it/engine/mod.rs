@@ -5,3 +5,4 @@ mod faults;
 mod lifecycle;
 mod limits;
 mod maintenance;
+mod notices;

@@ -70,10 +70,14 @@ impl TestEngine {
 
     /// An endpoint at `http://127.0.0.{n}/`, which the receivers know as `host(n)`.
     pub async fn endpoint(&self, n: u8, settings: &str) -> EndpointId {
+        self.endpoint_of(Tenant::default(), n, settings).await
+    }
+
+    pub async fn endpoint_of(&self, tenant: Tenant, n: u8, settings: &str) -> EndpointId {
         let mut fields: serde_json::Value = serde_json::from_str(settings).unwrap();
         fields["url"] = format!("http://{}/hook", host(n)).into();
         let change: EndpointChange = serde_json::from_value(fields).unwrap();
-        let view = self.postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
+        let view = self.postrider.create_endpoint(tenant, change, None).await.unwrap();
         view.endpoint.id
     }
 
