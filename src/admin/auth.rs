@@ -1,24 +1,38 @@
-//! Who may call: a bearer token (RFC 6750), compared in constant time.
+//! Who may call: a bearer token (RFC 6750) and what it is good for.
+//!
+//! A handler gets at the engine by [`Access`] alone, which says what its token must be good for; ids
+//! and tenants that come from outside pass through it, too. So no route can forget to ask.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::middleware::Next;
-use actix_web::{Error, web};
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
+use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, web};
 use subtle::ConstantTimeEq;
 
 use super::problem::{Kind, Problem};
+use crate::domain::access::{Grant, Scope, TokenHash, check_token};
+use crate::domain::ids::{DeliveryId, EndpointId, Tenant};
+use crate::domain::rate_limit::{Period, RateLimit, SlidingWindow};
+use crate::engine::Postrider;
 
-/// The fewest characters of a token: what can be guessed is no token.
-pub const MIN_TOKEN_CHARS: usize = 16;
+/// How many wrong tokens an address may send in a minute before it is told to wait.
+const FAILURES: u32 = 20;
 
-/// The token that the API asks for. Kept as its hash; never shown.
+/// The most addresses that failures are remembered of.
+const MAX_ADDRESSES: usize = 4096;
+
+/// The operator's own token, which may do everything. Kept as its hash; never shown.
 #[derive(Clone)]
 pub struct ApiToken {
-    hash: [u8; 32],
+    hash: TokenHash,
+    failures: Arc<Failures>,
 }
 
 impl std::fmt::Debug for ApiToken {
@@ -31,45 +45,211 @@ impl ApiToken {
     /// The token as a caller will send it.
     ///
     /// # Errors
-    /// When it is shorter than [`MIN_TOKEN_CHARS`], or could not be sent in a header.
+    /// When it is shorter than [`crate::domain::access::MIN_TOKEN_CHARS`], or could not be sent in a
+    /// header.
     pub fn new(token: &str) -> Result<Self, String> {
-        let sendable = token.bytes().all(|b| (0x21..0x7f).contains(&b));
-        if token.len() < MIN_TOKEN_CHARS || !sendable {
-            return Err(format!(
-                "must be at least {MIN_TOKEN_CHARS} printable ASCII characters without spaces"
-            ));
-        }
-        Ok(Self { hash: Sha256::digest(token).into() })
+        check_token(token)?;
+        Ok(Self { hash: TokenHash::of(token), failures: Arc::default() })
     }
 
-    /// A fresh token of 32 random bytes.
-    #[must_use]
-    pub fn generate() -> String {
-        format!("pr_{}", BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
-    }
-
-    /// Equal length on both sides, so that not even that is told by the time it takes.
+    /// Hashes are compared, in constant time: not even the length is told by the time it takes.
     fn is(&self, token: &str) -> bool {
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        hash.ct_eq(&self.hash).into()
+        self.hash.bytes().ct_eq(TokenHash::of(token).bytes()).into()
     }
 }
 
-/// Lets a request through that bears the token.
-pub(super) async fn require_token(
+/// Wrong tokens by the address that they came from. A right one always passes: whoever floods a proxy
+/// with wrong ones locks nobody out, and 32 random bytes are not guessed at any rate.
+#[derive(Debug)]
+struct Failures {
+    origin: Instant,
+    by_address: Mutex<HashMap<IpAddr, SlidingWindow>>,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self { origin: Instant::now(), by_address: Mutex::default() }
+    }
+}
+
+impl Failures {
+    /// Counts one more, or says how long to wait.
+    fn count(&self, address: IpAddr) -> Result<(), Duration> {
+        let now = self.origin.elapsed();
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_address.len() >= MAX_ADDRESSES {
+            by_address.retain(|_, window| window.available(now) < FAILURES);
+            if by_address.len() >= MAX_ADDRESSES {
+                by_address.clear();
+            }
+        }
+        let limit = RateLimit::Sliding { starts: FAILURES, period: Period::Minute };
+        let window = by_address.entry(network(address)).or_insert_with(|| SlidingWindow::seeded(limit, []));
+        match window.wait(now) {
+            Some(wait) => Err(wait),
+            None => {
+                window.start(now);
+                if window.available(now) == 0 {
+                    tracing::warn!(%address, "{FAILURES} wrong tokens came from {address} within a minute");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Who has one address of an IPv6 network has all of its /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+/// Finds out what a request may do, and lets it through with that.
+pub(super) async fn authenticate(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let token = request.app_data::<web::Data<ApiToken>>().cloned();
+    match grant(&request) {
+        Ok(grant) => {
+            request.extensions_mut().insert(grant);
+            next.call(request).await
+        }
+        Err(problem) => Err(problem.into()),
+    }
+}
+
+fn grant(request: &ServiceRequest) -> Result<Grant, Problem> {
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = header.and_then(|value| {
         let (scheme, given) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| given.trim())
     });
-    let detail = match (token, given) {
-        (Some(token), Some(given)) if token.is(given) => return next.call(request).await,
-        (_, Some(_)) => "the token is not valid",
-        (_, None) => "send it as `Authorization: Bearer TOKEN`",
+    let Some(given) = given else {
+        return Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`"));
     };
-    Err(Problem::new(Kind::Unauthorized, detail).into())
+    let own = request.app_data::<web::Data<ApiToken>>();
+    if own.is_some_and(|own| own.is(given)) {
+        return Ok(Grant::ALL);
+    }
+    let postrider = request.app_data::<web::Data<Postrider>>();
+    if let Some(grant) = postrider.and_then(|postrider| postrider.grant_of(given)) {
+        return Ok(grant);
+    }
+    let failures = own.map(|own| &own.failures).zip(request.peer_addr());
+    match failures.map(|(failures, peer)| failures.count(peer.ip())) {
+        Some(Err(wait)) => Err(Problem::too_many("too many wrong tokens came from this address", wait)),
+        _ => Err(Problem::new(Kind::Unauthorized, "the token is not valid")),
+    }
+}
+
+/// What a call needs of its token.
+pub(super) trait Needs {
+    const SCOPE: Scope;
+}
+
+macro_rules! needs {
+    ($($name:ident)+) => { $(
+        #[derive(Debug)]
+        pub(super) struct $name;
+        impl Needs for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )+ };
+}
+needs! { Read Publish Admin }
+
+/// The engine, for a call whose token is good for what it does.
+pub(super) struct Access<N> {
+    postrider: web::Data<Postrider>,
+    grant: Grant,
+    needs: PhantomData<N>,
+}
+
+impl<N: Needs> FromRequest for Access<N> {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let grant = request.extensions().get::<Grant>().cloned();
+        let postrider = request.app_data::<web::Data<Postrider>>().cloned();
+        std::future::ready(match (grant, postrider) {
+            (Some(grant), Some(postrider)) if grant.scope.allows(N::SCOPE) => {
+                Ok(Self { postrider, grant, needs: PhantomData })
+            }
+            (Some(Grant { scope, .. }), Some(_)) => Err(Problem::new(
+                Kind::Forbidden,
+                format!("this token has the scope `{scope}`; the call needs `{}`", N::SCOPE),
+            )),
+            _ => Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`")),
+        })
+    }
+}
+
+impl<N> Access<N> {
+    /// The engine. Ids that it is asked for come out of [`endpoint`](Self::endpoint) and
+    /// [`delivery`](Self::delivery), tenants out of the two below.
+    pub(super) fn postrider(&self) -> &Postrider {
+        &self.postrider
+    }
+
+    /// What the token is good for.
+    pub(super) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// The endpoint that a path names, if it is there for this token.
+    pub(super) async fn endpoint(&self, path: web::Path<String>) -> Result<EndpointId, Problem> {
+        let id = EndpointId::from_text(path.into_inner());
+        if self.grant.tenant.is_some() {
+            let tenant = self.postrider.tenant_of_endpoint(&id).await?;
+            self.require(&tenant, "endpoint")?;
+        }
+        Ok(id)
+    }
+
+    /// The delivery that a path names, if it is there for this token.
+    pub(super) async fn delivery(&self, path: web::Path<String>) -> Result<DeliveryId, Problem> {
+        let id = DeliveryId::from_text(path.into_inner());
+        if self.grant.tenant.is_some() {
+            let tenant = self.postrider.tenant_of_delivery(&id).await?;
+            self.require(&tenant, "delivery")?;
+        }
+        Ok(id)
+    }
+
+    fn require(&self, tenant: &Tenant, what: &'static str) -> Result<(), Problem> {
+        if self.grant.covers(tenant) { Ok(()) } else { Err(crate::engine::Error::NotFound(what).into()) }
+    }
+
+    /// Whose things a list shows: those that were asked for, within what the token is good for.
+    pub(super) fn tenant_filter(&self, asked: Option<Tenant>) -> Result<Option<Tenant>, Problem> {
+        match asked {
+            Some(tenant) => self.tenant(Some(tenant)).map(Some),
+            None => Ok(self.grant.tenant.clone()),
+        }
+    }
+
+    /// Whose thing is meant: that tenant's, or the token's own, or the default.
+    pub(super) fn tenant(&self, named: Option<Tenant>) -> Result<Tenant, Problem> {
+        let tenant = named.or_else(|| self.grant.tenant.clone()).unwrap_or_default();
+        if self.grant.covers(&tenant) {
+            return Ok(tenant);
+        }
+        Err(Problem::new(Kind::Forbidden, format!("this token is not good for the tenant `{tenant}`")))
+    }
+
+    /// Refuses a token that is good for one tenant alone.
+    pub(super) fn for_all_tenants(&self) -> Result<(), Problem> {
+        match &self.grant.tenant {
+            None => Ok(()),
+            Some(tenant) => {
+                let detail = format!(
+                    "this token is good for the tenant `{tenant}` alone; the call tells of all of them"
+                );
+                Err(Problem::new(Kind::Forbidden, detail))
+            }
+        }
+    }
 }

@@ -4,13 +4,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
 use super::ListBody;
+use super::auth::{Access, Admin, Read};
 use super::problem::Problem;
 use super::request::{NoFields, NoParams, Params};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::lifecycle::{FailureReason, HoldReason, State, Status, Wait};
-use crate::engine::{DeliveryQuery, DeliveryView, Postrider};
+use crate::engine::{DeliveryQuery, DeliveryView};
 
 /// What its cursors are told by.
 const LIST: &str = "deliveries";
@@ -86,27 +87,20 @@ impl FullDeliveryBody {
     }
 }
 
-fn delivery_id(id: web::Path<String>) -> DeliveryId {
-    DeliveryId::from_text(id.into_inner())
-}
-
-async fn show(
-    _: NoParams,
-    postrider: web::Data<Postrider>,
-    id: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let view = postrider.delivery(&delivery_id(id)).await?;
+async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let view = access.postrider().delivery(&access.delivery(id).await?).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
 
-async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let known = ["endpoint_id", "event_id", "tenant", "status", "since", "until", "limit", "cursor"];
     let mut params = Params::read(&request, &known);
     let (limit, after) = params.page(LIST);
+    let tenant = params.take_with("tenant", Tenant::parse);
     let query = DeliveryQuery {
         endpoint_id: params.take_with("endpoint_id", |text| Ok(EndpointId::from_text(text))),
         event_id: params.take_with("event_id", EventId::parse),
-        tenant: params.take_with("tenant", Tenant::parse),
+        tenant: access.tenant_filter(tenant)?,
         status: params.take("status"),
         since: params.take("since"),
         until: params.take("until"),
@@ -114,37 +108,37 @@ async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<H
         limit,
     };
     params.done()?;
-    let (deliveries, next) = postrider.deliveries(query).await?;
+    let (deliveries, next) = access.postrider().deliveries(query).await?;
     let data = deliveries.into_iter().map(DeliveryBody::new).collect();
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }
 
 async fn retry(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = postrider.retry_delivery(&delivery_id(id)).await?;
+    let view = access.postrider().retry_delivery(&access.delivery(id).await?).await?;
     Ok(HttpResponse::Accepted().json(FullDeliveryBody::new(view)))
 }
 
 async fn cancel(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = postrider.cancel_delivery(&delivery_id(id)).await?;
+    let view = access.postrider().cancel_delivery(&access.delivery(id).await?).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
 
 async fn release(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = postrider.release_delivery(&delivery_id(id)).await?;
+    let view = access.postrider().release_delivery(&access.delivery(id).await?).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ListBody;
+use super::auth::{Access, Admin, Read};
 use super::problem::Problem;
 use super::request::{JsonBody, NoFields, NoParams, Params, wrong_json};
 use crate::domain::breaker::{Breaker, BreakerState};
@@ -19,7 +20,7 @@ use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{EndpointChange, OnFailed, Ordering, Signing};
-use crate::engine::{EndpointQuery, EndpointView, Postrider, Receipt};
+use crate::engine::{EndpointQuery, EndpointView, Receipt};
 
 const MAX_REQUEST: usize = 256 * 1024;
 
@@ -133,11 +134,11 @@ impl EndpointBody {
 }
 
 /// `tenant` and `secret` can be given once; the rest is what can be changed later too.
-async fn create(_: NoParams, postrider: web::Data<Postrider>, body: Body) -> Result<HttpResponse, Problem> {
+async fn create(access: Access<Admin>, _: NoParams, body: Body) -> Result<HttpResponse, Problem> {
     let mut fields: Map<String, Value> = body.read()?;
-    let tenant = take_text(&mut fields, "tenant", Tenant::parse)?.unwrap_or_default();
+    let tenant = access.tenant(take_text(&mut fields, "tenant", Tenant::parse)?)?;
     let secret = take_text(&mut fields, "secret", Secret::parse)?;
-    let view = postrider.create_endpoint(tenant, change_of(fields)?, secret).await?;
+    let view = access.postrider().create_endpoint(tenant, change_of(fields)?, secret).await?;
     let secret = view.endpoint.present_keys().map(|keys| keys.secret.reveal());
     let shown = EndpointBody { secret, ..EndpointBody::new(view) };
     Ok(HttpResponse::Created().json(shown))
@@ -163,8 +164,8 @@ fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
 }
 
 async fn update(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
@@ -176,24 +177,16 @@ async fn update(
             return Err(Problem::field(name, format!("cannot be changed: {instead}")));
         }
     }
-    let view = postrider.update_endpoint(&endpoint_id(id), change_of(fields)?).await?;
+    let view = access.postrider().update_endpoint(&access.endpoint(id).await?, change_of(fields)?).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
-fn endpoint_id(id: web::Path<String>) -> EndpointId {
-    EndpointId::from_text(id.into_inner())
-}
-
-async fn show(
-    _: NoParams,
-    postrider: web::Data<Postrider>,
-    id: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let view = postrider.endpoint(&endpoint_id(id)).await?;
+async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let view = access.postrider().endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
-async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["tenant", "status", "limit", "cursor"]);
     let (limit, after) = params.page(LIST);
     let tenant = params.take_with("tenant", Tenant::parse);
@@ -203,37 +196,34 @@ async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<H
         _ => Err("must be active or paused".into()),
     });
     params.done()?;
-    let (views, next) = postrider.endpoints(EndpointQuery { tenant, paused, after, limit }).await?;
+    let tenant = access.tenant_filter(tenant)?;
+    let (views, next) = access.postrider().endpoints(EndpointQuery { tenant, paused, after, limit }).await?;
     let data = views.into_iter().map(EndpointBody::new).collect();
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }
 
-async fn delete(
-    _: NoParams,
-    postrider: web::Data<Postrider>,
-    id: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    postrider.delete_endpoint(&endpoint_id(id)).await?;
+async fn delete(access: Access<Admin>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    access.postrider().delete_endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 async fn pause(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = postrider.pause_endpoint(&endpoint_id(id)).await?;
+    let view = access.postrider().pause_endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
 async fn resume(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = postrider.resume_endpoint(&endpoint_id(id)).await?;
+    let view = access.postrider().resume_endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
@@ -242,12 +232,8 @@ struct SecretBody {
     secret: String,
 }
 
-async fn secret(
-    _: NoParams,
-    postrider: web::Data<Postrider>,
-    id: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let secret = postrider.endpoint_secret(&endpoint_id(id)).await?;
+async fn secret(access: Access<Admin>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let secret = access.postrider().endpoint_secret(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
 }
 
@@ -259,8 +245,8 @@ struct RotateRequest {
 }
 
 async fn rotate(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
@@ -268,7 +254,7 @@ async fn rotate(
     let secret = request.secret.as_deref().map(Secret::parse).transpose();
     let secret = secret.map_err(|detail| Problem::field("secret", detail))?;
     let grace = Duration::from_secs(request.grace_s.unwrap_or(DEFAULT_GRACE_S));
-    let secret = postrider.rotate_secret(&endpoint_id(id), secret, grace).await?;
+    let secret = access.postrider().rotate_secret(&access.endpoint(id).await?, secret, grace).await?;
     Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
 }
 
@@ -279,12 +265,12 @@ struct TestBody {
 }
 
 async fn test(
+    access: Access<Admin>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let receipt: Receipt = postrider.test_endpoint(&endpoint_id(id)).await?;
+    let receipt: Receipt = access.postrider().test_endpoint(&access.endpoint(id).await?).await?;
     let delivery_id = receipt.deliveries.into_iter().next().map(|(delivery, _)| delivery);
     Ok(HttpResponse::Accepted().json(TestBody { event_id: receipt.id, delivery_id }))
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::ListBody;
+use super::auth::{Access, Publish, Read};
 use super::deliveries::DeliveryBody;
 use super::problem::Problem;
 use super::request::{JsonBody, NoParams, Object, Params};
@@ -14,7 +15,7 @@ use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, EventType, NewEvent, SealedEvent};
 use crate::domain::ids::{EventId, Tenant};
-use crate::engine::{EventListQuery, Postrider, Receipt};
+use crate::engine::{EventListQuery, Receipt};
 
 /// A single event: 256 KiB of payload, of which JSON may escape every byte into six.
 const MAX_EVENT_REQUEST: usize = 2 * 1024 * 1024;
@@ -62,8 +63,8 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
 }
 
 impl EventRequest {
-    /// Checks every field; errors are named below `prefix`.
-    fn into_event(self, prefix: &str) -> Result<NewEvent, Vec<FieldError>> {
+    /// Checks every field; errors are named below `prefix`. Without a `tenant` it is the caller's own.
+    fn into_event(self, own: &Tenant, prefix: &str) -> Result<NewEvent, Vec<FieldError>> {
         let mut errors = Vec::new();
         let mut fail = |field: &str, detail: String| {
             errors.push(FieldError::new(format!("{prefix}{field}"), detail));
@@ -78,7 +79,7 @@ impl EventRequest {
             }
         };
         let tenant = match self.tenant.as_deref().map(Tenant::parse) {
-            None => Some(Tenant::default()),
+            None => Some(own.clone()),
             Some(Ok(tenant)) => Some(tenant),
             Some(Err(detail)) => {
                 fail("tenant", detail);
@@ -153,12 +154,14 @@ impl From<Receipt> for ReceiptBody {
 }
 
 async fn publish(
+    access: Access<Publish>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     body: JsonBody<MAX_EVENT_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
-    let event = body.read::<EventRequest>()?.into_event("").map_err(Problem::invalid)?;
-    let receipt = ReceiptBody::from(postrider.publish(event).await?);
+    let event =
+        body.read::<EventRequest>()?.into_event(&access.tenant(None)?, "").map_err(Problem::invalid)?;
+    access.tenant(Some(event.tenant.clone()))?;
+    let receipt = ReceiptBody::from(access.postrider().publish(event).await?);
     Ok(receipt_response(&receipt).json(receipt))
 }
 
@@ -173,14 +176,15 @@ struct BatchBody {
 }
 
 async fn publish_batch(
+    access: Access<Publish>,
     _: NoParams,
-    postrider: web::Data<Postrider>,
     body: JsonBody<MAX_BATCH_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
+    let own = access.tenant(None)?;
     let mut errors = Vec::new();
     let mut events = Vec::new();
     for (i, Object(event)) in body.read::<BatchRequest>()?.events.into_iter().enumerate() {
-        match event.into_event(&format!("events[{i}].")) {
+        match event.into_event(&own, &format!("events[{i}].")) {
             Ok(event) => events.push(event),
             Err(wrong) => errors.extend(wrong),
         }
@@ -188,7 +192,10 @@ async fn publish_batch(
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let receipts = postrider.publish_batch(events).await?;
+    for event in &events {
+        access.tenant(Some(event.tenant.clone()))?;
+    }
+    let receipts = access.postrider().publish_batch(events).await?;
     let data = receipts.into_iter().map(ReceiptBody::from).collect();
     Ok(HttpResponse::Accepted().json(BatchBody { data }))
 }
@@ -228,14 +235,15 @@ struct FullEventBody {
 }
 
 async fn show(
-    postrider: web::Data<Postrider>,
+    access: Access<Read>,
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["tenant"]);
-    let tenant = params.take_with("tenant", Tenant::parse).unwrap_or_default();
+    let tenant = params.take_with("tenant", Tenant::parse);
     params.done()?;
-    let view = postrider.event(&tenant, &EventId::from_text(id.into_inner())).await?;
+    let tenant = access.tenant(tenant)?;
+    let view = access.postrider().event(&tenant, &EventId::from_text(id.into_inner())).await?;
     let text = std::str::from_utf8(&view.event.body).ok().map(str::to_owned);
     let encoded = text.is_none().then(|| BASE64_STANDARD.encode(&view.event.body));
     Ok(HttpResponse::Ok().json(FullEventBody {
@@ -246,22 +254,23 @@ async fn show(
     }))
 }
 
-async fn list(postrider: web::Data<Postrider>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["type", "tenant", "since", "until", "limit", "cursor"]);
     let (limit, after) = params.page(LIST);
     if after.as_ref().is_some_and(|key| key.parse::<i64>().is_err()) {
         return Err(Problem::field("cursor", "is none that this list answered with"));
     }
+    let tenant = params.take_with("tenant", Tenant::parse);
     let query = EventListQuery {
         event_type: params.take_with("type", EventType::parse).map(|name| name.to_string()),
-        tenant: params.take_with("tenant", Tenant::parse),
+        tenant: access.tenant_filter(tenant)?,
         since: params.take("since"),
         until: params.take("until"),
         after,
         limit,
     };
     params.done()?;
-    let (events, next) = postrider.events(query).await?;
+    let (events, next) = access.postrider().events(query).await?;
     let data = events.iter().map(|event| EventBody::new(event)).collect();
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }

@@ -9,13 +9,15 @@ mod endpoints;
 mod events;
 mod problem;
 mod request;
+mod tokens;
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
-pub use self::auth::{ApiToken, MIN_TOKEN_CHARS};
+use self::auth::Access;
+pub use self::auth::ApiToken;
 use self::problem::{Kind, Problem};
 use crate::engine::Postrider;
 
@@ -32,7 +34,7 @@ impl<T> ListBody<T> {
     }
 }
 
-/// Mounts the API: `/api/v1/…` and `/metrics` behind `token`, `/healthz` and `/readyz` in the open.
+/// Mounts the API: `/api/v1/…` and `/metrics` behind `token` and the tokens made with it, `/healthz` and `/readyz` in the open.
 ///
 /// ```no_run
 /// # async fn serve(postrider: postrider::Postrider) -> std::io::Result<()> {
@@ -56,16 +58,17 @@ pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web:
             .service(probe("/readyz", web::get().to(readyz), web::head().to(readyz)))
             .service(
                 web::resource("/metrics")
-                    .wrap(from_fn(auth::require_token))
+                    .wrap(from_fn(auth::authenticate))
                     .get(metrics)
                     .default_service(web::route().to(method_not_allowed)),
             )
             .service(
                 web::scope("/api/v1")
-                    .wrap(from_fn(auth::require_token))
+                    .wrap(from_fn(auth::authenticate))
                     .configure(events::routes)
                     .configure(endpoints::routes)
                     .configure(deliveries::routes)
+                    .configure(tokens::routes)
                     .default_service(web::route().to(not_found)),
             )
             .default_service(web::route().to(not_found));
@@ -100,10 +103,11 @@ async fn readyz(postrider: web::Data<Postrider>) -> Result<HttpResponse, Problem
     Ok(HttpResponse::Ok().json(StatusBody { status: "ready" }))
 }
 
-async fn metrics(postrider: web::Data<Postrider>) -> HttpResponse {
-    HttpResponse::Ok()
+async fn metrics(access: Access<auth::Read>) -> Result<HttpResponse, Problem> {
+    access.for_all_tenants()?;
+    Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
-        .body(postrider.metrics())
+        .body(access.postrider().metrics()))
 }
 
 // Handlers answer with a `Problem` directly where they can do nothing else.

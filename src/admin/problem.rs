@@ -1,6 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457): the only place that maps an error to a status.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -12,13 +13,14 @@ use crate::engine::Error;
 use crate::store::StoreError;
 
 /// Seconds after which a caller may try again what the database did not take.
-const RETRY_AFTER_S: u32 = 1;
+const RETRY_AFTER_S: u64 = 1;
 
 /// What a problem is of. The name is the contract; title and status belong to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     MalformedJson,
     Unauthorized,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     EventIdConflict,
@@ -26,6 +28,8 @@ pub(super) enum Kind {
     TooLarge,
     UnsupportedMediaType,
     Invalid,
+    TooManyRequests,
+    RequestTimeout,
     Unavailable,
     Internal,
 }
@@ -35,6 +39,7 @@ impl Kind {
         match self {
             Self::MalformedJson => ("malformed-json", "The body is not JSON", StatusCode::BAD_REQUEST),
             Self::Unauthorized => ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED),
+            Self::Forbidden => ("forbidden", "The token is not good for that", StatusCode::FORBIDDEN),
             Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", "That cannot be done here", StatusCode::METHOD_NOT_ALLOWED)
@@ -50,6 +55,12 @@ impl Kind {
                 ("unsupported-media-type", "The body must be JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE)
             }
             Self::Invalid => ("invalid", "The request is not valid", StatusCode::UNPROCESSABLE_ENTITY),
+            Self::TooManyRequests => {
+                ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
+            }
+            Self::RequestTimeout => {
+                ("request-timeout", "The body came too slowly", StatusCode::REQUEST_TIMEOUT)
+            }
             Self::Unavailable => {
                 ("unavailable", "The database does not take writes", StatusCode::SERVICE_UNAVAILABLE)
             }
@@ -64,16 +75,24 @@ pub(super) struct Problem {
     kind: Kind,
     detail: String,
     errors: Vec<FieldError>,
+    /// After how many seconds it may be tried again.
+    retry_after_s: Option<u64>,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new() }
+        let retry_after_s = (kind == Kind::Unavailable).then_some(RETRY_AFTER_S);
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s }
+    }
+
+    pub(super) fn too_many(detail: &str, wait: Duration) -> Self {
+        let retry_after_s = Some(wait.as_secs() + 1);
+        Self { retry_after_s, ..Self::new(Kind::TooManyRequests, detail) }
     }
 
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        Self { kind: Kind::Invalid, detail, errors }
+        Self { errors, ..Self::new(Kind::Invalid, detail) }
     }
 
     pub(super) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -106,9 +125,6 @@ impl ResponseError for Problem {
         let (name, title, status) = self.kind.parts();
         let mut response = HttpResponse::build(status);
         match self.kind {
-            Kind::Unavailable => {
-                response.insert_header((RETRY_AFTER, RETRY_AFTER_S));
-            }
             Kind::Unauthorized => {
                 response.insert_header((WWW_AUTHENTICATE, "Bearer"));
             }
@@ -116,6 +132,9 @@ impl ResponseError for Problem {
                 response.insert_header((ALLOW, "GET, POST, PATCH, DELETE"));
             }
             _ => {}
+        }
+        if let Some(seconds) = self.retry_after_s {
+            response.insert_header((RETRY_AFTER, seconds));
         }
         let body = Body {
             r#type: format!("urn:postrider:problem:{name}"),
@@ -139,11 +158,11 @@ impl From<Error> for Problem {
             Error::TooLarge { field, detail } => {
                 let whole = field.is_empty();
                 let errors = if whole { Vec::new() } else { vec![FieldError::new(field, detail.clone())] };
-                Self { kind: Kind::TooLarge, detail, errors }
+                Self { errors, ..Self::new(Kind::TooLarge, detail) }
             }
             Error::EventIdConflict { field, .. } => {
                 let errors = vec![FieldError::new(field, "belongs to an event with other content")];
-                Self { kind: Kind::EventIdConflict, detail, errors }
+                Self { errors, ..Self::new(Kind::EventIdConflict, detail) }
             }
             Error::Refused(_) | Error::EndpointDeleted => Self::new(Kind::StateConflict, detail),
             Error::Store(StoreError::Unavailable(_)) => Self::new(Kind::Unavailable, detail),

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::time::Duration;
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{FromRequest, HttpRequest, dev, web};
@@ -18,6 +19,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::problem::{Kind, Problem};
 use crate::domain::FieldError;
+
+/// How long a body may take to come, all of it. (actix ends a head that takes longer than 5 s.)
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request's body as it came, at most `MAX` bytes of JSON.
 pub(super) struct JsonBody<const MAX: usize>(Bytes);
@@ -38,7 +42,12 @@ impl<const MAX: usize> FromRequest for JsonBody<MAX> {
             };
             let body = body.await.map_err(unreadable)?;
             let too_large = |_| Problem::new(Kind::TooLarge, format!("the body is larger than {MAX} bytes"));
-            let bytes = body.to_bytes_limited(MAX).await.map_err(too_large)?.map_err(unreadable)?;
+            let slow = |_| {
+                let detail = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+                Problem::new(Kind::RequestTimeout, detail)
+            };
+            let bytes = tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(MAX)).await.map_err(slow)?;
+            let bytes = bytes.map_err(too_large)?.map_err(unreadable)?;
             if !json && (declared || !bytes.is_empty()) {
                 let detail = "send the header `content-type: application/json`";
                 return Err(Problem::new(Kind::UnsupportedMediaType, detail));
@@ -226,4 +235,40 @@ fn cursor_prefix(list: &str) -> String {
 /// The opaque cursor of a list's page that begins after `key`.
 pub(super) fn cursor(list: &str, key: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(cursor_prefix(list) + key)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::ResponseError as _;
+    use actix_web::test::TestRequest;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_body_that_does_not_come_is_not_waited_for() {
+        crate::testing::on_virtual_time(async {
+            let request = TestRequest::post().insert_header((CONTENT_TYPE, "application/json"));
+            let request = request.to_http_request();
+            let never =
+                Box::pin(futures_util::stream::pending::<Result<Bytes, actix_web::error::PayloadError>>());
+            let body = JsonBody::<1024>::from_request(&request, &mut dev::Payload::Stream { payload: never });
+            let problem = body.await.err().expect("nothing came");
+            assert_eq!(problem.status_code(), 408);
+        });
+    }
+
+    #[test]
+    fn json_that_is_nested_without_end_is_refused_and_overflows_nothing() {
+        let deep = |levels: usize| {
+            JsonBody::<{ 16 << 20 }>(
+                format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels)).into(),
+            )
+        };
+        assert!(deep(100).read::<serde_json::Map<String, Value>>().is_ok());
+        for levels in [200, 1_000_000] {
+            let problem = deep(levels).read::<serde_json::Map<String, Value>>().unwrap_err();
+            assert_eq!(problem.status_code(), 400, "{levels}");
+        }
+    }
 }

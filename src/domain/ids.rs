@@ -56,6 +56,10 @@ id! {
     DeliveryId
 }
 id! {
+    /// A token's id, `tok_…`.
+    TokenId
+}
+id! {
     /// Who an event or endpoint belongs to. Ids of events are unique within a tenant.
     Tenant
 }
@@ -84,6 +88,14 @@ impl EndpointId {
     #[must_use]
     pub fn generate(now: Timestamp) -> Self {
         Self(format!("ep_{}", time_ordered(now)).into())
+    }
+}
+
+impl TokenId {
+    /// A fresh id, sorting by `now`.
+    #[must_use]
+    pub fn generate(now: Timestamp) -> Self {
+        Self(format!("tok_{}", time_ordered(now)).into())
     }
 }
 

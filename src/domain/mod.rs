@@ -4,6 +4,7 @@
 //! pure function of its arguments. Imports nothing of this crate but itself, and never diesel,
 //! actix, reqwest or a clock: time comes in as an argument, or by the [`clock::Clock`] trait.
 
+pub mod access;
 pub mod breaker;
 pub mod clock;
 pub mod delivery;

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Semaphore, oneshot};
 use super::committer::{self, Driver, OnCommit};
 use super::maintenance::Maintenance;
 use super::registry::{NewDeliveries, Registry};
+use super::tokens::KnownTokens;
 use super::{Postrider, Running, Shared};
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::FieldError;
@@ -143,7 +144,9 @@ impl Builder {
 
         // Rehydration: whatever an earlier owner left `sending` waits again.
         let at = clock.now();
+        let tokens = KnownTokens::default();
         let (epoch, interrupted) = store.writer()?.run(|tx| {
+            tokens.refresh(tx.conn())?;
             let epoch = tx.raise_epoch()?;
             Ok((epoch, tx.interrupt(&Scope::All, at, true, "the process ended before it had an outcome")?))
         })?;
@@ -174,6 +177,7 @@ impl Builder {
             clock,
             config,
             metrics,
+            tokens,
             epoch,
             lock: std::sync::Mutex::new(Some(lock)),
             probed: std::sync::Mutex::default(),

@@ -67,6 +67,16 @@ impl Postrider {
         Ok(DeliveryView { delivery, attempts, waiting_for })
     }
 
+    /// Whose delivery it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn tenant_of_delivery(&self, id: &DeliveryId) -> Result<Tenant, Error> {
+        let id = id.clone();
+        let found = self.read("tenant", move |conn, _| query::tenant_of_delivery(conn, &id)).await?;
+        found.ok_or(Error::NotFound("delivery"))
+    }
+
     /// What a delivery of an active endpoint waits for.
     async fn waits_for(&self, delivery: &Delivery, due: Timestamp) -> WaitingFor {
         if due > self.now() {

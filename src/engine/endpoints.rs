@@ -265,6 +265,16 @@ impl Postrider {
         found.ok_or(Error::NotFound("endpoint"))
     }
 
+    /// Whose endpoint it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn tenant_of_endpoint(&self, id: &EndpointId) -> Result<Tenant, Error> {
+        let id = id.clone();
+        let found = self.read("tenant", move |conn, _| query::tenant_of_endpoint(conn, &id)).await?;
+        found.ok_or(Error::NotFound("endpoint"))
+    }
+
     pub(super) async fn inspect(&self, id: &EndpointId) -> Option<Live> {
         self.registry.send(InspectEndpoint(id.clone())).await.ok().flatten()
     }

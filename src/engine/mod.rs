@@ -15,6 +15,7 @@ mod maintenance;
 mod publishing;
 mod registry;
 mod supervisor;
+mod tokens;
 mod window;
 
 use std::sync::{Arc, PoisonError};
@@ -30,6 +31,7 @@ pub use publishing::{EventListQuery, EventView, Receipt};
 
 use self::committer::Committer;
 use self::registry::{AbortAll, DrainAll, Registry};
+use self::tokens::KnownTokens;
 use crate::config::EngineConfig;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
@@ -57,6 +59,7 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
     slots: Arc<Semaphore>,
+    tokens: KnownTokens,
     /// What this owner's claims are fenced by.
     epoch: i64,
     /// The right to send from this database. It lasts as long as any actor does, whatever becomes of

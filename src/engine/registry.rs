@@ -155,8 +155,9 @@ impl Registry {
         let horizon = self.shared.clock.now() + HEAD_START;
         let shared = Arc::clone(&self.shared);
         let read = async move {
-            let epoch = shared.epoch;
+            let (epoch, of_tokens) = (shared.epoch, Arc::clone(&shared));
             let poll = move |conn: &mut _, _: &_| {
+                of_tokens.tokens.refresh(conn)?;
                 Ok((query::stirring(conn, epoch, horizon)?, query::counter(conn, query::ENDPOINTS)?))
             };
             shared.store.read("poll", poll).await

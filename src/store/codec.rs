@@ -6,18 +6,20 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::StoreError;
-use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns};
+use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, TokenRow};
+use crate::domain::access::{Grant, Token, TokenHash};
 use crate::domain::breaker::{Breaker, BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
 use crate::domain::event::{EventType, SealedEvent};
-use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, attempt_id};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, TokenId, attempt_id};
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
 
 const DELIVERIES: &str = "webhook_deliveries";
 const HEALTH: &str = "webhook_endpoint_health";
 const EVENTS: &str = "webhook_events";
 const ATTEMPTS: &str = "webhook_attempts";
+const TOKENS: &str = "webhook_tokens";
 
 pub(super) fn corrupt(table: &'static str, column: &'static str, detail: impl Display) -> StoreError {
     StoreError::Corrupt { table, column, detail: detail.to_string() }
@@ -252,6 +254,30 @@ pub(super) fn attempt(row: AttemptRow) -> Result<Attempt, StoreError> {
             timings_ms: json(ATTEMPTS, "timings", &row.timings)?,
         },
     })
+}
+
+pub(super) fn token(row: TokenRow) -> Result<(TokenHash, Token), StoreError> {
+    let hash = <[u8; 32]>::try_from(row.hash.as_slice());
+    let hash = hash.map_err(|_| corrupt(TOKENS, "hash", "is not 32 bytes"))?;
+    let scope = word(TOKENS, "scope", &row.scope)?;
+    let token = Token {
+        id: TokenId::from_text(row.id),
+        name: row.name,
+        grant: Grant { scope, tenant: row.tenant.map(Tenant::from_text) },
+        created_at: time(row.created_at),
+    };
+    Ok((TokenHash::from_bytes(hash), token))
+}
+
+pub(super) fn token_row(token: &Token, hash: &TokenHash) -> TokenRow {
+    TokenRow {
+        id: token.id.to_string(),
+        name: token.name.clone(),
+        scope: token.grant.scope.to_string(),
+        tenant: token.grant.tenant.as_ref().map(ToString::to_string),
+        hash: hash.bytes().to_vec(),
+        created_at: token.created_at.as_micros(),
+    }
 }
 
 /// An event shared by every delivery that sends it.

@@ -51,6 +51,7 @@ pub(crate) const TABLES: &[&str] = &[
     "webhook_events",
     "webhook_deliveries",
     "webhook_attempts",
+    "webhook_tokens",
 ];
 const RECORD: &str = "webhook_schema_migrations";
 

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 
 use super::schema::{
     webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
-    webhook_endpoints, webhook_events, webhook_schema_migrations,
+    webhook_endpoints, webhook_events, webhook_schema_migrations, webhook_tokens,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -146,6 +146,17 @@ pub(super) struct AttemptRow {
     pub(super) request_headers: Option<String>,
     pub(super) remote_address: Option<String>,
     pub(super) timings: String,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = webhook_tokens)]
+pub(super) struct TokenRow {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) scope: String,
+    pub(super) tenant: Option<String>,
+    pub(super) hash: Vec<u8>,
+    pub(super) created_at: i64,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]

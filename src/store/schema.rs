@@ -112,6 +112,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    webhook_tokens (id) {
+        id -> Text,
+        name -> Text,
+        scope -> Text,
+        tenant -> Nullable<Text>,
+        hash -> Binary,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
     webhook_schema_migrations (version) {
         version -> Text,
         run_at -> BigInt,

@@ -1,12 +1,12 @@
 -- Times are microseconds since the Unix epoch; ids, states and JSON are text; bodies are bytes.
 
 -- Counters of the database itself: `epoch` is raised by each start of a sender, `endpoints` by
--- each change of an endpoint, `probe` by readiness.
+-- each change of an endpoint, `tokens` by each change of a token, `probe` by readiness.
 CREATE TABLE webhook_counters (
     name  TEXT   NOT NULL PRIMARY KEY,
     value BIGINT NOT NULL
 );
-INSERT INTO webhook_counters (name, value) VALUES ('epoch', 0), ('endpoints', 0), ('probe', 0);
+INSERT INTO webhook_counters (name, value) VALUES ('epoch', 0), ('endpoints', 0), ('tokens', 0), ('probe', 0);
 
 -- A NULL among the limits follows the engine's defaults.
 CREATE TABLE webhook_endpoints (
@@ -126,3 +126,13 @@ CREATE TABLE webhook_attempts (
 ) WITHOUT ROWID;
 -- What a rate limit remembers, and the endpoint's statistics.
 CREATE INDEX webhook_attempts_by_endpoint ON webhook_attempts (endpoint_id, ended_at);
+
+-- What callers of the API identify themselves by. Of a token only its SHA-256 is kept.
+CREATE TABLE webhook_tokens (
+    id         TEXT   NOT NULL PRIMARY KEY,
+    name       TEXT   NOT NULL,
+    scope      TEXT   NOT NULL CHECK (scope IN ('admin', 'publish', 'read')),
+    tenant     TEXT,
+    hash       BLOB   NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL
+);

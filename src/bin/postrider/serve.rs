@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use postrider::Postrider;
 use postrider::admin::{self, ApiToken};
 use postrider::config::DatabaseUrl;
+use postrider::domain::access::MIN_TOKEN_CHARS;
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::{Settings, SettingsFile};
@@ -127,7 +128,7 @@ fn api_token(settings: &Settings, database: &DatabaseUrl, loopback: bool) -> any
         }
         (None, _) => bail!(
             "an address that others can reach, or a shared database, needs a token that you set: POSTRIDER_API_TOKEN (at least {} characters)",
-            admin::MIN_TOKEN_CHARS
+            MIN_TOKEN_CHARS
         ),
     };
     ApiToken::new(&token).map_err(|detail| anyhow::anyhow!("api_token: {detail}"))

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use postrider::admin::ApiToken;
 use postrider::config::DatabaseUrl;
+use postrider::domain::access::generate_token;
 
 /// Where the token of that database is kept.
 pub(crate) fn path_of(database: &DatabaseUrl) -> Option<PathBuf> {
@@ -25,7 +25,7 @@ pub(crate) fn read_or_make(path: &Path) -> anyhow::Result<String> {
     if let Some(token) = read(path)? {
         return Ok(token);
     }
-    let token = ApiToken::generate();
+    let token = generate_token();
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

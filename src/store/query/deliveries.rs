@@ -62,6 +62,13 @@ pub(crate) fn delivery(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Delive
     row.map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type)).transpose()
 }
 
+/// Whose delivery it is.
+pub(crate) fn tenant_of_delivery(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Tenant>, StoreError> {
+    let of = deliveries::table.find(id.as_str()).select(deliveries::tenant);
+    let tenant: Option<String> = of.first(conn).optional()?;
+    Ok(tenant.map(Tenant::from_text))
+}
+
 pub(crate) fn deliveries_page(
     conn: &mut Conn,
     filter: &DeliveryFilter,

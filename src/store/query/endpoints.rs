@@ -3,16 +3,15 @@
 use diesel::dsl::{count_star, max, min};
 use diesel::prelude::*;
 
-use super::ENDPOINTS;
-use super::{Conn, Page};
+use super::{Conn, ENDPOINTS, Page, raise_counter};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
 use crate::store::schema::{
-    webhook_counters as counters, webhook_deliveries as deliveries, webhook_endpoint_health as health,
-    webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints,
+    webhook_deliveries as deliveries, webhook_endpoint_health as health, webhook_endpoint_secrets as secrets,
+    webhook_endpoints as endpoints,
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
 use crate::store::{EndpointCodec, StoreError, codec};
@@ -30,6 +29,13 @@ pub(crate) fn endpoint(
         .first(conn)
         .optional()?;
     Ok(with_secrets(conn, codec, row.into_iter().collect())?.pop())
+}
+
+/// Whose endpoint it is, if it has not been deleted.
+pub(crate) fn tenant_of_endpoint(conn: &mut Conn, id: &EndpointId) -> Result<Option<Tenant>, StoreError> {
+    let of = endpoints::table.find(id.as_str()).filter(endpoints::deleted_at.is_null());
+    let tenant: Option<String> = of.select(endpoints::tenant).first(conn).optional()?;
+    Ok(tenant.map(Tenant::from_text))
 }
 
 /// All endpoints of a tenant.
@@ -131,10 +137,7 @@ pub(crate) fn delete_endpoint(conn: &mut Conn, id: &EndpointId, at: Timestamp) -
 }
 
 fn endpoints_changed(conn: &mut Conn) -> Result<(), StoreError> {
-    diesel::update(counters::table.find(ENDPOINTS))
-        .set(counters::value.eq(counters::value + 1))
-        .execute(conn)?;
-    Ok(())
+    raise_counter(conn, ENDPOINTS)
 }
 
 /// Makes `keys` the present ones; those before them sign until `grace_ends`.

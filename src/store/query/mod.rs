@@ -4,6 +4,7 @@ mod deliveries;
 mod endpoints;
 mod events;
 mod keys;
+mod tokens;
 mod work;
 
 use diesel::prelude::*;
@@ -12,6 +13,7 @@ pub(crate) use self::deliveries::*;
 pub(crate) use self::endpoints::*;
 pub(crate) use self::events::*;
 pub(crate) use self::keys::*;
+pub(crate) use self::tokens::*;
 pub(crate) use self::work::*;
 use super::schema::webhook_counters as counters;
 use super::{AnyConnection, StoreError};
@@ -22,6 +24,8 @@ pub(super) const EPOCH: &str = "epoch";
 const PROBE: &str = "probe";
 /// The counter that each change of an endpoint raises.
 pub(crate) const ENDPOINTS: &str = "endpoints";
+/// The counter that each change of a token raises.
+pub(crate) const TOKENS: &str = "tokens";
 
 type Conn = AnyConnection;
 
@@ -40,6 +44,10 @@ pub(crate) fn counter(conn: &mut Conn, name: &str) -> Result<i64, StoreError> {
 
 /// A write that changes nothing of meaning. (SQLite skips one that changes nothing at all.)
 pub(crate) fn probe_write(conn: &mut Conn) -> Result<(), StoreError> {
-    diesel::update(counters::table.find(PROBE)).set(counters::value.eq(counters::value + 1)).execute(conn)?;
+    raise_counter(conn, PROBE)
+}
+
+fn raise_counter(conn: &mut Conn, name: &str) -> Result<(), StoreError> {
+    diesel::update(counters::table.find(name)).set(counters::value.eq(counters::value + 1)).execute(conn)?;
     Ok(())
 }
