@@ -131,9 +131,23 @@ pub(super) fn wrong_json(error: serde_json::Error, path: &str) -> Problem {
             (below(above(name), name), "is given twice".to_owned())
         }
         Some(name) if text.starts_with("missing field") => (below(path, name), "is needed".to_owned()),
-        _ => (path.to_owned(), text.to_owned()),
+        // serde repeats what was given, which may be a secret: only what was expected is told.
+        _ => match text.rsplit_once(", expected ") {
+            Some((_, expected)) => (path.to_owned(), format!("must be {}", in_words(expected))),
+            None => (path.to_owned(), text.to_owned()),
+        },
     };
     Problem::field(field, detail)
+}
+
+/// What serde expects, without Rust's names for it.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "u16" | "u32" | "u64" | "usize" => "a whole number from 0 up",
+        "a map" => "an object",
+        "a sequence" => "an array",
+        other => other,
+    }
 }
 
 /// The path of a field of what is at `parent`.

@@ -12,6 +12,7 @@ mod send;
 mod serve;
 mod settings;
 mod token;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,9 @@ enum Command {
     /// Manage endpoints.
     #[command(subcommand, visible_alias = "endpoint")]
     Endpoints(endpoints::Endpoints),
+    /// Make, list and revoke tokens of the API.
+    #[command(subcommand, visible_alias = "token")]
+    Tokens(tokens::Tokens),
     /// Make and change the keys that secrets are encrypted with in the database.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
             Command::Listen(listen) => listen.run().await,
             Command::Send(send) => send.run().await,
             Command::Endpoints(endpoints) => endpoints.run().await,
+            Command::Tokens(tokens) => tokens.run().await,
             Command::Keys(keys) => keys.run().map_err(Failure::Other),
             Command::Deliveries(deliveries) => deliveries.run().await,
         }

@@ -1,9 +1,12 @@
 //! The real binary as a process, over loopback.
 
+mod access;
 mod cli;
 mod contract;
 mod kill;
 mod mission;
+mod namespace;
 mod neighbours;
 mod operation;
+mod secrets;
 mod wire;

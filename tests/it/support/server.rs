@@ -114,5 +114,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            return;
+        }
+        // Whatever a test did: no secret is in the log.
+        let log = self.log();
+        let token = std::fs::read_to_string(self.folder.join("postrider.db.token")).unwrap_or_default();
+        for secret in [token.trim(), "whsec_", "whsk_", "prk_"] {
+            assert!(secret.is_empty() || !log.contains(secret), "{secret} is in the log:\n{log}");
+        }
     }
 }

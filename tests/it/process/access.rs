@@ -1,0 +1,278 @@
+//! Who may call what, and on whose things: every route with every kind of token.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::api::{Answer, Api};
+use crate::support::server::{Server, run};
+
+/// A route, the scope that it needs, and what it is about.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    scope: &'static str,
+    about: About,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// Something of a tenant's, named by its id.
+    Thing,
+    /// A tenant that the call may name, its own where it names none.
+    Tenant,
+    /// All tenants at once.
+    Everyone,
+}
+
+const fn route(method: &'static str, path: &'static str, scope: &'static str, about: About) -> Route {
+    Route { method, path, scope, about }
+}
+
+const ROUTES: &[Route] = &[
+    route("POST", "/events", "publish", About::Tenant),
+    route("GET", "/events", "read", About::Tenant),
+    route("POST", "/events/batch", "publish", About::Tenant),
+    route("GET", "/events/{id}", "read", About::Tenant),
+    route("POST", "/endpoints", "admin", About::Tenant),
+    route("GET", "/endpoints", "read", About::Tenant),
+    route("GET", "/endpoints/{id}", "read", About::Thing),
+    route("PATCH", "/endpoints/{id}", "admin", About::Thing),
+    route("DELETE", "/endpoints/{id}", "admin", About::Thing),
+    route("POST", "/endpoints/{id}/pause", "admin", About::Thing),
+    route("POST", "/endpoints/{id}/resume", "admin", About::Thing),
+    route("GET", "/endpoints/{id}/secret", "admin", About::Thing),
+    route("POST", "/endpoints/{id}/secret/rotate", "admin", About::Thing),
+    route("POST", "/endpoints/{id}/test", "admin", About::Thing),
+    route("GET", "/deliveries", "read", About::Tenant),
+    route("GET", "/deliveries/{id}", "read", About::Thing),
+    route("POST", "/deliveries/{id}/retry", "admin", About::Thing),
+    route("POST", "/deliveries/{id}/cancel", "admin", About::Thing),
+    route("POST", "/deliveries/{id}/release", "admin", About::Thing),
+    route("POST", "/tokens", "admin", About::Tenant),
+    route("GET", "/tokens", "admin", About::Tenant),
+    route("DELETE", "/tokens/{id}", "admin", About::Thing),
+    route("GET", "/metrics", "read", About::Everyone),
+];
+
+/// The routes that the sources mount.
+fn mounted() -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for mount in text.split("web::resource(\"").skip(1) {
+            let (path, rest) = mount.split_once('"').unwrap();
+            let methods = rest.split("default_service").next().unwrap();
+            for method in ["get", "post", "patch", "put", "delete"] {
+                if methods.contains(&format!(".{method}(")) {
+                    found.insert((method.to_uppercase(), path.to_owned()));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// An endpoint, a delivery that was cancelled, an event and a token, all of one tenant.
+struct Things {
+    endpoint: String,
+    delivery: String,
+    event: String,
+    token: String,
+}
+
+fn things(api: &Api, tenant: &str) -> Things {
+    let endpoint = api.endpoint("http://127.0.0.1:9/", &json!({"tenant": tenant}).to_string());
+    api.post(&format!("/endpoints/{endpoint}/pause"), "");
+    let event = api.post("/events", &json!({"type": "a.b", "data": 1, "tenant": tenant}).to_string());
+    let delivery = event.body["deliveries"][0]["id"].as_str().unwrap().to_owned();
+    let token = json!({"name": "t", "scope": "read", "tenant": tenant}).to_string();
+    let token = api.post("/tokens", &token).text("id");
+    Things { endpoint, delivery, event: event.text("id"), token }
+}
+
+fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: Option<&str>) -> Answer {
+    let id = match route.path.split('/').nth(1).unwrap() {
+        "endpoints" => &things.endpoint,
+        "deliveries" => &things.delivery,
+        "events" => &things.event,
+        _ => &things.token,
+    };
+    let prefix = if route.path == "/metrics" { "" } else { "/api/v1" };
+    let mut path = format!("{prefix}{}", route.path.replace("{id}", id));
+    let mut body = match (route.method, route.path) {
+        ("POST", "/events") => json!({"type": "a.b", "data": 1}),
+        ("POST", "/endpoints") => json!({"url": "http://127.0.0.1:9/"}),
+        ("POST", "/tokens") => json!({"name": "t", "scope": "read"}),
+        _ => json!({}),
+    };
+    if let Some(tenant) = tenant {
+        if route.method == "GET" {
+            path = format!("{path}?tenant={tenant}");
+        } else {
+            body["tenant"] = tenant.into();
+        }
+    }
+    if route.path == "/events/batch" {
+        let mut event = json!({"type": "a.b", "data": 1});
+        if let Some(tenant) = body.get("tenant") {
+            event["tenant"] = tenant.clone();
+        }
+        body = json!({"events": [event]});
+    }
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    let mut headers: Vec<(&str, &str)> =
+        bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+    headers.push(("content-type", "application/json"));
+    let body = (route.method != "GET" && route.method != "DELETE").then(|| body.to_string());
+    api.try_request(route.method, &path, &headers, body).unwrap()
+}
+
+#[test]
+fn every_route_asks_for_its_scope_and_keeps_to_its_tenant() {
+    let listed = ROUTES.iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
+    assert_eq!(mounted(), listed, "a route that is not in this matrix");
+
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let api = server.api();
+    let mut tokens = Vec::new();
+    for scope in ["admin", "publish", "read"] {
+        for tenant in [None, Some("mine"), Some("other")] {
+            let made =
+                api.post("/tokens", &json!({"name": scope, "scope": scope, "tenant": tenant}).to_string());
+            assert_eq!(made.status, 201, "{}", made.body);
+            tokens.push((scope, tenant, made.text("token")));
+        }
+    }
+    let untouched = things(&api, "mine");
+    for route in ROUTES {
+        let what = format!("{} {}", route.method, route.path);
+        let without = call(&api, None, route, &untouched, None);
+        assert_eq!((without.status, without.problem()), (401, "unauthorized"), "{what} without a token");
+        for (scope, bound, token) in &tokens {
+            let what = format!("{what} with a {scope} token of {bound:?}");
+            let allowed = *scope == "admin" || *scope == route.scope;
+            if !allowed {
+                let answer = call(&api, Some(token), route, &untouched, None);
+                assert_eq!((answer.status, answer.problem()), (403, "forbidden"), "{what}: {}", answer.body);
+                continue;
+            }
+            if *bound == Some("other") {
+                let named = (route.about == About::Tenant).then_some("mine");
+                let answer = call(&api, Some(token), route, &untouched, named);
+                let status = if route.about == About::Thing { 404 } else { 403 };
+                assert_eq!(answer.status, status, "{what}: {}", answer.body);
+                if route.about == About::Tenant {
+                    // Without a name it is its own, where there is nothing of the other's.
+                    let own = call(&api, Some(token), route, &untouched, None);
+                    let text = own.body.to_string();
+                    let Things { endpoint, delivery, event, token } = &untouched;
+                    for foreign in [endpoint, delivery, event, token] {
+                        assert!(!text.contains(foreign.as_str()), "{what} shows {foreign}: {text}");
+                    }
+                }
+                continue;
+            }
+            let own = things(&api, "mine");
+            let named = (route.about == About::Tenant).then_some("mine");
+            let answer = call(&api, Some(token), route, &own, named);
+            let expected: &[u16] = match (route.about, bound) {
+                (About::Everyone, Some(_)) => &[403],
+                // Its delivery waits: that is no state to retry or release.
+                _ => &[200, 201, 202, 204, 409],
+            };
+            assert!(expected.contains(&answer.status), "{what}: {} {}", answer.status, answer.body);
+        }
+    }
+    let shown = api.get(&format!("/endpoints/{}", untouched.endpoint));
+    assert_eq!((shown.text("status"), shown.text("description")), ("paused".into(), String::new()));
+    let waits = api.get(&format!("/deliveries/{}", untouched.delivery));
+    assert_eq!(waits.text("status"), "pending", "nothing of another tenant was touched");
+}
+
+#[test]
+fn a_token_is_shown_once_bound_to_its_tenant_and_worthless_once_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let api = server.api();
+    for (body, field) in [
+        (r#"{"scope":"read"}"#, "name"),
+        (r#"{"name":"","scope":"read"}"#, "name"),
+        (r#"{"name":"x","scope":"root"}"#, "scope"),
+        (r#"{"name":"x","scope":"read","tenant":"a b"}"#, "tenant"),
+        (r#"{"name":"x","scope":"read","token":"mine"}"#, "token"),
+    ] {
+        let refused = api.post("/tokens", body);
+        assert_eq!((refused.status, refused.fields()), (422, vec![field]), "{body}: {}", refused.body);
+    }
+    let made = api.post("/tokens", r#"{"name":"shop","scope":"admin","tenant":"shop"}"#);
+    let shop = Api::new(&server.base, &made.text("token"));
+    assert_eq!(
+        (&made.body["name"], &made.body["scope"], &made.body["tenant"]),
+        (&json!("shop"), &json!("admin"), &json!("shop"))
+    );
+    assert!(made.text("id").starts_with("tok_") && made.text("created_at").ends_with('Z'));
+    assert!(
+        !api.get("/tokens").body.to_string().contains(&made.text("token")),
+        "in the creating answer alone"
+    );
+
+    // What it makes is its tenant's, unless it says another one's, which it may not.
+    let endpoint = shop.endpoint("http://127.0.0.1:9/", "{}");
+    assert_eq!(api.get(&format!("/endpoints/{endpoint}")).text("tenant"), "shop");
+    assert_eq!(shop.post("/events", r#"{"type":"a.b","data":1}"#).text("tenant"), "shop");
+    assert_eq!(shop.post("/events", r#"{"type":"a.b","data":1,"tenant":"default"}"#).problem(), "forbidden");
+    let mixed = r#"{"events":[{"type":"a.b","data":1},{"type":"a.b","data":1,"tenant":"default"}]}"#;
+    assert_eq!(shop.post("/events/batch", mixed).status, 403);
+    let below = shop.post("/tokens", r#"{"name":"below","scope":"publish"}"#);
+    assert_eq!(below.body["tenant"], "shop", "nobody gives away more than it has");
+    assert_eq!(shop.get("/tokens").body["data"].as_array().unwrap().len(), 2);
+
+    let publisher = Api::new(&server.base, &below.text("token"));
+    assert_eq!(publisher.post("/events", r#"{"type":"a.b","data":1}"#).status, 202);
+    assert_eq!(shop.delete(&format!("/tokens/{}", below.text("id"))).status, 204);
+    assert_eq!(publisher.post("/events", r#"{"type":"a.b","data":1}"#).status, 401, "at once");
+    assert_eq!(shop.delete(&format!("/tokens/{}", below.text("id"))).status, 404);
+
+    // The others outlive a restart.
+    server.kill();
+    let server = Server::start(folder.path(), &[]);
+    assert_eq!(Api::new(&server.base, &made.text("token")).get("/endpoints").status, 200);
+}
+
+#[test]
+fn tokens_by_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let json = |arguments: &[&str]| -> Value {
+        let all: Vec<&str> = arguments.iter().copied().chain(["--json", "--server", &server.base]).collect();
+        let output = run(folder.path(), &all);
+        assert!(output.status.success(), "{all:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let made = json(&["tokens", "create", "backup", "--scope", "read", "--tenant", "a"]);
+    let api = Api::new(&server.base, made["token"].as_str().unwrap());
+    assert_eq!(api.get("/events").status, 200);
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(json(&["tokens", "list"])["data"][0]["id"], id);
+    assert_eq!(json(&["tokens", "revoke", id]), Value::Null);
+    assert_eq!(api.get("/events").status, 401);
+}
+
+#[test]
+fn a_flood_of_wrong_tokens_is_turned_away_and_locks_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let wrong = Api::new(&server.base, "a-token-that-nobody-made");
+    let statuses: Vec<u16> = (0..30).map(|_| wrong.get("/endpoints").status).collect();
+    assert_eq!(statuses[..20], [401; 20]);
+    assert_eq!(statuses[20..], [429; 10]);
+    let told = wrong.get("/endpoints");
+    assert_eq!(told.problem(), "too-many-requests");
+    let seconds: u64 = told.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=61).contains(&seconds));
+    assert_eq!(server.api().get("/endpoints").status, 200, "the right one always passes");
+    assert_eq!(server.log().matches("wrong tokens").count(), 1, "told once");
+}
