@@ -3,6 +3,7 @@
 mod access;
 mod cli;
 mod contract;
+mod hostile;
 mod kill;
 mod mission;
 mod namespace;

@@ -1,0 +1,246 @@
+//! Receivers that do everything wrong, a thousand attempts at once.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::server::Server;
+use crate::support::until;
+
+const TIMEOUT_MS: u64 = 3000;
+const AT_ONCE: usize = 100;
+
+/// How a receiver behaves once it is connected to, and how that is to be told.
+struct Kind {
+    name: &'static str,
+    outcome: &'static str,
+    behave: fn(TcpStream),
+}
+
+const KINDS: &[Kind] = &[
+    Kind {
+        name: "resets",
+        outcome: "protocol_error",
+        behave: |stream| {
+            read_head(&stream);
+            // What was not read makes the kernel send a reset.
+            drop(stream);
+        },
+    },
+    Kind {
+        name: "half_closes",
+        outcome: "protocol_error",
+        behave: |stream| {
+            let _ = stream.shutdown(Shutdown::Write);
+            read_all(stream);
+        },
+    },
+    Kind {
+        name: "trickles_its_head",
+        outcome: "timeout",
+        behave: |mut stream| {
+            read_head(&stream);
+            for byte in b"HTTP/1.1 200 OK and so on".iter().cycle() {
+                if stream.write_all(&[*byte]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        },
+    },
+    Kind {
+        name: "trickles_its_body",
+        outcome: "delivered",
+        behave: |mut stream| {
+            read_head(&stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");
+            while stream.write_all(b".").is_ok() {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        },
+    },
+    Kind {
+        name: "never_ends",
+        outcome: "delivered",
+        behave: |mut stream| {
+            read_head(&stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+            let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+            while stream.write_all(chunk.as_bytes()).is_ok() {}
+        },
+    },
+    Kind {
+        name: "talks_nonsense",
+        outcome: "protocol_error",
+        behave: |mut stream| {
+            let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n\0\0\0\x04\x0a\x14");
+            read_all(stream);
+        },
+    },
+    Kind { name: "says_nothing", outcome: "timeout", behave: |stream| read_all(stream) },
+    Kind {
+        name: "sends_a_large_header",
+        outcome: "delivered",
+        behave: |mut stream| {
+            read_head(&stream);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\nx-large: {}\r\ncontent-length: 0\r\n\r\n",
+                "h".repeat(100_000)
+            );
+            let _ = stream.write_all(head.as_bytes());
+            read_all(stream);
+        },
+    },
+    Kind {
+        name: "sends_a_head_without_end",
+        outcome: "protocol_error",
+        behave: |mut stream| {
+            read_head(&stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+            let line = format!("x-more: {}\r\n", "h".repeat(1000));
+            while stream.write_all(line.as_bytes()).is_ok() {}
+        },
+    },
+    Kind {
+        name: "answers_before_it_reads_the_body",
+        outcome: "delivered",
+        behave: |mut stream| {
+            read_head(&stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
+            std::thread::sleep(Duration::from_secs(1));
+            read_all(stream);
+        },
+    },
+];
+
+fn read_head(stream: &TcpStream) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let _ = lines.by_ref().take_while(|line| !line.is_empty()).count();
+}
+
+fn read_all(mut stream: TcpStream) {
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
+    let mut buffer = [0; 16 * 1024];
+    while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+}
+
+/// Serves every connection on a thread of its own.
+fn listen(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let behave = Arc::new(behave);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let behave = Arc::clone(&behave);
+            std::thread::Builder::new().stack_size(256 * 1024).spawn(move || behave(stream)).unwrap();
+        }
+    });
+    address
+}
+
+/// A TLS server whose certificate nobody has signed but itself.
+fn self_signed() -> SocketAddr {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config =
+        Arc::new(config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap());
+    listen(move |stream| {
+        let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut tls = rustls::StreamOwned::new(connection, stream);
+        let _ = tls.read(&mut [0; 1024]);
+    })
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak_memory(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["--max-in-flight", "2000"]);
+    let api = server.api();
+    let mut expected = BTreeMap::new();
+    let mut add = |name: &str, url: String, outcome: &'static str| {
+        // Larger than any socket's buffer where it must not fit, and small where the test's own
+        // debug build would spend its time on signing.
+        let wants = if name.ends_with("the_body") { "large" } else { "small" };
+        let settings = json!({
+            "event_types": [wants], "concurrency": AT_ONCE, "rate_limit": "unlimited", "retry_delays_s": [],
+            "timeout_ms": TIMEOUT_MS, "breaker_after": 0,
+        });
+        expected.insert(api.endpoint(&url, &settings.to_string()), (name.to_owned(), outcome));
+    };
+    for kind in KINDS {
+        add(kind.name, format!("http://{}/", listen(kind.behave)), kind.outcome);
+    }
+    add("bad_certificate", format!("https://{}/", self_signed()), "tls_error");
+
+    let mut peaks = vec![peak_memory(&server)];
+    for round in 0..3 {
+        for (name, bytes) in [("small", 1000), ("large", 250_000)] {
+            let event = json!({"type": name, "data": "x".repeat(bytes)});
+            let batch = json!({"events": vec![event; AT_ONCE / 2]}).to_string();
+            for _ in 0..2 {
+                assert_eq!(api.post("/events/batch", &batch).status, 202);
+            }
+        }
+        let (mut in_flight, mut ended) = (0, 0);
+        until("all have ended", Duration::from_secs(60), || {
+            let health: Vec<Value> = api.get("/endpoints").body["data"].as_array().unwrap().clone();
+            let sum =
+                |field: &str| health.iter().map(|one| one["health"][field].as_u64().unwrap()).sum::<u64>();
+            in_flight = in_flight.max(sum("sending"));
+            ended = sum("pending") + sum("sending");
+            ended == 0
+        });
+        eprintln!(
+            "round {round}: {in_flight} in flight at once, {} MiB at most",
+            peak_memory(&server) / 1024
+        );
+        peaks.push(peak_memory(&server));
+    }
+    let mut told: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut slowest: f64 = 0.0;
+    for (endpoint, (name, _)) in &expected {
+        let mut cursor = String::new();
+        loop {
+            let page = api.get(&format!("/deliveries?endpoint_id={endpoint}&limit=250{cursor}")).body;
+            for delivery in page["data"].as_array().unwrap() {
+                let shown = api.get(&format!("/deliveries/{}", delivery["id"].as_str().unwrap())).body;
+                let attempts = shown["attempts"].as_array().unwrap();
+                assert_eq!(attempts.len(), 1, "{shown}");
+                let outcome = attempts[0]["outcome"].as_str().unwrap().to_owned();
+                *told.entry((name.clone(), outcome)).or_default() += 1;
+                slowest = slowest.max(attempts[0]["duration_ms"].as_f64().unwrap());
+                assert!(attempts[0]["response_body"].as_str().is_none_or(|body| body.len() <= 16 * 1024));
+                assert!(attempts[0]["response_headers"].to_string().len() <= 20 * 1024);
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+    }
+    let all = expected
+        .values()
+        .map(|(name, outcome)| ((name.clone(), (*outcome).to_owned()), 3 * AT_ONCE))
+        .collect();
+    assert_eq!(told, all);
+    eprintln!("slowest attempt: {slowest:.0} ms; peaks in KiB: {peaks:?}");
+    // The test's own thousand threads share two cores with the server.
+    assert!(slowest < TIMEOUT_MS as f64 + 2000.0, "{slowest} ms");
+    // What the allocator keeps of the first thousand is used again.
+    assert!(peaks[3] < peaks[2] + peaks[2] / 10, "the third thousand needs what the second did: {peaks:?}");
+    assert!(peaks[3] < 400 * 1024, "{peaks:?}");
+}
