@@ -117,6 +117,13 @@ impl EventRequest {
     }
 }
 
+/// The event that a request's body asks to publish, if it is one.
+#[cfg(feature = "testing")]
+pub(crate) fn read_event(body: &[u8]) -> Option<NewEvent> {
+    let body = JsonBody::<MAX_EVENT_REQUEST>::from_bytes(bytes::Bytes::copy_from_slice(body));
+    body.read::<EventRequest>().ok()?.into_event(&Tenant::default(), "").ok()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BatchRequest {

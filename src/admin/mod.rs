@@ -18,6 +18,8 @@ use serde::Serialize;
 
 use self::auth::Access;
 pub use self::auth::ApiToken;
+#[cfg(feature = "testing")]
+pub(crate) use self::events::read_event;
 use self::problem::{Kind, Problem};
 use crate::engine::Postrider;
 

@@ -58,6 +58,11 @@ impl<const MAX: usize> FromRequest for JsonBody<MAX> {
 }
 
 impl<const MAX: usize> JsonBody<MAX> {
+    #[cfg(feature = "testing")]
+    pub(super) fn from_bytes(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
     /// Reads the body; `{}` where there is none.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         let text: &[u8] = if self.0.is_empty() { b"{}" } else { &self.0 };

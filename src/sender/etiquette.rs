@@ -7,7 +7,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Headers;
 
 /// What an answer says about its endpoint.
-pub(super) fn verdict(status: u16, headers: &Headers) -> Verdict {
+pub(crate) fn verdict(status: u16, headers: &Headers) -> Verdict {
     match (status, retry_after(headers)) {
         (200..=299, _) => Verdict::Accepted,
         (410, _) => Verdict::Gone,

@@ -6,7 +6,7 @@
 
 mod classify;
 mod client;
-mod etiquette;
+pub(crate) mod etiquette;
 pub mod guard;
 mod resolver;
 pub mod sign;

@@ -2,6 +2,7 @@
 
 mod engine;
 mod house;
+mod invariants;
 mod process;
 mod sender;
 mod store;

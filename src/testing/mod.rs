@@ -1,5 +1,7 @@
 //! For tests: a clock that follows tokio's, a receiver that follows a script, and their records.
 
+pub mod invariants;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

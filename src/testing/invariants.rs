@@ -1,0 +1,114 @@
+//! What holds of every input from outside, however odd: for property tests and fuzzers. Each function
+//! panics where its invariant is broken.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use url::{Host, Url};
+
+use crate::admin::read_event;
+use crate::domain::breaker::{LONGEST_HOLD, Verdict};
+use crate::domain::clock::Timestamp;
+use crate::domain::event::{Content, MAX_BODY_BYTES};
+use crate::domain::settings::{Change, EndpointChange, Settings};
+use crate::sender::etiquette;
+use crate::sender::guard::AddressPolicy;
+
+const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+/// A URL that an endpoint may have leads to no address of this machine or network.
+///
+/// # Panics
+/// If it does.
+pub fn url_and_address_policy(text: &str) {
+    let change = EndpointChange { url: Change::Set(text.to_owned()), ..EndpointChange::default() };
+    let Ok(settings) = Settings::create(change) else { return };
+    let url: &Url = &settings.url;
+    assert!(
+        matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
+    );
+    let policy = AddressPolicy::default();
+    if policy.check_literal(url).is_err() {
+        return;
+    }
+    match url.host() {
+        Some(Host::Ipv4(v4)) => {
+            let closed = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast();
+            assert!(!closed && !v4.is_unspecified() && !v4.is_broadcast() && !v4.is_documentation(), "{url}");
+        }
+        Some(Host::Ipv6(v6)) => {
+            let canonical = v6.to_canonical();
+            assert!(canonical.is_ipv4() || v6.segments()[0] & 0xe000 == 0x2000, "{url}");
+            assert!(policy.check_address(canonical).is_ok(), "{url}");
+        }
+        Some(Host::Domain(name)) => {
+            // Whatever it resolves to, a private answer blocks it.
+            let private = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([127, 0, 0, 1])];
+            assert!(policy.check_resolved(name, &private).is_err(), "{url}");
+        }
+        None => panic!("{url} has no host"),
+    }
+}
+
+/// Headers that an endpoint may have can be sent as they are, and set none that is not theirs to set.
+///
+/// # Panics
+/// If not.
+pub fn header_map(headers: BTreeMap<String, String>) {
+    let change = EndpointChange {
+        url: Change::Set("https://a.example/".to_owned()),
+        headers: Change::Set(headers),
+        ..EndpointChange::default()
+    };
+    let Ok(settings) = Settings::create(change) else { return };
+    assert!(settings.headers.len() <= 50);
+    for (name, value) in &settings.headers {
+        assert!(
+            !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b':'),
+            "{name:?}"
+        );
+        assert!(value.len() <= 1024 && value.bytes().all(|b| (0x20..0x7f).contains(&b)), "{name:?}");
+        for reserved in ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade"] {
+            assert_ne!(name, reserved);
+        }
+        assert!(!name.starts_with("webhook-") && !name.starts_with("proxy-"), "{name:?}");
+    }
+}
+
+/// `Retry-After` is only ever a delay, and a day at most.
+///
+/// # Panics
+/// If not.
+pub fn retry_after(value: &str) {
+    for status in [200, 410, 429, 500, 503] {
+        let verdict = etiquette::verdict(status, &vec![("Retry-After".to_owned(), value.to_owned())]);
+        if let Verdict::RetryAfter(asked) = verdict {
+            assert!(status == 429 || status == 503);
+            let until = asked.until(NOW);
+            assert!(until >= NOW && until <= NOW + LONGEST_HOLD, "{value:?} until {until}");
+        }
+    }
+}
+
+/// An event that is accepted is sent with its data byte for byte, inside one JSON object.
+///
+/// # Panics
+/// If not.
+pub fn publish_json(request: &[u8]) {
+    let Some(event) = read_event(request) else { return };
+    let content = event.content.clone();
+    let Ok(sealed) = event.seal(NOW) else { return };
+    assert!(sealed.body.len() <= MAX_BODY_BYTES);
+    match content {
+        Content::Payload { body, .. } => assert_eq!(sealed.body, body),
+        Content::Data(data) => {
+            let text = std::str::from_utf8(&sealed.body).expect("JSON is UTF-8");
+            assert!(text.contains(&format!(r#""data":{},"id":"{}""#, data.get(), sealed.id)), "{text}");
+            let members: BTreeMap<&str, &serde_json::value::RawValue> =
+                serde_json::from_str(text).expect("one JSON object");
+            assert_eq!(members.keys().copied().collect::<Vec<_>>(), ["data", "id", "timestamp", "type"]);
+            assert_eq!(members["data"].get(), data.get());
+        }
+    }
+}
