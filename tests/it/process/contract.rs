@@ -288,6 +288,11 @@ fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
     }
     assert_eq!(attempt["request_headers"]["x-key"], "***", "no secret is shown");
     assert_eq!(receiver.at("/ok")[0].header("x-key"), Some("s3cret"), "and it is sent");
+    let timings = &attempt["timings_ms"];
+    assert_eq!(timings["dns"], Value::Null, "an address needs no name server");
+    let (connect, first_byte) =
+        (timings["connect"].as_f64().unwrap(), timings["first_byte"].as_f64().unwrap());
+    assert!(0.0 < connect && connect <= first_byte && first_byte <= attempt["duration_ms"].as_f64().unwrap());
     let shown = api.get(&format!("/deliveries/{failed}")).body;
     assert_eq!(
         (&shown["failure_reason"], &shown["attempts"][0]["response_body"]),
@@ -388,4 +393,25 @@ fn the_token_is_always_asked_for_and_other_things_are_told_apart() {
         202
     );
     assert_eq!(ask("POST", "/api/v1/events", &[auth, json], Some("")).status, 422);
+}
+
+#[test]
+fn an_operators_settings_bind_what_endpoints_may_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["--https-only", "--event-id-header", "X-Acme-Event-Id"]);
+    let api = server.api();
+    assert_eq!(api.post("/endpoints", r#"{"url":"http://127.0.0.1:9/"}"#).fields(), ["url"]);
+    let body = r#"{"url":"https://127.0.0.1:9/","headers":{"x-acme-EVENT-id":"mine"}}"#;
+    let refused = api.post("/endpoints", body);
+    assert_eq!(
+        (refused.status, refused.fields()),
+        (422, vec!["headers.x-acme-event-id"]),
+        "{}",
+        refused.body
+    );
+    let endpoint = api.endpoint("https://127.0.0.1:9/", r#"{"headers":{"x-other":"1"}}"#);
+    let path = format!("/endpoints/{endpoint}");
+    assert_eq!(api.patch(&path, r#"{"headers":{"X-Acme-Event-Id":"1"}}"#).status, 422);
+    assert_eq!(api.patch(&path, r#"{"url":"http://127.0.0.1:9/"}"#).fields(), ["url"]);
+    assert_eq!(api.patch(&path, r#"{"headers":{"x-other":"***"}}"#).status, 200);
 }

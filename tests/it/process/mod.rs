@@ -10,4 +10,5 @@ mod namespace;
 mod neighbours;
 mod operation;
 mod secrets;
+mod verifiers;
 mod wire;
