@@ -50,7 +50,7 @@ pub struct EngineConfig {
     /// What signing keys and endpoint headers are encrypted with in the database: the first one
     /// encrypts, all decrypt. Empty: they are stored in the clear.
     pub encryption_keys: Vec<EncryptionKey>,
-    /// How long events are kept once all of their deliveries have ended.
+    /// How long after its publishing an event is kept whose deliveries have all ended.
     pub retention: Duration,
     /// How often expired and outdated rows are looked for.
     pub maintenance_interval: Duration,

@@ -79,7 +79,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "POSTRIDER_EVENT_ID_HEADER", value_name = "NAME")]
     pub(crate) event_id_header: Option<String>,
 
-    /// How long events are kept once their deliveries have ended [default: 30d]
+    /// How long after its publishing an event is kept whose deliveries have ended [default: 30d]
     #[arg(long, env = "POSTRIDER_RETENTION", value_name = "DURATION")]
     pub(crate) retention: Option<String>,
 
