@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::ListBody;
 use super::auth::{Access, Admin, Read};
 use super::problem::Problem;
-use super::request::{JsonBody, NoFields, NoParams, Params, wrong_json};
+use super::request::{JsonBody, NoFields, NoParams, Params, Strict, wrong_json};
 use crate::domain::breaker::{Breaker, BreakerState};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
@@ -135,7 +135,7 @@ impl EndpointBody {
 
 /// `tenant` and `secret` can be given once; the rest is what can be changed later too.
 async fn create(access: Access<Admin>, _: NoParams, body: Body) -> Result<HttpResponse, Problem> {
-    let mut fields: Map<String, Value> = body.read()?;
+    let mut fields = body.read::<Strict>()?.into_fields();
     let tenant = access.tenant(take_text(&mut fields, "tenant", Tenant::parse)?)?;
     let secret = take_text(&mut fields, "secret", Secret::parse)?;
     let view = access.postrider().create_endpoint(tenant, change_of(fields)?, secret).await?;
@@ -169,7 +169,7 @@ async fn update(
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let fields: Map<String, Value> = body.read()?;
+    let fields = body.read::<Strict>()?.into_fields();
     for (name, instead) in
         [("secret", "use POST …/secret/rotate"), ("tenant", "it belongs to the endpoint for good")]
     {

@@ -150,6 +150,10 @@ fn every_error_of_an_endpoint_names_its_field() {
         (r#"{"url":"http://127.0.0.1/","secret":"short"}"#, 422, &["secret"]),
         (r#"{"url":"http://127.0.0.1/","tenant":"a b"}"#, 422, &["tenant"]),
         (r#"{"url":"http://127.0.0.1/","event_types":["a",7]}"#, 422, &["event_types[1]"]),
+        (r#"{"url":"http://127.0.0.1/","concurrency":1,"concurrency":2}"#, 422, &["concurrency"]),
+        (r#"{"url":"http://127.0.0.1/","headers":{"x-a":"1","x-a":"2"}}"#, 422, &["headers.x-a"]),
+        (r#"{"url":"http://127.0.0.1/","timeout_ms":"soon"}"#, 422, &["timeout_ms"]),
+        (r#"["http://127.0.0.1/"]"#, 422, &[""]),
         (r#"{"url"}"#, 400, &[]),
     ];
     for (body, status, fields) in cases {
