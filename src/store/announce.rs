@@ -76,7 +76,8 @@ impl Tx<'_> {
         match sealed.and_then(|event| event.seal(at).map_err(|error| error.to_string())) {
             Ok(event) => {
                 // Its id is fresh: no other event has it.
-                let _ = self.publish(&Publish { events: vec![Arc::new(event)], only: None })?;
+                let publish = Publish { events: vec![Arc::new(event)], only: None };
+                self.publish(std::iter::once(&publish))?;
             }
             Err(error) => tracing::error!(%error, "a notice could not be written: this is a defect"),
         }

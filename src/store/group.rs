@@ -154,6 +154,18 @@ impl Member {
         (Self::Operate(Operation(Box::new(slot))), answer)
     }
 
+    pub(super) fn as_record(&mut self) -> Option<&mut Slot<Finished, Recorded>> {
+        if let Self::Record(slot) = self { Some(slot) } else { None }
+    }
+
+    pub(super) fn as_claim(&mut self) -> Option<&mut Slot<Claim, Vec<Claimed>>> {
+        if let Self::Claim(slot) = self { Some(slot) } else { None }
+    }
+
+    pub(super) fn as_publish(&mut self) -> Option<&mut Slot<Publish, Outcome>> {
+        if let Self::Publish(slot) = self { Some(slot) } else { None }
+    }
+
     /// Answers with what was committed, or with `failure`.
     pub(crate) fn answer(self, failure: Option<StoreError>) {
         match self {

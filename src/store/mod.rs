@@ -22,6 +22,7 @@ mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod status_is;
+mod transactions;
 mod writer;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 
 use super::group::{Claim, Outcome, Publish, Published, Recorded, Refusal, Wake};
@@ -19,6 +19,7 @@ use super::schema::{
     webhook_endpoint_health as health, webhook_endpoints as endpoints, webhook_events as events,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
+use super::transactions::{Endpoints, Publishing, Recording, Transactions};
 use super::writer::Scope;
 use super::{StoreError, codec};
 use crate::domain::breaker::Verdict;
@@ -29,11 +30,81 @@ use crate::domain::event::{EventFilter, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lifecycle::{self, Cause, Life, State, Status};
 
+impl Transactions for SqliteConnection {
+    fn begin(&mut self) -> Result<(), StoreError> {
+        // A deferred transaction that turns to writing gets BUSY without waiting for its turn.
+        Ok(AnsiTransactionManager::begin_transaction_sql(self, "BEGIN IMMEDIATE")?)
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::commit_transaction(self)?)
+    }
+
+    fn rollback(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::rollback_transaction(self)?)
+    }
+
+    fn publish(
+        &mut self,
+        members: &[Publishing<'_>],
+        wakes: &mut Vec<Wake>,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        members.iter().map(|member| publish(self, member.publish, &member.endpoints, wakes)).collect()
+    }
+
+    fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
+        claims.iter().map(|one| claim(self, one)).collect()
+    }
+
+    fn record(&mut self, outcomes: &[Recording<'_>]) -> Result<Vec<Recorded>, StoreError> {
+        outcomes.iter().map(|one| record(self, one.finished, one.endpoint.as_deref())).collect()
+    }
+
+    fn interrupt(
+        &mut self,
+        scope: &Scope,
+        at: Timestamp,
+        counts: bool,
+        why: &str,
+    ) -> Result<usize, StoreError> {
+        interrupt(self, scope, at, counts, why)
+    }
+
+    fn interrupt_claim(
+        &mut self,
+        endpoint_id: &EndpointId,
+        claimed: &Claimed,
+        at: Timestamp,
+        counts: bool,
+        why: &str,
+    ) -> Result<bool, StoreError> {
+        interrupt_claim(self, endpoint_id, claimed, at, counts, why)
+    }
+
+    fn release(&mut self, claims: &[Claimed], at: Timestamp) -> Result<(), StoreError> {
+        for claimed in claims {
+            leave_sending(self, claimed, &Cause::Released { at }, at)?;
+        }
+        Ok(())
+    }
+
+    fn raise_epoch(&mut self) -> Result<i64, StoreError> {
+        Ok(diesel::update(counters::table.find(super::query::EPOCH))
+            .set(counters::value.eq(counters::value + 1))
+            .returning(counters::value)
+            .get_result(self)?)
+    }
+
+    fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
+        retire(self, batch)
+    }
+}
+
 /// Stores events with their deliveries, all or none. `endpoints[i]` are those of event `i`'s tenant.
-pub(super) fn publish(
+fn publish(
     conn: &mut SqliteConnection,
     publish: &Publish,
-    endpoints: &[Arc<[Arc<Endpoint>]>],
+    endpoints: &[Endpoints],
     wakes: &mut Vec<Wake>,
 ) -> Result<Outcome, StoreError> {
     let first_wake = wakes.len();
@@ -194,7 +265,7 @@ fn published_before(
 }
 
 /// Makes due deliveries `sending`. Those that are so no more are passed over.
-pub(super) fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, StoreError> {
+fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, StoreError> {
     let at = claim.at.as_micros();
     let mut claimed = Vec::with_capacity(claim.ids.len());
     for id in &claim.ids {
@@ -225,7 +296,7 @@ pub(super) fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Cl
 /// Writes an outcome: state, attempt row, next attempt and the endpoint's health.
 ///
 /// `endpoint` is `None` once it has been deleted.
-pub(super) fn record(
+fn record(
     conn: &mut SqliteConnection,
     finished: &Finished,
     endpoint: Option<&Endpoint>,
@@ -310,16 +381,8 @@ fn record_health(conn: &mut SqliteConnection, finished: &Finished) -> Result<(),
     Ok(())
 }
 
-/// Raises the stored boot counter and returns it.
-pub(super) fn raise_epoch(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
-    Ok(diesel::update(counters::table.find(super::query::EPOCH))
-        .set(counters::value.eq(counters::value + 1))
-        .returning(counters::value)
-        .get_result(conn)?)
-}
-
 /// Takes back what a dead owner left `sending`.
-pub(super) fn interrupt(
+fn interrupt(
     conn: &mut SqliteConnection,
     scope: &Scope,
     at: Timestamp,
@@ -339,7 +402,7 @@ pub(super) fn interrupt(
 }
 
 /// Logs one claim as interrupted. False if it had been taken away already.
-pub(super) fn interrupt_claim(
+fn interrupt_claim(
     conn: &mut SqliteConnection,
     endpoint_id: &EndpointId,
     claimed: &Claimed,
@@ -355,20 +418,8 @@ pub(super) fn interrupt_claim(
     Ok(true)
 }
 
-/// Lets claims go that were never started: no attempt row, no retry, no interruption.
-pub(super) fn release(
-    conn: &mut SqliteConnection,
-    claims: &[Claimed],
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    for claimed in claims {
-        leave_sending(conn, claimed, &Cause::Released { at }, at)?;
-    }
-    Ok(())
-}
-
 /// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.
-pub(super) fn retire(conn: &mut SqliteConnection, batch: &Retire) -> Result<Retired, StoreError> {
+fn retire(conn: &mut SqliteConnection, batch: &Retire) -> Result<Retired, StoreError> {
     let old: Vec<(i64, i64)> = events::table
         .filter(events::seq.gt(batch.after_seq))
         .order(events::seq)

@@ -2,15 +2,11 @@
 
 use std::sync::Arc;
 
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
-
 use super::endpoint_cache::EndpointCache;
-#[cfg(feature = "sqlite")]
-use super::sqlite;
+use super::transactions::{Endpoints, Publishing, Recording};
 use super::{AnyConnection, EndpointCodec, Member, Publish, Recorded, Refusal, StoreError, Wake, group};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
-use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
 
 /// The writers' side of the database.
@@ -55,18 +51,15 @@ impl Writer {
             // Outcomes first: what is known of an attempt is written before anyone takes its claim
             // back. Then the operations, whose changes of endpoints hold for all that follows.
             tx.cache.refresh(tx.conn)?;
-            for member in members.iter_mut().filter(|member| matches!(member, Member::Record(_))) {
-                tx.write(member)?;
-            }
+            tx.record_all(members)?;
             for member in members.iter_mut() {
                 if let Member::Operate(operation) = member {
                     operation.0.run(tx)?;
                 }
             }
             tx.cache.refresh(tx.conn)?;
-            for member in members.iter_mut().filter(|member| !matches!(member, Member::Record(_))) {
-                tx.write(member)?;
-            }
+            tx.claim_all(members)?;
+            tx.publish_all(members)?;
             Ok(wakes)
         });
         if result.is_err() {
@@ -90,51 +83,85 @@ impl Writer {
 }
 
 impl Tx<'_> {
-    /// Writes a member that is no operation.
-    fn write(&mut self, member: &mut Member) -> Result<(), StoreError> {
-        match member {
-            Member::Operate(_) => {}
-            Member::Record(slot) => {
-                let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
-                let recorded = match self.conn {
-                    #[cfg(feature = "sqlite")]
-                    AnyConnection::Sqlite(conn) => sqlite::record(conn, &slot.input, endpoint.as_deref())?,
-                };
-                if let (Recorded::Written(life), Some(endpoint)) = (&recorded, endpoint) {
-                    self.announce_outcome(&slot.input, life, &endpoint)?;
-                }
-                slot.output = Some(recorded);
+    /// Writes all outcomes of a group, and tells of what they led to.
+    fn record_all(&mut self, members: &mut [Member]) -> Result<(), StoreError> {
+        let mut slots: Vec<_> = members.iter_mut().filter_map(Member::as_record).collect();
+        let mut outcomes = Vec::with_capacity(slots.len());
+        for slot in &slots {
+            let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
+            outcomes.push(Recording { finished: &slot.input, endpoint });
+        }
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let recorded = self.conn.own().record(&outcomes)?;
+        for (outcome, recorded) in outcomes.iter().zip(&recorded) {
+            if let (Recorded::Written(life), Some(endpoint)) = (recorded, &outcome.endpoint) {
+                self.announce_outcome(outcome.finished, life, endpoint)?;
             }
-            Member::Claim(slot) => {
-                let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
-                let may_send = self.cache.is_owner(slot.input.epoch)
-                    && endpoint.is_some_and(|endpoint| endpoint.is_active());
-                slot.output = Some(match self.conn {
-                    _ if !may_send => Vec::new(),
-                    #[cfg(feature = "sqlite")]
-                    AnyConnection::Sqlite(conn) => sqlite::claim(conn, &slot.input)?,
-                });
+        }
+        for (slot, recorded) in slots.iter_mut().zip(recorded) {
+            slot.output = Some(recorded);
+        }
+        Ok(())
+    }
+
+    /// Claims for all supervisors of a group that still own what they claim.
+    fn claim_all(&mut self, members: &mut [Member]) -> Result<(), StoreError> {
+        let mut slots: Vec<_> = members.iter_mut().filter_map(Member::as_claim).collect();
+        let (mut asked, mut claims) = (Vec::new(), Vec::new());
+        for (index, slot) in slots.iter().enumerate() {
+            let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
+            let active = endpoint.is_some_and(|endpoint| endpoint.is_active());
+            if active && self.cache.is_owner(slot.input.epoch) {
+                asked.push(index);
+                claims.push(&slot.input);
             }
-            Member::Publish(slot) => slot.output = Some(self.publish(&slot.input)?),
+        }
+        let claimed = if claims.is_empty() { Vec::new() } else { self.conn.own().claim(&claims)? };
+        slots.iter_mut().for_each(|slot| slot.output = Some(Vec::new()));
+        for (index, claimed) in asked.into_iter().zip(claimed) {
+            slots[index].output = Some(claimed);
+        }
+        Ok(())
+    }
+
+    /// Publishes for all publishers of a group.
+    fn publish_all(&mut self, members: &mut [Member]) -> Result<(), StoreError> {
+        let mut slots: Vec<_> = members.iter_mut().filter_map(Member::as_publish).collect();
+        let outcomes = self.publish(slots.iter().map(|slot| &slot.input))?;
+        for (slot, outcome) in slots.iter_mut().zip(outcomes) {
+            slot.output = Some(outcome);
         }
         Ok(())
     }
 
     /// Stores events for the endpoints of their tenants as they stand now.
-    pub(super) fn publish(&mut self, publish: &Publish) -> Result<group::Outcome, StoreError> {
-        let mut of_tenants: Vec<Arc<[Arc<Endpoint>]>> = Vec::with_capacity(publish.events.len());
-        for event in &publish.events {
-            of_tenants.push(self.cache.of_tenant(self.conn, self.codec, &event.tenant)?);
+    pub(super) fn publish<'p>(
+        &mut self,
+        asked: impl Iterator<Item = &'p Publish>,
+    ) -> Result<Vec<group::Outcome>, StoreError> {
+        let (mut outcomes, mut publishing, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, publish) in asked.enumerate() {
+            let mut endpoints: Vec<Endpoints> = Vec::with_capacity(publish.events.len());
+            for event in &publish.events {
+                endpoints.push(self.cache.of_tenant(self.conn, self.codec, &event.tenant)?);
+            }
+            let is_there =
+                |only: &EndpointId| endpoints.iter().flat_map(|all| all.iter()).any(|one| one.id == *only);
+            outcomes.push(Err(Refusal::NoEndpoint));
+            if publish.only.as_ref().is_none_or(is_there) {
+                places.push(place);
+                publishing.push(Publishing { publish, endpoints });
+            }
         }
-        if let Some(only) = &publish.only
-            && !of_tenants.iter().flat_map(|endpoints| endpoints.iter()).any(|endpoint| endpoint.id == *only)
-        {
-            return Ok(Err(Refusal::NoEndpoint));
+        if !publishing.is_empty() {
+            let published = self.conn.own().publish(&publishing, self.wakes)?;
+            for (place, outcome) in places.into_iter().zip(published) {
+                outcomes[place] = outcome;
+            }
         }
-        match self.conn {
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(conn) => sqlite::publish(conn, publish, &of_tenants, self.wakes),
-        }
+        Ok(outcomes)
     }
 }
 
@@ -142,24 +169,13 @@ fn in_transaction<T>(
     conn: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    match conn {
-        // A deferred transaction that turns to writing gets BUSY without waiting for its turn.
-        #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(conn) => {
-            AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")?;
-        }
-    }
+    conn.own().begin()?;
     let result = work(conn);
-    match conn {
-        #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(conn) => {
-            if result.is_ok() {
-                AnsiTransactionManager::commit_transaction(conn)?;
-            } else if let Err(error) = AnsiTransactionManager::rollback_transaction(conn) {
-                // Where SQLite has rolled back by itself; what it failed of is the better answer.
-                tracing::debug!(%error, "nothing was left to roll back");
-            }
-        }
+    if result.is_ok() {
+        conn.own().commit()?;
+    } else if let Err(error) = conn.own().rollback() {
+        // Where the database has rolled back by itself; what it failed of is the better answer.
+        tracing::debug!(%error, "nothing was left to roll back");
     }
     result
 }
@@ -177,10 +193,7 @@ impl<'a> Tx<'a> {
 
     /// Raises the stored epoch, so that whatever an earlier owner still writes is stale.
     pub(crate) fn raise_epoch(&mut self) -> Result<i64, StoreError> {
-        match self.conn {
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(conn) => sqlite::raise_epoch(conn),
-        }
+        self.conn.own().raise_epoch()
     }
 
     /// Takes back what a dead owner left `sending`, and logs each as interrupted.
@@ -193,10 +206,7 @@ impl<'a> Tx<'a> {
         counts: bool,
         why: &str,
     ) -> Result<usize, StoreError> {
-        match self.conn {
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(conn) => sqlite::interrupt(conn, scope, at, counts, why),
-        }
+        self.conn.own().interrupt(scope, at, counts, why)
     }
 
     /// Logs one claim whose attempt broke off as interrupted. False if it was taken away already.
@@ -208,20 +218,12 @@ impl<'a> Tx<'a> {
         counts: bool,
         why: &str,
     ) -> Result<bool, StoreError> {
-        match self.conn {
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(conn) => {
-                sqlite::interrupt_claim(conn, endpoint_id, claimed, at, counts, why)
-            }
-        }
+        self.conn.own().interrupt_claim(endpoint_id, claimed, at, counts, why)
     }
 
     /// Lets claims go that were not started. Those that were taken away meanwhile are passed over.
     pub(crate) fn release(&mut self, claims: &[Claimed], at: Timestamp) -> Result<(), StoreError> {
-        match self.conn {
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(conn) => sqlite::release(conn, claims, at),
-        }
+        self.conn.own().release(claims, at)
     }
 
     /// Lets claims go that no attempt holds, as far as they still stand.
@@ -239,9 +241,6 @@ impl<'a> Tx<'a> {
         &mut self,
         batch: &super::query::Retire,
     ) -> Result<super::query::Retired, StoreError> {
-        match self.conn {
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(conn) => sqlite::retire(conn, batch),
-        }
+        self.conn.own().retire(batch)
     }
 }
