@@ -16,20 +16,45 @@ use crate::domain::secret::EncryptionKey;
 pub enum DatabaseUrl {
     /// A file. `sqlite:path`, `sqlite://path` or a bare path.
     Sqlite(PathBuf),
+    /// A server: `postgres://user:password@host:port/database?…`, with libpq's parameters.
+    Postgres(PostgresUrl),
+}
+
+/// The URL of a Postgres database. It may hold a password: `Debug` shows none of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(String);
+
+impl PostgresUrl {
+    /// All of it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("postgres://***")
+    }
 }
 
 impl std::str::FromStr for DatabaseUrl {
     type Err = String;
     fn from_str(url: &str) -> Result<Self, Self::Err> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Err("this build has no Postgres support: use sqlite:FILE".into());
+            return Ok(Self::Postgres(PostgresUrl(url.to_owned())));
         }
         let path = url.strip_prefix("sqlite:").unwrap_or(url);
         let path = path.strip_prefix("//").unwrap_or(path);
         match path {
             "" => Err("names no file: write sqlite:postrider.db".into()),
             ":memory:" => Err("a webhook in memory is lost by a restart: name a file".into()),
-            other if other.contains("://") => Err(format!("`{other}` is no sqlite:FILE")),
+            other if other.contains("://") => {
+                let scheme = other.split("://").next().unwrap_or_default();
+                Err(format!(
+                    "`{scheme}` is no database that is known here: write sqlite:FILE or postgres://…"
+                ))
+            }
             file => Ok(Self::Sqlite(file.into())),
         }
     }

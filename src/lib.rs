@@ -38,8 +38,8 @@
 
 #![warn(missing_docs)]
 
-#[cfg(not(feature = "sqlite"))]
-compile_error!("choose a database: enable the feature `sqlite`");
+#[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+compile_error!("choose a database: enable the feature `sqlite` or `postgres`");
 
 /// The README's example compiles.
 #[cfg(doctest)]

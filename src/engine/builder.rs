@@ -16,7 +16,7 @@ use crate::domain::clock::{Clock, SystemClock};
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
-use crate::store::{FileLock, Scope, Store, StoreError};
+use crate::store::{Scope, SenderLock, Store, StoreError};
 
 /// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -126,8 +126,7 @@ impl Builder {
         let Self { database, config, clock, transport } = self;
         config.check().map_err(StartError::Setting)?;
         // The lock first: a second sender must not even bring the schema up to date.
-        let DatabaseUrl::Sqlite(path) = &database;
-        let lock = FileLock::acquire(path)?;
+        let lock = SenderLock::acquire(&database)?;
         let store = Store::open(&database, &config)?;
 
         let metrics = Arc::new(Metrics::new());

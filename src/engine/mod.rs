@@ -37,9 +37,7 @@ use crate::domain::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{Resolve, Sender};
-#[cfg(feature = "sqlite")]
-use crate::store::FileLock;
-use crate::store::{Scope, Store, StoreError};
+use crate::store::{Scope, SenderLock, Store, StoreError};
 
 /// How long attempts that were broken off get to be written down.
 const ABORT_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -64,8 +62,7 @@ pub(crate) struct Shared {
     epoch: i64,
     /// The right to send from this database. It lasts as long as any actor does, whatever becomes of
     /// the handles; a drain gives it back.
-    #[cfg(feature = "sqlite")]
-    lock: std::sync::Mutex<Option<FileLock>>,
+    lock: std::sync::Mutex<Option<SenderLock>>,
     /// When the database last took a write for the sake of readiness.
     probed: std::sync::Mutex<Option<std::time::Instant>>,
 }
@@ -135,7 +132,6 @@ impl Postrider {
             tracing::warn!(%error, "what was in flight is taken back by the next start");
         }
         self.shared.committer.close().await;
-        #[cfg(feature = "sqlite")]
         drop(self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(system) = &running.system {
             system.stop();

@@ -9,7 +9,7 @@ use super::{StoreError, Tx};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Finished, Queued};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::event::SealedEvent;
+use crate::domain::event::{EventFilter, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId};
 use crate::domain::lifecycle::Life;
 
@@ -21,6 +21,16 @@ pub(crate) struct Publish {
     pub(crate) events: Vec<Arc<SealedEvent>>,
     /// `None`: every endpoint of the tenant that wants it.
     pub(crate) only: Option<EndpointId>,
+}
+
+impl Publish {
+    /// Whether an endpoint of the event's tenant gets it.
+    pub(super) fn is_for(&self, endpoint: &Endpoint, event: &SealedEvent) -> bool {
+        match &self.only {
+            Some(only) => endpoint.id == *only,
+            None => EventFilter::any_matches(&endpoint.settings.event_types, &event.event_type),
+        }
+    }
 }
 
 /// What publishing one event came to.

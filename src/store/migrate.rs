@@ -4,6 +4,8 @@
 //! by `diesel_migrations` and recorded in `webhook_schema_migrations`. No table is touched that
 //! was not made here.
 
+use diesel::backend::Backend;
+use diesel::connection::BoxableConnection;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
@@ -57,102 +59,137 @@ const RECORD: &str = "webhook_schema_migrations";
 
 #[cfg(feature = "sqlite")]
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+#[cfg(feature = "postgres")]
+const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// Brings the schema up to date, in one transaction.
+/// Brings the schema up to date, in one transaction. Of several processes that do so at once, one does.
 pub(crate) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
-    match conn {
-        #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(conn) => conn.immediate_transaction(|conn| {
-            let done = sqlite_applied(conn)?;
-            let all = sqlite_migrations()?;
-            refuse_newer(&done, &all)?;
-            if done.is_empty() {
-                refuse_taken_names(conn)?;
-            }
-            for migration in all {
-                let version = migration.name().version().to_string();
-                if done.contains(&version) {
-                    continue;
-                }
-                migration.run(conn).map_err(|error| failed(&version, &*error))?;
-                let row = MigrationRow { version, run_at: SystemClock::new().now().as_micros() };
-                diesel::insert_into(applied::table).values(&row).execute(conn)?;
-            }
-            Ok(())
-        }),
-    }
+    alone(conn, |conn| {
+        let (done, all) = (applied_versions(conn)?, known_versions(conn)?);
+        refuse_newer(&done, &all)?;
+        if done.is_empty() {
+            refuse_taken_names(conn)?;
+        }
+        for version in all.into_iter().filter(|version| !done.contains(version)) {
+            apply(conn, &version, Direction::Up)?;
+            let row = MigrationRow { version, run_at: SystemClock::new().now().as_micros() };
+            diesel::insert_into(applied::table).values(row).execute(conn)?;
+        }
+        Ok(())
+    })
 }
 
 /// Takes the newest migration back. Returns its version, or `None` when there was none left.
 pub(crate) fn down(conn: &mut AnyConnection) -> Result<Option<String>, StoreError> {
-    match conn {
-        #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(conn) => conn.immediate_transaction(|conn| {
-            let done = sqlite_applied(conn)?;
-            let all = sqlite_migrations()?;
-            refuse_newer(&done, &all)?;
-            if let Some(version) = done.last() {
-                for migration in all.iter().filter(|one| one.name().version().to_string() == *version) {
-                    migration.revert(conn).map_err(|error| failed(version, &*error))?;
-                }
-                diesel::delete(applied::table.find(version)).execute(conn)?;
-            }
-            if done.len() <= 1 {
-                diesel::sql_query(format!("DROP TABLE {RECORD}")).execute(conn)?;
-            }
-            Ok(done.last().cloned())
-        }),
-    }
+    alone(conn, |conn| {
+        let done = applied_versions(conn)?;
+        refuse_newer(&done, &known_versions(conn)?)?;
+        if let Some(version) = done.last() {
+            apply(conn, version, Direction::Down)?;
+            diesel::delete(applied::table.filter(applied::version.eq(version))).execute(conn)?;
+        }
+        if done.len() <= 1 {
+            diesel::sql_query(format!("DROP TABLE {RECORD}")).execute(conn)?;
+        }
+        Ok(done.last().cloned())
+    })
 }
 
 /// Refuses a schema that is not exactly this program's.
 pub(crate) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
-    match conn {
-        #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(conn) => {
-            let done = if exists(conn, RECORD)? { sqlite_applied(conn)? } else { Vec::new() };
-            let all = sqlite_migrations()?;
-            refuse_newer(&done, &all)?;
-            let versions = all.iter().map(|migration| migration.name().version().to_string());
-            match versions.into_iter().find(|version| !done.contains(version)) {
-                Some(version) => Err(SchemaError::Older(version).into()),
-                None => Ok(()),
-            }
-        }
+    let done = if exists(conn, RECORD)? { applied_versions(conn)? } else { Vec::new() };
+    let all = known_versions(conn)?;
+    refuse_newer(&done, &all)?;
+    match all.into_iter().find(|version| !done.contains(version)) {
+        Some(version) => Err(SchemaError::Older(version).into()),
+        None => Ok(()),
     }
 }
 
-#[cfg(feature = "sqlite")]
-type SqliteMigrations = Vec<Box<dyn Migration<diesel::sqlite::Sqlite>>>;
+/// Runs `work` in a transaction that no other one of its kind runs beside.
+fn alone<T>(
+    conn: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    super::writer::in_transaction(conn, |conn| {
+        match conn {
+            // It began with the one lock that there is for writing.
+            #[cfg(feature = "sqlite")]
+            AnyConnection::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(conn) => super::postgres::lock_migrations(conn)?,
+        }
+        work(conn)
+    })
+}
 
-#[cfg(feature = "sqlite")]
-fn sqlite_migrations() -> Result<SqliteMigrations, StoreError> {
-    SQLITE.migrations().map_err(|error| failed("(embedded)", &*error))
+#[derive(Debug, Clone, Copy)]
+enum Direction {
+    Up,
+    Down,
+}
+
+type Migrations<DB> = Vec<Box<dyn Migration<DB>>>;
+
+fn embedded<DB: Backend>(source: &EmbeddedMigrations) -> Result<Migrations<DB>, StoreError> {
+    source.migrations().map_err(|error| failed("(embedded)", &*error))
+}
+
+/// The versions that this program knows, oldest first.
+fn known_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
+    fn names<DB: Backend>(all: &Migrations<DB>) -> Vec<String> {
+        all.iter().map(|one| one.name().version().to_string()).collect()
+    }
+    Ok(match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => names(&embedded::<diesel::sqlite::Sqlite>(&SQLITE)?),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(_) => names(&embedded::<diesel::pg::Pg>(&POSTGRES)?),
+    })
+}
+
+fn apply(conn: &mut AnyConnection, version: &str, direction: Direction) -> Result<(), StoreError> {
+    fn one<DB: Backend>(
+        conn: &mut dyn BoxableConnection<DB>,
+        all: &Migrations<DB>,
+        version: &str,
+        direction: Direction,
+    ) -> Result<(), StoreError> {
+        for migration in all.iter().filter(|one| one.name().version().to_string() == version) {
+            let done = match direction {
+                Direction::Up => migration.run(conn),
+                Direction::Down => migration.revert(conn),
+            };
+            done.map_err(|error| failed(version, &*error))?;
+        }
+        Ok(())
+    }
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(conn) => one(conn, &embedded(&SQLITE)?, version, direction),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => one(conn, &embedded(&POSTGRES)?, version, direction),
+    }
 }
 
 /// The versions that have been run, oldest first. Makes the table that records them.
-#[cfg(feature = "sqlite")]
-fn sqlite_applied(conn: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-    let sql = format!(
-        "CREATE TABLE IF NOT EXISTS {RECORD} (version TEXT NOT NULL PRIMARY KEY, run_at BIGINT NOT NULL)"
-    );
-    diesel::sql_query(sql).execute(conn)?;
+fn applied_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
+    if !exists(conn, RECORD)? {
+        let sql =
+            format!("CREATE TABLE {RECORD} (version TEXT NOT NULL PRIMARY KEY, run_at BIGINT NOT NULL)");
+        diesel::sql_query(sql).execute(conn)?;
+    }
     Ok(applied::table.order(applied::version).select(applied::version).load(conn)?)
 }
 
-fn refuse_newer<DB: diesel::backend::Backend>(
-    done: &[String],
-    all: &[Box<dyn Migration<DB>>],
-) -> Result<(), StoreError> {
-    let known = |version: &String| all.iter().any(|one| one.name().version().to_string() == *version);
-    match done.iter().find(|version| !known(version)) {
+fn refuse_newer(done: &[String], all: &[String]) -> Result<(), StoreError> {
+    match done.iter().find(|version| !all.contains(version)) {
         Some(version) => Err(SchemaError::Newer(version.clone()).into()),
         None => Ok(()),
     }
 }
 
-#[cfg(feature = "sqlite")]
-fn refuse_taken_names(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+fn refuse_taken_names(conn: &mut AnyConnection) -> Result<(), StoreError> {
     for table in TABLES {
         if exists(conn, table)? {
             return Err(SchemaError::NameTaken((*table).to_owned()).into());
@@ -161,16 +198,27 @@ fn refuse_taken_names(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-#[cfg(feature = "sqlite")]
-fn exists(conn: &mut SqliteConnection, table: &str) -> Result<bool, StoreError> {
+/// Whether a table of that name is where ours would be made.
+fn exists(conn: &mut AnyConnection, table: &str) -> Result<bool, StoreError> {
     #[derive(QueryableByName)]
     struct Count {
         #[diesel(sql_type = diesel::sql_types::BigInt)]
         n: i64,
     }
-    let found: Count = diesel::sql_query("SELECT count(*) AS n FROM sqlite_master WHERE name = ?")
+    let found: Count = match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(conn) => {
+            diesel::sql_query("SELECT count(*) AS n FROM sqlite_master WHERE name = ?")
+                .bind::<diesel::sql_types::Text, _>(table)
+                .get_result(conn)?
+        }
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => diesel::sql_query(
+            "SELECT count(*) AS n FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace",
+        )
         .bind::<diesel::sql_types::Text, _>(table)
-        .get_result(conn)?;
+        .get_result(conn)?,
+    };
     Ok(found.n > 0)
 }
 

@@ -9,6 +9,7 @@
 //! Transitions are decided by `domain::lifecycle` and only written down here.
 
 mod announce;
+mod claims;
 mod codec;
 mod endpoint_cache;
 mod endpoint_codec;
@@ -16,6 +17,8 @@ mod group;
 mod key_ring;
 pub(crate) mod migrate;
 mod pool;
+#[cfg(feature = "postgres")]
+mod postgres;
 pub(crate) mod query;
 mod rows;
 mod schema;
@@ -32,8 +35,6 @@ pub(crate) use endpoint_codec::EndpointCodec;
 pub(crate) use group::{Answer, Claim, Member, Publish, Published, Recorded, Refusal, Wake};
 pub use migrate::SchemaError;
 pub(crate) use pool::AnyConnection;
-#[cfg(feature = "sqlite")]
-pub(crate) use sqlite::FileLock;
 pub(crate) use writer::{Scope, Tx, Writer};
 
 use crate::config::{DatabaseUrl, EngineConfig};
@@ -92,6 +93,9 @@ pub enum Unavailable {
     /// The operating system failed to read or write it.
     #[error("reading or writing its file failed ({0}); check the disk")]
     Io(String),
+    /// The server cannot be reached, or the connection to it was lost.
+    #[error("{0}; check that the server runs, and the database URL")]
+    Unreachable(String),
     /// No connection to be had in time.
     #[error("no connection was free in time ({0})")]
     Pool(String),
@@ -109,6 +113,33 @@ impl From<Unavailable> for StoreError {
 impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {
         pool::classify(error)
+    }
+}
+
+/// The right to send from a database. It ends with its process, and a drain gives it back.
+#[expect(dead_code, reason = "each holds what is held until it is dropped")]
+pub(crate) enum SenderLock {
+    #[cfg(feature = "sqlite")]
+    File(sqlite::FileLock),
+    #[cfg(feature = "postgres")]
+    Session(postgres::SessionLock),
+}
+
+impl SenderLock {
+    /// Takes it, or says who has it.
+    pub(crate) fn acquire(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        match url {
+            #[cfg(feature = "sqlite")]
+            DatabaseUrl::Sqlite(path) => sqlite::FileLock::acquire(path).map(Self::File),
+            #[cfg(feature = "postgres")]
+            DatabaseUrl::Postgres(_) => match pool::open_writer(url)? {
+                AnyConnection::Postgres(conn) => postgres::SessionLock::acquire(conn).map(Self::Session),
+                #[cfg(feature = "sqlite")]
+                AnyConnection::Sqlite(_) => Err(StoreError::Setup("that is no Postgres".into())),
+            },
+            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+            _ => Err(StoreError::Setup("this build has no support for that database".into())),
+        }
     }
 }
 

@@ -1,11 +1,15 @@
 //! Connections: how one is opened, what is read back from it, and what its errors mean.
 
 use diesel::connection::SimpleConnection;
+#[cfg(feature = "postgres")]
+use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::{StoreError, Unavailable};
 use crate::config::DatabaseUrl;
+#[cfg(feature = "postgres")]
+use crate::config::PostgresUrl;
 
 /// A connection to whichever database the URL names. Serves single statements; transactions are
 /// written over the concrete connection inside.
@@ -14,6 +18,9 @@ pub(crate) enum AnyConnection {
     /// SQLite
     #[cfg(feature = "sqlite")]
     Sqlite(SqliteConnection),
+    /// Postgres
+    #[cfg(feature = "postgres")]
+    Postgres(PgConnection),
 }
 
 /// Versions before this one can corrupt a WAL file that two connections write.
@@ -23,6 +30,10 @@ const OLDEST_SQLITE: i64 = 3_051_003;
 /// How long a statement waits for another connection's write lock, in milliseconds.
 #[cfg(feature = "sqlite")]
 const BUSY_TIMEOUT_MS: u32 = 2000;
+
+/// How long connecting to a server may take, unless its URL says otherwise.
+#[cfg(feature = "postgres")]
+const CONNECT_TIMEOUT_S: u32 = 5;
 
 /// Opens the connection that writes.
 pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
@@ -41,8 +52,18 @@ pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError
             expect_pragma(&mut conn, "PRAGMA foreign_keys", "1")?;
             Ok(AnyConnection::Sqlite(conn))
         }
-        #[cfg(not(feature = "sqlite"))]
-        _ => Err(StoreError::Setup("this build has no SQLite support".into())),
+        #[cfg(feature = "postgres")]
+        DatabaseUrl::Postgres(url) => {
+            let mut conn = open_postgres(url)?;
+            let commits: String = setting(&mut conn, "synchronous_commit")?;
+            if commits == "off" {
+                let detail = "synchronous_commit is off for this database or user: what is accepted would not be durable; turn it on (ALTER ROLE … SET synchronous_commit = on)";
+                return Err(StoreError::Setup(detail.into()));
+            }
+            Ok(AnyConnection::Postgres(conn))
+        }
+        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+        _ => Err(StoreError::Setup("this build has no support for that database".into())),
     }
 }
 
@@ -70,8 +91,10 @@ impl r2d2::ManageConnection for Readers {
                 conn.batch_execute("PRAGMA query_only = ON")?;
                 Ok(AnyConnection::Sqlite(conn))
             }
-            #[cfg(not(feature = "sqlite"))]
-            _ => Err(StoreError::Setup("this build has no SQLite support".into())),
+            #[cfg(feature = "postgres")]
+            DatabaseUrl::Postgres(url) => Ok(AnyConnection::Postgres(open_postgres(url)?)),
+            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+            _ => Err(StoreError::Setup("this build has no support for that database".into())),
         }
     }
 
@@ -80,11 +103,19 @@ impl r2d2::ManageConnection for Readers {
             // A file does not go away under its connection.
             #[cfg(feature = "sqlite")]
             AnyConnection::Sqlite(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(conn) => Ok(conn.batch_execute("SELECT 1")?),
         }
     }
 
-    fn has_broken(&self, _: &mut AnyConnection) -> bool {
+    fn has_broken(&self, conn: &mut AnyConnection) -> bool {
         std::thread::panicking()
+            || match conn {
+                #[cfg(feature = "sqlite")]
+                AnyConnection::Sqlite(_) => false,
+                #[cfg(feature = "postgres")]
+                AnyConnection::Postgres(conn) => AnsiTransactionManager::is_broken_transaction_manager(conn),
+            }
     }
 }
 
@@ -97,6 +128,26 @@ fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
     })?;
     conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"))?;
     Ok(conn)
+}
+
+#[cfg(feature = "postgres")]
+fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreError> {
+    let mut text = url.reveal().to_owned();
+    if !text.contains("connect_timeout=") {
+        // libpq would wait for as long as the network does.
+        let joint = if text.contains('?') { '&' } else { '?' };
+        text.push_str(&format!("{joint}connect_timeout={CONNECT_TIMEOUT_S}"));
+    }
+    // libpq's message names host and port, and never the password.
+    PgConnection::establish(&text)
+        .map_err(|error| Unavailable::Unreachable(error.to_string().trim().replace('\n', "; ")).into())
+}
+
+/// One of the server's settings, as this session has it.
+#[cfg(feature = "postgres")]
+fn setting(conn: &mut PgConnection, name: &str) -> Result<String, StoreError> {
+    use diesel::sql_types::Text;
+    Ok(diesel::select(diesel::dsl::sql::<Text>(&format!("current_setting('{name}')"))).get_result(conn)?)
 }
 
 #[cfg(feature = "sqlite")]
@@ -138,21 +189,34 @@ fn expect_pragma(conn: &mut SqliteConnection, pragma: &str, expected: &str) -> R
 
 /// Tells an unavailable database from a wrong statement.
 ///
-/// diesel passes on SQLite's message but not its result code. The messages compared here are
-/// those of `sqlite3_errstr`, fixed per code since 3.7.15.
+/// diesel passes on a message but no code. Those of SQLite are `sqlite3_errstr`'s, fixed per code since
+/// 3.7.15; those of Postgres may be in any language, so what its kinds do not tell is taken for the
+/// database's state and tried again.
 pub(super) fn classify(error: DieselError) -> StoreError {
-    let DieselError::DatabaseError(DatabaseErrorKind::Unknown, information) = &error else {
-        return StoreError::Database(error);
+    let (kind, message) = match &error {
+        DieselError::DatabaseError(kind, information) => (kind, information.message()),
+        DieselError::BrokenTransactionManager => {
+            return Unavailable::Unreachable("its connection was lost".into()).into();
+        }
+        _ => return StoreError::Database(error),
     };
-    let message = information.message();
-    match message {
-        "database is locked" | "database table is locked" => Unavailable::Busy.into(),
-        "database or disk is full" => Unavailable::Full.into(),
-        "attempt to write a readonly database" => Unavailable::ReadOnly.into(),
-        "disk I/O error" | "unable to open database file" => Unavailable::Io(message.to_owned()).into(),
-        "file is not a database" | "database disk image is malformed" => {
+    match (kind, message) {
+        (DatabaseErrorKind::Unknown, "database is locked" | "database table is locked") => {
+            Unavailable::Busy.into()
+        }
+        (DatabaseErrorKind::Unknown, "database or disk is full") => Unavailable::Full.into(),
+        (DatabaseErrorKind::Unknown, "attempt to write a readonly database") => Unavailable::ReadOnly.into(),
+        (DatabaseErrorKind::Unknown, "disk I/O error" | "unable to open database file") => {
+            Unavailable::Io(message.to_owned()).into()
+        }
+        (DatabaseErrorKind::Unknown, "file is not a database" | "database disk image is malformed") => {
             StoreError::Setup(format!("{message}: name another file, or restore this one from a backup"))
         }
+        (DatabaseErrorKind::ReadOnlyTransaction, _) => Unavailable::ReadOnly.into(),
+        (DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand, _) => {
+            Unavailable::Unreachable(message.trim().to_owned()).into()
+        }
+        (DatabaseErrorKind::SerializationFailure, _) => Unavailable::Busy.into(),
         _ => StoreError::Database(error),
     }
 }

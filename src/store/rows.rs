@@ -100,7 +100,7 @@ pub(super) struct NewDeliveryRow<'a> {
     pub(super) updated_at: i64,
 }
 
-#[derive(Debug, Queryable, Selectable)]
+#[derive(Debug, Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = webhook_deliveries)]
 pub(super) struct DeliveryRow {
     pub(super) id: String,
@@ -116,7 +116,7 @@ pub(super) struct DeliveryRow {
 }
 
 /// The columns that `domain::lifecycle` decides.
-#[derive(Debug, Clone, Queryable, Selectable, AsChangeset)]
+#[derive(Debug, Clone, Queryable, QueryableByName, Selectable, AsChangeset)]
 #[diesel(table_name = webhook_deliveries, treat_none_as_null = true)]
 pub(super) struct LifeColumns {
     pub(super) status: String,

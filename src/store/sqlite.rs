@@ -1,4 +1,4 @@
-//! What is a transaction on SQLite: publish, claim, record, interrupt, release, retire.
+//! SQLite's own way of publishing, claiming, ending claims and retiring.
 //!
 //! Every function runs inside a transaction that its caller began with `BEGIN IMMEDIATE`, so it
 //! alone writes. It never commits.
@@ -11,24 +11,20 @@ use std::sync::Arc;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 
-use super::group::{Claim, Outcome, Publish, Published, Recorded, Refusal, Wake};
+use super::group::{Claim, Outcome, Publish, Published, Refusal, Wake};
 use super::query::{Retire, Retired};
-use super::rows::{DeliveryRow, NewDeliveryRow, NewEventRow};
+use super::rows::{AttemptRow, DeliveryRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
-    webhook_attempts as attempts, webhook_counters as counters, webhook_deliveries as deliveries,
-    webhook_endpoint_health as health, webhook_endpoints as endpoints, webhook_events as events,
+    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
-use super::transactions::{Endpoints, Publishing, Recording, Transactions};
-use super::writer::Scope;
+use super::transactions::{Endpoints, Leaving, Publishing, Transactions};
 use super::{StoreError, codec};
-use crate::domain::breaker::Verdict;
-use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Finished, Queued};
+use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::event::{EventFilter, SealedEvent};
+use crate::domain::event::SealedEvent;
 use crate::domain::ids::{DeliveryId, EndpointId};
-use crate::domain::lifecycle::{self, Cause, Life, State, Status};
+use crate::domain::lifecycle::{Life, State, Status};
 
 impl Transactions for SqliteConnection {
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -56,43 +52,15 @@ impl Transactions for SqliteConnection {
         claims.iter().map(|one| claim(self, one)).collect()
     }
 
-    fn record(&mut self, outcomes: &[Recording<'_>]) -> Result<Vec<Recorded>, StoreError> {
-        outcomes.iter().map(|one| record(self, one.finished, one.endpoint.as_deref())).collect()
+    fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError> {
+        leaving.iter().map(|one| leave_sending(self, one)).collect()
     }
 
-    fn interrupt(
-        &mut self,
-        scope: &Scope,
-        at: Timestamp,
-        counts: bool,
-        why: &str,
-    ) -> Result<usize, StoreError> {
-        interrupt(self, scope, at, counts, why)
-    }
-
-    fn interrupt_claim(
-        &mut self,
-        endpoint_id: &EndpointId,
-        claimed: &Claimed,
-        at: Timestamp,
-        counts: bool,
-        why: &str,
-    ) -> Result<bool, StoreError> {
-        interrupt_claim(self, endpoint_id, claimed, at, counts, why)
-    }
-
-    fn release(&mut self, claims: &[Claimed], at: Timestamp) -> Result<(), StoreError> {
-        for claimed in claims {
-            leave_sending(self, claimed, &Cause::Released { at }, at)?;
+    fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
+        for row in rows {
+            diesel::insert_into(attempts::table).values(row).execute(self)?;
         }
         Ok(())
-    }
-
-    fn raise_epoch(&mut self) -> Result<i64, StoreError> {
-        Ok(diesel::update(counters::table.find(super::query::EPOCH))
-            .set(counters::value.eq(counters::value + 1))
-            .returning(counters::value)
-            .get_result(self)?)
     }
 
     fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
@@ -111,7 +79,7 @@ fn publish(
     let store_all = |conn: &mut SqliteConnection, wakes: &mut Vec<Wake>| {
         let mut answers = Vec::with_capacity(publish.events.len());
         for (index, (event, endpoints)) in publish.events.iter().zip(endpoints).enumerate() {
-            match publish_one(conn, event, endpoints, publish.only.as_ref(), wakes)? {
+            match publish_one(conn, publish, event, endpoints, wakes)? {
                 Some(answer) => answers.push(answer),
                 None => return Err(Abandon::Refused(Refusal::Conflict { index, id: event.id.clone() })),
             }
@@ -169,9 +137,9 @@ impl From<StoreError> for Abandon {
 /// `None`: the id belongs to a different event.
 fn publish_one(
     conn: &mut SqliteConnection,
+    publish: &Publish,
     event: &Arc<SealedEvent>,
     endpoints: &[Arc<Endpoint>],
-    only: Option<&EndpointId>,
     wakes: &mut Vec<Wake>,
 ) -> Result<Option<Published>, StoreError> {
     let row = NewEventRow {
@@ -195,11 +163,7 @@ fn publish_one(
 
     let mut answer = Published { created_at: event.created_at, duplicate: false, deliveries: Vec::new() };
     for endpoint in endpoints {
-        let wanted = match only {
-            Some(only) => endpoint.id == *only,
-            None => EventFilter::any_matches(&endpoint.settings.event_types, &event.event_type),
-        };
-        if !wanted {
+        if !publish.is_for(endpoint, event) {
             continue;
         }
         let id = DeliveryId::generate(event.created_at);
@@ -293,47 +257,9 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
     Ok(claimed)
 }
 
-/// Writes an outcome: state, attempt row, next attempt and the endpoint's health.
-///
-/// `endpoint` is `None` once it has been deleted.
-fn record(
-    conn: &mut SqliteConnection,
-    finished: &Finished,
-    endpoint: Option<&Endpoint>,
-) -> Result<Recorded, StoreError> {
-    let at = finished.ended_at;
-    let schedule = endpoint.map(|endpoint| &endpoint.retry_schedule);
-    // What is left of a probe, or was in flight when the breaker opened, waits for the next probe.
-    let changed = finished.health != finished.health_before;
-    let not_before = finished.health.opens_at().filter(|_| changed);
-    let rejected = Cause::Rejected { at, schedule, jitter: finished.jitter, not_before };
-    let cause = match finished.verdict {
-        Verdict::Accepted => Cause::Accepted { at },
-        Verdict::RetryAfter(_) | Verdict::Gone if endpoint.is_some() => {
-            Cause::Deferred { until: finished.rest_until.unwrap_or(at) }
-        }
-        _ => rejected,
-    };
-    let Some(life) = leave_sending(conn, &finished.claimed, &cause, at)? else {
-        return Ok(Recorded::Stale);
-    };
-    let row = codec::attempt_row(finished.clone(), life.attempt_count);
-    diesel::insert_into(attempts::table).values(&row).execute(conn)?;
-    if endpoint.is_some() {
-        record_health(conn, finished)?;
-    }
-    Ok(Recorded::Written(life))
-}
-
-/// Ends a claim by `cause`. `None`: the claim had been taken away, and nothing was written.
-fn leave_sending(
-    conn: &mut SqliteConnection,
-    claimed: &Claimed,
-    cause: &Cause<'_>,
-    at: Timestamp,
-) -> Result<Option<Life>, StoreError> {
-    // A claim that the supervisor holds is `sending` by construction; only the row may disagree.
-    let Ok(life) = lifecycle::next(&claimed.life, cause) else { return Ok(None) };
+/// Ends a claim. False: it had been taken away, and nothing was written.
+fn leave_sending(conn: &mut SqliteConnection, leaving: &Leaving<'_>) -> Result<bool, StoreError> {
+    let Leaving { claimed, life, at } = leaving;
     let updated = diesel::update(
         deliveries::table
             .filter(deliveries::id.eq(claimed.id.as_str()))
@@ -342,80 +268,12 @@ fn leave_sending(
             .filter(deliveries::claim_no.eq(claimed.claim_no)),
     )
     .set((
-        codec::life_columns(&life),
+        codec::life_columns(life),
         deliveries::claimed_at.eq(None::<i64>),
         deliveries::updated_at.eq(at.as_micros()),
     ))
     .execute(conn)?;
-    Ok((updated == 1).then_some(life))
-}
-
-/// How the endpoint is doing, as its supervisor judged. Most attempts change nothing of it, and then
-/// nothing is written.
-fn record_health(conn: &mut SqliteConnection, finished: &Finished) -> Result<(), StoreError> {
-    if finished.health != finished.health_before {
-        let row = codec::health_row(&finished.endpoint_id, &finished.health);
-        diesel::insert_into(health::table)
-            .values(&row)
-            .on_conflict(health::endpoint_id)
-            .do_update()
-            .set(&row)
-            .execute(conn)?;
-    }
-    if let Some(reason) = finished.pause {
-        diesel::update(
-            endpoints::table
-                .filter(endpoints::id.eq(finished.endpoint_id.as_str()))
-                .filter(endpoints::pause_reason.is_null())
-                .filter(endpoints::deleted_at.is_null()),
-        )
-        .set((
-            endpoints::pause_reason.eq(Some(reason.as_str())),
-            endpoints::version.eq(endpoints::version + 1),
-        ))
-        .execute(conn)?;
-        diesel::update(counters::table.find(super::query::ENDPOINTS))
-            .set(counters::value.eq(counters::value + 1))
-            .execute(conn)?;
-    }
-    Ok(())
-}
-
-/// Takes back what a dead owner left `sending`.
-fn interrupt(
-    conn: &mut SqliteConnection,
-    scope: &Scope,
-    at: Timestamp,
-    counts: bool,
-    why: &str,
-) -> Result<usize, StoreError> {
-    let sending = deliveries::table.filter(StatusIsSending).select(DeliveryRow::as_select());
-    let rows: Vec<DeliveryRow> = match scope {
-        Scope::All => sending.load(conn)?,
-        Scope::Endpoint(id) => sending.filter(deliveries::endpoint_id.eq(id.as_str())).load(conn)?,
-    };
-    for row in &rows {
-        let endpoint_id = EndpointId::from_text(row.endpoint_id.as_str());
-        interrupt_claim(conn, &endpoint_id, &codec::claimed(row)?, at, counts, why)?;
-    }
-    Ok(rows.len())
-}
-
-/// Logs one claim as interrupted. False if it had been taken away already.
-fn interrupt_claim(
-    conn: &mut SqliteConnection,
-    endpoint_id: &EndpointId,
-    claimed: &Claimed,
-    at: Timestamp,
-    counts: bool,
-    why: &str,
-) -> Result<bool, StoreError> {
-    if leave_sending(conn, claimed, &Cause::Interrupted { at, counts }, at)?.is_none() {
-        return Ok(false);
-    }
-    let row = codec::interrupted_row(claimed, endpoint_id.as_str(), at, why);
-    diesel::insert_into(attempts::table).values(&row).execute(conn)?;
-    Ok(true)
+    Ok(updated == 1)
 }
 
 /// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.

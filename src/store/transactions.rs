@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use super::group::{Claim, Outcome, Publish, Recorded, Wake};
+use super::group::{Claim, Outcome, Publish, Wake};
 use super::query::{Retire, Retired};
-use super::writer::Scope;
+use super::rows::AttemptRow;
 use super::{AnyConnection, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Finished};
+use crate::domain::delivery::Claimed;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::EndpointId;
+use crate::domain::lifecycle::{self, Cause, Life};
 
 /// The endpoints of one tenant, as they stand in the transaction.
 pub(super) type Endpoints = Arc<[Arc<Endpoint>]>;
@@ -21,10 +21,19 @@ pub(super) struct Publishing<'a> {
     pub(super) endpoints: Vec<Endpoints>,
 }
 
-/// An outcome to write, and its endpoint as it stands; `None` once that has been deleted.
-pub(super) struct Recording<'a> {
-    pub(super) finished: &'a Finished,
-    pub(super) endpoint: Option<Arc<Endpoint>>,
+/// A claim that ends, and what the lifecycle has made of its delivery.
+pub(super) struct Leaving<'a> {
+    pub(super) claimed: &'a Claimed,
+    pub(super) life: Life,
+    pub(super) at: Timestamp,
+}
+
+impl<'a> Leaving<'a> {
+    /// `None` where the lifecycle does not allow it. (A claim that is held is `sending` by construction;
+    /// only its row may disagree.)
+    pub(super) fn by(claimed: &'a Claimed, cause: &Cause<'_>, at: Timestamp) -> Option<Self> {
+        Some(Self { claimed, life: lifecycle::next(&claimed.life, cause).ok()?, at })
+    }
 }
 
 /// Every function but the first three works inside the transaction that `begin` began.
@@ -48,33 +57,12 @@ pub(super) trait Transactions {
     /// Makes due deliveries `sending`. Those that are so no more are passed over.
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError>;
 
-    /// Writes outcomes: state, attempt row, next attempt and the endpoint's health.
-    fn record(&mut self, outcomes: &[Recording<'_>]) -> Result<Vec<Recorded>, StoreError>;
+    /// Ends claims, as far as they still stand: `sending`, of this epoch, of this number. Says of each
+    /// whether it did; of the others nothing is written.
+    fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError>;
 
-    /// Takes back what a dead owner left `sending`. Returns how many there were.
-    fn interrupt(
-        &mut self,
-        scope: &Scope,
-        at: Timestamp,
-        counts: bool,
-        why: &str,
-    ) -> Result<usize, StoreError>;
-
-    /// Logs one claim as interrupted. False if it had been taken away already.
-    fn interrupt_claim(
-        &mut self,
-        endpoint_id: &EndpointId,
-        claimed: &Claimed,
-        at: Timestamp,
-        counts: bool,
-        why: &str,
-    ) -> Result<bool, StoreError>;
-
-    /// Lets claims go that were never started: no attempt row, no retry, no interruption.
-    fn release(&mut self, claims: &[Claimed], at: Timestamp) -> Result<(), StoreError>;
-
-    /// Raises the stored boot counter and returns it.
-    fn raise_epoch(&mut self) -> Result<i64, StoreError>;
+    /// Appends to the attempt log.
+    fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;
 
     /// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.
     fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError>;
@@ -86,6 +74,8 @@ impl AnyConnection {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(conn) => conn,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(conn) => conn,
         }
     }
 }

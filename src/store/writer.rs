@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::endpoint_cache::EndpointCache;
-use super::transactions::{Endpoints, Publishing, Recording};
-use super::{AnyConnection, EndpointCodec, Member, Publish, Recorded, Refusal, StoreError, Wake, group};
-use crate::domain::clock::Timestamp;
-use crate::domain::delivery::Claimed;
+use super::transactions::{Endpoints, Publishing};
+use super::{AnyConnection, EndpointCodec, Member, Publish, Refusal, StoreError, Wake, group};
 use crate::domain::ids::EndpointId;
 
 /// The writers' side of the database.
@@ -83,29 +81,6 @@ impl Writer {
 }
 
 impl Tx<'_> {
-    /// Writes all outcomes of a group, and tells of what they led to.
-    fn record_all(&mut self, members: &mut [Member]) -> Result<(), StoreError> {
-        let mut slots: Vec<_> = members.iter_mut().filter_map(Member::as_record).collect();
-        let mut outcomes = Vec::with_capacity(slots.len());
-        for slot in &slots {
-            let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
-            outcomes.push(Recording { finished: &slot.input, endpoint });
-        }
-        if outcomes.is_empty() {
-            return Ok(());
-        }
-        let recorded = self.conn.own().record(&outcomes)?;
-        for (outcome, recorded) in outcomes.iter().zip(&recorded) {
-            if let (Recorded::Written(life), Some(endpoint)) = (recorded, &outcome.endpoint) {
-                self.announce_outcome(outcome.finished, life, endpoint)?;
-            }
-        }
-        for (slot, recorded) in slots.iter_mut().zip(recorded) {
-            slot.output = Some(recorded);
-        }
-        Ok(())
-    }
-
     /// Claims for all supervisors of a group that still own what they claim.
     fn claim_all(&mut self, members: &mut [Member]) -> Result<(), StoreError> {
         let mut slots: Vec<_> = members.iter_mut().filter_map(Member::as_claim).collect();
@@ -165,7 +140,8 @@ impl Tx<'_> {
     }
 }
 
-fn in_transaction<T>(
+/// Runs `work` in a transaction, which is kept if it went well.
+pub(super) fn in_transaction<T>(
     conn: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
@@ -193,47 +169,7 @@ impl<'a> Tx<'a> {
 
     /// Raises the stored epoch, so that whatever an earlier owner still writes is stale.
     pub(crate) fn raise_epoch(&mut self) -> Result<i64, StoreError> {
-        self.conn.own().raise_epoch()
-    }
-
-    /// Takes back what a dead owner left `sending`, and logs each as interrupted.
-    ///
-    /// `counts` is false after a clean stop. Returns how many there were.
-    pub(crate) fn interrupt(
-        &mut self,
-        scope: &Scope,
-        at: Timestamp,
-        counts: bool,
-        why: &str,
-    ) -> Result<usize, StoreError> {
-        self.conn.own().interrupt(scope, at, counts, why)
-    }
-
-    /// Logs one claim whose attempt broke off as interrupted. False if it was taken away already.
-    pub(crate) fn interrupt_claim(
-        &mut self,
-        endpoint_id: &EndpointId,
-        claimed: &Claimed,
-        at: Timestamp,
-        counts: bool,
-        why: &str,
-    ) -> Result<bool, StoreError> {
-        self.conn.own().interrupt_claim(endpoint_id, claimed, at, counts, why)
-    }
-
-    /// Lets claims go that were not started. Those that were taken away meanwhile are passed over.
-    pub(crate) fn release(&mut self, claims: &[Claimed], at: Timestamp) -> Result<(), StoreError> {
-        self.conn.own().release(claims, at)
-    }
-
-    /// Lets claims go that no attempt holds, as far as they still stand.
-    pub(crate) fn take_back(
-        &mut self,
-        names: &[super::query::ClaimName],
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let claims = super::query::standing_claims(self.conn, names)?;
-        self.release(&claims, at)
+        super::query::raise_epoch(self.conn)
     }
 
     /// Removes one batch of events, with their deliveries and attempts, that ended before `cutoff`.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use postrider::config::DatabaseUrl;
 use postrider::domain::access::Scope;
 use postrider::domain::breaker::BreakerState;
 use postrider::domain::delivery::Outcome;
@@ -10,7 +11,19 @@ use postrider::domain::endpoint::PauseReason;
 use postrider::domain::lifecycle::{FailureReason, HoldReason, Status};
 use postrider::domain::settings::{OnFailed, Ordering};
 
-const UP: &str = include_str!("../../migrations/sqlite/2026-11-23-000000_add_webhook_deliveries/up.sql");
+use crate::support::database::{execute, words};
+use crate::support::postgres::Cluster;
+
+const UP: [&str; 2] = [
+    include_str!("../../migrations/sqlite/2026-11-23-000000_add_webhook_deliveries/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-23-000000_add_webhook_deliveries/up.sql"),
+];
+
+/// A fresh database of each kind.
+fn databases(folder: &Path) -> Vec<DatabaseUrl> {
+    let sqlite = DatabaseUrl::Sqlite(folder.join("fresh.db"));
+    std::iter::once(sqlite).chain(Cluster::shared().map(Cluster::database)).collect()
+}
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -127,10 +140,12 @@ fn every_file_says_what_it_is() {
 #[test]
 fn the_words_of_the_schema_are_those_of_the_code() {
     fn check(column: &str, words: &[&str]) {
-        let flat = UP.split_whitespace().collect::<Vec<_>>().join(" ");
         let list = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
         let constraint = format!("CHECK ({column} IN ({list}))");
-        assert!(flat.contains(&constraint), "the migration has no {constraint}");
+        for up in UP {
+            let flat = up.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(flat.contains(&constraint), "the migration has no {constraint}");
+        }
     }
     macro_rules! words {
         ($column:literal, $of:ty) => {
@@ -167,47 +182,83 @@ fn state_words_are_written_in_one_place() {
     }
 }
 
+/// What tells a database's tables, and the columns of one of them.
+fn catalogue(url: &DatabaseUrl) -> (&'static str, fn(&str) -> String) {
+    match url {
+        DatabaseUrl::Sqlite(_) => (
+            "SELECT name AS w FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name",
+            |table| format!("SELECT name AS w FROM pragma_table_info('{table}') ORDER BY cid"),
+        ),
+        _ => (
+            "SELECT tablename::text AS w FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename",
+            |table| {
+                format!(
+                    "SELECT column_name::text AS w FROM information_schema.columns \
+                     WHERE table_name = '{table}' ORDER BY ordinal_position"
+                )
+            },
+        ),
+    }
+}
+
 #[test]
 fn the_tables_of_the_code_are_those_of_the_migrations() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("schema.db");
-    postrider::migrate(&postrider::config::DatabaseUrl::Sqlite(file.clone())).unwrap();
     let schema =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/schema.rs")).unwrap();
-    let mut tables = BTreeSet::new();
-    for block in schema.split("diesel::table! {").skip(1) {
-        let lines: Vec<_> = block.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let table = lines[0].split_whitespace().next().unwrap();
-        let columns: Vec<_> = lines[1..]
-            .iter()
-            .take_while(|line| **line != "}")
-            .map(|line| line.split(" -> ").next().unwrap())
-            .collect();
-        let sql = format!("SELECT name AS w FROM pragma_table_info('{table}') ORDER BY cid");
-        assert_eq!(crate::support::database::words(&file, &sql), columns, "{table}");
-        tables.insert(table.to_owned());
+    for url in databases(folder.path()) {
+        postrider::migrate(&url).unwrap();
+        let (all, columns_of) = catalogue(&url);
+        let mut tables = BTreeSet::new();
+        for block in schema.split("diesel::table! {").skip(1) {
+            let lines: Vec<_> = block.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let table = lines[0].split_whitespace().next().unwrap();
+            let columns: Vec<_> = lines[1..]
+                .iter()
+                .take_while(|line| **line != "}")
+                .map(|line| line.split(" -> ").next().unwrap())
+                .collect();
+            assert_eq!(words(&url, &columns_of(table)), columns, "{table} of {url:?}");
+            tables.insert(table.to_owned());
+        }
+        assert_eq!(BTreeSet::from_iter(words(&url, all)), tables, "{url:?}");
     }
-    let sql = "SELECT name AS w FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
-    assert_eq!(BTreeSet::from_iter(crate::support::database::words(&file, sql)), tables);
 }
 
 #[test]
 fn migrations_go_up_and_down_and_touch_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("host.db");
-    let url = postrider::config::DatabaseUrl::Sqlite(file.clone());
-    crate::support::database::execute(
-        &file,
-        "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('mine')",
-    );
-    let tables = "SELECT count(*) AS n FROM sqlite_master WHERE name LIKE 'webhook_%'";
-    for _ in 0..2 {
-        postrider::migrate(&url).unwrap();
-        postrider::migrate(&url).unwrap();
-        assert!(crate::support::database::number(&file, tables) > 8);
-        assert_eq!(postrider::revert(&url).unwrap().as_deref(), Some("20261123000000"));
-        assert_eq!(postrider::revert(&url).unwrap(), None);
-        assert_eq!(crate::support::database::number(&file, tables), 0);
+    for url in databases(folder.path()) {
+        execute(&url, "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('mine')");
+        let (all, _) = catalogue(&url);
+        for _ in 0..2 {
+            postrider::migrate(&url).unwrap();
+            postrider::migrate(&url).unwrap();
+            assert!(words(&url, all).len() > 9);
+            assert_eq!(postrider::revert(&url).unwrap().as_deref(), Some("20261123000000"));
+            assert_eq!(postrider::revert(&url).unwrap(), None);
+            assert_eq!(words(&url, all), ["orders"]);
+        }
+        execute(&url, "CREATE TABLE webhook_events (mine TEXT)");
+        let taken = postrider::migrate(&url).unwrap_err().to_string();
+        assert!(taken.contains("webhook_events") && taken.contains("did not make"), "{taken}");
+        assert_eq!(words(&url, "SELECT id AS w FROM orders"), ["mine"]);
     }
-    assert_eq!(crate::support::database::words(&file, "SELECT id AS w FROM orders"), ["mine"]);
+}
+
+#[test]
+fn many_that_migrate_at_once_migrate_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for url in databases(folder.path()) {
+        let all: Vec<_> = (0..8)
+            .map(|_| {
+                let url = url.clone();
+                std::thread::spawn(move || postrider::migrate(&url))
+            })
+            .collect();
+        for one in all {
+            one.join().unwrap().unwrap();
+        }
+        assert_eq!(words(&url, "SELECT version AS w FROM webhook_schema_migrations"), ["20261123000000"]);
+    }
 }

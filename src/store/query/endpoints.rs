@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use super::{Conn, ENDPOINTS, Page, raise_counter};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Finished;
 use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
@@ -166,6 +167,34 @@ pub(crate) fn add_keys(
 pub(crate) fn health(conn: &mut Conn, id: &EndpointId) -> Result<Health, StoreError> {
     let row = health::table.find(id.as_str()).select(HealthRow::as_select()).first(conn).optional()?;
     row.as_ref().map_or(Ok(Health::default()), codec::health)
+}
+
+/// How an endpoint is doing after an attempt, as its supervisor judged. Most attempts change nothing of
+/// it, and then nothing is written.
+pub(crate) fn record_health(conn: &mut Conn, finished: &Finished) -> Result<(), StoreError> {
+    let id = finished.endpoint_id.as_str();
+    if finished.health != finished.health_before {
+        let row = codec::health_row(&finished.endpoint_id, &finished.health);
+        // No other one writes it: an endpoint has one supervisor.
+        if diesel::update(health::table.find(id)).set(row.clone()).execute(conn)? == 0 {
+            diesel::insert_into(health::table).values(row).execute(conn)?;
+        }
+    }
+    if let Some(reason) = finished.pause {
+        diesel::update(
+            endpoints::table
+                .filter(endpoints::id.eq(id))
+                .filter(endpoints::pause_reason.is_null())
+                .filter(endpoints::deleted_at.is_null()),
+        )
+        .set((
+            endpoints::pause_reason.eq(Some(reason.as_str())),
+            endpoints::version.eq(endpoints::version + 1),
+        ))
+        .execute(conn)?;
+        raise_counter(conn, ENDPOINTS)?;
+    }
+    Ok(())
 }
 
 /// Forgets failures.

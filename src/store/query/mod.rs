@@ -47,6 +47,12 @@ pub(crate) fn probe_write(conn: &mut Conn) -> Result<(), StoreError> {
     raise_counter(conn, PROBE)
 }
 
+/// Raises the stored boot counter and returns it.
+pub(crate) fn raise_epoch(conn: &mut Conn) -> Result<i64, StoreError> {
+    raise_counter(conn, EPOCH)?;
+    counter(conn, EPOCH)
+}
+
 fn raise_counter(conn: &mut Conn, name: &str) -> Result<(), StoreError> {
     diesel::update(counters::table.find(name)).set(counters::value.eq(counters::value + 1)).execute(conn)?;
     Ok(())

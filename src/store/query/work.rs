@@ -14,7 +14,7 @@ use crate::store::schema::{
     webhook_events as events,
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
-use crate::store::{EndpointCodec, StoreError, codec};
+use crate::store::{EndpointCodec, Scope, StoreError, codec};
 
 /// Due deliveries of an endpoint, oldest first, and when the next one is due after those.
 #[derive(Debug, Default)]
@@ -77,6 +77,18 @@ pub(crate) fn recent_starts(
         codec::time(if outcome == Outcome::Interrupted.as_str() { ended_at } else { started_at })
     };
     Ok(rows.into_iter().map(start).filter(|at| *at > since).collect())
+}
+
+/// What is `sending`, and to which endpoint.
+pub(crate) fn sending(conn: &mut Conn, scope: &Scope) -> Result<Vec<(EndpointId, Claimed)>, StoreError> {
+    let mut query = deliveries::table.filter(StatusIsSending).select(DeliveryRow::as_select()).into_boxed();
+    if let Scope::Endpoint(id) = scope {
+        query = query.filter(deliveries::endpoint_id.eq(id.to_string()));
+    }
+    let rows: Vec<DeliveryRow> = query.load(conn)?;
+    rows.iter()
+        .map(|row| Ok((EndpointId::from_text(row.endpoint_id.as_str()), codec::claimed(row)?)))
+        .collect()
 }
 
 /// Those of these claims that still stand.

@@ -9,6 +9,7 @@ mod mission;
 mod namespace;
 mod neighbours;
 mod operation;
+mod postgres;
 mod secrets;
 mod verifiers;
 mod wire;

@@ -65,7 +65,12 @@ fn wrong_settings_are_named_with_their_remedy() {
         (&["--default-concurrency", "0"], &["default_concurrency", "1,000"]),
         (&["--retention", "soon"], &["retention", "30d"]),
         (&["--event-id-header", "webhook-id"], &["event_id_header"]),
-        (&["--database-url", "postgres://x/y"], &["database_url", "sqlite:FILE"]),
+        (&["--database-url", "postgres://127.0.0.1:1/y"], &["POSTRIDER_API_TOKEN"]),
+        (
+            &["--database-url", "postgres://127.0.0.1:1/y", "--api-token", TOKEN],
+            &["127.0.0.1", "port 1", "check that the server runs"],
+        ),
+        (&["--database-url", "mysql://x/y"], &["database_url", "mysql", "sqlite:FILE"]),
         (&["--database-url", "sqlite:/no/such/folder/x.db"], &["/no/such/folder", "folder exists"]),
         (&["--config", "missing.toml"], &["missing.toml"]),
         (&["--migrate", "off"], &["--migrate auto"]),

@@ -11,6 +11,17 @@ macro_rules! conformance {
                 }
             )+
         }
+
+        mod postgres {
+            $(
+                #[test]
+                fn $case() {
+                    if crate::support::engine::Database::Postgres.is_there() {
+                        super::$case(crate::support::engine::Database::Postgres);
+                    }
+                }
+            )+
+        }
     };
 }
 mod fencing;

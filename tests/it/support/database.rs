@@ -1,9 +1,11 @@
-//! A look into a database file, beside the program that owns it.
+//! A look into a database, beside the program that owns it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
+use postrider::config::DatabaseUrl;
 
 #[derive(QueryableByName)]
 struct Number {
@@ -17,25 +19,68 @@ struct Word {
     w: String,
 }
 
-fn open(path: &Path) -> SqliteConnection {
-    let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    diesel::sql_query("PRAGMA busy_timeout = 5000").execute(&mut conn).unwrap();
-    conn
+enum Conn {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+/// Where to look: a file, or a URL.
+pub trait Place {
+    fn url(&self) -> DatabaseUrl;
+}
+
+impl Place for Path {
+    fn url(&self) -> DatabaseUrl {
+        DatabaseUrl::Sqlite(self.to_owned())
+    }
+}
+
+impl Place for PathBuf {
+    fn url(&self) -> DatabaseUrl {
+        DatabaseUrl::Sqlite(self.clone())
+    }
+}
+
+impl Place for DatabaseUrl {
+    fn url(&self) -> DatabaseUrl {
+        self.clone()
+    }
+}
+
+fn open(place: &(impl Place + ?Sized)) -> Conn {
+    match place.url() {
+        DatabaseUrl::Sqlite(path) => {
+            let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+            conn.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+            Conn::Sqlite(conn)
+        }
+        DatabaseUrl::Postgres(url) => Conn::Postgres(PgConnection::establish(url.reveal()).unwrap()),
+        _ => panic!("an unknown database"),
+    }
 }
 
 /// The number that `SELECT … AS n` answers.
-pub fn number(path: &Path, sql: &str) -> i64 {
-    diesel::sql_query(sql).get_result::<Number>(&mut open(path)).unwrap().n
+pub fn number(place: &(impl Place + ?Sized), sql: &str) -> i64 {
+    let found: Number = match open(place) {
+        Conn::Sqlite(mut conn) => diesel::sql_query(sql).get_result(&mut conn).unwrap(),
+        Conn::Postgres(mut conn) => diesel::sql_query(sql).get_result(&mut conn).unwrap(),
+    };
+    found.n
 }
 
 /// The texts that `SELECT … AS w` answers.
-pub fn words(path: &Path, sql: &str) -> Vec<String> {
-    let rows = diesel::sql_query(sql).load::<Word>(&mut open(path)).unwrap();
+pub fn words(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
+    let rows: Vec<Word> = match open(place) {
+        Conn::Sqlite(mut conn) => diesel::sql_query(sql).load(&mut conn).unwrap(),
+        Conn::Postgres(mut conn) => diesel::sql_query(sql).load(&mut conn).unwrap(),
+    };
     rows.into_iter().map(|row| row.w).collect()
 }
 
 /// Runs statements that change it.
-pub fn execute(path: &Path, sql: &str) {
-    use diesel::connection::SimpleConnection;
-    open(path).batch_execute(sql).unwrap();
+pub fn execute(place: &(impl Place + ?Sized), sql: &str) {
+    match open(place) {
+        Conn::Sqlite(mut conn) => conn.batch_execute(sql).unwrap(),
+        Conn::Postgres(mut conn) => conn.batch_execute(sql).unwrap(),
+    }
 }

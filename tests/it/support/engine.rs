@@ -1,6 +1,6 @@
 //! An engine on virtual time against scripted receivers, over a real SQLite file.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use postrider::testing::{ScriptedReceivers, TokioClock, pass};
 use postrider::{DeliveryView, Postrider, Receipt};
 use serde_json::value::RawValue;
 
+use super::postgres::Cluster;
+
 /// 2026-01-01T00:00:00Z
 pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
@@ -21,12 +23,29 @@ pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 #[derive(Debug, Clone, Copy)]
 pub enum Database {
     Sqlite,
+    Postgres,
+}
+
+impl Database {
+    /// A fresh one; its file, where it is one, in `folder`. `None` where there is no server.
+    fn fresh(self, folder: &Path) -> Option<DatabaseUrl> {
+        match self {
+            Self::Sqlite => Some(DatabaseUrl::Sqlite(folder.join("test.db"))),
+            Self::Postgres => Cluster::shared().map(Cluster::database),
+        }
+    }
+
+    /// Whether there is one to be had.
+    pub fn is_there(self) -> bool {
+        matches!(self, Self::Sqlite) || Cluster::shared().is_some()
+    }
 }
 
 pub struct TestEngine {
     pub postrider: Postrider,
     pub receivers: ScriptedReceivers,
-    dir: tempfile::TempDir,
+    database: DatabaseUrl,
+    _dir: tempfile::TempDir,
 }
 
 impl TestEngine {
@@ -37,16 +56,19 @@ impl TestEngine {
 
     /// An engine with the defaults on that database.
     pub fn on(database: Database) -> Self {
-        match database {
-            Database::Sqlite => Self::start(),
-        }
+        Self::on_with(database, |_| {})
     }
 
     pub fn with(configure: impl FnOnce(&mut EngineConfig)) -> Self {
+        Self::on_with(Database::Sqlite, configure)
+    }
+
+    fn on_with(database: Database, configure: impl FnOnce(&mut EngineConfig)) -> Self {
         let receivers = ScriptedReceivers::default();
         let dir = tempfile::tempdir().unwrap();
-        let postrider = start(&dir, receivers.clone(), START, configure);
-        Self { postrider, receivers, dir }
+        let database = database.fresh(dir.path()).expect("there is one");
+        let postrider = start(&database, receivers.clone(), START, configure);
+        Self { postrider, receivers, database, _dir: dir }
     }
 
     /// Stops the engine and starts another one on the same database.
@@ -60,12 +82,12 @@ impl TestEngine {
     }
 
     pub fn start_again(self) -> Self {
-        let postrider = start(&self.dir, self.receivers.clone(), self.postrider.now(), |_| {});
+        let postrider = start(&self.database, self.receivers.clone(), self.postrider.now(), |_| {});
         Self { postrider, ..self }
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.dir.path().join("test.db")
+    pub fn database(&self) -> DatabaseUrl {
+        self.database.clone()
     }
 
     /// An endpoint at `http://127.0.0.{n}/`, which the receivers know as `host(n)`.
@@ -122,7 +144,7 @@ impl TestEngine {
 }
 
 fn start(
-    dir: &tempfile::TempDir,
+    database: &DatabaseUrl,
     receivers: ScriptedReceivers,
     now: Timestamp,
     configure: impl FnOnce(&mut EngineConfig),
@@ -131,7 +153,7 @@ fn start(
     config.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
     configure(&mut config);
     Postrider::builder()
-        .database(DatabaseUrl::Sqlite(dir.path().join("test.db")))
+        .database(database.clone())
         .config(config)
         .clock(Arc::new(TokioClock::starting_at(now)))
         .transport(Arc::new(receivers))

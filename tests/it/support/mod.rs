@@ -4,6 +4,7 @@
 pub mod api;
 pub mod database;
 pub mod engine;
+pub mod postgres;
 pub mod receiver;
 pub mod server;
 

@@ -1,0 +1,489 @@
+//! Postgres' own way of publishing, claiming, ending claims and retiring.
+//!
+//! Rows go in as arrays (`unnest`), so a group of any size costs the same few round trips.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
+
+use super::group::{Claim, Outcome, Publish, Published, Refusal, Wake};
+use super::query::{Retire, Retired};
+use super::rows::{AttemptRow, DeliveryRow};
+use super::schema::{
+    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
+};
+use super::transactions::{Leaving, Publishing, Transactions};
+use super::{StoreError, codec};
+use crate::domain::delivery::{Claimed, Queued};
+use crate::domain::event::SealedEvent;
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use crate::domain::lifecycle::Status;
+
+/// Advisory locks are told apart by two numbers; the first one is ours.
+const LOCKS: i32 = 0x706f_7374;
+const MIGRATIONS: i32 = 1;
+const SENDER: i32 = 2;
+
+/// Of several processes that migrate at once the others wait here.
+pub(super) fn lock_migrations(conn: &mut PgConnection) -> Result<(), StoreError> {
+    Ok(conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATIONS})"))?)
+}
+
+/// The right to send from one database: a lock that ends with its connection.
+pub(crate) struct SessionLock {
+    _conn: PgConnection,
+}
+
+impl SessionLock {
+    /// Takes the lock, or says that another process has it.
+    pub(super) fn acquire(mut conn: PgConnection) -> Result<Self, StoreError> {
+        #[derive(QueryableByName)]
+        struct Taken {
+            #[diesel(sql_type = diesel::sql_types::Bool)]
+            taken: bool,
+        }
+        let sql = format!("SELECT pg_try_advisory_lock({LOCKS}, {SENDER}) AS taken");
+        if diesel::sql_query(sql).get_result::<Taken>(&mut conn)?.taken {
+            return Ok(Self { _conn: conn });
+        }
+        let detail = "another process already sends from this database: stop it, or give this one a database of its own";
+        Err(StoreError::Setup(detail.into()))
+    }
+}
+
+impl Transactions for PgConnection {
+    fn begin(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::begin_transaction(self)?)
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::commit_transaction(self)?)
+    }
+
+    fn rollback(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::rollback_transaction(self)?)
+    }
+
+    fn publish(
+        &mut self,
+        members: &[Publishing<'_>],
+        wakes: &mut Vec<Wake>,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        publish(self, members, wakes)
+    }
+
+    fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
+        claim(self, claims)
+    }
+
+    fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError> {
+        leave_sending(self, leaving)
+    }
+
+    fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
+        if !rows.is_empty() {
+            diesel::insert_into(attempts::table).values(rows).execute(self)?;
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
+        retire(self, batch)
+    }
+}
+
+/// What two events are told to be the same by.
+type Key<'a> = (&'a Tenant, &'a EventId);
+
+fn key(event: &SealedEvent) -> Key<'_> {
+    (&event.tenant, &event.id)
+}
+
+/// An event that is stored already.
+struct Stored {
+    seq: i64,
+    content_hash: Vec<u8>,
+    created_at: i64,
+}
+
+/// Whose an event of this group is, once it is known what is stored already.
+struct Sorted<'a> {
+    /// The first of each new id, with its endpoints' place: member and index.
+    new: BTreeMap<Key<'a>, (usize, usize)>,
+    refused: HashMap<usize, Refusal>,
+}
+
+/// Goes through the members in their order: an id is its first accepted event's.
+fn sort<'a>(members: &[Publishing<'a>], stored: &HashMap<Key<'a>, Stored>) -> Sorted<'a> {
+    let mut sorted = Sorted { new: BTreeMap::new(), refused: HashMap::new() };
+    for (member, publishing) in members.iter().enumerate() {
+        let events = &publishing.publish.events;
+        let mut own = BTreeMap::new();
+        let conflict = events.iter().position(|event| {
+            let key = key(event);
+            let first = own.get(&key).or_else(|| sorted.new.get(&key));
+            match (stored.get(&key), first) {
+                (Some(stored), _) => stored.content_hash != event.content_hash,
+                (None, Some(&(member, index))) => hash_at(members, member, index) != event.content_hash,
+                (None, None) => {
+                    let index = events.iter().position(|one| Arc::ptr_eq(one, event)).unwrap_or_default();
+                    own.insert(key, (member, index));
+                    false
+                }
+            }
+        });
+        match conflict {
+            Some(index) => {
+                let id = events[index].id.clone();
+                sorted.refused.insert(member, Refusal::Conflict { index, id });
+            }
+            None => sorted.new.extend(own),
+        }
+    }
+    sorted
+}
+
+fn hash_at(members: &[Publishing<'_>], member: usize, index: usize) -> [u8; 32] {
+    members[member].publish.events[index].content_hash
+}
+
+/// Stores all that is new in one statement, and finds out by what did not go in what had been there.
+fn publish(
+    conn: &mut PgConnection,
+    members: &[Publishing<'_>],
+    wakes: &mut Vec<Wake>,
+) -> Result<Vec<Outcome>, StoreError> {
+    let mut stored: HashMap<Key<'_>, Stored> = HashMap::new();
+    let mut inserted: HashMap<Key<'_>, i64> = HashMap::new();
+    let sorted = loop {
+        let sorted = sort(members, &stored);
+        let missing = || sorted.new.iter().filter(|(key, _)| !inserted.contains_key(*key));
+        let mut places: Vec<(usize, usize)> = missing().map(|(_, place)| *place).collect();
+        if places.is_empty() {
+            break sorted;
+        }
+        // Their place in the order of publishing is that of the group, whatever order they go in.
+        places.sort_unstable();
+        let seqs: HashMap<_, _> = places.iter().copied().zip(next_seqs(conn, places.len())?).collect();
+        let missing: Vec<New<'_>> = missing()
+            .map(|(key, place)| (*key, &members[place.0].publish.events[place.1], seqs[place]))
+            .collect();
+        let seqs = insert_events(conn, &missing)?;
+        let (there, new): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|(key, ..)| !seqs.contains_key(key));
+        inserted.extend(new.into_iter().map(|(key, ..)| (key, seqs[&key])));
+        if there.is_empty() {
+            break sorted;
+        }
+        // Somebody else's, or an earlier one of our own.
+        stored.extend(find_events(conn, &there)?);
+    };
+    // What went in for a member that was refused after all goes out again, in the same transaction.
+    let unwanted: Vec<i64> =
+        inserted.iter().filter(|(key, _)| !sorted.new.contains_key(*key)).map(|(_, seq)| *seq).collect();
+    if !unwanted.is_empty() {
+        diesel::delete(events::table.filter(events::seq.eq_any(unwanted))).execute(conn)?;
+    }
+    let mut fan_out = FanOut::default();
+    for (key, (member, index)) in &sorted.new {
+        fan_out.add(&members[*member], *index, inserted[key], wakes);
+    }
+    fan_out.insert(conn)?;
+    let known: Vec<i64> = stored.values().map(|stored| stored.seq).collect();
+    let of_stored = deliveries_of(conn, &known)?;
+    let answer = |publish: &Publish, member: usize| -> Vec<Published> {
+        let one = |(index, event): (usize, &Arc<SealedEvent>)| match stored.get(&key(event)) {
+            Some(stored) => Published {
+                created_at: codec::time(stored.created_at),
+                duplicate: true,
+                deliveries: of_stored.get(&stored.seq).cloned().unwrap_or_default(),
+            },
+            None => {
+                let (first_member, first_index) = sorted.new[&key(event)];
+                let first = &members[first_member].publish.events[first_index];
+                Published {
+                    created_at: first.created_at,
+                    duplicate: (first_member, first_index) != (member, index),
+                    deliveries: fan_out.answers.get(&inserted[&key(event)]).cloned().unwrap_or_default(),
+                }
+            }
+        };
+        publish.events.iter().enumerate().map(one).collect()
+    };
+    let outcomes = members.iter().enumerate().map(|(member, publishing)| match sorted.refused.get(&member) {
+        Some(refusal) => Err(refusal.clone()),
+        None => Ok(answer(publishing.publish, member)),
+    });
+    Ok(outcomes.collect())
+}
+
+/// An event that is not known to be stored, and its place in the order of publishing.
+type New<'a> = (Key<'a>, &'a Arc<SealedEvent>, i64);
+
+/// The next places in the order of publishing.
+fn next_seqs(conn: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreError> {
+    #[derive(QueryableByName)]
+    struct Next {
+        #[diesel(sql_type = BigInt)]
+        seq: i64,
+    }
+    let rows: Vec<Next> = diesel::sql_query(
+        "SELECT nextval(pg_get_serial_sequence('webhook_events', 'seq')) AS seq FROM generate_series(1, $1)",
+    )
+    .bind::<BigInt, _>(i64::try_from(count).unwrap_or(i64::MAX))
+    .load(conn)?;
+    Ok(rows.into_iter().map(|row| row.seq).collect())
+}
+
+/// Inserts events in the order of their keys, so that two groups never wait for each other. Those that
+/// were there do not come back.
+fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashMap<Key<'a>, i64>, StoreError> {
+    #[derive(QueryableByName)]
+    struct Inserted {
+        #[diesel(sql_type = BigInt)]
+        seq: i64,
+        #[diesel(sql_type = Text)]
+        tenant: String,
+        #[diesel(sql_type = Text)]
+        id: String,
+    }
+    let each = || new.iter().map(|(_, event, _)| event);
+    let rows: Vec<Inserted> = diesel::sql_query(
+        "INSERT INTO webhook_events \
+         (seq, tenant, id, event_type, ordering_key, content_type, content_hash, body, created_at) \
+         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         ON CONFLICT (tenant, id) DO NOTHING RETURNING seq, tenant, id",
+    )
+    .bind::<Array<BigInt>, _>(new.iter().map(|(.., seq)| *seq).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(each().map(|event| event.tenant.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(each().map(|event| event.id.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(each().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Nullable<Text>>, _>(each().map(|event| event.ordering_key.as_deref()).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(each().map(|event| event.content_type.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Binary>, _>(each().map(|event| &event.content_hash[..]).collect::<Vec<_>>())
+    .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(each().map(|event| event.created_at.as_micros()).collect::<Vec<_>>())
+    .load(conn)?;
+    let keys: HashMap<(&str, &str), Key<'a>> =
+        new.iter().map(|(key, ..)| ((key.0.as_str(), key.1.as_str()), *key)).collect();
+    let named = |row: Inserted| Some((*keys.get(&(row.tenant.as_str(), row.id.as_str()))?, row.seq));
+    Ok(rows.into_iter().filter_map(named).collect())
+}
+
+/// Events that are there, by their keys.
+fn find_events<'a>(
+    conn: &mut PgConnection,
+    wanted: &[New<'a>],
+) -> Result<Vec<(Key<'a>, Stored)>, StoreError> {
+    let mut found = Vec::new();
+    for (key, ..) in wanted {
+        let row: Option<(i64, Vec<u8>, i64)> = events::table
+            .filter(events::tenant.eq(key.0.as_str()))
+            .filter(events::id.eq(key.1.as_str()))
+            .select((events::seq, events::content_hash, events::created_at))
+            .first(conn)
+            .optional()?;
+        // Gone since by retention: the next round stores it.
+        found.extend(
+            row.map(|(seq, content_hash, created_at)| (*key, Stored { seq, content_hash, created_at })),
+        );
+    }
+    Ok(found)
+}
+
+type Deliveries = Vec<(DeliveryId, EndpointId)>;
+
+fn deliveries_of(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashMap<i64, Deliveries>, StoreError> {
+    let mut found: HashMap<i64, Deliveries> = HashMap::new();
+    if seqs.is_empty() {
+        return Ok(found);
+    }
+    let rows: Vec<(i64, String, String)> = deliveries::table
+        .filter(deliveries::event_seq.eq_any(seqs))
+        .order(deliveries::id)
+        .select((deliveries::event_seq, deliveries::id, deliveries::endpoint_id))
+        .load(conn)?;
+    for (seq, id, endpoint) in rows {
+        found.entry(seq).or_default().push((DeliveryId::from_text(id), EndpointId::from_text(endpoint)));
+    }
+    Ok(found)
+}
+
+/// The deliveries of a group's new events.
+#[derive(Default)]
+struct FanOut {
+    ids: Vec<String>,
+    seqs: Vec<i64>,
+    endpoint_ids: Vec<String>,
+    tenants: Vec<String>,
+    created_at: Vec<i64>,
+    answers: HashMap<i64, Deliveries>,
+}
+
+impl FanOut {
+    fn add(&mut self, publishing: &Publishing<'_>, index: usize, seq: i64, wakes: &mut Vec<Wake>) {
+        let event = &publishing.publish.events[index];
+        for endpoint in publishing.endpoints[index].iter() {
+            if !publishing.publish.is_for(endpoint, event) {
+                continue;
+            }
+            let id = DeliveryId::generate(event.created_at);
+            self.ids.push(id.to_string());
+            self.seqs.push(seq);
+            self.endpoint_ids.push(endpoint.id.to_string());
+            self.tenants.push(endpoint.tenant.to_string());
+            self.created_at.push(event.created_at.as_micros());
+            self.answers.entry(seq).or_default().push((id.clone(), endpoint.id.clone()));
+            let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
+            wakes.push(Wake { endpoint: Arc::clone(endpoint), queued });
+        }
+    }
+
+    fn insert(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        if self.ids.is_empty() {
+            return Ok(());
+        }
+        diesel::sql_query(format!(
+            "INSERT INTO webhook_deliveries \
+             (id, event_seq, endpoint_id, tenant, status, next_attempt_at, retries_used, attempt_count, \
+              interruptions, owner_epoch, claim_no, created_at, updated_at) \
+             SELECT id, seq, endpoint_id, tenant, '{}', at, 0, 0, 0, 0, 0, at, at \
+             FROM unnest($1, $2, $3, $4, $5) AS new (id, seq, endpoint_id, tenant, at)",
+            Status::Pending
+        ))
+        .bind::<Array<Text>, _>(&self.ids)
+        .bind::<Array<BigInt>, _>(&self.seqs)
+        .bind::<Array<Text>, _>(&self.endpoint_ids)
+        .bind::<Array<Text>, _>(&self.tenants)
+        .bind::<Array<BigInt>, _>(&self.created_at)
+        .execute(conn)?;
+        Ok(())
+    }
+}
+
+/// Claims for all supervisors of a group at once. A row that somebody is changing is passed over: it is
+/// looked at again.
+fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
+    let (mut ids, mut at, mut epochs, mut of) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
+    for (place, claim) in claims.iter().enumerate() {
+        for (order, id) in claim.ids.iter().enumerate() {
+            ids.push(id.as_str());
+            at.push(claim.at.as_micros());
+            epochs.push(claim.epoch);
+            of.insert(id.as_str(), (place, order));
+        }
+    }
+    let rows: Vec<DeliveryRow> = diesel::sql_query(format!(
+        "WITH wanted AS MATERIALIZED ( \
+             SELECT webhook_deliveries.id, asked.at, asked.epoch \
+             FROM unnest($1, $2, $3) AS asked (id, at, epoch) \
+             JOIN webhook_deliveries ON webhook_deliveries.id = asked.id COLLATE \"C\" \
+             WHERE webhook_deliveries.status = '{}' AND webhook_deliveries.next_attempt_at <= asked.at \
+             FOR UPDATE OF webhook_deliveries SKIP LOCKED \
+         ) \
+         UPDATE webhook_deliveries SET status = '{}', next_attempt_at = NULL, \
+             claim_no = webhook_deliveries.claim_no + 1, owner_epoch = wanted.epoch, \
+             claimed_at = wanted.at, updated_at = wanted.at \
+         FROM wanted WHERE webhook_deliveries.id = wanted.id \
+         RETURNING webhook_deliveries.*",
+        Status::Pending,
+        Status::Sending,
+    ))
+    .bind::<Array<Text>, _>(ids)
+    .bind::<Array<BigInt>, _>(at)
+    .bind::<Array<BigInt>, _>(epochs)
+    .load(conn)?;
+    let mut claimed: Vec<Vec<(usize, Claimed)>> = vec![Vec::new(); claims.len()];
+    for row in rows {
+        if let Some((place, order)) = of.get(row.id.as_str()) {
+            claimed[*place].push((*order, codec::claimed(&row)?));
+        }
+    }
+    let in_order = |mut claimed: Vec<(usize, Claimed)>| {
+        claimed.sort_by_key(|(order, _)| *order);
+        claimed.into_iter().map(|(_, claimed)| claimed).collect()
+    };
+    Ok(claimed.into_iter().map(in_order).collect())
+}
+
+fn leave_sending(conn: &mut PgConnection, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError> {
+    #[derive(QueryableByName)]
+    struct Left {
+        #[diesel(sql_type = Text)]
+        id: String,
+    }
+    let columns: Vec<_> = leaving.iter().map(|one| codec::life_columns(&one.life)).collect();
+    let rows: Vec<Left> = diesel::sql_query(format!(
+        "UPDATE webhook_deliveries SET status = left_as.status, next_attempt_at = left_as.next_attempt_at, \
+             hold_reason = left_as.hold_reason, failure_reason = left_as.failure_reason, \
+             retries_used = left_as.retries_used, attempt_count = left_as.attempt_count, \
+             interruptions = left_as.interruptions, delivered_at = left_as.delivered_at, \
+             claimed_at = NULL, updated_at = left_as.at \
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS left_as \
+             (id, epoch, claim_no, status, next_attempt_at, hold_reason, failure_reason, retries_used, \
+              attempt_count, interruptions, delivered_at, at) \
+         WHERE webhook_deliveries.id = left_as.id COLLATE \"C\" AND webhook_deliveries.status = '{}' \
+             AND webhook_deliveries.owner_epoch = left_as.epoch \
+             AND webhook_deliveries.claim_no = left_as.claim_no \
+         RETURNING webhook_deliveries.id",
+        Status::Sending
+    ))
+    .bind::<Array<Text>, _>(leaving.iter().map(|one| one.claimed.id.as_str()).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(leaving.iter().map(|one| one.claimed.epoch).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(leaving.iter().map(|one| one.claimed.claim_no).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(columns.iter().map(|one| one.status.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Nullable<BigInt>>, _>(columns.iter().map(|one| one.next_attempt_at).collect::<Vec<_>>())
+    .bind::<Array<Nullable<Text>>, _>(
+        columns.iter().map(|one| one.hold_reason.as_deref()).collect::<Vec<_>>(),
+    )
+    .bind::<Array<Nullable<Text>>, _>(
+        columns.iter().map(|one| one.failure_reason.as_deref()).collect::<Vec<_>>(),
+    )
+    .bind::<Array<Integer>, _>(columns.iter().map(|one| one.retries_used).collect::<Vec<_>>())
+    .bind::<Array<Integer>, _>(columns.iter().map(|one| one.attempt_count).collect::<Vec<_>>())
+    .bind::<Array<Integer>, _>(columns.iter().map(|one| one.interruptions).collect::<Vec<_>>())
+    .bind::<Array<Nullable<BigInt>>, _>(columns.iter().map(|one| one.delivered_at).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(leaving.iter().map(|one| one.at.as_micros()).collect::<Vec<_>>())
+    .load(conn)?;
+    let left: HashSet<String> = rows.into_iter().map(|row| row.id).collect();
+    Ok(leaving.iter().map(|one| left.contains(one.claimed.id.as_str())).collect())
+}
+
+/// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.
+fn retire(conn: &mut PgConnection, batch: &Retire) -> Result<Retired, StoreError> {
+    let old: Vec<(i64, i64)> = events::table
+        .filter(events::seq.gt(batch.after_seq))
+        .order(events::seq)
+        .limit(batch.limit)
+        .select((events::seq, events::created_at))
+        .load(conn)?;
+    let outdated = |(_, created_at): &&(i64, i64)| *created_at < batch.cutoff.as_micros();
+    let seqs: Vec<i64> = old.iter().take_while(outdated).map(|(seq, _)| *seq).collect();
+    let full = i64::try_from(old.len()).is_ok_and(|read| read == batch.limit);
+    let (more, last_seq) = (full && seqs.len() == old.len(), seqs.last().copied());
+    let of_batch = || deliveries::table.filter(deliveries::event_seq.eq_any(seqs.clone()));
+    let live: HashSet<i64> = of_batch()
+        .filter(
+            deliveries::status
+                .ne_all([Status::Delivered.as_str(), Status::Failed.as_str()])
+                .or(deliveries::updated_at.ge(batch.quiet_since.as_micros())),
+        )
+        .select(deliveries::event_seq)
+        .load::<i64>(conn)?
+        .into_iter()
+        .collect();
+    let ended: Vec<i64> = seqs.iter().copied().filter(|seq| !live.contains(seq)).collect();
+    if !ended.is_empty() {
+        let ids: Vec<String> = deliveries::table
+            .filter(deliveries::event_seq.eq_any(&ended))
+            .select(deliveries::id)
+            .load(conn)?;
+        diesel::delete(attempts::table.filter(attempts::delivery_id.eq_any(&ids))).execute(conn)?;
+        diesel::delete(deliveries::table.filter(deliveries::id.eq_any(&ids))).execute(conn)?;
+        diesel::delete(events::table.filter(events::seq.eq_any(&ended))).execute(conn)?;
+    }
+    Ok(Retired { events: ended.len(), last_seq: last_seq.unwrap_or(batch.after_seq), more })
+}

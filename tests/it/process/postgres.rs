@@ -1,0 +1,58 @@
+//! The server over Postgres: all that changes for a user is the URL.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::api::Api;
+use crate::support::database;
+use crate::support::postgres::Cluster;
+use crate::support::receiver::Receiver;
+use crate::support::server::{Server, serve};
+use crate::support::until;
+
+const TOKEN: &str = "a-token-for-this-test-alone";
+
+fn start(folder: &Path, url: &str) -> Server {
+    let mut command = serve(folder, &["--allow-network", "127.0.0.0/8"]);
+    command.env("POSTRIDER_DATABASE_URL", url).env("POSTRIDER_API_TOKEN", TOKEN);
+    Server::spawn(folder, command)
+}
+
+#[test]
+fn events_survive_a_kill_and_one_process_sends() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let database = cluster.database();
+    let url = cluster.text(&database);
+    let server = start(folder.path(), &url);
+    let api = Api::new(&server.base, TOKEN);
+    api.endpoint(&receiver.url("/slow/300"), r#"{"rate_limit":"unlimited","concurrency":5}"#);
+    let event = json!({"type": "a.b", "data": {"n": 1}});
+    assert_eq!(api.post("/events/batch", &json!({"events": vec![event; 30]}).to_string()).status, 202);
+    until("some are in flight", Duration::from_secs(20), || receiver.got().len() > 5);
+
+    let mut second = serve(folder.path(), &[]);
+    second.env("POSTRIDER_DATABASE_URL", &url).env("POSTRIDER_API_TOKEN", TOKEN);
+    let output = second.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("already sends from this database"), "{text}");
+
+    server.kill();
+    let server = start(folder.path(), &url);
+    let of = |status: &str| {
+        let sql = format!("SELECT count(*) AS n FROM webhook_deliveries WHERE status = '{status}'");
+        database::number(&database, &sql)
+    };
+    until("all are delivered", Duration::from_secs(30), || of("delivered") == 30);
+    let twice = receiver.got().len() - 30;
+    assert!(twice <= 5, "{twice} were sent twice, and five were in flight");
+    assert_eq!(
+        database::number(&database, "SELECT count(*) AS n FROM webhook_attempts WHERE outcome = 'delivered'"),
+        30
+    );
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{log}");
+    assert!(!log.contains("postgres@"), "the URL may hold a password:\n{log}");
+}
