@@ -61,4 +61,6 @@ pub use engine::{
     EventView, Postrider, Receipt, StartError,
 };
 pub use sender::sign as signature;
-pub use store::{SchemaError, StoreError, Unavailable, migrate, revert, rotate_keys};
+pub use store::{
+    MigrationStatus, SchemaError, StoreError, Unavailable, migrate, migrations, revert, rotate_keys,
+};

@@ -4,6 +4,8 @@
 //! by `diesel_migrations` and recorded in `webhook_schema_migrations`. No table is touched that
 //! was not made here.
 
+use std::collections::BTreeMap;
+
 use diesel::backend::Backend;
 use diesel::connection::BoxableConnection;
 use diesel::migration::{Migration, MigrationSource};
@@ -13,7 +15,7 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use super::rows::MigrationRow;
 use super::schema::webhook_schema_migrations as applied;
 use super::{AnyConnection, StoreError};
-use crate::domain::clock::{Clock, SystemClock};
+use crate::domain::clock::{Clock, SystemClock, Timestamp};
 
 /// The schema and the program do not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +28,7 @@ pub enum SchemaError {
     Newer(String),
     /// Migrations are off, and needed.
     #[error(
-        "the database's schema is older than this program (it lacks {0}): start once with --migrate auto"
+        "the database's schema is older than this program (it lacks {0}): run `postrider migrate up`, or start once with --migrate auto"
     )]
     Older(String),
     /// The database has a table of that name already.
@@ -104,6 +106,36 @@ pub(crate) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
         Some(version) => Err(SchemaError::Older(version).into()),
         None => Ok(()),
     }
+}
+
+/// One version of the schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationStatus {
+    /// Its version, such as `20261123000000`.
+    pub version: String,
+    /// When it was run; `None`: not yet.
+    pub run_at: Option<Timestamp>,
+    /// False where only a newer release knows it.
+    pub known: bool,
+}
+
+/// Every version that this program knows or that has been run, oldest first. Changes nothing.
+pub(crate) fn status(conn: &mut AnyConnection) -> Result<Vec<MigrationStatus>, StoreError> {
+    let done: Vec<(String, i64)> = if exists(conn, RECORD)? {
+        applied::table.select((applied::version, applied::run_at)).load(conn)?
+    } else {
+        Vec::new()
+    };
+    let known = known_versions(conn)?;
+    let mut all: BTreeMap<String, Option<i64>> =
+        known.iter().map(|version| (version.clone(), None)).collect();
+    all.extend(done.into_iter().map(|(version, run_at)| (version, Some(run_at))));
+    let status = |(version, run_at): (String, Option<i64>)| MigrationStatus {
+        known: known.contains(&version),
+        run_at: run_at.map(Timestamp::from_micros),
+        version,
+    };
+    Ok(all.into_iter().map(status).collect())
 }
 
 /// Runs `work` in a transaction that no other one of its kind runs beside.

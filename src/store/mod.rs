@@ -33,7 +33,7 @@ use std::time::Duration;
 
 pub(crate) use endpoint_codec::EndpointCodec;
 pub(crate) use group::{Answer, Claim, Member, Publish, Published, Recorded, Refusal, Wake};
-pub use migrate::SchemaError;
+pub use migrate::{MigrationStatus, SchemaError};
 pub(crate) use pool::AnyConnection;
 pub(crate) use writer::{Scope, Tx, Writer};
 
@@ -149,6 +149,21 @@ impl SenderLock {
 /// [`SchemaError`] where a name is taken or a newer release has been here.
 pub fn migrate(url: &DatabaseUrl) -> Result<(), StoreError> {
     migrate::up(&mut pool::open_writer(url)?)
+}
+
+/// What has been run of the schema's migrations in the database at `url`, and what has not. Changes
+/// nothing.
+///
+/// # Errors
+/// When there is no such database.
+pub fn migrations(url: &DatabaseUrl) -> Result<Vec<MigrationStatus>, StoreError> {
+    if let DatabaseUrl::Sqlite(path) = url
+        && !path.exists()
+    {
+        let detail = format!("there is no database at {}: `postrider migrate up` makes it", path.display());
+        return Err(StoreError::Setup(detail));
+    }
+    migrate::status(&mut pool::open_writer(url)?)
 }
 
 /// Takes the newest migration back, with all that its tables hold. Returns its version, or `None`

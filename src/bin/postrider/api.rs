@@ -8,7 +8,7 @@ use reqwest::{Method, Url};
 use serde_json::Value;
 
 use crate::output::Failure;
-use crate::settings::{DEFAULT_LISTEN, Settings, SettingsFile};
+use crate::settings::{DEFAULT_LISTEN, Hidden, Settings, SettingsFile};
 use crate::token;
 
 /// Where the server is, and how to show what it answers.
@@ -19,8 +19,8 @@ pub(crate) struct Client {
     server: Option<Url>,
 
     /// The server's database, beside which its token is kept [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", value_name = "URL", global = true)]
-    database_url: Option<String>,
+    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    database_url: Option<Hidden>,
 
     #[command(flatten)]
     file: SettingsFile,

@@ -19,9 +19,9 @@ pub(crate) enum Keys {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rotate {
-    /// The database: sqlite:FILE [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", value_name = "URL")]
-    database_url: Option<String>,
+    /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
+    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<Hidden>,
 
     /// The first one encrypts, all decrypt. Better given by the environment or the settings file.
     #[arg(

@@ -7,6 +7,7 @@ mod deliveries;
 mod endpoints;
 mod keys;
 mod listen;
+mod migrate;
 mod output;
 mod send;
 mod serve;
@@ -45,6 +46,9 @@ enum Command {
     /// Make, list and revoke tokens of the API.
     #[command(subcommand, visible_alias = "token")]
     Tokens(tokens::Tokens),
+    /// Bring the database's schema up to date, look at it, or take it back.
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
     /// Make and change the keys that secrets are encrypted with in the database.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
             Command::Send(send) => send.run().await,
             Command::Endpoints(endpoints) => endpoints.run().await,
             Command::Tokens(tokens) => tokens.run().await,
+            Command::Migrate(migrate) => migrate.run().map_err(Failure::Other),
             Command::Keys(keys) => keys.run().map_err(Failure::Other),
             Command::Deliveries(deliveries) => deliveries.run().await,
         }

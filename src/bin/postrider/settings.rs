@@ -37,9 +37,9 @@ impl std::str::FromStr for Hidden {
 #[derive(Debug, Default, Clone, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
-    /// The database: sqlite:FILE [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", value_name = "URL")]
-    pub(crate) database_url: Option<String>,
+    /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
+    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) database_url: Option<Hidden>,
 
     /// The address of the HTTP API [default: 127.0.0.1:8400]
     #[arg(long, env = "POSTRIDER_LISTEN", value_name = "ADDRESS")]
@@ -144,7 +144,7 @@ impl Settings {
     }
 
     pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
-        let url = self.database_url.as_deref().unwrap_or(DEFAULT_DATABASE_URL);
+        let url = self.database_url.as_ref().map_or(DEFAULT_DATABASE_URL, |url| url.0.as_str());
         url.parse().map_err(|error| anyhow::anyhow!("database_url: {error}"))
     }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::support::api::Api;
 use crate::support::database;
+use crate::support::postgres::Cluster;
 use crate::support::receiver::Receiver;
 use crate::support::server::{Server, run, serve};
 use crate::support::until;
@@ -263,6 +264,37 @@ fn a_read_only_database_is_refused_with_its_remedy() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.to_lowercase().contains("read-only") && text.contains("permission"), "{text}");
+}
+
+#[test]
+fn the_schema_can_be_kept_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut urls = vec!["sqlite:by-hand.db".to_owned()];
+    urls.extend(Cluster::shared().map(|cluster| cluster.text(&cluster.database())));
+    for url in urls {
+        let migrate = |arguments: &[&str]| {
+            let all: Vec<&str> =
+                ["migrate"].iter().chain(arguments).chain(&["--database-url", &url]).copied().collect();
+            let output = run(folder.path(), &all);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            (output.status.success(), text)
+        };
+        let (there, text) = migrate(&["status"]);
+        assert!(if there { text.contains("not run") } else { text.contains("migrate up") }, "{text}");
+        refused(
+            folder.path(),
+            &["--database-url", &url, "--migrate", "off", "--api-token", TOKEN],
+            &["migrate up"],
+        );
+        assert!(migrate(&["up"]).1.contains("20261123000000"));
+        assert!(migrate(&["up"]).0 && migrate(&["status"]).1.contains("run at"));
+        let (done, text) = migrate(&["down"]);
+        assert!(!done && text.contains("--yes"), "{text}");
+        assert!(migrate(&["down", "--yes"]).1.contains("20261123000000 was taken back"));
+        assert!(migrate(&["down", "--yes"]).1.contains("nothing was left"));
+        assert!(migrate(&["status"]).1.contains("not run"));
+    }
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! `postrider migrate`: the schema, for those who do not leave it to `serve`.
+
+use anyhow::bail;
+use clap::Subcommand;
+
+use crate::settings::{Hidden, Settings, SettingsFile};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Migrate {
+    /// Bring the schema up to date. Of several that do so at once, one does; the others wait.
+    Up(Database),
+    /// Take the newest migration back, with everything that its tables hold.
+    Down(Down),
+    /// Show which migrations have been run. Changes nothing.
+    Status(Database),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Database {
+    /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
+    #[arg(long, env = "POSTRIDER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    database_url: Option<Hidden>,
+
+    #[command(flatten)]
+    file: SettingsFile,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    database: Database,
+
+    /// Needed: what the tables hold is lost
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Database {
+    fn url(self) -> anyhow::Result<postrider::config::DatabaseUrl> {
+        let own = Settings { database_url: self.database_url, ..Settings::default() };
+        own.over_file(self.file.path.as_deref())?.database()
+    }
+}
+
+impl Migrate {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Up(database) => {
+                let url = database.url()?;
+                postrider::migrate(&url)?;
+                println!("the schema is up to date: {}", newest(&url)?);
+            }
+            Self::Down(down) => {
+                let url = down.database.url()?;
+                let newest = newest(&url)?;
+                if !down.yes {
+                    bail!(
+                        "this would take {newest} back, with everything that its tables hold: stop every server, make a backup, and say --yes"
+                    );
+                }
+                match postrider::revert(&url)? {
+                    Some(version) => println!("{version} was taken back"),
+                    None => println!("nothing was left to take back"),
+                }
+            }
+            Self::Status(database) => {
+                for one in postrider::migrations(&database.url()?)? {
+                    let state = match (one.run_at, one.known) {
+                        (Some(at), true) => format!("run at {at}"),
+                        (Some(at), false) => format!("run at {at} by a newer release"),
+                        (None, _) => "not run".to_owned(),
+                    };
+                    println!("{}  {state}", one.version);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The newest version that has been run.
+fn newest(url: &postrider::config::DatabaseUrl) -> anyhow::Result<String> {
+    let mut run = postrider::migrations(url)?.into_iter().filter(|one| one.run_at.is_some());
+    Ok(run.next_back().map_or_else(|| "nothing".to_owned(), |one| one.version))
+}
