@@ -1,5 +1,6 @@
 //! The server over Postgres: all that changes for a user is the URL.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,4 +56,57 @@ fn events_survive_a_kill_and_one_process_sends() {
     let (status, log) = server.terminate();
     assert!(status.success(), "{log}");
     assert!(!log.contains("postgres@"), "the URL may hold a password:\n{log}");
+}
+
+#[test]
+fn a_server_that_crashes_again_and_again_loses_nothing_that_was_accepted() {
+    let Some(cluster) = Cluster::own() else { return };
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let database = cluster.database();
+    let server = start(folder.path(), &cluster.text(&database));
+    let api = Api::new(&server.base, TOKEN);
+    let settings = r#"{"rate_limit":"unlimited","concurrency":20,"retry_delays_s":[1,1,1,1,1,1,1,1]}"#;
+    api.endpoint(&receiver.url("/slow/20"), settings);
+    let mut accepted = HashSet::new();
+    let (mut sent, mut refused) = (0, 0);
+    let mut publish = |accepted: &mut HashSet<String>| {
+        sent += 1;
+        let id = format!("e{sent}");
+        let answer = api.post("/events", &json!({"type": "a.b", "data": sent, "id": id}).to_string());
+        match answer.status {
+            202 => {
+                accepted.insert(id);
+            }
+            503 => {
+                assert_eq!(answer.problem(), "unavailable", "{}", answer.body);
+                assert!(answer.headers.contains_key("retry-after"));
+                refused += 1;
+            }
+            other => panic!("{other}: {}", answer.body),
+        }
+        answer.status
+    };
+    let ready = || api.try_request("GET", "/readyz", &[], None).unwrap().status;
+    for _ in 0..10 {
+        for _ in 0..20 {
+            publish(&mut accepted);
+        }
+        cluster.crash();
+        assert_eq!(publish(&mut accepted), 503);
+        assert_eq!(ready(), 503);
+        cluster.up();
+        until("it takes events again", Duration::from_secs(20), || publish(&mut accepted) == 202);
+    }
+    until("it is ready again", Duration::from_secs(20), || ready() == 200);
+    until("all that was accepted has arrived", Duration::from_secs(60), || {
+        let got: HashSet<String> = receiver.got().iter().map(|one| one.id.clone()).collect();
+        accepted.iter().all(|id| got.contains(id))
+    });
+    let of = |status: &str| {
+        let sql = format!("SELECT count(*) AS n FROM webhook_deliveries WHERE status = '{status}'");
+        database::number(&database, &sql)
+    };
+    until("nothing is stuck", Duration::from_secs(30), || of("pending") + of("sending") == 0);
+    assert_eq!(of("failed"), 0);
+    eprintln!("{} accepted, {refused} refused, {} requests", accepted.len(), receiver.got().len());
 }

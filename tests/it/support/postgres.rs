@@ -14,8 +14,12 @@ use super::until;
 
 pub struct Cluster {
     port: u16,
-    /// Its input is held open for as long as this process lives: its end is the cluster's.
-    _watcher: Child,
+    folder: PathBuf,
+    binaries: PathBuf,
+    settings: Vec<String>,
+    /// Its input is held open for as long as this cluster lives: with that, or with this process, ends
+    /// the server.
+    watcher: Child,
 }
 
 /// Where the server's binaries are: on Debian they are not in the path.
@@ -50,57 +54,76 @@ fn as_user(program: &Path) -> Command {
 
 impl Cluster {
     /// The one that all tests of this process share; `None` where no server is installed, which is loud,
-    /// and a failure under CI.
+    /// and a failure under CI. It does not wait for the disk: faults are for clusters of their own.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        let shared = SHARED.get_or_init(|| binaries().map(|folder| Self::start(&folder)));
-        if shared.is_none() {
-            assert!(std::env::var_os("CI").is_none(), "a Postgres server is needed (package postgresql)");
-            eprintln!("SKIPPED: no Postgres server is installed (package postgresql)");
-        }
-        shared.as_ref()
+        SHARED.get_or_init(|| Self::start(&["fsync=off", "full_page_writes=off"])).as_ref()
     }
 
-    fn start(binaries: &Path) -> Self {
+    /// One for a test alone, as durable as a real one.
+    pub fn own() -> Option<Self> {
+        Self::start(&[])
+    }
+
+    fn start(settings: &[&str]) -> Option<Self> {
+        let Some(binaries) = binaries() else {
+            assert!(std::env::var_os("CI").is_none(), "a Postgres server is needed (package postgresql)");
+            eprintln!("SKIPPED: no Postgres server is installed (package postgresql)");
+            return None;
+        };
         let folder = tempfile::tempdir().unwrap().keep();
-        let user = String::from_utf8_lossy(&as_user(Path::new("id")).arg("-u").output().unwrap().stdout)
-            .trim()
-            .to_owned();
+        let user = as_user(Path::new("id")).arg("-u").output().unwrap().stdout;
+        let user = String::from_utf8_lossy(&user).trim().to_owned();
         Command::new("chown").args([&user, folder.to_str().unwrap()]).status().unwrap();
-        let data = folder.join("data");
         let mut init = as_user(&binaries.join("initdb"));
-        let init = init.args([
+        init.args([
             "--username=postgres",
             "--auth=trust",
             "--no-sync",
             "--encoding=UTF8",
             "--locale=C.UTF-8",
-            "-D",
         ]);
-        let output = init.arg(&data).current_dir(&folder).output().unwrap();
+        let output = init.args(["-D", "data"]).current_dir(&folder).output().unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        // It ends when its watcher's input does: with this process, however that ends.
-        let script =
-            "\"$0\" \"$@\" </dev/null & server=$!; cat; kill -INT $server; wait $server; rm -rf \"$PWD\"";
-        let mut server = as_user(Path::new("sh"));
-        server.args(["-c", script]).arg(binaries.join("postgres")).arg("-D").arg(&data);
-        server.args(["-c", &format!("port={port}"), "-c", "listen_addresses=127.0.0.1"]);
-        server.args([
-            "-c",
-            &format!("unix_socket_directories={}", folder.display()),
-            "-c",
-            "max_connections=300",
-        ]);
-        // Faults are injected by tests that start a server of their own.
-        server.args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "log_min_messages=fatal"]);
-        let log = std::fs::File::create(folder.join("log")).unwrap();
-        let server = server.current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        let cluster = Self { port, _watcher: server.spawn().unwrap() };
+        let mut all = vec![
+            format!("port={port}"),
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("unix_socket_directories={}", folder.display()),
+            "max_connections=300".to_owned(),
+        ];
+        all.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        let mut watcher = as_user(Path::new("sh"));
+        let script = "cat; \"$0\" -D data -m immediate stop; rm -rf \"$PWD\"";
+        watcher.args(["-c", script]).arg(binaries.join("pg_ctl")).current_dir(&folder);
+        let watcher =
+            watcher.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let cluster = Self { port, folder, binaries, settings: all, watcher };
+        cluster.up();
+        Some(cluster)
+    }
+
+    fn control(&self) -> Command {
+        let mut control = as_user(&self.binaries.join("pg_ctl"));
+        control.args(["-D", "data", "-l", "log"]).current_dir(&self.folder);
+        control.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        control
+    }
+
+    /// Starts the server, and waits until it listens.
+    pub fn up(&self) {
+        let options: Vec<_> = self.settings.iter().map(|setting| format!("-c {setting}")).collect();
+        let status = self.control().args(["-w", "-o", &options.join(" "), "start"]).status().unwrap();
+        let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        assert!(status.success(), "{}", log());
         until("Postgres listens", Duration::from_secs(30), || {
-            PgConnection::establish(&cluster.url_of("postgres")).is_ok()
+            PgConnection::establish(&self.url_of("postgres")).is_ok()
         });
-        cluster
+    }
+
+    /// Ends the server as a crash would.
+    pub fn crash(&self) {
+        assert!(self.control().args(["-m", "immediate", "stop"]).status().unwrap().success());
     }
 
     fn url_of(&self, name: &str) -> String {
@@ -122,5 +145,12 @@ impl Cluster {
         let mut conn = PgConnection::establish(&self.url_of("postgres")).unwrap();
         diesel::sql_query(format!("CREATE DATABASE {name}")).execute(&mut conn).unwrap();
         self.url_of(&name).parse().unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.watcher.stdin.take());
+        let _ = self.watcher.wait();
     }
 }
