@@ -58,7 +58,7 @@ pub mod testing;
 
 pub use engine::{
     Builder, DeliveryQuery, DeliveryView, EndpointHealth, EndpointQuery, EndpointView, Error, EventListQuery,
-    EventView, Postrider, Receipt, StartError,
+    EventView, Node, Postrider, Receipt, StartError,
 };
 pub use sender::sign as signature;
 pub use store::{

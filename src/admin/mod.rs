@@ -7,6 +7,7 @@ mod auth;
 mod deliveries;
 mod endpoints;
 mod events;
+mod nodes;
 mod problem;
 mod request;
 mod tokens;
@@ -71,6 +72,7 @@ pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web:
                     .configure(endpoints::routes)
                     .configure(deliveries::routes)
                     .configure(tokens::routes)
+                    .configure(nodes::routes)
                     .default_service(web::route().to(not_found)),
             )
             .default_service(web::route().to(not_found));

@@ -177,6 +177,7 @@ impl Builder {
             config,
             metrics,
             tokens,
+            started_at: at,
             epoch,
             lock: std::sync::Mutex::new(Some(lock)),
             probed: std::sync::Mutex::default(),

@@ -12,6 +12,7 @@ mod deliveries;
 mod endpoints;
 mod error;
 mod maintenance;
+mod nodes;
 mod publishing;
 mod registry;
 mod supervisor;
@@ -27,6 +28,7 @@ pub use builder::{Builder, StartError};
 pub use deliveries::{DeliveryQuery, DeliveryView};
 pub use endpoints::{EndpointHealth, EndpointQuery, EndpointView};
 pub use error::Error;
+pub use nodes::Node;
 pub use publishing::{EventListQuery, EventView, Receipt};
 
 use self::committer::Committer;
@@ -58,6 +60,7 @@ pub(crate) struct Shared {
     /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
     slots: Arc<Semaphore>,
     tokens: KnownTokens,
+    started_at: Timestamp,
     /// What this owner's claims are fenced by.
     epoch: i64,
     /// The right to send from this database. It lasts as long as any actor does, whatever becomes of

@@ -8,6 +8,7 @@ mod endpoints;
 mod keys;
 mod listen;
 mod migrate;
+mod nodes;
 mod output;
 mod send;
 mod serve;
@@ -46,6 +47,8 @@ enum Command {
     /// Make, list and revoke tokens of the API.
     #[command(subcommand, visible_alias = "token")]
     Tokens(tokens::Tokens),
+    /// List the processes that send.
+    Nodes(nodes::Nodes),
     /// Bring the database's schema up to date, look at it, or take it back.
     #[command(subcommand)]
     Migrate(migrate::Migrate),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
             Command::Send(send) => send.run().await,
             Command::Endpoints(endpoints) => endpoints.run().await,
             Command::Tokens(tokens) => tokens.run().await,
+            Command::Nodes(nodes) => nodes.run().await,
             Command::Migrate(migrate) => migrate.run().map_err(Failure::Other),
             Command::Keys(keys) => keys.run().map_err(Failure::Other),
             Command::Deliveries(deliveries) => deliveries.run().await,

@@ -53,6 +53,7 @@ const ROUTES: &[Route] = &[
     route("POST", "/tokens", "admin", About::Tenant),
     route("GET", "/tokens", "admin", About::Tenant),
     route("DELETE", "/tokens/{id}", "admin", About::Thing),
+    route("GET", "/nodes", "read", About::Everyone),
     route("GET", "/metrics", "read", About::Everyone),
 ];
 
@@ -256,6 +257,7 @@ fn tokens_by_the_command_line() {
     let api = Api::new(&server.base, made["token"].as_str().unwrap());
     assert_eq!(api.get("/events").status, 200);
     let id = made["id"].as_str().unwrap();
+    assert_eq!(json(&["nodes"])["data"][0]["name"], "postrider");
     assert_eq!(json(&["tokens", "list"])["data"][0]["id"], id);
     assert_eq!(json(&["tokens", "revoke", id]), Value::Null);
     assert_eq!(api.get("/events").status, 401);
