@@ -17,13 +17,14 @@ use crate::engine::{DeliveryQuery, DeliveryView};
 const LIST: &str = "deliveries";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    let only = || web::route().to(super::method_not_allowed);
     config
-        .service(web::resource("/deliveries").get(list).default_service(only()))
-        .service(web::resource("/deliveries/{id}").get(show).default_service(only()))
-        .service(web::resource("/deliveries/{id}/retry").post(retry).default_service(only()))
-        .service(web::resource("/deliveries/{id}/cancel").post(cancel).default_service(only()))
-        .service(web::resource("/deliveries/{id}/release").post(release).default_service(only()));
+        .service(web::resource("/deliveries").get(list).default_service(super::only("GET")))
+        .service(web::resource("/deliveries/{id}").get(show).default_service(super::only("GET")))
+        .service(web::resource("/deliveries/{id}/retry").post(retry).default_service(super::only("POST")))
+        .service(web::resource("/deliveries/{id}/cancel").post(cancel).default_service(super::only("POST")))
+        .service(
+            web::resource("/deliveries/{id}/release").post(release).default_service(super::only("POST")),
+        );
 }
 
 /// A delivery as lists show it.

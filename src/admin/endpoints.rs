@@ -33,17 +33,22 @@ type Body = JsonBody<MAX_REQUEST>;
 const LIST: &str = "endpoints";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    let only = || web::route().to(super::method_not_allowed);
     config
-        .service(web::resource("/endpoints").post(create).get(list).default_service(only()))
+        .service(web::resource("/endpoints").post(create).get(list).default_service(super::only("POST, GET")))
         .service(
-            web::resource("/endpoints/{id}").get(show).patch(update).delete(delete).default_service(only()),
+            web::resource("/endpoints/{id}")
+                .get(show)
+                .patch(update)
+                .delete(delete)
+                .default_service(super::only("GET, PATCH, DELETE")),
         )
-        .service(web::resource("/endpoints/{id}/pause").post(pause).default_service(only()))
-        .service(web::resource("/endpoints/{id}/resume").post(resume).default_service(only()))
-        .service(web::resource("/endpoints/{id}/secret").get(secret).default_service(only()))
-        .service(web::resource("/endpoints/{id}/secret/rotate").post(rotate).default_service(only()))
-        .service(web::resource("/endpoints/{id}/test").post(test).default_service(only()));
+        .service(web::resource("/endpoints/{id}/pause").post(pause).default_service(super::only("POST")))
+        .service(web::resource("/endpoints/{id}/resume").post(resume).default_service(super::only("POST")))
+        .service(web::resource("/endpoints/{id}/secret").get(secret).default_service(super::only("GET")))
+        .service(
+            web::resource("/endpoints/{id}/secret/rotate").post(rotate).default_service(super::only("POST")),
+        )
+        .service(web::resource("/endpoints/{id}/test").post(test).default_service(super::only("POST")));
 }
 
 #[derive(Serialize)]

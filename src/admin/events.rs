@@ -26,22 +26,9 @@ const LIST: &str = "events";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(
-            web::resource("/events")
-                .post(publish)
-                .get(list)
-                .default_service(web::route().to(super::method_not_allowed)),
-        )
-        .service(
-            web::resource("/events/batch")
-                .post(publish_batch)
-                .default_service(web::route().to(super::method_not_allowed)),
-        )
-        .service(
-            web::resource("/events/{id}")
-                .get(show)
-                .default_service(web::route().to(super::method_not_allowed)),
-        );
+        .service(web::resource("/events").post(publish).get(list).default_service(super::only("POST, GET")))
+        .service(web::resource("/events/batch").post(publish_batch).default_service(super::only("POST")))
+        .service(web::resource("/events/{id}").get(show).default_service(super::only("GET")));
 }
 
 #[derive(Deserialize)]

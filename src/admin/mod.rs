@@ -63,7 +63,7 @@ pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web:
                 web::resource("/metrics")
                     .wrap(from_fn(auth::authenticate))
                     .get(metrics)
-                    .default_service(web::route().to(method_not_allowed)),
+                    .default_service(only("GET")),
             )
             .service(
                 web::scope("/api/v1")
@@ -80,7 +80,7 @@ pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web:
 }
 
 fn probe(path: &str, get: actix_web::Route, head: actix_web::Route) -> actix_web::Resource {
-    web::resource(path).route(get).route(head).default_service(web::route().to(method_not_allowed))
+    web::resource(path).route(get).route(head).default_service(only("GET, HEAD"))
 }
 
 async fn not_found(request: HttpRequest) -> Problem {
@@ -88,9 +88,12 @@ async fn not_found(request: HttpRequest) -> Problem {
     Problem::new(Kind::NotFound, detail)
 }
 
-async fn method_not_allowed(request: HttpRequest) -> Problem {
-    let detail = format!("{} is not offered at {}", request.method(), request.path());
-    Problem::new(Kind::MethodNotAllowed, detail)
+/// Refuses whatever is none of the methods that are `allowed`.
+fn only(allowed: &'static str) -> actix_web::Route {
+    web::route().to(move |request: HttpRequest| async move {
+        let detail = format!("{} is not offered at {}, but {allowed}", request.method(), request.path());
+        Problem::method_not_allowed(detail, allowed)
+    })
 }
 
 #[derive(Serialize)]

@@ -10,8 +10,7 @@ use super::request::NoParams;
 const LIST: &str = "nodes";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    let only = web::route().to(super::method_not_allowed);
-    config.service(web::resource("/nodes").get(list).default_service(only));
+    config.service(web::resource("/nodes").get(list).default_service(super::only("GET")));
 }
 
 async fn list(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem> {

@@ -77,12 +77,18 @@ pub(super) struct Problem {
     errors: Vec<FieldError>,
     /// After how many seconds it may be tried again.
     retry_after_s: Option<u64>,
+    /// The methods that would have done (RFC 9110, section 10.2.1).
+    allow: Option<&'static str>,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let retry_after_s = (kind == Kind::Unavailable).then_some(RETRY_AFTER_S);
-        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s }
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s, allow: None }
+    }
+
+    pub(super) fn method_not_allowed(detail: String, allowed: &'static str) -> Self {
+        Self { allow: Some(allowed), ..Self::new(Kind::MethodNotAllowed, detail) }
     }
 
     pub(super) fn too_many(detail: &str, wait: Duration) -> Self {
@@ -124,14 +130,11 @@ impl ResponseError for Problem {
     fn error_response(&self) -> HttpResponse {
         let (name, title, status) = self.kind.parts();
         let mut response = HttpResponse::build(status);
-        match self.kind {
-            Kind::Unauthorized => {
-                response.insert_header((WWW_AUTHENTICATE, "Bearer"));
-            }
-            Kind::MethodNotAllowed => {
-                response.insert_header((ALLOW, "GET, POST, PATCH, DELETE"));
-            }
-            _ => {}
+        if self.kind == Kind::Unauthorized {
+            response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
+        if let Some(allowed) = self.allow {
+            response.insert_header((ALLOW, allowed));
         }
         if let Some(seconds) = self.retry_after_s {
             response.insert_header((RETRY_AFTER, seconds));

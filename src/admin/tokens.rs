@@ -16,10 +16,9 @@ const MAX_REQUEST: usize = 16 * 1024;
 const LIST: &str = "tokens";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    let only = || web::route().to(super::method_not_allowed);
     config
-        .service(web::resource("/tokens").post(create).get(list).default_service(only()))
-        .service(web::resource("/tokens/{id}").delete(revoke).default_service(only()));
+        .service(web::resource("/tokens").post(create).get(list).default_service(super::only("POST, GET")))
+        .service(web::resource("/tokens/{id}").delete(revoke).default_service(super::only("DELETE")));
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@
 //! which `EndpointDefaults` fill.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -158,6 +159,10 @@ pub struct Settings {
     pub signing: Vec<Signing>,
 }
 
+/// Stands for a URL that could not be read, until that is told.
+#[expect(clippy::unwrap_used, reason = "it is a constant")]
+static NOWHERE: LazyLock<Url> = LazyLock::new(|| Url::parse("http://nowhere.invalid/").unwrap());
+
 const MAX_URL_BYTES: usize = 2048;
 const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_FILTERS: usize = 100;
@@ -170,11 +175,18 @@ impl Settings {
     /// Every field that is wrong, each with its remedy.
     pub fn create(change: EndpointChange) -> Result<Self, Vec<FieldError>> {
         let off = change.breaker_after == Change::Reset;
-        let Change::Set(url) = &change.url else {
-            return Err(vec![FieldError::new("url", "is needed: where the webhooks go")]);
+        let url = match &change.url {
+            Change::Set(url) => parse_url(url),
+            Change::Keep | Change::Reset => Err("is needed: where the webhooks go".to_owned()),
         };
+        let (url, wrong_url) = match url {
+            Ok(url) => (url, None),
+            // The other fields are looked at all the same: every wrong one is named at once.
+            Err(detail) => (NOWHERE.clone(), Some(FieldError::new("url", detail))),
+        };
+        let change = EndpointChange { url: Change::Keep, ..change };
         let blank = Self {
-            url: parse_url(url).map_err(|detail| vec![FieldError::new("url", detail)])?,
+            url,
             description: String::new(),
             event_types: Vec::new(),
             headers: BTreeMap::new(),
@@ -188,7 +200,12 @@ impl Settings {
             on_failed: OnFailed::Block,
             signing: vec![Signing::V1],
         };
-        let mut created = blank.changed(change)?;
+        let changed = blank.changed(change);
+        if let Some(wrong) = wrong_url {
+            let others = changed.err().unwrap_or_default();
+            return Err(std::iter::once(wrong).chain(others).collect());
+        }
+        let mut created = changed?;
         if off {
             created.breaker_after = Some(0);
         }
@@ -400,6 +417,15 @@ mod tests {
                 "timeout_ms",
             ]
         );
+    }
+
+    #[test]
+    fn a_wrong_url_hides_no_other_wrong_field() {
+        assert_eq!(
+            errors(r#"{"url":"ftp://a/","concurrency":0,"signing":[]}"#),
+            ["url", "signing", "concurrency"]
+        );
+        assert_eq!(errors(r#"{"concurrency":0}"#), ["url", "concurrency"]);
     }
 
     #[test]
