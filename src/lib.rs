@@ -32,7 +32,7 @@
 //! | [`admin`] | the HTTP API on actix-web |
 //!
 //! One event on its way: `admin::events` reads it, `engine::publishing` seals it,
-//! `engine::committer` commits it with others through `store::sqlite`, `engine::registry` hands it
+//! `engine::committer` commits it with others through `store::writer`, `engine::registry` hands it
 //! to its endpoint's `engine::supervisor`, which claims it and starts an `engine::attempt`, which
 //! sends it by `sender`; the supervisor records the outcome, as `domain::lifecycle` decides it.
 

@@ -177,6 +177,7 @@ impl Builder {
             config,
             metrics,
             tokens,
+            superseded: std::sync::atomic::AtomicBool::new(false),
             started_at: at,
             epoch,
             lock: std::sync::Mutex::new(Some(lock)),

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
     slots: Arc<Semaphore>,
     tokens: KnownTokens,
+    /// Another process has raised the epoch: nothing that this one claims would stand.
+    superseded: std::sync::atomic::AtomicBool,
     started_at: Timestamp,
     /// What this owner's claims are fenced by.
     epoch: i64,
@@ -75,6 +77,15 @@ impl Shared {
     fn probed_lately(&self) -> bool {
         let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         probed.is_some_and(|at| at.elapsed() < PROBE_LASTS)
+    }
+
+    /// Takes the right to send again where it was lost with its connection, unless another process has
+    /// it by now.
+    fn keep_lock(&self) {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = lock.as_mut().map(|lock| lock.keep(self.store.url())) {
+            tracing::warn!(%error, "the right to send was lost");
+        }
     }
 
     /// Lets claims go that no attempt holds: their commit's answer was lost.
@@ -154,6 +165,9 @@ impl Postrider {
             self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?;
             let now = Some(std::time::Instant::now());
             *self.shared.probed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+        if self.shared.superseded.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(crate::store::Unavailable::Superseded.into());
         }
         match self.shared.committer.recent_refusal() {
             Some(why) => Err(why.into()),

@@ -95,6 +95,15 @@ enum Entry {
     Recovering,
 }
 
+/// What a poll has found.
+struct Look {
+    found: Vec<Stirring>,
+    /// The counter of changes of endpoints.
+    endpoints: i64,
+    /// Whether this process still owns what it claims.
+    owner: bool,
+}
+
 pub(super) struct Registry {
     shared: Arc<Shared>,
     entries: HashMap<EndpointId, Entry>,
@@ -157,15 +166,21 @@ impl Registry {
         let read = async move {
             let (epoch, of_tokens) = (shared.epoch, Arc::clone(&shared));
             let poll = move |conn: &mut _, _: &_| {
+                of_tokens.keep_lock();
                 of_tokens.tokens.refresh(conn)?;
-                Ok((query::stirring(conn, epoch, horizon)?, query::counter(conn, query::ENDPOINTS)?))
+                Ok(Look {
+                    found: query::stirring(conn, epoch, horizon)?,
+                    endpoints: query::counter(conn, query::ENDPOINTS)?,
+                    owner: query::counter(conn, query::EPOCH)? == epoch,
+                })
             };
             shared.store.read("poll", poll).await
         };
         ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
             registry.polling = false;
             match found {
-                Ok((found, endpoints)) => {
+                Ok(Look { owner: false, .. }) => registry.yield_to_another(),
+                Ok(Look { found, endpoints, .. }) => {
                     if registry.endpoints != Some(endpoints) {
                         registry.reconcile(endpoints, ctx);
                     }
@@ -175,6 +190,22 @@ impl Registry {
                 Err(error) => tracing::warn!(%error, "cannot look for due deliveries"),
             }
         }));
+    }
+
+    /// Another process sends from now on: what this one has claimed is that one's to take back.
+    fn yield_to_another(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        tracing::error!(
+            "another process has started to send from this database: this one sends nothing more"
+        );
+        self.shared.superseded.store(true, std::sync::atomic::Ordering::Relaxed);
+        for entry in self.entries.values() {
+            if let Entry::Running { supervisor, .. } = entry {
+                supervisor.do_send(Drain);
+            }
+        }
     }
 
     fn stir(&mut self, found: Stirring, ctx: &mut Context<Self>) {

@@ -99,6 +99,9 @@ pub enum Unavailable {
     /// No connection to be had in time.
     #[error("no connection was free in time ({0})")]
     Pool(String),
+    /// Another process has taken the right to send from this database.
+    #[error("another process sends from this database since; stop one of them, and start this one again")]
+    Superseded,
     /// The engine has been stopped.
     #[error("the engine is stopped")]
     Stopped,
@@ -117,10 +120,12 @@ impl From<diesel::result::Error> for StoreError {
 }
 
 /// The right to send from a database. It ends with its process, and a drain gives it back.
-#[expect(dead_code, reason = "each holds what is held until it is dropped")]
 pub(crate) enum SenderLock {
+    /// It is there until its process ends.
     #[cfg(feature = "sqlite")]
+    #[expect(dead_code, reason = "it is held until it is dropped")]
     File(sqlite::FileLock),
+    /// It is there as long as its connection is.
     #[cfg(feature = "postgres")]
     Session(postgres::SessionLock),
 }
@@ -140,6 +145,23 @@ impl SenderLock {
             #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
             _ => Err(StoreError::Setup("this build has no support for that database".into())),
         }
+    }
+}
+
+impl SenderLock {
+    /// Takes it again where it was lost with its connection.
+    pub(crate) fn keep(&mut self, url: &DatabaseUrl) -> Result<(), StoreError> {
+        let held = match self {
+            #[cfg(feature = "sqlite")]
+            Self::File(_) => true,
+            #[cfg(feature = "postgres")]
+            Self::Session(lock) => lock.is_held(),
+        };
+        if !held {
+            *self = Self::acquire(url)?;
+            tracing::info!("the database was away; the right to send from it is taken again");
+        }
+        Ok(())
     }
 }
 
@@ -255,6 +277,11 @@ impl Store {
             );
         }
         Ok(Self { pool, codec, url: url.clone() })
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> &DatabaseUrl {
+        &self.url
     }
 
     /// A writing connection. The engine has exactly one at a time.

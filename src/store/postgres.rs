@@ -34,7 +34,7 @@ pub(super) fn lock_migrations(conn: &mut PgConnection) -> Result<(), StoreError>
 
 /// The right to send from one database: a lock that ends with its connection.
 pub(crate) struct SessionLock {
-    _conn: PgConnection,
+    conn: PgConnection,
 }
 
 impl SessionLock {
@@ -47,10 +47,17 @@ impl SessionLock {
         }
         let sql = format!("SELECT pg_try_advisory_lock({LOCKS}, {SENDER}) AS taken");
         if diesel::sql_query(sql).get_result::<Taken>(&mut conn)?.taken {
-            return Ok(Self { _conn: conn });
+            return Ok(Self { conn });
         }
         let detail = "another process already sends from this database: stop it, or give this one a database of its own";
         Err(StoreError::Setup(detail.into()))
+    }
+}
+
+impl SessionLock {
+    /// Whether its connection stands. (What it was lost with is told by the next statement on it.)
+    pub(super) fn is_held(&mut self) -> bool {
+        self.conn.batch_execute("SELECT 1").is_ok()
     }
 }
 

@@ -19,7 +19,7 @@ use super::schema::webhook_counters as counters;
 use super::{AnyConnection, StoreError};
 
 /// The counter that each start of a sender raises.
-pub(super) const EPOCH: &str = "epoch";
+pub(crate) const EPOCH: &str = "epoch";
 /// The counter that readiness raises, to see whether it can.
 const PROBE: &str = "probe";
 /// The counter that each change of an endpoint raises.

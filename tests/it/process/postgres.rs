@@ -108,5 +108,10 @@ fn a_server_that_crashes_again_and_again_loses_nothing_that_was_accepted() {
     };
     until("nothing is stuck", Duration::from_secs(30), || of("pending") + of("sending") == 0);
     assert_eq!(of("failed"), 0);
+    // The right to send was lost with each connection, and taken again.
+    let mut second = serve(folder.path(), &[]);
+    second.env("POSTRIDER_DATABASE_URL", cluster.text(&database)).env("POSTRIDER_API_TOKEN", TOKEN);
+    let text = String::from_utf8_lossy(&second.output().unwrap().stderr).into_owned();
+    assert!(text.contains("already sends from this database"), "{text}");
     eprintln!("{} accepted, {refused} refused, {} requests", accepted.len(), receiver.got().len());
 }

@@ -136,6 +136,9 @@ fn claims_of_a_former_owner_are_refused(database: Database) {
         pass(secs(30)).await;
         assert_eq!(engine.delivery(&second).await.delivery.life.state.status(), Status::Pending);
         assert_eq!(engine.receivers.received(&host(1)).len(), 1);
+        let unready = engine.postrider.ready().await.unwrap_err().to_string();
+        assert!(unready.contains("another process sends"), "{unready}");
+        engine.postrider.drain().await;
     });
 }
 
