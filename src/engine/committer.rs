@@ -24,6 +24,9 @@ const MAX_GROUP: usize = 512;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How much longer than its patience a commit may be under way before its askers are answered without it.
+const OVERTIME: Duration = Duration::from_secs(5);
+
 /// How long a refused write makes the engine unready: a small write may still fit where the next
 /// event does not.
 const REFUSAL_LASTS: Duration = Duration::from_secs(5);
@@ -49,14 +52,28 @@ enum Entry {
 }
 
 impl Committer {
-    /// Writes a member and answers once it is durable.
+    /// Writes a member and answers once it is durable. Whoever can ask again is answered in time even by
+    /// a database that says nothing at all; a supervisor waits for what became of its claims and outcomes.
     pub(super) async fn write<T>(&self, (member, answer): (Member, Answer<T>)) -> Result<T, StoreError> {
         let until = Instant::now() + self.patience;
-        self.queue
-            .send(Entry::Write { member, until })
-            .await
-            .map_err(|_| StoreError::from(Unavailable::Stopped))?;
-        answer.await.unwrap_or_else(|_| Err(Unavailable::Stopped.into()))
+        let waits = matches!(member, Member::Record(_) | Member::Claim(_));
+        let written = async {
+            let entry = Entry::Write { member, until };
+            self.queue.send(entry).await.map_err(|_| StoreError::from(Unavailable::Stopped))?;
+            answer.await.unwrap_or_else(|_| Err(Unavailable::Stopped.into()))
+        };
+        if waits {
+            return written.await;
+        }
+        let in_time = tokio::time::timeout(self.patience + OVERTIME, written).await;
+        in_time.unwrap_or_else(|_| {
+            self.note_refusal(Unavailable::Silent);
+            Err(Unavailable::Silent.into())
+        })
+    }
+
+    fn note_refusal(&self, why: Unavailable) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
     }
 
     /// Writes whatever `operation` writes, and answers with what it returned.

@@ -2,9 +2,9 @@
 //!
 //! [`Store`] reads, on a pool, from any thread. [`Writer`] writes, on one connection, whole groups
 //! of [`Member`]s in one transaction; only the engine's committer owns one. What is a single
-//! statement is in `query` and serves every database; what is a transaction is written per
-//! database (`sqlite`), over the concrete connection, because a caller's own open transaction can
-//! only be joined that way.
+//! statement is in `query` and serves every database; what each does in its own way is one trait
+//! (`transactions`), which `sqlite` and `postgres` implement over their own connections, because a
+//! caller's own open transaction can only be joined that way. `claims` is how claims end, on any of them.
 //!
 //! Transitions are decided by `domain::lifecycle` and only written down here.
 
@@ -96,6 +96,9 @@ pub enum Unavailable {
     /// The server cannot be reached, or the connection to it was lost.
     #[error("{0}; check that the server runs, and the database URL")]
     Unreachable(String),
+    /// It does not answer.
+    #[error("it does not answer; check the server and the network to it. What was asked may have been done")]
+    Silent,
     /// No connection to be had in time.
     #[error("no connection was free in time ({0})")]
     Pool(String),

@@ -31,9 +31,16 @@ const OLDEST_SQLITE: i64 = 3_051_003;
 #[cfg(feature = "sqlite")]
 const BUSY_TIMEOUT_MS: u32 = 2000;
 
-/// How long connecting to a server may take, unless its URL says otherwise.
+/// How long libpq waits for a server or a network that is gone, unless the URL says otherwise: by itself
+/// it waits for hours. (Connecting in seconds, what was sent and not acknowledged in milliseconds.)
 #[cfg(feature = "postgres")]
-const CONNECT_TIMEOUT_S: u32 = 5;
+const PATIENCE: &[(&str, &str)] = &[
+    ("connect_timeout", "5"),
+    ("keepalives_idle", "10"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "3"),
+    ("tcp_user_timeout", "15000"),
+];
 
 /// Opens the connection that writes.
 pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
@@ -133,10 +140,9 @@ fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
 #[cfg(feature = "postgres")]
 fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreError> {
     let mut text = url.reveal().to_owned();
-    if !text.contains("connect_timeout=") {
-        // libpq would wait for as long as the network does.
+    for (name, value) in PATIENCE.iter().filter(|(name, _)| !url.reveal().contains(&format!("{name}="))) {
         let joint = if text.contains('?') { '&' } else { '?' };
-        text.push_str(&format!("{joint}connect_timeout={CONNECT_TIMEOUT_S}"));
+        text.push_str(&format!("{joint}{name}={value}"));
     }
     // libpq's message names host and port, and never the password.
     PgConnection::establish(&text)

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -114,4 +114,38 @@ fn a_server_that_crashes_again_and_again_loses_nothing_that_was_accepted() {
     let text = String::from_utf8_lossy(&second.output().unwrap().stderr).into_owned();
     assert!(text.contains("already sends from this database"), "{text}");
     eprintln!("{} accepted, {refused} refused, {} requests", accepted.len(), receiver.got().len());
+}
+
+#[test]
+fn a_server_that_says_nothing_is_answered_for_and_waited_out() {
+    let Some(cluster) = Cluster::own() else { return };
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let database = cluster.database();
+    let server = start(folder.path(), &cluster.text(&database));
+    let api = Api::new(&server.base, TOKEN);
+    api.endpoint(&receiver.url("/slow/500"), r#"{"rate_limit":"unlimited"}"#);
+    assert_eq!(api.post("/events", r#"{"type":"a.b","data":1,"id":"before"}"#).status, 202);
+    until("it is in flight", Duration::from_secs(10), || receiver.got().len() == 1);
+    cluster.signal("STOP");
+    let started = Instant::now();
+    let answer = api.post("/events", r#"{"type":"a.b","data":2,"id":"during"}"#);
+    assert_eq!((answer.status, answer.problem()), (503, "unavailable"), "{}", answer.body);
+    assert!(answer.text("detail").contains("does not answer") && answer.headers.contains_key("retry-after"));
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert_eq!(api.try_request("GET", "/readyz", &[], None).unwrap().status, 503);
+    assert_eq!(api.try_request("GET", "/healthz", &[], None).unwrap().status, 200);
+    cluster.signal("CONT");
+    // By its id nothing is there twice, whatever became of the one that was refused.
+    until("it takes events again", Duration::from_secs(20), || {
+        api.post("/events", r#"{"type":"a.b","data":2,"id":"during"}"#).status < 300
+    });
+    until("all is delivered", Duration::from_secs(20), || {
+        let sql = "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'delivered'";
+        database::number(&database, sql) == 2
+    });
+    assert_eq!(
+        receiver.got().len(),
+        2,
+        "the outcome that was known is not forgotten, and nothing sent twice"
+    );
 }

@@ -121,6 +121,16 @@ impl Cluster {
         });
     }
 
+    /// Lets the server and all that belongs to it stand still (`STOP`) or go on (`CONT`).
+    pub fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
+        let pid = pid.lines().next().unwrap().to_owned();
+        let of = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        for pid in of.split_whitespace().chain([pid.as_str()]) {
+            assert!(Command::new("kill").args([&format!("-{signal}"), pid]).status().unwrap().success());
+        }
+    }
+
     /// Ends the server as a crash would.
     pub fn crash(&self) {
         assert!(self.control().args(["-m", "immediate", "stop"]).status().unwrap().success());
