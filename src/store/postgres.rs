@@ -9,7 +9,7 @@ use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, Transact
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
 
-use super::group::{Claim, Outcome, Publish, Published, Refusal, Wake};
+use super::group::{Claim, Outcome, Published, Refusal, Wake};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow};
 use super::schema::{
@@ -52,9 +52,7 @@ impl SessionLock {
         let detail = "another process already sends from this database: stop it, or give this one a database of its own";
         Err(StoreError::Setup(detail.into()))
     }
-}
 
-impl SessionLock {
     /// Whether its connection stands. (What it was lost with is told by the next statement on it.)
     pub(super) fn is_held(&mut self) -> bool {
         self.conn.batch_execute("SELECT 1").is_ok()
@@ -116,10 +114,17 @@ struct Stored {
     created_at: i64,
 }
 
+/// Where an event stands in its group: member, and index among the member's events.
+type Place = (usize, usize);
+
+fn event_at<'a>(members: &[Publishing<'a>], (member, index): Place) -> &'a Arc<SealedEvent> {
+    &members[member].publish.events[index]
+}
+
 /// Whose an event of this group is, once it is known what is stored already.
 struct Sorted<'a> {
-    /// The first of each new id, with its endpoints' place: member and index.
-    new: BTreeMap<Key<'a>, (usize, usize)>,
+    /// The first of each new id.
+    new: BTreeMap<Key<'a>, Place>,
     refused: HashMap<usize, Refusal>,
 }
 
@@ -127,34 +132,28 @@ struct Sorted<'a> {
 fn sort<'a>(members: &[Publishing<'a>], stored: &HashMap<Key<'a>, Stored>) -> Sorted<'a> {
     let mut sorted = Sorted { new: BTreeMap::new(), refused: HashMap::new() };
     for (member, publishing) in members.iter().enumerate() {
-        let events = &publishing.publish.events;
         let mut own = BTreeMap::new();
-        let conflict = events.iter().position(|event| {
+        let mut conflict = None;
+        for (index, event) in publishing.publish.events.iter().enumerate() {
             let key = key(event);
-            let first = own.get(&key).or_else(|| sorted.new.get(&key));
-            match (stored.get(&key), first) {
-                (Some(stored), _) => stored.content_hash != event.content_hash,
-                (None, Some(&(member, index))) => hash_at(members, member, index) != event.content_hash,
-                (None, None) => {
-                    let index = events.iter().position(|one| Arc::ptr_eq(one, event)).unwrap_or_default();
-                    own.insert(key, (member, index));
-                    false
-                }
+            let same = match (stored.get(&key), own.get(&key).or_else(|| sorted.new.get(&key))) {
+                (Some(stored), _) => stored.content_hash == event.content_hash,
+                (None, Some(first)) => event_at(members, *first).content_hash == event.content_hash,
+                (None, None) => own.insert(key, (member, index)).is_none(),
+            };
+            if !same {
+                conflict = Some(Refusal::Conflict { index, id: event.id.clone() });
+                break;
             }
-        });
+        }
         match conflict {
-            Some(index) => {
-                let id = events[index].id.clone();
-                sorted.refused.insert(member, Refusal::Conflict { index, id });
+            Some(conflict) => {
+                sorted.refused.insert(member, conflict);
             }
             None => sorted.new.extend(own),
         }
     }
     sorted
-}
-
-fn hash_at(members: &[Publishing<'_>], member: usize, index: usize) -> [u8; 32] {
-    members[member].publish.events[index].content_hash
 }
 
 /// Stores all that is new in one statement, and finds out by what did not go in what had been there.
@@ -164,65 +163,61 @@ fn publish(
     wakes: &mut Vec<Wake>,
 ) -> Result<Vec<Outcome>, StoreError> {
     let mut stored: HashMap<Key<'_>, Stored> = HashMap::new();
-    let mut inserted: HashMap<Key<'_>, i64> = HashMap::new();
+    let mut inserted: HashMap<Key<'_>, (Place, i64)> = HashMap::new();
     let sorted = loop {
         let sorted = sort(members, &stored);
+        // What went in for a member that is refused after all goes out again.
+        let unwanted: Vec<i64> = inserted
+            .extract_if(|key, (place, _)| sorted.new.get(key) != Some(place))
+            .map(|(_, (_, seq))| seq)
+            .collect();
+        if !unwanted.is_empty() {
+            diesel::delete(events::table.filter(events::seq.eq_any(unwanted))).execute(conn)?;
+        }
         let missing = || sorted.new.iter().filter(|(key, _)| !inserted.contains_key(*key));
-        let mut places: Vec<(usize, usize)> = missing().map(|(_, place)| *place).collect();
+        let mut places: Vec<Place> = missing().map(|(_, place)| *place).collect();
         if places.is_empty() {
             break sorted;
         }
         // Their place in the order of publishing is that of the group, whatever order they go in.
         places.sort_unstable();
         let seqs: HashMap<_, _> = places.iter().copied().zip(next_seqs(conn, places.len())?).collect();
-        let missing: Vec<New<'_>> = missing()
-            .map(|(key, place)| (*key, &members[place.0].publish.events[place.1], seqs[place]))
-            .collect();
-        let seqs = insert_events(conn, &missing)?;
-        let (there, new): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|(key, ..)| !seqs.contains_key(key));
-        inserted.extend(new.into_iter().map(|(key, ..)| (key, seqs[&key])));
+        let missing: Vec<New<'_>> =
+            missing().map(|(key, place)| (*key, event_at(members, *place), seqs[place])).collect();
+        let went_in = insert_events(conn, &missing)?;
+        let (new, there): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(key, ..)| went_in.contains(key));
+        inserted.extend(new.into_iter().map(|(key, _, seq)| (key, (sorted.new[&key], seq))));
         if there.is_empty() {
             break sorted;
         }
         // Somebody else's, or an earlier one of our own.
         stored.extend(find_events(conn, &there)?);
     };
-    // What went in for a member that was refused after all goes out again, in the same transaction.
-    let unwanted: Vec<i64> =
-        inserted.iter().filter(|(key, _)| !sorted.new.contains_key(*key)).map(|(_, seq)| *seq).collect();
-    if !unwanted.is_empty() {
-        diesel::delete(events::table.filter(events::seq.eq_any(unwanted))).execute(conn)?;
-    }
     let mut fan_out = FanOut::default();
     for (key, (member, index)) in &sorted.new {
-        fan_out.add(&members[*member], *index, inserted[key], wakes);
+        fan_out.add(&members[*member], *index, inserted[key].1, wakes);
     }
     fan_out.insert(conn)?;
     let known: Vec<i64> = stored.values().map(|stored| stored.seq).collect();
     let of_stored = deliveries_of(conn, &known)?;
-    let answer = |publish: &Publish, member: usize| -> Vec<Published> {
-        let one = |(index, event): (usize, &Arc<SealedEvent>)| match stored.get(&key(event)) {
-            Some(stored) => Published {
-                created_at: codec::time(stored.created_at),
-                duplicate: true,
-                deliveries: of_stored.get(&stored.seq).cloned().unwrap_or_default(),
-            },
-            None => {
-                let (first_member, first_index) = sorted.new[&key(event)];
-                let first = &members[first_member].publish.events[first_index];
-                Published {
-                    created_at: first.created_at,
-                    duplicate: (first_member, first_index) != (member, index),
-                    deliveries: fan_out.answers.get(&inserted[&key(event)]).cloned().unwrap_or_default(),
-                }
+    let answer = |place: Place| match stored.get(&key(event_at(members, place))) {
+        Some(stored) => Published {
+            created_at: codec::time(stored.created_at),
+            duplicate: true,
+            deliveries: of_stored.get(&stored.seq).cloned().unwrap_or_default(),
+        },
+        None => {
+            let (first, seq) = inserted[&key(event_at(members, place))];
+            Published {
+                created_at: event_at(members, first).created_at,
+                duplicate: first != place,
+                deliveries: fan_out.answers.get(&seq).cloned().unwrap_or_default(),
             }
-        };
-        publish.events.iter().enumerate().map(one).collect()
+        }
     };
     let outcomes = members.iter().enumerate().map(|(member, publishing)| match sorted.refused.get(&member) {
         Some(refusal) => Err(refusal.clone()),
-        None => Ok(answer(publishing.publish, member)),
+        None => Ok((0..publishing.publish.events.len()).map(|index| answer((member, index))).collect()),
     });
     Ok(outcomes.collect())
 }
@@ -247,22 +242,18 @@ fn next_seqs(conn: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreErr
 
 /// Inserts events in the order of their keys, so that two groups never wait for each other. Those that
 /// were there do not come back.
-fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashMap<Key<'a>, i64>, StoreError> {
+fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashSet<Key<'a>>, StoreError> {
     #[derive(QueryableByName)]
     struct Inserted {
         #[diesel(sql_type = BigInt)]
         seq: i64,
-        #[diesel(sql_type = Text)]
-        tenant: String,
-        #[diesel(sql_type = Text)]
-        id: String,
     }
     let each = || new.iter().map(|(_, event, _)| event);
     let rows: Vec<Inserted> = diesel::sql_query(
         "INSERT INTO webhook_events \
          (seq, tenant, id, event_type, ordering_key, content_type, content_hash, body, created_at) \
          SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-         ON CONFLICT (tenant, id) DO NOTHING RETURNING seq, tenant, id",
+         ON CONFLICT (tenant, id) DO NOTHING RETURNING seq",
     )
     .bind::<Array<BigInt>, _>(new.iter().map(|(.., seq)| *seq).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(each().map(|event| event.tenant.as_str()).collect::<Vec<_>>())
@@ -274,10 +265,8 @@ fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashMap
     .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(each().map(|event| event.created_at.as_micros()).collect::<Vec<_>>())
     .load(conn)?;
-    let keys: HashMap<(&str, &str), Key<'a>> =
-        new.iter().map(|(key, ..)| ((key.0.as_str(), key.1.as_str()), *key)).collect();
-    let named = |row: Inserted| Some((*keys.get(&(row.tenant.as_str(), row.id.as_str()))?, row.seq));
-    Ok(rows.into_iter().filter_map(named).collect())
+    let went_in: HashSet<i64> = rows.into_iter().map(|row| row.seq).collect();
+    Ok(new.iter().filter(|(.., seq)| went_in.contains(seq)).map(|(key, ..)| *key).collect())
 }
 
 /// Events that are there, by their keys.
@@ -285,20 +274,33 @@ fn find_events<'a>(
     conn: &mut PgConnection,
     wanted: &[New<'a>],
 ) -> Result<Vec<(Key<'a>, Stored)>, StoreError> {
-    let mut found = Vec::new();
-    for (key, ..) in wanted {
-        let row: Option<(i64, Vec<u8>, i64)> = events::table
-            .filter(events::tenant.eq(key.0.as_str()))
-            .filter(events::id.eq(key.1.as_str()))
-            .select((events::seq, events::content_hash, events::created_at))
-            .first(conn)
-            .optional()?;
-        // Gone since by retention: the next round stores it.
-        found.extend(
-            row.map(|(seq, content_hash, created_at)| (*key, Stored { seq, content_hash, created_at })),
-        );
+    #[derive(QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = BigInt)]
+        place: i64,
+        #[diesel(sql_type = BigInt)]
+        seq: i64,
+        #[diesel(sql_type = Binary)]
+        content_hash: Vec<u8>,
+        #[diesel(sql_type = BigInt)]
+        created_at: i64,
     }
-    Ok(found)
+    let rows: Vec<Found> = diesel::sql_query(
+        "SELECT wanted.place, seq, content_hash, created_at \
+         FROM unnest($1, $2) WITH ORDINALITY AS wanted (tenant, id, place) \
+         JOIN webhook_events ON webhook_events.tenant = wanted.tenant COLLATE \"C\" \
+             AND webhook_events.id = wanted.id COLLATE \"C\"",
+    )
+    .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.0.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.1.as_str()).collect::<Vec<_>>())
+    .load(conn)?;
+    // One that is gone since by retention is stored by the next round.
+    let named = |row: Found| {
+        let place = usize::try_from(row.place - 1).ok()?;
+        let Found { seq, content_hash, created_at, .. } = row;
+        Some((wanted.get(place)?.0, Stored { seq, content_hash, created_at }))
+    };
+    Ok(rows.into_iter().filter_map(named).collect())
 }
 
 type Deliveries = Vec<(DeliveryId, EndpointId)>;

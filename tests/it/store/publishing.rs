@@ -102,6 +102,27 @@ fn many_publishers_at_once_share_commits_and_get_their_own_answers(database: Dat
     });
 }
 
+/// A refused batch's event had gone in before the refusal was known, and stayed as another one's.
+fn what_a_refused_batch_leaves_free_is_its_next_publishers(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        engine.postrider.publish(with_id("taken", "1")).await.unwrap();
+        // Both queue before the committer runs: they share a commit.
+        let batch = vec![with_id("free", r#""refused""#), with_id("taken", "2")];
+        let (refused, stored) = tokio::join!(
+            engine.postrider.publish_batch(batch),
+            engine.postrider.publish(with_id("free", r#""stored""#)),
+        );
+        assert!(refused.is_err() && !stored.unwrap().duplicate);
+        let id = EventId::parse("free").unwrap();
+        let found = engine.postrider.event(&Tenant::default(), &id).await.unwrap().event;
+        let body = String::from_utf8_lossy(&found.body).into_owned();
+        assert!(body.contains(r#""data":"stored""#), "{body}");
+        let again = engine.postrider.publish(with_id("free", r#""stored""#)).await.unwrap();
+        assert!(again.duplicate);
+    });
+}
+
 fn lists_go_through_everything_once_newest_first(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
@@ -130,4 +151,5 @@ conformance! {
     events_go_to_the_endpoints_of_their_tenant_that_want_them,
     many_publishers_at_once_share_commits_and_get_their_own_answers,
     lists_go_through_everything_once_newest_first,
+    what_a_refused_batch_leaves_free_is_its_next_publishers,
 }
