@@ -37,7 +37,8 @@ impl<T> ListBody<T> {
     }
 }
 
-/// Mounts the API: `/api/v1/…` and `/metrics` behind `token` and the tokens made with it, `/healthz` and `/readyz` in the open.
+/// Mounts the API: `/api/v1/…` and `/metrics` behind `token` and the tokens made with it, `/healthz`
+/// and `/readyz` in the open.
 ///
 /// ```no_run
 /// # async fn serve(postrider: postrider::Postrider) -> std::io::Result<()> {

@@ -39,7 +39,22 @@ pub(super) type OnCommit = Box<dyn Fn(Vec<Wake>) + Send>;
 pub(super) struct Committer {
     queue: mpsc::Sender<Entry>,
     patience: Duration,
-    refused: Arc<Mutex<Option<(Instant, Unavailable)>>>,
+    refused: Refusals,
+}
+
+/// Why the database last refused a write, and when.
+#[derive(Clone, Default)]
+struct Refusals(Arc<Mutex<Option<(Instant, Unavailable)>>>);
+
+impl Refusals {
+    fn note(&self, why: Unavailable) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
+    }
+
+    fn recent(&self) -> Option<Unavailable> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_LASTS).map(|(_, why)| why.clone())
+    }
 }
 
 enum Entry {
@@ -67,13 +82,9 @@ impl Committer {
         }
         let in_time = tokio::time::timeout(self.patience + OVERTIME, written).await;
         in_time.unwrap_or_else(|_| {
-            self.note_refusal(Unavailable::Silent);
+            self.refused.note(Unavailable::Silent);
             Err(Unavailable::Silent.into())
         })
-    }
-
-    fn note_refusal(&self, why: Unavailable) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
     }
 
     /// Writes whatever `operation` writes, and answers with what it returned.
@@ -87,9 +98,7 @@ impl Committer {
 
     /// Why the database refused a write, if it did within [`REFUSAL_LASTS`].
     pub(super) fn recent_refusal(&self) -> Option<Unavailable> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent = refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_LASTS);
-        recent.map(|(_, why)| why.clone())
+        self.refused.recent()
     }
 
     /// Flushes, and stops the committer.
@@ -120,9 +129,9 @@ pub(super) fn start(
 ) -> Result<Committer, StoreError> {
     let (queue, incoming) = mpsc::channel(QUEUE);
     let writer = Some(store.writer()?);
-    let refused = Arc::default();
+    let refused = Refusals::default();
     let state = State {
-        refused: Arc::clone(&refused),
+        refused: refused.clone(),
         store: store.clone(),
         patience,
         writer,
@@ -162,7 +171,7 @@ struct State {
     /// Members that an unavailable database has not taken yet.
     waiting: VecDeque<(Member, Instant)>,
     failures: u32,
-    refused: Arc<Mutex<Option<(Instant, Unavailable)>>>,
+    refused: Refusals,
 }
 
 fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
@@ -333,8 +342,7 @@ impl State {
     /// as their askers do.
     fn keep_or_answer(&mut self, group: Vec<Member>, untils: Vec<Instant>, why: &Unavailable) {
         tracing::warn!(%why, members = group.len(), "the database takes no writes");
-        let refusal = Some((Instant::now(), why.clone()));
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+        self.refused.note(why.clone());
         for (member, until) in group.into_iter().zip(untils) {
             let patient = *why == Unavailable::Busy && Instant::now() < until;
             if matches!(member, Member::Record(_)) || patient {

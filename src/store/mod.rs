@@ -201,7 +201,8 @@ pub fn revert(url: &DatabaseUrl) -> Result<Option<String>, StoreError> {
 }
 
 /// Rewrites what is not encrypted with the first of `config.encryption_keys`, in batches and beside
-/// running engines. `told` hears of the values that were rewritten so far. Every engine must have been given the first key before: it reads what is rewritten.
+/// running engines. Every engine must have been given that key before: it reads what is rewritten.
+/// `told` hears of how many values were rewritten so far.
 ///
 /// Returns how many values were rewritten.
 ///

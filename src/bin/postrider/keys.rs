@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use postrider::domain::secret::EncryptionKey;
 
-use crate::settings::{Hidden, Settings, SettingsFile};
+use crate::settings::{DatabaseArgs, Hidden, Settings};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
@@ -19,9 +19,8 @@ pub(crate) enum Keys {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rotate {
-    /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<Hidden>,
+    #[command(flatten)]
+    database: DatabaseArgs,
 
     /// The first one encrypts, all decrypt. Better given by the environment or the settings file.
     #[arg(
@@ -32,9 +31,6 @@ pub(crate) struct Rotate {
         hide_env_values = true
     )]
     encryption_keys: Option<Vec<Hidden>>,
-
-    #[command(flatten)]
-    file: SettingsFile,
 }
 
 impl Keys {
@@ -49,12 +45,8 @@ impl Keys {
 
 impl Rotate {
     fn run(self) -> anyhow::Result<()> {
-        let own = Settings {
-            database_url: self.database_url,
-            encryption_keys: self.encryption_keys,
-            ..Settings::default()
-        };
-        let settings = own.over_file(self.file.path.as_deref())?;
+        let keys = Settings { encryption_keys: self.encryption_keys, ..Settings::default() };
+        let settings = keys.over(self.database.settings()?)?;
         let config = settings.engine()?;
         let key = config.encryption_keys.first().context(
             "no key: set POSTRIDER_ENCRYPTION_KEYS, or name the server's settings file by --config",

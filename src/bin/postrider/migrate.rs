@@ -3,55 +3,38 @@
 use anyhow::bail;
 use clap::Subcommand;
 
-use crate::settings::{Hidden, Settings, SettingsFile};
+use crate::settings::DatabaseArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Migrate {
     /// Bring the schema up to date. Of several that do so at once, one does; the others wait.
-    Up(Database),
+    Up(DatabaseArgs),
     /// Take the newest migration back, with everything that its tables hold.
     Down(Down),
     /// Show which migrations have been run. Changes nothing.
-    Status(Database),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Database {
-    /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    database_url: Option<Hidden>,
-
-    #[command(flatten)]
-    file: SettingsFile,
+    Status(DatabaseArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Down {
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
 
     /// Needed: what the tables hold is lost
     #[arg(long)]
     yes: bool,
 }
 
-impl Database {
-    fn url(self) -> anyhow::Result<postrider::config::DatabaseUrl> {
-        let own = Settings { database_url: self.database_url, ..Settings::default() };
-        own.over_file(self.file.path.as_deref())?.database()
-    }
-}
-
 impl Migrate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Up(database) => {
-                let url = database.url()?;
+                let url = database.settings()?.database()?;
                 postrider::migrate(&url)?;
                 println!("the schema is up to date: {}", newest(&url)?);
             }
             Self::Down(down) => {
-                let url = down.database.url()?;
+                let url = down.database.settings()?.database()?;
                 let newest = newest(&url)?;
                 if !down.yes {
                     bail!(
@@ -64,7 +47,7 @@ impl Migrate {
                 }
             }
             Self::Status(database) => {
-                for one in postrider::migrations(&database.url()?)? {
+                for one in postrider::migrations(&database.settings()?.database()?)? {
                     let state = match (one.run_at, one.known) {
                         (Some(at), true) => format!("run at {at}"),
                         (Some(at), false) => format!("run at {at} by a newer release"),

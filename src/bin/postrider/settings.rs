@@ -127,7 +127,12 @@ impl Settings {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the settings file {}", path.display()))?;
         let in_file: Self = toml::from_str(&text).map_err(|error| wrong_file(path, &text, &error))?;
-        let (mut merged, over) = (serde_json::to_value(in_file)?, serde_json::to_value(self)?);
+        self.over(in_file)
+    }
+
+    /// These settings, and where they say nothing those of `other`.
+    pub(crate) fn over(&self, other: Self) -> anyhow::Result<Self> {
+        let (mut merged, over) = (serde_json::to_value(other)?, serde_json::to_value(self)?);
         if let (Some(merged), Some(over)) = (merged.as_object_mut(), over.as_object()) {
             for (name, value) in over.iter().filter(|(_, value)| !value.is_null()) {
                 merged.insert(name.clone(), value.clone());
@@ -212,4 +217,23 @@ pub(crate) struct SettingsFile {
     /// A file with settings (TOML; the names of the flags, with underscores)
     #[arg(long = "config", env = "POSTRIDER_CONFIG", value_name = "FILE")]
     pub(crate) path: Option<PathBuf>,
+}
+
+/// For the commands that go to the database themselves.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DatabaseArgs {
+    /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
+    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<Hidden>,
+
+    #[command(flatten)]
+    file: SettingsFile,
+}
+
+impl DatabaseArgs {
+    /// With what else the settings file says.
+    pub(crate) fn settings(self) -> anyhow::Result<Settings> {
+        let own = Settings { database_url: self.database_url, ..Settings::default() };
+        own.over_file(self.file.path.as_deref())
+    }
 }
