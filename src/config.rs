@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::domain::FieldError;
 use crate::domain::endpoint::EndpointDefaults;
 use crate::domain::headers::check_header_name;
+use crate::domain::lease::Terms;
 use crate::domain::secret::EncryptionKey;
 
 /// Where the database is.
@@ -16,19 +17,55 @@ use crate::domain::secret::EncryptionKey;
 pub enum DatabaseUrl {
     /// A file. `sqlite:path`, `sqlite://path` or a bare path.
     Sqlite(PathBuf),
-    /// A server: `postgres://user:password@host:port/database?…`, with libpq's parameters.
+    /// A server: `postgres://user:password@host:port/database?…`, with libpq's parameters, and
+    /// `pooler=transaction` where it leads to a pooler in transaction mode.
     Postgres(PostgresUrl),
+}
+
+impl DatabaseUrl {
+    /// Whether it leads to a pooler in transaction mode.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        matches!(self, Self::Postgres(url) if url.is_pooled())
+    }
 }
 
 /// The URL of a Postgres database. It may hold a password: `Debug` shows none of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PostgresUrl(String);
+pub struct PostgresUrl {
+    url: String,
+    pooled: bool,
+}
+
+/// What says of a URL that it leads to a pooler in transaction mode. libpq does not know it.
+const POOLER: (&str, &str) = ("pooler", "transaction");
 
 impl PostgresUrl {
-    /// All of it.
+    fn parse(url: &str) -> Result<Self, String> {
+        let Some((base, query)) = url.split_once('?') else {
+            return Ok(Self { url: url.to_owned(), pooled: false });
+        };
+        let is_pooler = |pair: &&str| pair.split('=').next() == Some(POOLER.0);
+        let (pooler, libpq): (Vec<&str>, Vec<&str>) =
+            query.split('&').filter(|pair| !pair.is_empty()).partition(is_pooler);
+        if pooler.iter().any(|pair| pair.split_once('=') != Some(POOLER)) {
+            return Err("`pooler` may be `transaction`; leave it out for a direct connection".into());
+        }
+        let url = if libpq.is_empty() { base.to_owned() } else { format!("{base}?{}", libpq.join("&")) };
+        Ok(Self { url, pooled: !pooler.is_empty() })
+    }
+
+    /// All of it that libpq understands.
     #[must_use]
     pub fn reveal(&self) -> &str {
-        &self.0
+        &self.url
+    }
+
+    /// Whether it leads to a pooler in transaction mode: two transactions may then run in two sessions
+    /// of the server.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.pooled
     }
 }
 
@@ -42,7 +79,7 @@ impl std::str::FromStr for DatabaseUrl {
     type Err = String;
     fn from_str(url: &str) -> Result<Self, Self::Err> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres(PostgresUrl(url.to_owned())));
+            return PostgresUrl::parse(url).map(Self::Postgres);
         }
         let path = url.strip_prefix("sqlite:").unwrap_or(url);
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -92,8 +129,10 @@ pub struct EngineConfig {
     pub max_in_flight: usize,
     /// Connections that read.
     pub read_connections: u32,
-    /// What this process is called among those that share the database.
+    /// What this process is called among those that share the database. Default: the host's name.
     pub node_name: String,
+    /// How it holds its share of the endpoints, where several processes share a database.
+    pub lease: Terms,
     /// Whether a start brings the schema up to date.
     pub migrate_on_start: bool,
 }
@@ -114,10 +153,28 @@ impl Default for EngineConfig {
             commit_timeout: Duration::from_secs(10),
             max_in_flight: (open_files() / 2).clamp(1, 8192),
             read_connections: 4,
-            node_name: "postrider".into(),
+            node_name: host_name(),
+            lease: Terms::default(),
             migrate_on_start: true,
         }
     }
+}
+
+/// What this machine is called, as far as it makes a node's name.
+fn host_name() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
+    if check_node_name(&name).is_ok() { name } else { "postrider".into() }
+}
+
+fn check_node_name(name: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+        return Ok(());
+    }
+    Err("must be 1 to 64 characters of A-Z, a-z, 0-9, `.`, `_` and `-`".into())
 }
 
 /// Files that something else than attempts needs: the database, the API's own connections, names.
@@ -148,6 +205,11 @@ impl EngineConfig {
                 "must be 1 to {most}: this process may not open more files (`ulimit -n` raises that)"
             );
             return Err(FieldError::new("max_in_flight", detail));
+        }
+        check_node_name(&self.node_name).map_err(wrong("node_name"))?;
+        self.lease.check()?;
+        if self.poll_interval.is_zero() {
+            return Err(FieldError::new("poll_interval", "must not be zero"));
         }
         self.endpoint_defaults.check()
     }

@@ -5,7 +5,8 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::str::FromStr;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -103,22 +104,29 @@ pub trait Clock: Send + Sync + 'static {
     /// The origin lies at least [`ORIGIN_AGE`] back, so that what the log remembers of the time
     /// before this process has a place on it.
     fn monotonic(&self) -> Duration;
+
+    /// Hears what time the database has told between two moments of the monotonic clock. Only a clock
+    /// that is shared with others heeds it.
+    fn learn(&self, told: Timestamp, asked: Duration, answered: Duration) {
+        let _ = (told, asked, answered);
+    }
 }
 
 /// How far back a monotonic clock's origin lies when it is made.
 pub const ORIGIN_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// The operating system's clocks.
+/// The operating system's clocks. The monotonic one goes on while the machine is suspended, where the
+/// system has such a clock (Linux): a lease does not wait for us either.
 #[derive(Debug)]
 pub struct SystemClock {
-    origin: Instant,
+    origin: Duration,
 }
 
 impl SystemClock {
     /// A clock whose monotonic origin is now.
     #[must_use]
     pub fn new() -> Self {
-        Self { origin: Instant::now() }
+        Self { origin: since_boot() }
     }
 }
 
@@ -136,13 +144,88 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        ORIGIN_AGE + self.origin.elapsed()
+        ORIGIN_AGE + since_boot().saturating_sub(self.origin)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now).unwrap_or_default()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn since_boot() -> Duration {
+    static FIRST: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    FIRST.get_or_init(std::time::Instant::now).elapsed()
+}
+
+/// A database's time of day, which all processes that share it agree on: the last time that it told, and
+/// what a monotonic clock of our own has counted since. What our own clock takes for the time of day
+/// does not matter.
+#[derive(Debug)]
+pub struct SharedClock<C> {
+    local: C,
+    /// What the database's time is ahead of the monotonic clock, in microseconds.
+    ahead: AtomicI64,
+}
+
+impl<C: Clock> SharedClock<C> {
+    /// Shows the local time of day until the database has told its own.
+    #[must_use]
+    pub fn new(local: C) -> Self {
+        let ahead = AtomicI64::new(local.now().0 - micros(local.monotonic()));
+        Self { local, ahead }
+    }
+}
+
+impl<C: Clock> Clock for SharedClock<C> {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.ahead.load(Ordering::Relaxed).saturating_add(micros(self.local.monotonic())))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.local.monotonic()
+    }
+
+    fn learn(&self, told: Timestamp, asked: Duration, answered: Duration) {
+        // It was told somewhere between question and answer. What fits that is left as it is, so that the
+        // way there and back does not make the clock jitter.
+        let (least, most) = (told.0 - micros(answered), told.0 - micros(asked));
+        let present = self.ahead.load(Ordering::Relaxed);
+        self.ahead.store(present.clamp(least, most.max(least)), Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Wrong;
+
+    impl Clock for Wrong {
+        fn now(&self) -> Timestamp {
+            Timestamp(7_200_000_000)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_secs(100)
+        }
+    }
+
+    #[test]
+    fn a_shared_clock_shows_what_the_database_told_and_does_not_jitter() {
+        let clock = SharedClock::new(Wrong);
+        let at = |seconds: u64| Duration::from_millis(seconds * 1000);
+        let told = |seconds: i64| Timestamp(seconds * 1_000_000);
+        // Asked at 98 and answered at 100: the database's 3600 lies in between.
+        clock.learn(told(3600), at(98), at(100));
+        assert_eq!(clock.now(), told(3602), "no earlier than it can be");
+        clock.learn(told(3600), at(96), at(99));
+        assert_eq!(clock.now(), told(3602), "still possible, so it stays");
+        clock.learn(told(3600), at(99), at(100));
+        assert_eq!(clock.now(), told(3601), "nearer now");
+    }
 
     #[test]
     fn is_shown_in_utc_with_microseconds_and_read_back() {

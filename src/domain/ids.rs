@@ -56,6 +56,10 @@ id! {
     DeliveryId
 }
 id! {
+    /// One process that shares the database, `in_…`: a restart makes another one of it.
+    InstanceId
+}
+id! {
     /// A token's id, `tok_…`.
     TokenId
 }
@@ -88,6 +92,14 @@ impl EndpointId {
     #[must_use]
     pub fn generate(now: Timestamp) -> Self {
         Self(format!("ep_{}", time_ordered(now)).into())
+    }
+}
+
+impl InstanceId {
+    /// A fresh id.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(format!("in_{}", Uuid::new_v4().simple()).into())
     }
 }
 

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod event;
 pub mod headers;
 pub mod ids;
+pub mod lease;
 pub mod lifecycle;
 pub mod notice;
 pub mod rate_limit;

@@ -3,7 +3,10 @@
 //! Its report reaches the supervisor in every case, a panic included: whoever drops an attempt
 //! that has not reported sends [`Ended::Broken`].
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,6 +20,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Exchange};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
+use crate::domain::lease::Lease;
 use crate::sender::Sent;
 
 /// How an attempt ended.
@@ -49,6 +53,8 @@ pub(super) struct Job {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) event: Arc<SealedEvent>,
     pub(super) claimed: Claimed,
+    /// What it was claimed under: nothing goes out once that has ended.
+    pub(super) lease: Lease,
     pub(super) started_at: Timestamp,
     pub(super) abort: CancellationToken,
     /// Its place among all attempts of the engine.
@@ -88,11 +94,19 @@ impl Actor for DeliveryAttempt {
         self.job.shared.metrics.in_flight.inc();
         let shared = Arc::clone(&self.job.shared);
         let (endpoint, event) = (Arc::clone(&self.job.endpoint), Arc::clone(&self.job.event));
-        let (abort, started_at) = (self.job.abort.clone(), self.job.started_at);
-        let attempt =
-            async move { abort.run_until_cancelled(shared.sender.send(&endpoint, &event, started_at)).await };
+        let (abort, started_at, lease) = (self.job.abort.clone(), self.job.started_at, self.job.lease);
+        let attempt = async move {
+            let mut send = pin!(shared.sender.send(&endpoint, &event, started_at));
+            // A process that stood still may find its time long over: it is looked at before each step, and
+            // not only when the timer gets its turn.
+            let while_held = poll_fn(|cx| match shared.leases.may_send(lease) {
+                true => send.as_mut().poll(cx).map(Some),
+                false => Poll::Ready(None),
+            });
+            abort.run_until_cancelled(while_held).await
+        };
         ctx.spawn(attempt.into_actor(self).map(|sent, attempt, ctx| {
-            attempt.report(match sent {
+            attempt.report(match sent.flatten() {
                 Some(Sent::Finished { exchange, verdict }) => Ended::Finished(exchange, verdict),
                 Some(Sent::NotSent(why)) => Ended::NotSent(why),
                 None => Ended::Aborted,

@@ -6,17 +6,18 @@ use actix::prelude::*;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::committer::{self, Driver, OnCommit};
+use super::lease::{self, Keeper, LookAtLeases};
 use super::maintenance::Maintenance;
-use super::registry::{NewDeliveries, Registry};
+use super::registry::{Due, NewDeliveries, PollNow, Registry};
 use super::tokens::KnownTokens;
 use super::{Postrider, Running, Shared};
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::FieldError;
-use crate::domain::clock::{Clock, SystemClock};
+use crate::domain::clock::{Clock, SharedClock, SystemClock};
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
-use crate::store::{Scope, SenderLock, Store, StoreError};
+use crate::store::{Hint, Hints, ProcessLock, Store, StoreError};
 
 /// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ pub enum StartError {
 pub struct Builder {
     database: DatabaseUrl,
     config: EngineConfig,
-    clock: Arc<dyn Clock>,
+    clock: Option<Arc<dyn Clock>>,
     transport: Option<Arc<dyn Transport>>,
 }
 
@@ -59,7 +60,7 @@ impl Builder {
         Self {
             database: DatabaseUrl::Sqlite("postrider.db".into()),
             config: EngineConfig::default(),
-            clock: Arc::new(SystemClock::new()),
+            clock: None,
             transport: None,
         }
     }
@@ -79,7 +80,7 @@ impl Builder {
     /// Where its time comes from.
     #[cfg(feature = "testing")]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+        self.clock = Some(clock);
         self
     }
 
@@ -125,8 +126,13 @@ impl Builder {
     fn launch(self, driver: Driver, system: Option<System>) -> Result<Postrider, StartError> {
         let Self { database, config, clock, transport } = self;
         config.check().map_err(StartError::Setting)?;
+        // On Postgres the time of day is the database's, whatever this machine takes it for.
+        let clock = clock.unwrap_or_else(|| match &database {
+            DatabaseUrl::Sqlite(_) => Arc::new(SystemClock::new()),
+            DatabaseUrl::Postgres(_) => Arc::new(SharedClock::new(SystemClock::new())),
+        });
         // The lock first: a second sender must not even bring the schema up to date.
-        let lock = SenderLock::acquire(&database)?;
+        let lock = ProcessLock::acquire(&database, &config.node_name)?;
         let store = Store::open(&database, &config)?;
 
         let metrics = Arc::new(Metrics::new());
@@ -141,29 +147,38 @@ impl Builder {
         let event_id_header = config.event_id_header.as_ref().map(|name| name.to_ascii_lowercase());
         let sender = Sender::new(transport, Arc::clone(&policy), event_id_header);
 
-        // Rehydration: whatever an earlier owner left `sending` waits again.
-        let at = clock.now();
         let tokens = KnownTokens::default();
-        let (epoch, interrupted) = store.writer()?.run(|tx| {
-            tokens.refresh(tx.conn())?;
-            let epoch = tx.raise_epoch()?;
-            Ok((epoch, tx.interrupt(&Scope::All, at, true, "the process ended before it had an outcome")?))
-        })?;
-        if interrupted > 0 {
-            tracing::info!(
-                interrupted,
-                "{interrupted} deliveries were in flight when the last owner ended; they are sent again"
-            );
-        }
+        store.read_here(|conn, _| tokens.refresh(conn))?;
+        // Rehydration: whatever an earlier owner of a shard left `sending` waits again.
+        let (membership, leases) = lease::join(&store, lock, &config.node_name, config.lease, &clock)?;
+        let leases = Arc::new(leases);
 
-        let registry_slot: Arc<OnceLock<Addr<Registry>>> = Arc::default();
-        let hints = Arc::clone(&registry_slot);
-        let on_commit: OnCommit = Box::new(move |wakes| {
-            if let Some(registry) = hints.get() {
+        let actors: Arc<OnceLock<(Addr<Registry>, Addr<Keeper>)>> = Arc::default();
+        let hints = {
+            let actors = Arc::clone(&actors);
+            Hints::start(&database, move |hint| {
+                let Some((registry, keeper)) = actors.get() else { return };
                 // A full mailbox drops the hint, not the work: memory stays bounded, the poll finds it.
-                let _ = registry.try_send(NewDeliveries(wakes));
-            }
-        });
+                match hint {
+                    Hint::Due(endpoints) => drop(registry.try_send(Due(endpoints))),
+                    Hint::Changed => drop(registry.try_send(PollNow)),
+                    Hint::Leases => drop(keeper.try_send(LookAtLeases)),
+                }
+            })?
+        };
+        let on_commit: OnCommit = {
+            let (actors, leases, hints) = (Arc::clone(&actors), Arc::clone(&leases), hints.clone());
+            Box::new(move |wakes| {
+                let (own, others): (Vec<_>, Vec<_>) =
+                    wakes.into_iter().partition(|wake| leases.for_new_work(&wake.endpoint.id).is_some());
+                if !others.is_empty() {
+                    hints.send(Hint::Due(others.into_iter().map(|wake| wake.endpoint.id.clone()).collect()));
+                }
+                if let Some((registry, _)) = actors.get() {
+                    let _ = registry.try_send(NewDeliveries(own));
+                }
+            })
+        };
         let committer =
             committer::start(&store, config.commit_timeout, Arc::clone(&metrics), on_commit, driver)?;
         let shared = Arc::new(Shared {
@@ -177,16 +192,16 @@ impl Builder {
             config,
             metrics,
             tokens,
-            superseded: std::sync::atomic::AtomicBool::new(false),
-            started_at: at,
-            epoch,
-            lock: std::sync::Mutex::new(Some(lock)),
+            hints,
+            leases,
+            membership,
             probed: std::sync::Mutex::default(),
         });
         let registry = Registry::new(Arc::clone(&shared)).start();
-        let _ = registry_slot.set(registry.clone());
+        let keeper = Keeper::new(Arc::clone(&shared), registry.clone()).start();
+        let _ = actors.set((registry.clone(), keeper.clone()));
         Maintenance::new(Arc::clone(&shared)).start();
         let running = Arc::new(Mutex::new(Some(Running { system })));
-        Ok(Postrider { shared, registry, running })
+        Ok(Postrider { shared, registry, keeper, running })
     }
 }

@@ -147,10 +147,10 @@ impl Postrider {
         self.shared
             .committer
             .run(move |tx| {
-                let (conn, codec) = tx.parts();
-                let Some(delivery) = query::delivery(conn, &of_id)? else {
+                let Some(delivery) = tx.delivery_to_change(&of_id)? else {
                     return Ok(Err(Error::NotFound("delivery")));
                 };
+                let (conn, codec) = tx.parts();
                 let gone = query::endpoint(conn, codec, &delivery.endpoint_id)?.is_none();
                 let next = match lifecycle::next(&delivery.life, &cause) {
                     Ok(next) => next,

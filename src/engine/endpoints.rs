@@ -17,8 +17,8 @@ use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::secret::Secret;
 use crate::domain::settings::{EndpointChange, Settings};
-use crate::store::Tx;
 use crate::store::query::{self, Page};
+use crate::store::{Hint, Tx};
 
 /// The longest that a rotated secret goes on signing: seven days.
 pub const MAX_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -143,9 +143,9 @@ impl Postrider {
         endpoint.paused = Some(PauseReason::Operator);
         endpoint.version = i64::MAX;
         self.tell(endpoint, false).await;
-        let shared = Arc::clone(&self.shared);
+        let (shared, deleted) = (Arc::clone(&self.shared), vec![id.clone()]);
         tokio::spawn(async move {
-            if let Err(error) = super::maintenance::fail_overdue(&shared).await {
+            if let Err(error) = super::maintenance::fail_overdue(&shared, deleted).await {
                 tracing::warn!(%error, "the rest of what waited is failed by the next sweep");
             }
         });
@@ -281,7 +281,11 @@ impl Postrider {
 
     /// Tells the registry that something is due at an endpoint.
     pub(super) fn nudge(&self, id: &EndpointId) {
-        self.registry.do_send(Nudge(id.clone()));
+        if self.shared.leases.for_new_work(id).is_some() {
+            self.registry.do_send(Nudge(id.clone()));
+        } else {
+            self.shared.hints.send(Hint::Due(vec![id.clone()]));
+        }
     }
 
     async fn view(&self, endpoint: Endpoint) -> Result<EndpointView, Error> {
@@ -309,8 +313,7 @@ impl Postrider {
             .shared
             .committer
             .run(move |tx| {
-                let (conn, codec) = tx.parts();
-                let Some(mut endpoint) = query::endpoint(conn, codec, &of_id)? else {
+                let Some(mut endpoint) = tx.endpoint_to_change(&of_id)? else {
                     return Ok(Err(Error::NotFound("endpoint")));
                 };
                 if let Err(refused) = change(tx, &mut endpoint)? {
@@ -331,6 +334,7 @@ impl Postrider {
         let changed = EndpointChanged { endpoint: Arc::new(endpoint), resumed };
         // An engine that is stopping sends nothing more in any case.
         let _ = self.registry.send(changed).await;
+        self.shared.hints.send(Hint::Changed);
     }
 
     /// The header that carries the event's id is not an endpoint's to give.

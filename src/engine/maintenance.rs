@@ -7,6 +7,8 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::Shared;
+use crate::domain::ids::EndpointId;
+use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{self, Cause};
 use crate::domain::rate_limit::Period;
 use crate::store::StoreError;
@@ -52,8 +54,12 @@ impl Handler<Sweep> for Maintenance {
         }
         let shared = Arc::clone(&self.shared);
         let sweep = async move {
-            if let Err(error) = fail_overdue(&shared).await {
+            if let Err(error) = sweep(&shared).await {
                 tracing::warn!(%error, "overdue deliveries could not be failed yet");
+            }
+            // Of several processes one removes what is outdated.
+            if shared.leases.of(Shard::from_number(0)).is_none() {
+                return;
             }
             if let Err(error) = retire(&shared).await {
                 tracing::warn!(%error, "outdated events could not be removed yet");
@@ -63,14 +69,21 @@ impl Handler<Sweep> for Maintenance {
     }
 }
 
-/// Fails pending deliveries whose endpoint is gone or that waited too long.
-pub(super) async fn fail_overdue(shared: &Shared) -> Result<(), StoreError> {
+/// Fails what is overdue at the endpoints that this process sends to.
+async fn sweep(shared: &Shared) -> Result<(), StoreError> {
+    let held = shared.leases.open();
+    let read = move |conn: &mut _, _: &_| query::waiting_endpoints(conn, &held);
+    let endpoints = shared.store.read("waiting endpoints", read).await?;
+    fail_overdue(shared, endpoints).await
+}
+
+/// Fails pending deliveries of these endpoints whose endpoint is gone or that waited too long.
+pub(super) async fn fail_overdue(shared: &Shared, endpoints: Vec<EndpointId>) -> Result<(), StoreError> {
+    let endpoints = Arc::new(endpoints);
     loop {
-        let now = shared.clock.now();
-        let overdue = shared
-            .store
-            .read("overdue deliveries", move |conn, codec| query::overdue(conn, codec, now, BATCH))
-            .await?;
+        let (now, of) = (shared.clock.now(), Arc::clone(&endpoints));
+        let read = move |conn: &mut _, codec: &_| query::overdue(conn, codec, &of, now, BATCH);
+        let overdue = shared.store.read("overdue deliveries", read).await?;
         if overdue.is_empty() {
             return Ok(());
         }
@@ -83,7 +96,7 @@ pub(super) async fn fail_overdue(shared: &Shared) -> Result<(), StoreError> {
                         Overdue::EndpointDeleted => Cause::EndpointDeleted,
                     };
                     // It may have been claimed since it was read; then it is no longer overdue.
-                    if let Some(life) = query::life(tx.conn(), id)?
+                    if let Some(life) = tx.life_to_change(id)?
                         && let Ok(next) = lifecycle::next(&life, &cause)
                     {
                         query::set_life(tx.conn(), id, &next, now)?;

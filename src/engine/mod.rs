@@ -11,6 +11,7 @@ mod committer;
 mod deliveries;
 mod endpoints;
 mod error;
+mod lease;
 mod maintenance;
 mod nodes;
 mod publishing;
@@ -32,14 +33,15 @@ pub use nodes::Node;
 pub use publishing::{EventListQuery, EventView, Receipt};
 
 use self::committer::Committer;
-use self::registry::{AbortAll, DrainAll, Registry};
+use self::lease::{Keeper, Leases, LeaveAll, Membership};
+use self::registry::{AbortAll, Registry};
 use self::tokens::KnownTokens;
 use crate::config::EngineConfig;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{Resolve, Sender};
-use crate::store::{Scope, SenderLock, Store, StoreError};
+use crate::store::{Hints, Scope, Store, StoreError};
 
 /// How long attempts that were broken off get to be written down.
 const ABORT_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -60,14 +62,10 @@ pub(crate) struct Shared {
     /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
     slots: Arc<Semaphore>,
     tokens: KnownTokens,
-    /// Another process has raised the epoch: nothing that this one claims would stand.
-    superseded: std::sync::atomic::AtomicBool,
-    started_at: Timestamp,
-    /// What this owner's claims are fenced by.
-    epoch: i64,
-    /// The right to send from this database. It lasts as long as any actor does, whatever becomes of
-    /// the handles; a drain gives it back.
-    lock: std::sync::Mutex<Option<SenderLock>>,
+    /// What is told to the other processes.
+    hints: Hints,
+    leases: Arc<Leases>,
+    membership: Membership,
     /// When the database last took a write for the sake of readiness.
     probed: std::sync::Mutex<Option<std::time::Instant>>,
 }
@@ -77,15 +75,6 @@ impl Shared {
     fn probed_lately(&self) -> bool {
         let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         probed.is_some_and(|at| at.elapsed() < PROBE_LASTS)
-    }
-
-    /// Takes the right to send again where it was lost with its connection, unless another process has
-    /// it by now.
-    fn keep_lock(&self) {
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = lock.as_mut().map(|lock| lock.keep(self.store.url())) {
-            tracing::warn!(%error, "the right to send was lost");
-        }
     }
 
     /// Lets claims go that no attempt holds: their commit's answer was lost.
@@ -103,12 +92,13 @@ impl Shared {
 pub struct Postrider {
     shared: Arc<Shared>,
     registry: Addr<Registry>,
+    keeper: Addr<Keeper>,
     running: Arc<Mutex<Option<Running>>>,
 }
 
 impl std::fmt::Debug for Postrider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Postrider").field("epoch", &self.shared.epoch).finish_non_exhaustive()
+        f.debug_struct("Postrider").field("node", &self.shared.membership.node.name).finish_non_exhaustive()
     }
 }
 
@@ -132,21 +122,24 @@ impl Postrider {
     /// again after the next start, and the break counts as no failure.
     pub async fn drain(&self) {
         let Some(running) = self.running.lock().await.take() else { return };
-        let (done, drained) = oneshot::channel();
-        self.registry.do_send(DrainAll { done });
-        let mut drained = drained;
-        if tokio::time::timeout(self.shared.config.drain_timeout, &mut drained).await.is_err() {
+        let (done, mut vacated) = oneshot::channel();
+        self.keeper.do_send(LeaveAll { done });
+        if tokio::time::timeout(self.shared.config.drain_timeout, &mut vacated).await.is_err() {
             tracing::warn!("breaking off the attempts that are still in flight");
             self.registry.do_send(AbortAll);
-            let _ = tokio::time::timeout(ABORT_GRACE, drained).await;
+            let _ = tokio::time::timeout(ABORT_GRACE, vacated).await;
         }
         let at = self.shared.clock.now();
-        let left = self.shared.committer.run(move |tx| tx.interrupt(&Scope::All, at, false, "stopped"));
-        if let Err(error) = left.await {
-            tracing::warn!(%error, "what was in flight is taken back by the next start");
+        let (left, instance) = (self.shared.leases.all(), self.shared.membership.instance.clone());
+        let leave = self.shared.committer.run(move |tx| {
+            tx.interrupt(&Scope::Shards(left.clone()), at, false, "stopped")?;
+            tx.leave_cluster(&left, &instance)
+        });
+        if let Err(error) = leave.await {
+            tracing::warn!(%error, "what was in flight is taken back by the next owner");
         }
         self.shared.committer.close().await;
-        drop(self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.shared.membership.unlock();
         if let Some(system) = &running.system {
             system.stop();
         }
@@ -165,9 +158,6 @@ impl Postrider {
             self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?;
             let now = Some(std::time::Instant::now());
             *self.shared.probed.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        }
-        if self.shared.superseded.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(crate::store::Unavailable::Superseded.into());
         }
         match self.shared.committer.recent_refusal() {
             Some(why) => Err(why.into()),

@@ -16,6 +16,7 @@ use super::supervisor::{Changed, Drain, EndpointSupervisor, Inspect, Leave, Live
 use crate::domain::delivery::Queued;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
+use crate::domain::lease::Shard;
 use crate::store::query::{self, ClaimName, Stirring};
 use crate::store::{Scope, StoreError, Wake as Committed};
 
@@ -60,12 +61,28 @@ pub(super) struct SupervisorGone {
     pub(super) cleanly: bool,
 }
 
-/// Stop claiming; answered by `done` when every supervisor has left.
+/// From the keeper: start nothing more in a shard; answered by `done` when every supervisor of it has left.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct DrainAll {
+pub(super) struct Vacate {
+    pub(super) shard: Shard,
     pub(super) done: oneshot::Sender<()>,
 }
+
+/// From the keeper: these shards are not ours any more. What is in flight in them is broken off.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Lost(pub(super) Vec<Shard>);
+
+/// From another process: something is due at these endpoints. A hint, as all that comes from there.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Due(pub(super) Vec<EndpointId>);
+
+/// Look for due work, and for changes, without waiting for the next poll.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct PollNow;
 
 /// Break off what is still in flight.
 #[derive(Debug, Message)]
@@ -100,22 +117,22 @@ struct Look {
     found: Vec<Stirring>,
     /// The counter of changes of endpoints.
     endpoints: i64,
-    /// Whether this process still owns what it claims.
-    owner: bool,
 }
+
+/// The supervisors of a shard, by their endpoints.
+type Entries = HashMap<EndpointId, Entry>;
 
 pub(super) struct Registry {
     shared: Arc<Shared>,
-    entries: HashMap<EndpointId, Entry>,
+    entries: HashMap<Shard, Entries>,
+    /// Who waits for a shard to be vacated.
+    vacating: Vec<Vacate>,
     generation: u64,
     polling: bool,
     /// The counter of changes of endpoints, as the supervisors last heard of it.
     endpoints: Option<i64>,
     /// Claims of endpoints without a supervisor, as the last poll found them.
     orphans: HashSet<ClaimName>,
-    /// The engine stops: no supervisor is started any more.
-    draining: bool,
-    drained: Option<oneshot::Sender<()>>,
 }
 
 impl Registry {
@@ -123,24 +140,22 @@ impl Registry {
         Self {
             shared,
             entries: HashMap::new(),
+            vacating: Vec::new(),
             generation: 0,
             polling: false,
             endpoints: None,
             orphans: HashSet::new(),
-            draining: false,
-            drained: None,
         }
     }
 
     /// The endpoint's supervisor, started if need be. `None` while one must not run.
     fn supervisor(&mut self, endpoint: &Arc<Endpoint>, ctx: &mut Context<Self>) -> Option<&mut Entry> {
-        if self.draining {
+        self.shared.leases.for_new_work(&endpoint.id)?;
+        let entries = self.entries.entry(Shard::of(&endpoint.id)).or_default();
+        if !entries.contains_key(&endpoint.id) && !endpoint.is_active() {
             return None;
         }
-        if !self.entries.contains_key(&endpoint.id) && !endpoint.is_active() {
-            return None;
-        }
-        let entry = self.entries.entry(endpoint.id.clone()).or_insert_with(|| {
+        let entry = entries.entry(endpoint.id.clone()).or_insert_with(|| {
             self.generation += 1;
             let roster = Roster::default();
             let supervisor = EndpointSupervisor::new(
@@ -155,23 +170,55 @@ impl Registry {
         Some(entry)
     }
 
+    fn entry(&mut self, id: &EndpointId) -> Option<&mut Entry> {
+        self.entries.get_mut(&Shard::of(id))?.get_mut(id)
+    }
+
+    fn remove(&mut self, id: &EndpointId) {
+        let shard = Shard::of(id);
+        if let Some(entries) = self.entries.get_mut(&shard) {
+            entries.remove(id);
+            if entries.is_empty() {
+                self.entries.remove(&shard);
+                self.answer_vacated(shard);
+            }
+        }
+    }
+
+    fn answer_vacated(&mut self, shard: Shard) {
+        if !self.entries.contains_key(&shard) {
+            for vacate in self.vacating.extract_if(.., |vacate| vacate.shard == shard) {
+                let _ = vacate.done.send(());
+            }
+        }
+    }
+
+    /// Every supervisor of a shard: to claim nothing more, and to leave.
+    fn drain(&self, shard: Shard, abort: bool) {
+        for entry in self.entries.get(&shard).into_iter().flat_map(HashMap::values) {
+            if let Entry::Running { supervisor, roster, .. } = entry {
+                if abort {
+                    roster.abort.cancel();
+                }
+                supervisor.do_send(Drain);
+            }
+        }
+    }
+
     /// Looks for due work that no hint told of.
     fn poll(&mut self, ctx: &mut Context<Self>) {
-        if self.polling || self.draining {
+        if std::mem::replace(&mut self.polling, true) {
             return;
         }
-        self.polling = true;
         let horizon = self.shared.clock.now() + HEAD_START;
         let shared = Arc::clone(&self.shared);
         let read = async move {
-            let (epoch, of_tokens) = (shared.epoch, Arc::clone(&shared));
+            let (held, of_tokens) = (shared.leases.open(), Arc::clone(&shared));
             let poll = move |conn: &mut _, _: &_| {
-                of_tokens.keep_lock();
                 of_tokens.tokens.refresh(conn)?;
                 Ok(Look {
-                    found: query::stirring(conn, epoch, horizon)?,
+                    found: query::stirring(conn, &held, horizon)?,
                     endpoints: query::counter(conn, query::ENDPOINTS)?,
-                    owner: query::counter(conn, query::EPOCH)? == epoch,
                 })
             };
             shared.store.read("poll", poll).await
@@ -179,8 +226,7 @@ impl Registry {
         ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
             registry.polling = false;
             match found {
-                Ok(Look { owner: false, .. }) => registry.yield_to_another(),
-                Ok(Look { found, endpoints, .. }) => {
+                Ok(Look { found, endpoints }) => {
                     if registry.endpoints != Some(endpoints) {
                         registry.reconcile(endpoints, ctx);
                     }
@@ -192,24 +238,8 @@ impl Registry {
         }));
     }
 
-    /// Another process sends from now on: what this one has claimed is that one's to take back.
-    fn yield_to_another(&mut self) {
-        if std::mem::replace(&mut self.draining, true) {
-            return;
-        }
-        tracing::error!(
-            "another process has started to send from this database: this one sends nothing more"
-        );
-        self.shared.superseded.store(true, std::sync::atomic::Ordering::Relaxed);
-        for entry in self.entries.values() {
-            if let Entry::Running { supervisor, .. } = entry {
-                supervisor.do_send(Drain);
-            }
-        }
-    }
-
     fn stir(&mut self, found: Stirring, ctx: &mut Context<Self>) {
-        match self.entries.get_mut(&found.endpoint_id) {
+        match self.entry(&found.endpoint_id) {
             Some(Entry::Running { supervisor, told, .. }) => {
                 *told += 1;
                 supervisor.do_send(Polled { next: found.next, sending: Some(found.sending) });
@@ -223,7 +253,7 @@ impl Registry {
     /// Some endpoint has changed since the last poll. Whoever changed it has told its supervisor, or
     /// went away before: so every supervisor hears of its endpoint as it stands.
     fn reconcile(&mut self, endpoints: i64, ctx: &mut Context<Self>) {
-        let live: Vec<EndpointId> = self.entries.keys().cloned().collect();
+        let live: Vec<EndpointId> = self.entries.values().flat_map(HashMap::keys).cloned().collect();
         let shared = Arc::clone(&self.shared);
         let read = async move {
             let read = move |conn: &mut _, codec: &_| {
@@ -236,9 +266,7 @@ impl Registry {
             Ok(found) => {
                 registry.endpoints = Some(endpoints);
                 for endpoint in found.into_iter().flatten() {
-                    if let Some(Entry::Running { supervisor, told, .. }) =
-                        registry.entries.get_mut(&endpoint.id)
-                    {
+                    if let Some(Entry::Running { supervisor, told, .. }) = registry.entry(&endpoint.id) {
                         *told += 1;
                         supervisor.do_send(Changed { endpoint: Arc::new(endpoint), resumed: false });
                     }
@@ -250,13 +278,28 @@ impl Registry {
 
     /// Claims that two polls in a row found at an endpoint without a supervisor are nobody's.
     fn take_back_orphans(&mut self, found: &[Stirring]) {
-        let of_nobody = found.iter().filter(|one| !self.entries.contains_key(&one.endpoint_id));
+        let of_nobody = found.iter().filter(|one| {
+            let entries = self.entries.get(&Shard::of(&one.endpoint_id));
+            !entries.is_some_and(|entries| entries.contains_key(&one.endpoint_id))
+        });
         let now: HashSet<ClaimName> = of_nobody.flat_map(|one| one.sending.iter().cloned()).collect();
         let stuck: Vec<ClaimName> = now.intersection(&self.orphans).cloned().collect();
         self.orphans = now;
         if !stuck.is_empty() {
             let shared = Arc::clone(&self.shared);
             actix::spawn(async move { shared.take_back(stuck).await });
+        }
+    }
+
+    fn nudge(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
+        let now = self.shared.clock.now();
+        match self.entry(&id) {
+            Some(Entry::Running { supervisor, told, .. }) => {
+                *told += 1;
+                supervisor.do_send(Polled { next: Some(now), sending: None });
+            }
+            Some(Entry::Recovering) => {}
+            None => self.load_and_start(id, ctx),
         }
     }
 
@@ -280,40 +323,33 @@ impl Registry {
     fn recover(&mut self, id: EndpointId, roster: Roster, ctx: &mut Context<Self>) {
         tracing::error!(endpoint = %id, "the supervisor of {id} panicked: this is a defect, please report it; it is being replaced");
         self.shared.metrics.supervisor_panics.inc();
-        self.entries.insert(id.clone(), Entry::Recovering);
+        self.entries.entry(Shard::of(&id)).or_default().insert(id.clone(), Entry::Recovering);
         let shared = Arc::clone(&self.shared);
         let recovery = async move {
             roster.abort.cancel();
             roster.tracker.close();
             roster.tracker.wait().await;
-            loop {
-                let (scope, at) = (Scope::Endpoint(id.clone()), shared.clock.now());
+            // Where the lease is lost, its next owner takes them back.
+            while let Some(lease) = shared.leases.of(Shard::of(&id)) {
+                let (scope, at) = (Scope::Endpoint(id.clone(), lease), shared.clock.now());
                 let taken_back = shared
                     .committer
                     .run(move |tx| tx.interrupt(&scope, at, true, "its supervisor broke off"))
                     .await;
                 match taken_back {
-                    Ok(_) => return id,
+                    Ok(_) => break,
                     Err(error) => {
                         tracing::warn!(endpoint = %id, %error, "cannot take back the claims of {id} yet")
                     }
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+            id
         };
         ctx.spawn(recovery.into_actor(self).map(|id, registry, ctx| {
-            registry.entries.remove(&id);
-            registry.finish_drain();
+            registry.remove(&id);
             registry.load_and_start(id, ctx);
         }));
-    }
-
-    fn finish_drain(&mut self) {
-        if self.entries.is_empty()
-            && let Some(done) = self.drained.take()
-        {
-            let _ = done.send(());
-        }
     }
 }
 
@@ -362,14 +398,7 @@ impl Handler<EndpointChanged> for Registry {
 impl Handler<Nudge> for Registry {
     type Result = ();
     fn handle(&mut self, Nudge(id): Nudge, ctx: &mut Self::Context) {
-        match self.entries.get_mut(&id) {
-            Some(Entry::Running { supervisor, told, .. }) => {
-                *told += 1;
-                supervisor.do_send(Polled { next: Some(self.shared.clock.now()), sending: None });
-            }
-            Some(Entry::Recovering) => {}
-            None => self.load_and_start(id, ctx),
-        }
+        self.nudge(id, ctx);
     }
 }
 
@@ -377,12 +406,11 @@ impl Handler<MayLeave> for Registry {
     type Result = ();
     fn handle(&mut self, ask: MayLeave, _: &mut Self::Context) {
         let up_to_date = matches!(
-            self.entries.get(&ask.endpoint_id),
+            self.entry(&ask.endpoint_id),
             Some(Entry::Running { generation, told, .. }) if *generation == ask.generation && *told == ask.heard
         );
         if up_to_date {
-            self.entries.remove(&ask.endpoint_id);
-            self.finish_drain();
+            self.remove(&ask.endpoint_id);
         }
         ask.supervisor.do_send(if up_to_date { Leave::Go } else { Leave::Stay });
     }
@@ -391,39 +419,61 @@ impl Handler<MayLeave> for Registry {
 impl Handler<SupervisorGone> for Registry {
     type Result = ();
     fn handle(&mut self, gone: SupervisorGone, ctx: &mut Self::Context) {
-        let roster = match self.entries.get(&gone.endpoint_id) {
+        let roster = match self.entry(&gone.endpoint_id) {
             Some(Entry::Running { generation, roster, .. }) if *generation == gone.generation => {
                 roster.clone()
             }
             _ => return,
         };
         if gone.cleanly {
-            self.entries.remove(&gone.endpoint_id);
-            self.finish_drain();
+            self.remove(&gone.endpoint_id);
         } else {
             self.recover(gone.endpoint_id, roster, ctx);
         }
     }
 }
 
-impl Handler<DrainAll> for Registry {
+impl Handler<Due> for Registry {
     type Result = ();
-    fn handle(&mut self, DrainAll { done }: DrainAll, _: &mut Self::Context) {
-        self.draining = true;
-        self.drained = Some(done);
-        for entry in self.entries.values() {
-            if let Entry::Running { supervisor, .. } = entry {
-                supervisor.do_send(Drain);
+    fn handle(&mut self, Due(endpoints): Due, ctx: &mut Self::Context) {
+        for id in endpoints {
+            if self.shared.leases.for_new_work(&id).is_some() {
+                self.nudge(id, ctx);
             }
         }
-        self.finish_drain();
+    }
+}
+
+impl Handler<PollNow> for Registry {
+    type Result = ();
+    fn handle(&mut self, _: PollNow, ctx: &mut Self::Context) {
+        self.poll(ctx);
+    }
+}
+
+impl Handler<Vacate> for Registry {
+    type Result = ();
+    fn handle(&mut self, vacate: Vacate, _: &mut Self::Context) {
+        let shard = vacate.shard;
+        self.vacating.push(vacate);
+        self.drain(shard, false);
+        self.answer_vacated(shard);
+    }
+}
+
+impl Handler<Lost> for Registry {
+    type Result = ();
+    fn handle(&mut self, Lost(shards): Lost, _: &mut Self::Context) {
+        for shard in shards {
+            self.drain(shard, true);
+        }
     }
 }
 
 impl Handler<AbortAll> for Registry {
     type Result = ();
     fn handle(&mut self, _: AbortAll, _: &mut Self::Context) {
-        for entry in self.entries.values() {
+        for entry in self.entries.values().flat_map(HashMap::values) {
             if let Entry::Running { roster, .. } = entry {
                 roster.abort.cancel();
             }
@@ -434,7 +484,7 @@ impl Handler<AbortAll> for Registry {
 impl Handler<InspectEndpoint> for Registry {
     type Result = ResponseFuture<Option<Live>>;
     fn handle(&mut self, InspectEndpoint(id): InspectEndpoint, _: &mut Self::Context) -> Self::Result {
-        let asked = match self.entries.get(&id) {
+        let asked = match self.entry(&id) {
             Some(Entry::Running { supervisor, .. }) => Some(supervisor.send(Inspect)),
             _ => None,
         };
@@ -446,7 +496,7 @@ impl Handler<InspectEndpoint> for Registry {
 impl Handler<PanicSupervisor> for Registry {
     type Result = bool;
     fn handle(&mut self, PanicSupervisor(id): PanicSupervisor, _: &mut Self::Context) -> bool {
-        match self.entries.get(&id) {
+        match self.entry(&id) {
             Some(Entry::Running { supervisor, .. }) => {
                 supervisor.do_send(super::supervisor::InjectPanic);
                 true

@@ -32,6 +32,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryId;
+use crate::domain::lease::{Lease, Shard};
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
 use crate::store::query::{self, ClaimName};
 use crate::store::{Claim, Member};
@@ -200,6 +201,8 @@ impl EndpointSupervisor {
         if slots == 0 {
             return;
         }
+        // Not ours any more, or being left: the registry tells in a moment.
+        let Some(lease) = self.shared.leases.for_new_work(&self.endpoint.id) else { return };
         let permits = self.take_places(slots, granted, ctx);
         let batch = self.window.take(permits.len());
         if batch.is_empty() {
@@ -212,7 +215,7 @@ impl EndpointSupervisor {
         }
         let claim = Claim {
             endpoint_id: self.endpoint.id.clone(),
-            epoch: self.shared.epoch,
+            lease,
             at: self.shared.clock.now(),
             ids: ids.clone(),
         };
@@ -333,6 +336,7 @@ impl EndpointSupervisor {
             supervisor: ctx.address(),
             endpoint: Arc::clone(&self.endpoint),
             event: queued.event,
+            lease: Lease { shard: Shard::of(&self.endpoint.id), epoch: claimed.epoch },
             claimed,
             started_at: now,
             abort: self.roster.abort.clone(),

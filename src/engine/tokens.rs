@@ -97,6 +97,8 @@ impl Postrider {
 
     async fn refresh_tokens(&self) -> Result<(), StoreError> {
         let shared = std::sync::Arc::clone(&self.shared);
-        self.read("tokens", move |conn, _| shared.tokens.refresh(conn)).await
+        self.read("tokens", move |conn, _| shared.tokens.refresh(conn)).await?;
+        self.shared.hints.send(crate::store::Hint::Changed);
+        Ok(())
     }
 }

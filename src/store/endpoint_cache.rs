@@ -13,7 +13,6 @@ use crate::domain::ids::{EndpointId, Tenant};
 #[derive(Default)]
 pub(super) struct EndpointCache {
     version: Option<i64>,
-    epoch: i64,
     by_tenant: HashMap<Tenant, Arc<[Arc<Endpoint>]>>,
     by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
 }
@@ -31,13 +30,7 @@ impl EndpointCache {
             self.clear();
             self.version = Some(version);
         }
-        self.epoch = query::counter(conn, query::EPOCH)?;
         Ok(())
-    }
-
-    /// Whether claims under that epoch are still their owner's to make.
-    pub(super) fn is_owner(&self, epoch: i64) -> bool {
-        self.epoch == epoch
     }
 
     /// The tenant's endpoints that have not been deleted.

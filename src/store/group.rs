@@ -11,6 +11,7 @@ use crate::domain::delivery::{Claimed, Finished, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::{EventFilter, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId};
+use crate::domain::lease::Lease;
 use crate::domain::lifecycle::Life;
 
 /// Resolves once the commit that holds the write is durable, or has failed.
@@ -55,7 +56,8 @@ pub(crate) type Outcome = Result<Vec<Published>, Refusal>;
 /// Deliveries of one endpoint that its supervisor wants to send now.
 pub(crate) struct Claim {
     pub(crate) endpoint_id: EndpointId,
-    pub(crate) epoch: i64,
+    /// What it is claimed under.
+    pub(crate) lease: Lease,
     pub(crate) at: Timestamp,
     pub(crate) ids: Vec<DeliveryId>,
 }

@@ -49,6 +49,8 @@ pub enum SchemaError {
 /// Every table that the migrations make, and the one that records them.
 pub(crate) const TABLES: &[&str] = &[
     "webhook_counters",
+    "webhook_shards",
+    "webhook_nodes",
     "webhook_endpoints",
     "webhook_endpoint_secrets",
     "webhook_endpoint_health",

@@ -14,11 +14,16 @@ mod codec;
 mod endpoint_cache;
 mod endpoint_codec;
 mod group;
+mod hints;
 mod key_ring;
+mod leases;
 pub(crate) mod migrate;
+#[cfg(feature = "postgres")]
+mod notify;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod process_lock;
 pub(crate) mod query;
 mod rows;
 mod schema;
@@ -33,8 +38,12 @@ use std::time::Duration;
 
 pub(crate) use endpoint_codec::EndpointCodec;
 pub(crate) use group::{Answer, Claim, Member, Publish, Published, Recorded, Refusal, Wake};
+pub(crate) use hints::{Hint, Hints};
+pub(crate) use leases::{LeaseView, look as look_at_leases};
 pub use migrate::{MigrationStatus, SchemaError};
 pub(crate) use pool::AnyConnection;
+pub(crate) use process_lock::ProcessLock;
+pub(crate) use rows::NodeRow;
 pub(crate) use writer::{Scope, Tx, Writer};
 
 use crate::config::{DatabaseUrl, EngineConfig};
@@ -102,9 +111,6 @@ pub enum Unavailable {
     /// No connection to be had in time.
     #[error("no connection was free in time ({0})")]
     Pool(String),
-    /// Another process has taken the right to send from this database.
-    #[error("another process sends from this database since; stop one of them, and start this one again")]
-    Superseded,
     /// The engine has been stopped.
     #[error("the engine is stopped")]
     Stopped,
@@ -119,52 +125,6 @@ impl From<Unavailable> for StoreError {
 impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {
         pool::classify(error)
-    }
-}
-
-/// The right to send from a database. It ends with its process, and a drain gives it back.
-pub(crate) enum SenderLock {
-    /// It is there until its process ends.
-    #[cfg(feature = "sqlite")]
-    #[expect(dead_code, reason = "it is held until it is dropped")]
-    File(sqlite::FileLock),
-    /// It is there as long as its connection is.
-    #[cfg(feature = "postgres")]
-    Session(postgres::SessionLock),
-}
-
-impl SenderLock {
-    /// Takes it, or says who has it.
-    pub(crate) fn acquire(url: &DatabaseUrl) -> Result<Self, StoreError> {
-        match url {
-            #[cfg(feature = "sqlite")]
-            DatabaseUrl::Sqlite(path) => sqlite::FileLock::acquire(path).map(Self::File),
-            #[cfg(feature = "postgres")]
-            DatabaseUrl::Postgres(_) => match pool::open_writer(url)? {
-                AnyConnection::Postgres(conn) => postgres::SessionLock::acquire(conn).map(Self::Session),
-                #[cfg(feature = "sqlite")]
-                AnyConnection::Sqlite(_) => Err(StoreError::Setup("that is no Postgres".into())),
-            },
-            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-            _ => Err(StoreError::Setup("this build has no support for that database".into())),
-        }
-    }
-}
-
-impl SenderLock {
-    /// Takes it again where it was lost with its connection.
-    pub(crate) fn keep(&mut self, url: &DatabaseUrl) -> Result<(), StoreError> {
-        let held = match self {
-            #[cfg(feature = "sqlite")]
-            Self::File(_) => true,
-            #[cfg(feature = "postgres")]
-            Self::Session(lock) => lock.is_held(),
-        };
-        if !held {
-            *self = Self::acquire(url)?;
-            tracing::info!("the database was away; the right to send from it is taken again");
-        }
-        Ok(())
     }
 }
 
@@ -245,6 +205,9 @@ const ROTATION_BATCH: i64 = 200;
 const ROTATION_BREATH: Duration = Duration::from_millis(20);
 const ROTATION_PATIENCE: u32 = 15;
 
+/// How long anyone waits for a read. Longer than the pool waits for a connection.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The readers' side of the database. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -283,9 +246,9 @@ impl Store {
         Ok(Self { pool, codec, url: url.clone() })
     }
 
-    /// Where it is.
-    pub(crate) fn url(&self) -> &DatabaseUrl {
-        &self.url
+    /// Whether the right to send from it runs out unless it is renewed, because several processes share it.
+    pub(crate) fn leases_run_out(&self) -> bool {
+        matches!(self.url, DatabaseUrl::Postgres(_))
     }
 
     /// A writing connection. The engine has exactly one at a time.
@@ -301,11 +264,22 @@ impl Store {
     {
         let store = self.clone();
         let span = tracing::debug_span!("store.read", what);
-        let job = move || {
-            let _in = span.entered();
-            let mut conn = store.pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?;
-            read(&mut conn, &store.codec)
-        };
-        tokio::task::spawn_blocking(job).await.unwrap_or(Err(StoreError::Panicked))
+        let job = move || span.in_scope(|| store.read_here(read));
+        // A server that stands still answers nothing: whoever asks is not made to wait for it.
+        let in_time = tokio::time::timeout(READ_PATIENCE, tokio::task::spawn_blocking(job)).await;
+        in_time.map_err(|_| Unavailable::Silent)?.unwrap_or(Err(StoreError::Panicked))
+    }
+
+    /// Runs one read on this thread, which may block.
+    pub(crate) fn read_here<T>(
+        &self,
+        read: impl FnOnce(&mut AnyConnection, &EndpointCodec) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut conn = self.pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?;
+        if !self.url.is_pooled() {
+            return read(&mut conn, &self.codec);
+        }
+        // Only within a transaction do all statements of a read reach the same session.
+        writer::in_transaction(&mut conn, |conn| read(conn, &self.codec))
     }
 }

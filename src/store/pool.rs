@@ -138,15 +138,20 @@ fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
 }
 
 #[cfg(feature = "postgres")]
-fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreError> {
+pub(super) fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreError> {
     let mut text = url.reveal().to_owned();
     for (name, value) in PATIENCE.iter().filter(|(name, _)| !url.reveal().contains(&format!("{name}="))) {
         let joint = if text.contains('?') { '&' } else { '?' };
         text.push_str(&format!("{joint}{name}={value}"));
     }
     // libpq's message names host and port, and never the password.
-    PgConnection::establish(&text)
-        .map_err(|error| Unavailable::Unreachable(error.to_string().trim().replace('\n', "; ")).into())
+    let mut conn = PgConnection::establish(&text)
+        .map_err(|error| Unavailable::Unreachable(error.to_string().trim().replace('\n', "; ")))?;
+    if url.is_pooled() {
+        // The next transaction may find itself in a session that never heard of the statement.
+        conn.set_prepared_statement_cache_size(diesel::connection::CacheSize::Disabled);
+    }
+    Ok(conn)
 }
 
 /// One of the server's settings, as this session has it.

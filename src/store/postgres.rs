@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
 
@@ -13,55 +14,37 @@ use super::group::{Claim, Outcome, Published, Refusal, Wake};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow};
 use super::schema::{
-    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
+    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
+    webhook_events as events,
 };
-use super::transactions::{Leaving, Publishing, Transactions};
+use super::transactions::{Leaving, Publishing, Taking, Transactions};
 use super::{StoreError, codec};
+use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::event::SealedEvent;
-use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, InstanceId, Tenant};
+use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::Status;
 
 /// Advisory locks are told apart by two numbers; the first one is ours.
 const LOCKS: i32 = 0x706f_7374;
 const MIGRATIONS: i32 = 1;
-const SENDER: i32 = 2;
+
+/// A process that stands still in the middle of a transaction must not keep others from taking its shards
+/// over: the server ends such a transaction, well before a lease runs out.
+const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
+/// The database's time in microseconds. (`now()` stands still in a transaction.)
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
 /// Of several processes that migrate at once the others wait here.
 pub(super) fn lock_migrations(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATIONS})"))?)
 }
 
-/// The right to send from one database: a lock that ends with its connection.
-pub(crate) struct SessionLock {
-    conn: PgConnection,
-}
-
-impl SessionLock {
-    /// Takes the lock, or says that another process has it.
-    pub(super) fn acquire(mut conn: PgConnection) -> Result<Self, StoreError> {
-        #[derive(QueryableByName)]
-        struct Taken {
-            #[diesel(sql_type = diesel::sql_types::Bool)]
-            taken: bool,
-        }
-        let sql = format!("SELECT pg_try_advisory_lock({LOCKS}, {SENDER}) AS taken");
-        if diesel::sql_query(sql).get_result::<Taken>(&mut conn)?.taken {
-            return Ok(Self { conn });
-        }
-        let detail = "another process already sends from this database: stop it, or give this one a database of its own";
-        Err(StoreError::Setup(detail.into()))
-    }
-
-    /// Whether its connection stands. (What it was lost with is told by the next statement on it.)
-    pub(super) fn is_held(&mut self) -> bool {
-        self.conn.batch_execute("SELECT 1").is_ok()
-    }
-}
-
 impl Transactions for PgConnection {
     fn begin(&mut self) -> Result<(), StoreError> {
-        Ok(AnsiTransactionManager::begin_transaction(self)?)
+        Ok(AnsiTransactionManager::begin_transaction_sql(self, BEGIN)?)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -78,6 +61,31 @@ impl Transactions for PgConnection {
         wakes: &mut Vec<Wake>,
     ) -> Result<Vec<Outcome>, StoreError> {
         publish(self, members, wakes)
+    }
+
+    fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let micros: i64 = diesel::select(sql::<BigInt>(NOW)).get_result(self)?;
+        Ok(Some(Timestamp::from_micros(micros)))
+    }
+
+    fn hold(&mut self, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError> {
+        hold(self, leases)
+    }
+
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+        take_shards(self, wanted, by)
+    }
+
+    fn lock_delivery(&mut self, id: &DeliveryId) -> Result<(), StoreError> {
+        let one = deliveries::table.find(id.as_str()).select(deliveries::id).for_update();
+        one.first::<String>(self).optional()?;
+        Ok(())
+    }
+
+    fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError> {
+        let one = endpoints::table.find(id.as_str()).select(endpoints::id).for_no_key_update();
+        one.first::<String>(self).optional()?;
+        Ok(())
     }
 
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
@@ -98,6 +106,55 @@ impl Transactions for PgConnection {
     fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
         retire(self, batch)
     }
+}
+
+/// A lease as a statement returns it.
+#[derive(QueryableByName)]
+struct LeaseRow {
+    #[diesel(sql_type = Integer)]
+    shard: i32,
+    #[diesel(sql_type = BigInt)]
+    epoch: i64,
+}
+
+impl From<LeaseRow> for Lease {
+    fn from(row: LeaseRow) -> Self {
+        Self { shard: Shard::from_number(row.shard), epoch: row.epoch }
+    }
+}
+
+/// Locks the leases' rows until the commit. A claim that began before a takeover would otherwise be able to
+/// commit after it, under an epoch that nobody looks after any more.
+fn hold(conn: &mut PgConnection, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError> {
+    let rows: Vec<LeaseRow> = diesel::sql_query(format!(
+        "SELECT shard, epoch FROM webhook_shards \
+         WHERE shard = ANY ($1) AND holder IS NOT NULL AND expires_at > {NOW} FOR SHARE"
+    ))
+    .bind::<Array<Integer>, _>(leases.iter().map(|lease| lease.shard.number()).collect::<Vec<_>>())
+    .load(conn)?;
+    Ok(rows.into_iter().map(Lease::from).filter(|lease| leases.contains(lease)).collect())
+}
+
+fn take_shards(conn: &mut PgConnection, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+    let rows: Vec<LeaseRow> = diesel::sql_query(
+        "WITH free AS MATERIALIZED ( \
+             SELECT webhook_shards.shard FROM unnest($1, $2) AS wanted (shard, epoch) \
+             JOIN webhook_shards USING (shard, epoch) \
+             WHERE holder IS NULL OR expires_at <= $3 OR holder = ANY ($4) \
+             FOR UPDATE OF webhook_shards SKIP LOCKED \
+         ) \
+         UPDATE webhook_shards SET epoch = epoch + 1, holder = $5, expires_at = $6 \
+         FROM free WHERE webhook_shards.shard = free.shard \
+         RETURNING webhook_shards.shard, webhook_shards.epoch",
+    )
+    .bind::<Array<Integer>, _>(wanted.iter().map(|lease| lease.shard.number()).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(wanted.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
+    .bind::<BigInt, _>(by.now.as_micros())
+    .bind::<Array<Text>, _>(by.gone.iter().map(InstanceId::as_str).collect::<Vec<_>>())
+    .bind::<Text, _>(by.holder.as_str())
+    .bind::<BigInt, _>(by.until.as_micros())
+    .load(conn)?;
+    Ok(rows.into_iter().map(Lease::from).collect())
 }
 
 /// What two events are told to be the same by.
@@ -326,6 +383,7 @@ fn deliveries_of(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashMap<i64, D
 struct FanOut {
     ids: Vec<String>,
     seqs: Vec<i64>,
+    shards: Vec<i32>,
     endpoint_ids: Vec<String>,
     tenants: Vec<String>,
     created_at: Vec<i64>,
@@ -342,6 +400,7 @@ impl FanOut {
             let id = DeliveryId::generate(event.created_at);
             self.ids.push(id.to_string());
             self.seqs.push(seq);
+            self.shards.push(Shard::of(&endpoint.id).number());
             self.endpoint_ids.push(endpoint.id.to_string());
             self.tenants.push(endpoint.tenant.to_string());
             self.created_at.push(event.created_at.as_micros());
@@ -357,14 +416,15 @@ impl FanOut {
         }
         diesel::sql_query(format!(
             "INSERT INTO webhook_deliveries \
-             (id, event_seq, endpoint_id, tenant, status, next_attempt_at, retries_used, attempt_count, \
+             (id, event_seq, shard, endpoint_id, tenant, status, next_attempt_at, retries_used, attempt_count, \
               interruptions, owner_epoch, claim_no, created_at, updated_at) \
-             SELECT id, seq, endpoint_id, tenant, '{}', at, 0, 0, 0, 0, 0, at, at \
-             FROM unnest($1, $2, $3, $4, $5) AS new (id, seq, endpoint_id, tenant, at)",
+             SELECT id, seq, shard, endpoint_id, tenant, '{}', at, 0, 0, 0, 0, 0, at, at \
+             FROM unnest($1, $2, $3, $4, $5, $6) AS new (id, seq, shard, endpoint_id, tenant, at)",
             Status::Pending
         ))
         .bind::<Array<Text>, _>(&self.ids)
         .bind::<Array<BigInt>, _>(&self.seqs)
+        .bind::<Array<Integer>, _>(&self.shards)
         .bind::<Array<Text>, _>(&self.endpoint_ids)
         .bind::<Array<Text>, _>(&self.tenants)
         .bind::<Array<BigInt>, _>(&self.created_at)
@@ -376,12 +436,15 @@ impl FanOut {
 /// Claims for all supervisors of a group at once. A row that somebody is changing is passed over: it is
 /// looked at again.
 fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
+    if claims.is_empty() {
+        return Ok(Vec::new());
+    }
     let (mut ids, mut at, mut epochs, mut of) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
     for (place, claim) in claims.iter().enumerate() {
         for (order, id) in claim.ids.iter().enumerate() {
             ids.push(id.as_str());
             at.push(claim.at.as_micros());
-            epochs.push(claim.epoch);
+            epochs.push(claim.lease.epoch);
             of.insert(id.as_str(), (place, order));
         }
     }

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 
 use super::schema::{
     webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
-    webhook_endpoints, webhook_events, webhook_schema_migrations, webhook_tokens,
+    webhook_endpoints, webhook_events, webhook_nodes, webhook_schema_migrations, webhook_tokens,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -87,6 +87,7 @@ pub(super) struct EventRow {
 pub(super) struct NewDeliveryRow<'a> {
     pub(super) id: &'a str,
     pub(super) event_seq: i64,
+    pub(super) shard: i32,
     pub(super) endpoint_id: &'a str,
     pub(super) tenant: &'a str,
     pub(super) status: &'static str,
@@ -164,4 +165,15 @@ pub(super) struct TokenRow {
 pub(super) struct MigrationRow {
     pub(super) version: String,
     pub(super) run_at: i64,
+}
+
+/// A process that shares the database.
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = webhook_nodes)]
+pub(crate) struct NodeRow {
+    pub(crate) instance: String,
+    pub(crate) name: String,
+    pub(crate) lock: Option<String>,
+    pub(crate) started_at: i64,
+    pub(crate) expires_at: i64,
 }

@@ -8,6 +8,25 @@ diesel::table! {
 }
 
 diesel::table! {
+    webhook_shards (shard) {
+        shard -> Integer,
+        epoch -> BigInt,
+        holder -> Nullable<Text>,
+        expires_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    webhook_nodes (instance) {
+        instance -> Text,
+        name -> Text,
+        lock -> Nullable<Text>,
+        started_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+diesel::table! {
     webhook_endpoints (id) {
         id -> Text,
         tenant -> Text,
@@ -73,6 +92,7 @@ diesel::table! {
     webhook_deliveries (id) {
         id -> Text,
         event_seq -> BigInt,
+        shard -> Integer,
         endpoint_id -> Text,
         tenant -> Text,
         status -> Text,

@@ -3,9 +3,7 @@
 //! Every function runs inside a transaction that its caller began with `BEGIN IMMEDIATE`, so it
 //! alone writes. It never commits.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
@@ -16,14 +14,17 @@ use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
+    webhook_shards as shards,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
-use super::transactions::{Endpoints, Leaving, Publishing, Transactions};
+use super::transactions::{Endpoints, Leaving, Publishing, Taking, Transactions};
 use super::{StoreError, codec};
+use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
-use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
+use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{Life, State, Status};
 
 impl Transactions for SqliteConnection {
@@ -46,6 +47,50 @@ impl Transactions for SqliteConnection {
         wakes: &mut Vec<Wake>,
     ) -> Result<Vec<Outcome>, StoreError> {
         members.iter().map(|member| publish(self, member.publish, &member.endpoints, wakes)).collect()
+    }
+
+    fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
+    fn hold(&mut self, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError> {
+        // All of them: a list of any length would be a statement of its own.
+        let rows: Vec<(i32, i64)> = shards::table
+            .filter(shards::holder.is_not_null())
+            .select((shards::shard, shards::epoch))
+            .load(self)?;
+        let lease = |(shard, epoch)| Lease { shard: Shard::from_number(shard), epoch };
+        Ok(rows.into_iter().map(lease).filter(|lease| leases.contains(lease)).collect())
+    }
+
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+        let gone: Vec<&str> = by.gone.iter().map(InstanceId::as_str).collect();
+        let mut taken = Vec::with_capacity(wanted.len());
+        for lease in wanted {
+            let epoch = lease.epoch + 1;
+            let changed = diesel::update(
+                shards::table
+                    .filter(shards::shard.eq(lease.shard.number()))
+                    .filter(shards::epoch.eq(lease.epoch))
+                    .filter(shards::holder.is_null().or(shards::holder.eq_any(&gone).assume_not_null())),
+            )
+            .set((
+                shards::epoch.eq(epoch),
+                shards::holder.eq(Some(by.holder.as_str())),
+                shards::expires_at.eq(Some(by.until.as_micros())),
+            ))
+            .execute(self)?;
+            taken.extend((changed > 0).then_some(Lease { shard: lease.shard, epoch }));
+        }
+        Ok(taken)
+    }
+
+    fn lock_delivery(&mut self, _: &DeliveryId) -> Result<(), StoreError> {
+        Ok(()) // This transaction alone writes.
+    }
+
+    fn lock_endpoint(&mut self, _: &EndpointId) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
@@ -186,6 +231,7 @@ fn insert_delivery(
     let row = NewDeliveryRow {
         id: id.as_str(),
         event_seq,
+        shard: Shard::of(&endpoint.id).number(),
         endpoint_id: endpoint.id.as_str(),
         tenant: endpoint.tenant.as_str(),
         status: life.state.status().as_str(),
@@ -243,7 +289,7 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
             deliveries::status.eq(Status::Sending.as_str()),
             deliveries::next_attempt_at.eq(None::<i64>),
             deliveries::claim_no.eq(deliveries::claim_no + 1),
-            deliveries::owner_epoch.eq(claim.epoch),
+            deliveries::owner_epoch.eq(claim.lease.epoch),
             deliveries::claimed_at.eq(Some(at)),
             deliveries::updated_at.eq(at),
         ))
@@ -320,70 +366,4 @@ fn retire(conn: &mut SqliteConnection, batch: &Retire) -> Result<Retired, StoreE
         conn.batch_execute("PRAGMA incremental_vacuum(200)")?;
     }
     Ok(retired)
-}
-
-/// The right to send from one SQLite file: a lock beside it that dies with its process.
-#[derive(Debug)]
-pub(crate) struct FileLock {
-    _file: File,
-}
-
-impl FileLock {
-    /// Takes the lock, or says who has it.
-    pub(crate) fn acquire(database: &Path) -> Result<Self, StoreError> {
-        make_private(database).map_err(|error| {
-            let what = format!("cannot open {}: {error}", database.display());
-            StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
-        })?;
-        let path = lock_path(database);
-        let cannot = |error: std::io::Error| {
-            StoreError::Setup(format!(
-                "cannot open the lock file {}: {error}: give this user write permission to the folder",
-                path.display()
-            ))
-        };
-        let mut file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(cannot)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let owner = std::fs::read_to_string(&path).unwrap_or_default();
-                return Err(StoreError::Setup(format!(
-                    "another process (pid {}) already sends from {}: stop it, or give this one a database of its own",
-                    owner.trim(),
-                    database.display()
-                )));
-            }
-            Err(std::fs::TryLockError::Error(error)) => return Err(cannot(error)),
-        }
-        let pid = format!("{}\n", std::process::id());
-        file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(cannot)?;
-        Ok(Self { _file: file })
-    }
-}
-
-/// Makes the file if there is none, readable by its owner alone: it holds secrets and payloads. What
-/// SQLite keeps beside it inherits that.
-fn make_private(database: &Path) -> std::io::Result<()> {
-    if database.exists() {
-        return Ok(());
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(database).map(drop)
-}
-
-/// Two names for one file must not be two locks.
-fn lock_path(database: &Path) -> PathBuf {
-    let real = database.canonicalize().unwrap_or_else(|_| database.to_owned());
-    let mut name = real.into_os_string();
-    name.push(".lock");
-    name.into()
 }

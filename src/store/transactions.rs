@@ -1,6 +1,7 @@
 //! What each database does in its own way: everything that is a transaction, or that many rows in one
 //! statement make cheap. The conformance suite (`tests/it/store`) holds all of them to the same answers.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::group::{Claim, Outcome, Publish, Wake};
@@ -10,6 +11,8 @@ use super::{AnyConnection, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
+use crate::domain::lease::Lease;
 use crate::domain::lifecycle::{self, Cause, Life};
 
 /// The endpoints of one tenant, as they stand in the transaction.
@@ -36,6 +39,15 @@ impl<'a> Leaving<'a> {
     }
 }
 
+/// Who takes shards over, and until when.
+pub(super) struct Taking<'a> {
+    pub(super) holder: &'a InstanceId,
+    /// Former holders that are known to have ended.
+    pub(super) gone: &'a [InstanceId],
+    pub(super) now: Timestamp,
+    pub(super) until: Timestamp,
+}
+
 /// Every function but the first three works inside the transaction that `begin` began.
 pub(super) trait Transactions {
     /// Begins a transaction that may write.
@@ -53,6 +65,22 @@ pub(super) trait Transactions {
         members: &[Publishing<'_>],
         wakes: &mut Vec<Wake>,
     ) -> Result<Vec<Outcome>, StoreError>;
+
+    /// The database's own time of day; `None` where it is a file and has none.
+    fn time(&mut self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Those of the leases that stand, and that nobody can take over before this transaction has ended.
+    fn hold(&mut self, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError>;
+
+    /// Takes shards over, as far as they are free, have run out by `now`, or belong to one of `gone`, and
+    /// nobody is at work in them right now. Raises their epochs.
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError>;
+
+    /// Reads a delivery before it is changed: nobody else changes it before this transaction has ended.
+    fn lock_delivery(&mut self, id: &DeliveryId) -> Result<(), StoreError>;
+
+    /// The same for an endpoint.
+    fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError>;
 
     /// Makes due deliveries `sending`. Those that are so no more are passed over.
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError>;

@@ -1,11 +1,16 @@
 //! The one writing connection, and how a group becomes one commit.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::endpoint_cache::EndpointCache;
 use super::transactions::{Endpoints, Publishing};
 use super::{AnyConnection, EndpointCodec, Member, Publish, Refusal, StoreError, Wake, group};
-use crate::domain::ids::EndpointId;
+use crate::domain::delivery::Delivery;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::lease::Lease;
+use crate::domain::lifecycle::Life;
 
 /// The writers' side of the database.
 pub(crate) struct Writer {
@@ -23,13 +28,13 @@ pub(crate) struct Tx<'a> {
     pub(super) wakes: &'a mut Vec<Wake>,
 }
 
-/// Which `sending` rows are to be taken back.
+/// Which `sending` rows are to be taken back. Never those of a later owner.
 #[derive(Debug, Clone)]
 pub(crate) enum Scope {
-    /// All there are: their owner was another process.
-    All,
+    /// Those of whole shards: their owner was another one, or leaves.
+    Shards(Vec<Lease>),
     /// Those of one endpoint, whose supervisor died.
-    Endpoint(EndpointId),
+    Endpoint(EndpointId, Lease),
 }
 
 impl Writer {
@@ -84,16 +89,21 @@ impl Tx<'_> {
     /// Claims for all supervisors of a group that still own what they claim.
     fn claim_all(&mut self, members: &mut [Member]) -> Result<(), StoreError> {
         let mut slots: Vec<_> = members.iter_mut().filter_map(Member::as_claim).collect();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let leases: HashSet<Lease> = slots.iter().map(|slot| slot.input.lease).collect();
+        let held = self.conn.own().hold(&leases)?;
         let (mut asked, mut claims) = (Vec::new(), Vec::new());
         for (index, slot) in slots.iter().enumerate() {
             let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
             let active = endpoint.is_some_and(|endpoint| endpoint.is_active());
-            if active && self.cache.is_owner(slot.input.epoch) {
+            if active && held.contains(&slot.input.lease) {
                 asked.push(index);
                 claims.push(&slot.input);
             }
         }
-        let claimed = if claims.is_empty() { Vec::new() } else { self.conn.own().claim(&claims)? };
+        let claimed = self.conn.own().claim(&claims)?;
         slots.iter_mut().for_each(|slot| slot.output = Some(Vec::new()));
         for (index, claimed) in asked.into_iter().zip(claimed) {
             slots[index].output = Some(claimed);
@@ -167,9 +177,22 @@ impl<'a> Tx<'a> {
         (self.conn, self.codec)
     }
 
-    /// Raises the stored epoch, so that whatever an earlier owner still writes is stale.
-    pub(crate) fn raise_epoch(&mut self) -> Result<i64, StoreError> {
-        super::query::raise_epoch(self.conn)
+    /// A delivery that nobody else changes meanwhile.
+    pub(crate) fn delivery_to_change(&mut self, id: &DeliveryId) -> Result<Option<Delivery>, StoreError> {
+        self.conn.own().lock_delivery(id)?;
+        super::query::delivery(self.conn, id)
+    }
+
+    /// Where a delivery stands that nobody else changes meanwhile.
+    pub(crate) fn life_to_change(&mut self, id: &DeliveryId) -> Result<Option<Life>, StoreError> {
+        self.conn.own().lock_delivery(id)?;
+        super::query::life(self.conn, id)
+    }
+
+    /// An endpoint that nobody else changes meanwhile.
+    pub(crate) fn endpoint_to_change(&mut self, id: &EndpointId) -> Result<Option<Endpoint>, StoreError> {
+        self.conn.own().lock_endpoint(id)?;
+        super::query::endpoint(self.conn, self.codec, id)
     }
 
     /// Removes one batch of events, with their deliveries and attempts, that ended before `cutoff`.

@@ -1,12 +1,35 @@
 -- Times are microseconds since the Unix epoch; ids, states and JSON are text; bodies are bytes.
 
--- Counters of the database itself: `epoch` is raised by each start of a sender, `endpoints` by
--- each change of an endpoint, `tokens` by each change of a token, `probe` by readiness.
+-- Counters of the database itself: `endpoints` is raised by each change of an endpoint, `tokens` by
+-- each change of a token, `probe` by readiness.
 CREATE TABLE webhook_counters (
     name  TEXT   NOT NULL PRIMARY KEY,
     value BIGINT NOT NULL
 );
-INSERT INTO webhook_counters (name, value) VALUES ('epoch', 0), ('endpoints', 0), ('tokens', 0), ('probe', 0);
+INSERT INTO webhook_counters (name, value) VALUES ('endpoints', 0), ('tokens', 0), ('probe', 0);
+
+-- Who sends to which part of the endpoints, and until when: a lease. Taking one over raises its epoch, and
+-- what was claimed under an earlier one is stale.
+CREATE TABLE webhook_shards (
+    shard      INTEGER NOT NULL PRIMARY KEY,
+    epoch      BIGINT  NOT NULL,
+    holder     TEXT,
+    expires_at BIGINT,
+    CHECK ((holder IS NULL) = (expires_at IS NULL))
+);
+INSERT INTO webhook_shards (shard, epoch)
+    WITH RECURSIVE numbers (shard) AS (SELECT 0 UNION ALL SELECT shard + 1 FROM numbers WHERE shard < 63)
+    SELECT shard, 0 FROM numbers;
+
+-- The processes that share this database, each until it is heard of no more.
+CREATE TABLE webhook_nodes (
+    instance   TEXT NOT NULL PRIMARY KEY,
+    name       TEXT   NOT NULL,
+    -- What its process holds for as long as it lives: whoever holds that has proved it gone.
+    lock       TEXT,
+    started_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
 
 -- A NULL among the limits follows the engine's defaults.
 CREATE TABLE webhook_endpoints (
@@ -73,6 +96,8 @@ CREATE UNIQUE INDEX webhook_events_by_id ON webhook_events (tenant, id);
 CREATE TABLE webhook_deliveries (
     id              TEXT    NOT NULL PRIMARY KEY,
     event_seq       BIGINT  NOT NULL REFERENCES webhook_events (seq),
+    -- The endpoint's, which follows from its id.
+    shard           INTEGER NOT NULL,
     endpoint_id     TEXT    NOT NULL REFERENCES webhook_endpoints (id),
     tenant          TEXT    NOT NULL,
     status          TEXT    NOT NULL CHECK (status IN ('pending', 'sending', 'delivered', 'failed')),
@@ -98,9 +123,9 @@ CREATE TABLE webhook_deliveries (
     CHECK (status <> 'delivered' OR delivered_at IS NOT NULL)
 ) WITHOUT ROWID;
 -- Claims, and by its last columns the counts and the expiry of what waits.
-CREATE INDEX webhook_deliveries_pending ON webhook_deliveries (endpoint_id, next_attempt_at, created_at)
-    WHERE status = 'pending';
-CREATE INDEX webhook_deliveries_sending ON webhook_deliveries (endpoint_id) WHERE status = 'sending';
+CREATE INDEX webhook_deliveries_pending
+    ON webhook_deliveries (shard, endpoint_id, next_attempt_at, created_at) WHERE status = 'pending';
+CREATE INDEX webhook_deliveries_sending ON webhook_deliveries (shard, endpoint_id) WHERE status = 'sending';
 CREATE INDEX webhook_deliveries_by_event ON webhook_deliveries (event_seq);
 CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint_id, id);
 

@@ -87,9 +87,21 @@ pub(crate) struct Settings {
     #[arg(long, env = "POSTRIDER_MAX_IN_FLIGHT", value_name = "N")]
     pub(crate) max_in_flight: Option<usize>,
 
-    /// What this process is called [default: postrider]
+    /// What this process is called among those that share a Postgres [default: the host's name]
     #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+
+    /// How long others wait for a node that went away before they send in its place [default: 30s]
+    #[arg(long, env = "POSTRIDER_LEASE_TTL", value_name = "DURATION")]
+    pub(crate) lease_ttl: Option<String>,
+
+    /// How often a node says that it is there [default: 10s]
+    #[arg(long, env = "POSTRIDER_LEASE_RENEWAL", value_name = "DURATION")]
+    pub(crate) lease_renewal: Option<String>,
+
+    /// How long before the others may, a node that cannot say so stops sending [default: 3s]
+    #[arg(long, env = "POSTRIDER_LEASE_MARGIN", value_name = "DURATION")]
+    pub(crate) lease_margin: Option<String>,
 
     /// Whether a start brings the schema up to date: auto or off [default: auto]
     #[arg(long, env = "POSTRIDER_MIGRATE", value_name = "MODE")]
@@ -180,9 +192,21 @@ impl Settings {
             defaults.timeout =
                 check_timeout_ms(timeout).map_err(|detail| wrong("default_timeout_ms", detail))?;
         }
-        if let Some(retention) = &self.retention {
-            config.retention = humantime::parse_duration(retention)
-                .map_err(|error| wrong("retention", format!("{error}: write it as 30d or 12h")))?;
+        let duration =
+            |name: &str, text: &Option<String>| match text.as_deref().map(humantime::parse_duration) {
+                Some(Err(error)) => Err(wrong(name, format!("{error}: write it as 30d, 12h or 10s"))),
+                Some(Ok(duration)) => Ok(Some(duration)),
+                None => Ok(None),
+            };
+        for (name, text, setting) in [
+            ("lease_ttl", &self.lease_ttl, &mut config.lease.ttl),
+            ("lease_renewal", &self.lease_renewal, &mut config.lease.renewal),
+            ("lease_margin", &self.lease_margin, &mut config.lease.margin),
+        ] {
+            *setting = duration(name, text)?.unwrap_or(*setting);
+        }
+        if let Some(retention) = duration("retention", &self.retention)? {
+            config.retention = retention;
             if config.retention < Duration::from_secs(3600) {
                 bail!("retention: at least 1h: the rate limits need the attempts of the last hour");
             }

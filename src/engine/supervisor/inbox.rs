@@ -186,7 +186,8 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
         // The last look before anything goes out: all may have changed while the claim committed.
         let (now, concurrency) = (self.shared.clock.now(), self.endpoint.concurrency);
         let allowed = self.health.unwrap_or_default().allowance(now, concurrency) as usize;
-        let may_start = self.endpoint.is_active() && self.phase == Phase::Running;
+        let lease = self.shared.leases.for_new_work(&self.endpoint.id);
+        let may_start = self.endpoint.is_active() && self.phase == Phase::Running && lease.is_some();
         let mut released = Vec::new();
         for claimed in claims {
             match queued.remove(&claimed.id) {

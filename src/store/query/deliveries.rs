@@ -6,6 +6,7 @@ use super::{Conn, Page};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{Life, Status};
 use crate::store::rows::{AttemptRow, DeliveryRow, LifeColumns};
 use crate::store::schema::{
@@ -13,6 +14,13 @@ use crate::store::schema::{
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
 use crate::store::{StoreError, codec};
+
+/// An endpoint's deliveries, in the words of the indexes on them.
+#[diesel::dsl::auto_type]
+pub(super) fn of_endpoint(id: &EndpointId) -> _ {
+    let (shard, id): (i32, String) = (Shard::of(id).number(), id.to_string());
+    deliveries::shard.eq(shard).and(deliveries::endpoint_id.eq(id))
+}
 
 /// A delivery as the lifecycle sees it.
 pub(crate) fn life(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Life>, StoreError> {

@@ -3,6 +3,7 @@
 use diesel::dsl::{count_star, max, min};
 use diesel::prelude::*;
 
+use super::deliveries::of_endpoint;
 use super::{Conn, ENDPOINTS, Page, raise_counter};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
@@ -205,16 +206,12 @@ pub(crate) fn clear_health(conn: &mut Conn, id: &EndpointId) -> Result<(), Store
 
 /// What waits at an endpoint.
 pub(crate) fn backlog(conn: &mut Conn, id: &EndpointId) -> Result<Backlog, StoreError> {
-    let pending =
-        || deliveries::table.filter(StatusIsPending).filter(deliveries::endpoint_id.eq(id.as_str()));
+    let pending = || deliveries::table.filter(StatusIsPending).filter(of_endpoint(id));
     let (waiting, oldest): (i64, Option<i64>) =
         pending().select((count_star(), min(deliveries::created_at))).first(conn)?;
     let held: i64 = pending().filter(deliveries::next_attempt_at.is_null()).count().get_result(conn)?;
-    let sending: i64 = deliveries::table
-        .filter(StatusIsSending)
-        .filter(deliveries::endpoint_id.eq(id.as_str()))
-        .count()
-        .get_result(conn)?;
+    let sending: i64 =
+        deliveries::table.filter(StatusIsSending).filter(of_endpoint(id)).count().get_result(conn)?;
     Ok(Backlog {
         pending: waiting.unsigned_abs(),
         sending: sending.unsigned_abs(),

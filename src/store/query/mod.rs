@@ -4,6 +4,7 @@ mod deliveries;
 mod endpoints;
 mod events;
 mod keys;
+mod leases;
 mod tokens;
 mod work;
 
@@ -13,13 +14,12 @@ pub(crate) use self::deliveries::*;
 pub(crate) use self::endpoints::*;
 pub(crate) use self::events::*;
 pub(crate) use self::keys::*;
+pub(crate) use self::leases::*;
 pub(crate) use self::tokens::*;
 pub(crate) use self::work::*;
 use super::schema::webhook_counters as counters;
 use super::{AnyConnection, StoreError};
 
-/// The counter that each start of a sender raises.
-pub(crate) const EPOCH: &str = "epoch";
 /// The counter that readiness raises, to see whether it can.
 const PROBE: &str = "probe";
 /// The counter that each change of an endpoint raises.
@@ -45,12 +45,6 @@ pub(crate) fn counter(conn: &mut Conn, name: &str) -> Result<i64, StoreError> {
 /// A write that changes nothing of meaning. (SQLite skips one that changes nothing at all.)
 pub(crate) fn probe_write(conn: &mut Conn) -> Result<(), StoreError> {
     raise_counter(conn, PROBE)
-}
-
-/// Raises the stored boot counter and returns it.
-pub(crate) fn raise_epoch(conn: &mut Conn) -> Result<i64, StoreError> {
-    raise_counter(conn, EPOCH)?;
-    counter(conn, EPOCH)
 }
 
 fn raise_counter(conn: &mut Conn, name: &str) -> Result<(), StoreError> {

@@ -1,17 +1,20 @@
 //! What there is to do: what is due, what is claimed, what is overdue.
 
-use diesel::dsl::min;
-use diesel::prelude::*;
+use std::collections::BTreeMap;
 
-use super::Conn;
-use super::endpoint;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
+
+use super::deliveries::of_endpoint;
+use super::{Conn, endpoint};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Outcome, Queued};
 use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::lease::{Lease, Shard};
+use crate::domain::lifecycle::Status;
 use crate::store::rows::{DeliveryRow, EventRow};
 use crate::store::schema::{
-    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
-    webhook_events as events,
+    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
 use crate::store::{EndpointCodec, Scope, StoreError, codec};
@@ -34,7 +37,7 @@ pub(crate) fn due(
 ) -> Result<Due, StoreError> {
     let keys: Vec<(String, Option<i64>, i64)> = deliveries::table
         .filter(StatusIsPending)
-        .filter(deliveries::endpoint_id.eq(id.as_str()))
+        .filter(of_endpoint(id))
         .filter(deliveries::next_attempt_at.is_not_null())
         .order((deliveries::next_attempt_at, deliveries::created_at, deliveries::id))
         .limit(limit + 1)
@@ -81,14 +84,24 @@ pub(crate) fn recent_starts(
 
 /// What is `sending`, and to which endpoint.
 pub(crate) fn sending(conn: &mut Conn, scope: &Scope) -> Result<Vec<(EndpointId, Claimed)>, StoreError> {
-    let mut query = deliveries::table.filter(StatusIsSending).select(DeliveryRow::as_select()).into_boxed();
-    if let Scope::Endpoint(id) = scope {
-        query = query.filter(deliveries::endpoint_id.eq(id.to_string()));
+    let all = deliveries::table.filter(StatusIsSending).select(DeliveryRow::as_select());
+    let (rows, leases): (Vec<DeliveryRow>, &[Lease]) = match scope {
+        Scope::Shards(leases) => (all.filter(deliveries::shard.eq_any(numbers(leases))).load(conn)?, leases),
+        Scope::Endpoint(id, lease) => (all.filter(of_endpoint(id)).load(conn)?, std::slice::from_ref(lease)),
+    };
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (endpoint, claimed) = (EndpointId::from_text(row.endpoint_id.as_str()), codec::claimed(row)?);
+        let shard = Shard::of(&endpoint);
+        if leases.iter().any(|lease| lease.shard == shard && claimed.epoch <= lease.epoch) {
+            found.push((endpoint, claimed));
+        }
     }
-    let rows: Vec<DeliveryRow> = query.load(conn)?;
-    rows.iter()
-        .map(|row| Ok((EndpointId::from_text(row.endpoint_id.as_str()), codec::claimed(row)?)))
-        .collect()
+    Ok(found)
+}
+
+fn numbers(leases: &[Lease]) -> Vec<i32> {
+    leases.iter().map(|lease| lease.shard.number()).collect()
 }
 
 /// Those of these claims that still stand.
@@ -118,64 +131,77 @@ pub(crate) struct Stirring {
     pub(crate) sending: Vec<ClaimName>,
 }
 
-/// Endpoints that may be sent to and have something due before `horizon`, or something `sending`.
-///
-/// Steps from endpoint to endpoint through the index, so that a long backlog costs no more than a
-/// short one.
-pub(crate) fn stirring(conn: &mut Conn, epoch: i64, horizon: Timestamp) -> Result<Vec<Stirring>, StoreError> {
-    let mut found = std::collections::BTreeMap::<String, Stirring>::new();
+/// Endpoints of held shards that may be sent to and have something due before `horizon`, or something
+/// `sending`.
+pub(crate) fn stirring(
+    conn: &mut Conn,
+    held: &[Lease],
+    horizon: Timestamp,
+) -> Result<Vec<Stirring>, StoreError> {
+    let mut found = BTreeMap::<String, Stirring>::new();
+    let entry = |endpoint: &String| Stirring {
+        endpoint_id: EndpointId::from_text(endpoint.as_str()),
+        next: None,
+        sending: Vec::new(),
+    };
     let rows: Vec<(String, String, i64)> = deliveries::table
         .filter(StatusIsSending)
-        .filter(deliveries::owner_epoch.eq(epoch))
+        .filter(deliveries::shard.eq_any(numbers(held)))
         .select((deliveries::endpoint_id, deliveries::id, deliveries::claim_no))
         .load(conn)?;
     for (endpoint, delivery, claim_no) in rows {
-        let id = EndpointId::from_text(endpoint.as_str());
-        let entry = found.entry(endpoint).or_insert_with(|| Stirring {
-            endpoint_id: id,
-            next: None,
-            sending: Vec::new(),
-        });
-        entry.sending.push((DeliveryId::from_text(delivery), claim_no));
+        let fresh = entry(&endpoint);
+        found.entry(endpoint).or_insert(fresh).sending.push((DeliveryId::from_text(delivery), claim_no));
     }
-    let mut last = String::new();
-    while let Some(endpoint) = next_waiting_endpoint(conn, &last)? {
-        let next: Option<i64> = deliveries::table
-            .filter(StatusIsPending)
-            .filter(deliveries::endpoint_id.eq(&endpoint))
-            .select(min(deliveries::next_attempt_at))
-            .first(conn)?;
-        if let Some(next) = next.map(codec::time).filter(|next| *next <= horizon)
-            && is_active(conn, &endpoint)?
-        {
-            let id = EndpointId::from_text(endpoint.as_str());
-            found
-                .entry(endpoint.clone())
-                .or_insert_with(|| Stirring { endpoint_id: id, next: None, sending: Vec::new() })
-                .next = Some(next);
-        }
-        last = endpoint;
+    for Waiting { endpoint_id: endpoint, next } in waiting(conn, held, Some(horizon))? {
+        let fresh = entry(&endpoint);
+        found.entry(endpoint).or_insert(fresh).next = next.map(codec::time);
     }
     Ok(found.into_values().collect())
 }
 
-/// The first endpoint after `last` at which something is pending.
-fn next_waiting_endpoint(conn: &mut Conn, last: &str) -> Result<Option<String>, StoreError> {
-    Ok(deliveries::table
-        .filter(StatusIsPending)
-        .filter(deliveries::endpoint_id.gt(last))
-        .select(min(deliveries::endpoint_id))
-        .first(conn)?)
+/// An endpoint at which something is pending.
+#[derive(QueryableByName)]
+struct Waiting {
+    #[diesel(sql_type = Text)]
+    endpoint_id: String,
+    /// When the next of it is due, unless all of it is held.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    next: Option<i64>,
 }
 
-fn is_active(conn: &mut Conn, id: &str) -> Result<bool, StoreError> {
-    let found: i64 = endpoints::table
-        .filter(endpoints::id.eq(id))
-        .filter(endpoints::pause_reason.is_null())
-        .filter(endpoints::deleted_at.is_null())
-        .count()
-        .get_result(conn)?;
-    Ok(found > 0)
+/// The endpoints of held shards at which something is pending; with `horizon` only those that may be sent
+/// to, and where it is due by then.
+///
+/// One statement that steps from endpoint to endpoint through the index, so that a long backlog costs no
+/// more than a short one.
+fn waiting(conn: &mut Conn, held: &[Lease], horizon: Option<Timestamp>) -> Result<Vec<Waiting>, StoreError> {
+    // Numbers, so that nothing needs to be quoted.
+    let shards: Vec<String> = numbers(held).iter().map(ToString::to_string).collect();
+    let pending = format!("FROM webhook_deliveries AS d WHERE d.status = '{}'", Status::Pending);
+    let mut sql = format!(
+        "WITH RECURSIVE walk (shard, endpoint_id) AS ( \
+             SELECT shard, (SELECT min(endpoint_id) {pending} AND d.shard = webhook_shards.shard) \
+             FROM webhook_shards WHERE shard IN ({shards}) \
+             UNION ALL \
+             SELECT shard, (SELECT min(endpoint_id) {pending} AND d.shard = walk.shard \
+                 AND d.endpoint_id > walk.endpoint_id) \
+             FROM walk WHERE endpoint_id IS NOT NULL \
+         ), waiting AS ( \
+             SELECT endpoint_id, (SELECT min(next_attempt_at) {pending} AND d.shard = walk.shard \
+                 AND d.endpoint_id = walk.endpoint_id) AS next \
+             FROM walk WHERE endpoint_id IS NOT NULL \
+         ) SELECT endpoint_id, next FROM waiting",
+        shards = if shards.is_empty() { "NULL".to_owned() } else { shards.join(", ") },
+    );
+    if let Some(horizon) = horizon {
+        sql.push_str(&format!(
+            " JOIN webhook_endpoints ON webhook_endpoints.id = endpoint_id \
+             WHERE pause_reason IS NULL AND deleted_at IS NULL AND next <= {}",
+            horizon.as_micros()
+        ));
+    }
+    Ok(diesel::sql_query(sql).load(conn)?)
 }
 
 /// One batch of retention.
@@ -206,31 +232,35 @@ pub(crate) enum Overdue {
     EndpointDeleted,
 }
 
-/// Pending deliveries that have outlived their endpoint or its `max_age`, at most `limit` of each.
+/// Endpoints of held shards at which something is pending.
+pub(crate) fn waiting_endpoints(conn: &mut Conn, held: &[Lease]) -> Result<Vec<EndpointId>, StoreError> {
+    let found = waiting(conn, held, None)?;
+    Ok(found.into_iter().map(|waiting| EndpointId::from_text(waiting.endpoint_id)).collect())
+}
+
+/// Pending deliveries that have outlived one of these endpoints or its `max_age`, at most `limit` of each.
 pub(crate) fn overdue(
     conn: &mut Conn,
     codec: &EndpointCodec,
+    endpoints: &[EndpointId],
     now: Timestamp,
     limit: i64,
 ) -> Result<Vec<(DeliveryId, Overdue)>, StoreError> {
     let mut found = Vec::new();
-    let mut last = String::new();
-    while let Some(id) = next_waiting_endpoint(conn, &last)? {
-        let endpoint = endpoint(conn, codec, &EndpointId::from_text(id.as_str()))?;
-        let (cutoff, why) = match endpoint {
+    for id in endpoints {
+        let (cutoff, why) = match endpoint(conn, codec, id)? {
             Some(endpoint) => (now - endpoint.max_age, Overdue::Expired),
             None => (Timestamp::from_micros(i64::MAX), Overdue::EndpointDeleted),
         };
         let ids: Vec<String> = deliveries::table
             .filter(StatusIsPending)
-            .filter(deliveries::endpoint_id.eq(&id))
+            .filter(of_endpoint(id))
             .filter(deliveries::created_at.lt(cutoff.as_micros()))
             .filter(deliveries::retried_at.is_null().or(deliveries::retried_at.lt(cutoff.as_micros())))
             .limit(limit)
             .select(deliveries::id)
             .load(conn)?;
         found.extend(ids.into_iter().map(|id| (DeliveryId::from_text(id), why)));
-        last = id;
     }
     Ok(found)
 }

@@ -1,0 +1,266 @@
+//! Leases: which of the processes that share a database sends to which endpoints.
+//!
+//! Endpoints are dealt out over a fixed number of shards, and a process leases whole shards. What it
+//! does next is decided here, from what the database shows, without a clock and without a database.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::FieldError;
+use super::ids::{EndpointId, InstanceId};
+
+/// How many shards there are. Stored rows carry theirs, so it never changes.
+pub const SHARDS: i32 = 64;
+
+/// One part of all endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shard(i32);
+
+impl Shard {
+    /// The shard of an endpoint: the same everywhere and for ever.
+    #[must_use]
+    pub fn of(endpoint: &EndpointId) -> Self {
+        let hash = Sha256::digest(endpoint.as_str());
+        let number = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
+        Self(i32::try_from(number % SHARDS.unsigned_abs()).unwrap_or_default())
+    }
+
+    /// By its number, as it is stored.
+    #[must_use]
+    pub const fn from_number(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// Its number, as it is stored: from 0 to below [`SHARDS`].
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+
+    /// Each of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..SHARDS).map(Self)
+    }
+}
+
+/// The right to send to a shard's endpoints. Whoever takes a shard over raises its epoch: what was
+/// claimed under an earlier one is stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// Which part.
+    pub shard: Shard,
+    /// Which of its owners this is.
+    pub epoch: i64,
+}
+
+/// How leases are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How long a lease lasts after its last renewal. Others wait as long for a node that went away.
+    pub ttl: Duration,
+    /// How often it is renewed.
+    pub renewal: Duration,
+    /// How long before its end its holder stops by itself: what clocks and a pause of the process may
+    /// differ by.
+    pub margin: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(30),
+            renewal: Duration::from_secs(10),
+            margin: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Terms {
+    /// The shortest and the longest time to live.
+    const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(600);
+    const SHORTEST: Duration = Duration::from_millis(100);
+
+    /// Refuses what cannot work: each renewal must be able to fail once without the lease being lost.
+    ///
+    /// # Errors
+    /// Names the setting and its remedy.
+    pub fn check(&self) -> Result<(), FieldError> {
+        if !Self::TTL.contains(&self.ttl) {
+            return Err(FieldError::new("lease_ttl", "must be 2 seconds to 10 minutes"));
+        }
+        if self.renewal < Self::SHORTEST {
+            return Err(FieldError::new("lease_renewal", "must be at least 100 milliseconds"));
+        }
+        if self.margin < Self::SHORTEST {
+            return Err(FieldError::new("lease_margin", "must be at least 100 milliseconds"));
+        }
+        let needed = self.renewal * 2 + self.margin;
+        if needed > self.ttl {
+            let detail = format!(
+                "must be at least {needed:?}: a lease has to outlast two renewals (lease_renewal {:?}) and the margin (lease_margin {:?})",
+                self.renewal, self.margin
+            );
+            return Err(FieldError::new("lease_ttl", detail));
+        }
+        Ok(())
+    }
+
+    /// For how long from the start of a renewal's own request its holder may send.
+    #[must_use]
+    pub fn usable(&self) -> Duration {
+        self.ttl.saturating_sub(self.margin)
+    }
+}
+
+/// A shard as the database shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardState {
+    /// The shard, and the epoch of its last owner.
+    pub lease: Lease,
+    /// Whose it is, while that lasts. `None`: anyone may take it.
+    pub holder: Option<InstanceId>,
+}
+
+/// What a process is to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Free shards to take, with the epochs that they have now.
+    pub take: Vec<Lease>,
+    /// Held shards to let go of, once their attempts have ended.
+    pub release: Vec<Shard>,
+}
+
+/// Everyone gets as many shards as the others, give or take one. A new process waits until those who
+/// have more let go; nobody takes what another one holds.
+///
+/// `alive` are the processes that take part, `me` among them; `leaving` what `me` lets go of already.
+#[must_use]
+pub fn plan(shards: &[ShardState], alive: &[InstanceId], me: &InstanceId, leaving: &HashSet<Shard>) -> Plan {
+    let share = fair_share(alive, me);
+    let is_mine = |state: &&ShardState| state.holder.as_ref() == Some(me);
+    let mine: Vec<Shard> = shards
+        .iter()
+        .filter(is_mine)
+        .map(|state| state.lease.shard)
+        .filter(|shard| !leaving.contains(shard))
+        .collect();
+    let free = shards.iter().filter(|state| state.holder.is_none()).map(|state| state.lease);
+    Plan {
+        take: free.take(share.saturating_sub(mine.len())).collect(),
+        release: mine.into_iter().skip(share).collect(),
+    }
+}
+
+/// How many shards `me` should have; what cannot be divided goes to the first in order.
+fn fair_share(alive: &[InstanceId], me: &InstanceId) -> usize {
+    let mut order: Vec<&InstanceId> = alive.iter().collect();
+    order.sort();
+    order.dedup();
+    let Some(place) = order.iter().position(|one| *one == me) else { return 0 };
+    let all = SHARDS.unsigned_abs() as usize;
+    all / order.len() + usize::from(place < all % order.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn instance(n: usize) -> InstanceId {
+        InstanceId::from_text(format!("in_{n:03}"))
+    }
+
+    #[test]
+    fn an_endpoint_keeps_its_shard() {
+        let shard = |id: &str| Shard::of(&EndpointId::from_text(id)).number();
+        assert_eq!((shard("ep_1"), shard("ep_2"), shard("ep_3")), (12, 26, 57), "stored rows carry these");
+        let all: HashSet<_> = (0..2000).map(|n| shard(&format!("ep_{n}"))).collect();
+        assert_eq!(all.len(), SHARDS.unsigned_abs() as usize, "all of them are used");
+    }
+
+    #[test]
+    fn impossible_terms_are_refused_by_name() {
+        let terms = |ttl, renewal, margin| Terms {
+            ttl: Duration::from_secs(ttl),
+            renewal: Duration::from_secs(renewal),
+            margin: Duration::from_secs(margin),
+        };
+        assert_eq!(Terms::default().check(), Ok(()));
+        let refused = terms(30, 14, 3).check().unwrap_err();
+        assert!(refused.field == "lease_ttl" && refused.detail.contains("31s"), "{refused}");
+        assert_eq!(terms(1, 1, 1).check().unwrap_err().field, "lease_ttl");
+        assert_eq!(terms(30, 0, 3).check().unwrap_err().field, "lease_renewal");
+        assert_eq!(terms(30, 10, 0).check().unwrap_err().field, "lease_margin");
+    }
+
+    /// A cluster of processes that each act on their plan, one after the other.
+    struct Cluster {
+        shards: Vec<ShardState>,
+        alive: Vec<InstanceId>,
+    }
+
+    impl Cluster {
+        fn step(&mut self) -> bool {
+            let mut changed = false;
+            for me in self.alive.clone() {
+                let plan = plan(&self.shards, &self.alive, &me, &HashSet::new());
+                changed |= plan != Plan::default();
+                for lease in plan.take {
+                    let state = self.shards.iter_mut().find(|one| one.lease == lease).unwrap();
+                    assert_eq!(state.holder, None, "nobody takes what another one holds");
+                    state.holder = Some(me.clone());
+                    state.lease.epoch += 1;
+                }
+                for state in &mut self.shards {
+                    if plan.release.contains(&state.lease.shard) {
+                        assert_eq!(state.holder.take(), Some(me.clone()));
+                    }
+                }
+            }
+            changed
+        }
+
+        fn settle(&mut self) {
+            for _ in 0..10 {
+                if !self.step() {
+                    return;
+                }
+            }
+            panic!("it does not settle");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_joins_or_leaves_all_shards_are_held_and_fairly(
+            changes in prop::collection::vec((0..8_usize, any::<bool>()), 1..20)
+        ) {
+            let shards = Shard::all()
+                .map(|shard| ShardState { lease: Lease { shard, epoch: 0 }, holder: None })
+                .collect();
+            let mut cluster = Cluster { shards, alive: vec![instance(99)] };
+            cluster.settle();
+            for (who, joins) in changes {
+                let who = instance(who);
+                if joins && !cluster.alive.contains(&who) {
+                    cluster.alive.push(who);
+                } else if !joins {
+                    cluster.alive.retain(|one| *one != who);
+                    for state in &mut cluster.shards {
+                        state.holder.take_if(|holder| *holder == who);
+                    }
+                }
+                cluster.settle();
+                let of = |one: &InstanceId| {
+                    cluster.shards.iter().filter(|state| state.holder.as_ref() == Some(one)).count()
+                };
+                let counts: Vec<usize> = cluster.alive.iter().map(of).collect();
+                prop_assert_eq!(counts.iter().sum::<usize>(), cluster.shards.len());
+                prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{:?}", counts);
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Hints by Postgres' `NOTIFY` and `LISTEN`, on a connection of their own and outside of every transaction
+//! that matters: a publisher waits for none of it.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::Text;
+
+use super::hints::Hint;
+use super::{StoreError, pool};
+use crate::config::PostgresUrl;
+use crate::domain::ids::EndpointId;
+
+const CHANNEL: &str = "postrider";
+
+/// Postgres takes no longer payload than this, in bytes.
+const MAX_PAYLOAD: usize = 7900;
+
+/// How often it is looked whether something came: libpq shows it, and has nothing to wait on.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How long to keep off a server that cannot be reached.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Until the last sender is gone.
+pub(super) fn run(url: &PostgresUrl, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
+    let mut conn = None;
+    loop {
+        let mut waiting = Vec::new();
+        match hints.recv_timeout(LOOK) {
+            Ok(hint) => waiting.push(hint),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        waiting.extend(hints.try_iter());
+        let exchanged = match conn.take() {
+            Some(conn) => Ok(conn),
+            None => listen(url),
+        }
+        .and_then(|mut conn| {
+            exchange(&mut conn, waiting, on_hint)?;
+            Ok(conn)
+        });
+        match exchanged {
+            Ok(open) => conn = Some(open),
+            Err(error) => {
+                tracing::debug!(%error, "no hints for now; the poll finds what is due");
+                std::thread::sleep(BACK_OFF);
+            }
+        }
+    }
+}
+
+fn listen(url: &PostgresUrl) -> Result<PgConnection, StoreError> {
+    let mut conn = pool::open_postgres(url)?;
+    diesel::sql_query(format!("LISTEN {CHANNEL}")).execute(&mut conn)?;
+    Ok(conn)
+}
+
+/// Sends what waits, as few messages, and passes on what came.
+fn exchange(conn: &mut PgConnection, waiting: Vec<Hint>, on_hint: &dyn Fn(Hint)) -> Result<(), StoreError> {
+    for payload in payloads(waiting) {
+        diesel::sql_query(format!("SELECT pg_notify('{CHANNEL}', $1)"))
+            .bind::<Text, _>(payload)
+            .execute(conn)?;
+    }
+    for notification in conn.notifications_iter() {
+        if let Some(hint) = parse(&notification?.payload) {
+            on_hint(hint);
+        }
+    }
+    Ok(())
+}
+
+/// The messages that stand for these hints.
+fn payloads(hints: Vec<Hint>) -> Vec<String> {
+    let mut payloads: Vec<String> = Vec::new();
+    let mut due: Vec<EndpointId> = Vec::new();
+    for hint in hints {
+        let plain = match hint {
+            Hint::Due(endpoints) => {
+                due.extend(endpoints);
+                continue;
+            }
+            Hint::Changed => "changed",
+            Hint::Leases => "leases",
+        };
+        if !payloads.iter().any(|one| one == plain) {
+            payloads.push(plain.to_owned());
+        }
+    }
+    due.sort();
+    due.dedup();
+    let mut room = 0;
+    for endpoint in due {
+        let id = endpoint.as_str();
+        match payloads.last_mut() {
+            Some(last) if room > id.len() => {
+                last.push(' ');
+                last.push_str(id);
+                room -= id.len() + 1;
+            }
+            _ => {
+                payloads.push(format!("due {id}"));
+                room = MAX_PAYLOAD - "due ".len() - id.len();
+            }
+        }
+    }
+    payloads
+}
+
+/// `None` for what a newer release may say.
+fn parse(payload: &str) -> Option<Hint> {
+    let mut words = payload.split(' ');
+    match words.next()? {
+        "due" => Some(Hint::Due(words.map(EndpointId::from_text).collect())),
+        "changed" => Some(Hint::Changed),
+        "leases" => Some(Hint::Leases),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_told_in_few_short_messages_and_understood() {
+        let id = |n: usize| EndpointId::from_text(format!("ep_{n:032}"));
+        let hints = vec![
+            Hint::Changed,
+            Hint::Due((0..300).map(id).collect()),
+            Hint::Leases,
+            Hint::Changed,
+            Hint::Due((200..500).map(id).collect()),
+        ];
+        let payloads = payloads(hints);
+        assert!(payloads.iter().all(|payload| payload.len() <= 8000), "Postgres' limit");
+        let told: Vec<Hint> = payloads.iter().map(|payload| parse(payload).unwrap()).collect();
+        assert_eq!(told[..2], [Hint::Changed, Hint::Leases]);
+        let due: Vec<EndpointId> = told[2..]
+            .iter()
+            .flat_map(|hint| match hint {
+                Hint::Due(endpoints) => endpoints.clone(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(due, (0..500).map(id).collect::<Vec<_>>());
+        assert_eq!(told.len(), 2 + 3, "500 ids of 36 bytes");
+        assert_eq!(parse("something new"), None);
+    }
+}
