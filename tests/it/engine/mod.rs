@@ -1,4 +1,4 @@
-//! The engine on virtual time.
+//! The engine on virtual time, and two of them on real time.
 
 mod etiquette;
 mod faults;
@@ -6,3 +6,4 @@ mod lifecycle;
 mod limits;
 mod maintenance;
 mod notices;
+mod together;

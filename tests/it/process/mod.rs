@@ -2,12 +2,14 @@
 
 mod access;
 mod cli;
+mod cluster;
 mod contract;
 mod hostile;
 mod kill;
 mod mission;
 mod namespace;
 mod neighbours;
+mod nodes;
 mod operation;
 mod postgres;
 mod secrets;

@@ -5,6 +5,7 @@ pub mod api;
 pub mod database;
 pub mod engine;
 pub mod postgres;
+pub mod proxy;
 pub mod receiver;
 pub mod server;
 

@@ -37,7 +37,7 @@ fn binaries() -> Option<PathBuf> {
 }
 
 /// A command as the user that may run a server: root may not.
-fn as_user(program: &Path) -> Command {
+pub fn as_user(program: &Path) -> Command {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -134,6 +134,11 @@ impl Cluster {
     /// Ends the server as a crash would.
     pub fn crash(&self) {
         assert!(self.control().args(["-m", "immediate", "stop"]).status().unwrap().success());
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     fn url_of(&self, name: &str) -> String {

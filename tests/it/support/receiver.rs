@@ -3,6 +3,7 @@
 //! The path says what it answers: `/ok/…`, `/status/CODE`, `/slow/MS`, `/hang`, `/flaky` (every
 //! third is a 500), `/recovers/N` (200 after N times 500), `/endless` (200, and a body without end), `/redirect`.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,6 +31,8 @@ impl Got {
 struct Record {
     got: Mutex<Vec<Got>>,
     count: AtomicU64,
+    /// By path: requests that are being answered, and the most of them at once.
+    at_once: Mutex<HashMap<String, (usize, usize)>>,
 }
 
 pub struct Receiver {
@@ -60,8 +63,34 @@ impl Receiver {
         self.record.got.lock().unwrap()
     }
 
+    /// The most requests that any path had at once.
+    pub fn most_at_once(&self) -> usize {
+        self.record.at_once.lock().unwrap().values().map(|(_, most)| *most).max().unwrap_or(0)
+    }
+
     pub fn at(&self, path: &str) -> Vec<Got> {
         self.got().iter().filter(|one| one.path == path).cloned().collect()
+    }
+}
+
+/// Counts a request for as long as it is being answered.
+struct AtOnce(web::Data<Record>, String);
+
+impl AtOnce {
+    fn new(record: &web::Data<Record>, path: &str) -> Self {
+        let mut at_once = record.at_once.lock().unwrap();
+        let (now, most) = at_once.entry(path.to_owned()).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(record.clone(), path.to_owned())
+    }
+}
+
+impl Drop for AtOnce {
+    fn drop(&mut self) {
+        if let Some((now, _)) = self.0.at_once.lock().unwrap().get_mut(&self.1) {
+            *now -= 1;
+        }
     }
 }
 
@@ -76,6 +105,7 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
     let body = String::from_utf8_lossy(&body).into_owned();
     let before = record.got.lock().unwrap().iter().filter(|one| one.path == path).count();
     record.got.lock().unwrap().push(Got { at: Instant::now(), path: path.clone(), id, body, headers });
+    let _at_once = AtOnce::new(&record, &path);
     let count = record.count.fetch_add(1, Ordering::Relaxed);
     let number = path.rsplit('/').next().and_then(|last| last.parse::<u16>().ok()).unwrap_or(200);
     match path.split('/').nth(1).unwrap_or_default() {
