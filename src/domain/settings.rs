@@ -230,8 +230,8 @@ impl Settings {
             },
         }
         change.description.apply_to(&mut new.description, String::new);
-        if new.description.len() > MAX_DESCRIPTION_BYTES {
-            fail("description", format!("at most {MAX_DESCRIPTION_BYTES} bytes"));
+        if new.description.len() > MAX_DESCRIPTION_BYTES || new.description.contains('\0') {
+            fail("description", format!("at most {MAX_DESCRIPTION_BYTES} bytes, and no NUL"));
         }
         match change.event_types {
             Change::Keep => {}

@@ -247,6 +247,11 @@ fn finish(state: State, closing: Option<Closing>) {
     }
 }
 
+/// What a database refuses may be the whole group's fault, or that of one in it.
+fn is_perhaps_one_members(why: &Unavailable) -> bool {
+    matches!(why, Unavailable::Refused(_))
+}
+
 impl State {
     fn has_flushed(&self, closing: &Closing) -> bool {
         self.waiting.is_empty() || Instant::now() >= closing.until
@@ -260,15 +265,12 @@ impl State {
         }
         match self.commit(&mut group) {
             Ok(()) => group.into_iter().for_each(|member| member.answer(None)),
-            Err(StoreError::Unavailable(why)) => {
+            Err(StoreError::Unavailable(why)) if !is_perhaps_one_members(&why) => {
                 self.keep_or_answer(group, untils, &why);
                 return Some(self.pause());
             }
             Err(error) => match <[Member; 1]>::try_from(group) {
-                Ok([member]) => {
-                    tracing::error!(%error, "a write failed");
-                    member.answer(Some(error));
-                }
+                Ok([member]) => return self.settle_alone(member, untils[0], error),
                 Err(group) => {
                     tracing::warn!(%error, members = group.len(), "a group failed: running its members one by one");
                     return self.commit_one_by_one(group, untils);
@@ -287,17 +289,25 @@ impl State {
             let [member] = alone;
             match result {
                 Ok(()) => member.answer(None),
-                Err(StoreError::Unavailable(why)) => {
-                    self.keep_or_answer(vec![member], vec![until], &why);
-                    pause = Some(self.pause());
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a write failed");
-                    member.answer(Some(error));
-                }
+                Err(error) => pause = self.settle_alone(member, until, error).or(pause),
             }
         }
         pause
+    }
+
+    /// What becomes of a member that failed by itself.
+    fn settle_alone(&mut self, member: Member, until: Instant, error: StoreError) -> Option<Duration> {
+        match error {
+            StoreError::Unavailable(why) => {
+                self.keep_or_answer(vec![member], vec![until], &why);
+                Some(self.pause())
+            }
+            error => {
+                tracing::error!(%error, "a write failed");
+                member.answer(Some(error));
+                None
+            }
+        }
     }
 
     fn commit(&mut self, group: &mut [Member]) -> Result<(), StoreError> {

@@ -108,6 +108,9 @@ pub enum Unavailable {
     /// It does not answer.
     #[error("it does not answer; check the server and the network to it. What was asked may have been done")]
     Silent,
+    /// It answers, and with something that only its own log explains.
+    #[error("it refuses for now ({0}); its own log says more")]
+    Refused(String),
     /// No connection to be had in time.
     #[error("no connection was free in time ({0})")]
     Pool(String),

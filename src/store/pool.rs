@@ -201,8 +201,8 @@ fn expect_pragma(conn: &mut SqliteConnection, pragma: &str, expected: &str) -> R
 /// Tells an unavailable database from a wrong statement.
 ///
 /// diesel passes on a message but no code. Those of SQLite are `sqlite3_errstr`'s, fixed per code since
-/// 3.7.15; those of Postgres may be in any language, so what its kinds do not tell is taken for the
-/// database's state and tried again.
+/// 3.7.15; those of Postgres may be in any language, so what its kinds do not tell (a full disk, a
+/// statement's time-out, a deadlock) is taken for the database's state: it is tried again.
 pub(super) fn classify(error: DieselError) -> StoreError {
     let (kind, message) = match &error {
         DieselError::DatabaseError(kind, information) => (kind, information.message()),
@@ -228,6 +228,7 @@ pub(super) fn classify(error: DieselError) -> StoreError {
             Unavailable::Unreachable(message.trim().to_owned()).into()
         }
         (DatabaseErrorKind::SerializationFailure, _) => Unavailable::Busy.into(),
+        (DatabaseErrorKind::Unknown, _) => Unavailable::Refused(message.trim().to_owned()).into(),
         _ => StoreError::Database(error),
     }
 }

@@ -373,6 +373,7 @@ fn a_commit_whose_answer_is_lost_loses_and_doubles_nothing() {
     assert_eq!(pair.proxy.to_lose(), 0);
     // Of an outcome: it is written again, finds itself written, and nothing is sent twice.
     publish("recorded");
+    until("it is in flight", Duration::from_secs(10), || pair.receiver.got().len() == 3);
     pair.proxy.lose_answers_of("left_as", 1);
     delivered(3);
     until("it was lost", Duration::from_secs(10), || pair.proxy.to_lose() == 0);

@@ -144,3 +144,121 @@ fn a_server_that_says_nothing_is_answered_for_and_waited_out() {
         "the outcome that was known is not forgotten, and nothing sent twice"
     );
 }
+
+/// Ways in which a server refuses for a while, each with its end. (Postgres has no way to be told that its
+/// disk is full; a trigger says what it would.)
+const FAULTS: [(&str, &str, &str); 4] = [
+    (
+        "read-only",
+        "ALTER DATABASE NAME SET default_transaction_read_only = on | AWAY",
+        "ALTER DATABASE NAME RESET default_transaction_read_only | AWAY",
+    ),
+    (
+        "full",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'could not extend file'; END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON webhook_events EXECUTE FUNCTION refuse(); \
+         CREATE TRIGGER refuse BEFORE INSERT ON webhook_attempts EXECUTE FUNCTION refuse(); \
+         CREATE TRIGGER refuse BEFORE UPDATE ON webhook_counters EXECUTE FUNCTION refuse()",
+        "DROP FUNCTION refuse() CASCADE",
+    ),
+    (
+        "slow, with a time-out",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM pg_sleep(2); RETURN NEW; END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON webhook_events FOR EACH ROW EXECUTE FUNCTION refuse(); \
+         CREATE TRIGGER refuse BEFORE INSERT ON webhook_attempts FOR EACH ROW EXECUTE FUNCTION refuse(); \
+         CREATE TRIGGER refuse BEFORE UPDATE ON webhook_counters FOR EACH ROW EXECUTE FUNCTION refuse() | \
+         ALTER DATABASE NAME SET statement_timeout = '300ms' | AWAY",
+        "DROP FUNCTION refuse() CASCADE | ALTER DATABASE NAME RESET statement_timeout | AWAY",
+    ),
+    (
+        "closed to connections",
+        "ALTER DATABASE NAME ALLOW_CONNECTIONS false | AWAY",
+        "ALTER DATABASE NAME ALLOW_CONNECTIONS true",
+    ),
+];
+
+#[test]
+fn a_server_that_refuses_for_a_while_is_answered_for_and_nothing_known_is_forgotten() {
+    let Some(cluster) = Cluster::own() else { return };
+    for (name, fault, mended) in FAULTS {
+        let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+        let database = cluster.database();
+        let server = start(folder.path(), &cluster.text(&database));
+        let api = Api::new(&server.base, TOKEN);
+        api.endpoint(&receiver.url("/slow/500"), r#"{"rate_limit":"unlimited"}"#);
+        assert_eq!(api.post("/events", r#"{"type":"a.b","data":1,"id":"before"}"#).status, 202);
+        until("it is in flight", Duration::from_secs(10), || receiver.got().len() == 1);
+        let run = |sql: &str| {
+            let url = cluster.text(&database);
+            let name = url.rsplit('/').next().unwrap();
+            let away = format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+            );
+            for part in sql.replace("NAME", name).replace("AWAY", &away).split(" | ") {
+                match part.starts_with("ALTER DATABASE") || part == away {
+                    true => database::execute(&cluster.maintenance(), part),
+                    false => database::execute(&database, part),
+                }
+            }
+        };
+        run(fault);
+        let answer = api.post("/events", r#"{"type":"a.b","data":2,"id":"during"}"#);
+        assert_eq!((answer.status, answer.problem()), (503, "unavailable"), "{name}: {}", answer.body);
+        assert!(answer.headers.contains_key("retry-after"), "{name}");
+        assert_eq!(api.try_request("GET", "/readyz", &[], None).unwrap().status, 503, "{name}");
+        std::thread::park_timeout(Duration::from_millis(1500));
+        run(mended);
+        until("it takes events again", Duration::from_secs(20), || {
+            api.post("/events", r#"{"type":"a.b","data":2,"id":"during"}"#).status < 300
+        });
+        until("all is delivered", Duration::from_secs(20), || {
+            let sql = "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'delivered'";
+            database::number(&database, sql) == 2
+        });
+        assert_eq!(receiver.got().len(), 2, "{name}: the outcome that was known is not forgotten");
+        until("it is ready again", Duration::from_secs(20), || {
+            api.try_request("GET", "/readyz", &[], None).unwrap().status == 200
+        });
+        let (status, log) = server.terminate();
+        assert!(status.success(), "{name}: {log}");
+    }
+}
+
+/// All connections that read wait for somebody's lock: nobody is made to wait with them for long.
+#[test]
+fn a_pool_that_is_used_up_means_503_and_no_restart() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let database = cluster.database();
+    let server = start(folder.path(), &cluster.text(&database));
+    let api = Api::new(&server.base, TOKEN);
+    api.endpoint(&receiver.url("/ok"), r#"{"rate_limit":"unlimited"}"#);
+    let url = cluster.text(&database);
+    let locker = std::thread::spawn(move || {
+        let place: postrider::config::DatabaseUrl = url.parse().unwrap();
+        database::execute(
+            &place,
+            "BEGIN; LOCK TABLE webhook_deliveries, webhook_endpoints IN ACCESS EXCLUSIVE MODE; \
+             SELECT pg_sleep(18); COMMIT",
+        );
+    });
+    std::thread::park_timeout(Duration::from_millis(500));
+    let asked = Instant::now();
+    let answers: Vec<u16> = std::thread::scope(|scope| {
+        let ask = || Api::new(&server.base, TOKEN).get("/endpoints").status;
+        let asks: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        asks.into_iter().map(|ask| ask.join().unwrap()).collect()
+    });
+    assert_eq!(answers, [503; 8]);
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert_eq!(api.try_request("GET", "/healthz", &[], None).unwrap().status, 200);
+    locker.join().unwrap();
+    until("it takes events again", Duration::from_secs(20), || {
+        api.post("/events", r#"{"type":"a.b","data":2,"id":"after"}"#).status < 300
+    });
+    until("it is delivered", Duration::from_secs(20), || receiver.got().len() == 1);
+    assert_eq!(api.get("/endpoints").status, 200);
+}

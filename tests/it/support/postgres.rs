@@ -153,6 +153,11 @@ impl Cluster {
         }
     }
 
+    /// The database from which others are looked after.
+    pub fn maintenance(&self) -> DatabaseUrl {
+        self.url_of("postgres").parse().unwrap()
+    }
+
     /// A fresh, empty database.
     pub fn database(&self) -> DatabaseUrl {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
