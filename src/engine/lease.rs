@@ -464,8 +464,8 @@ impl Actor for Keeper {
         self.set_deadline(ctx);
         let member = &self.shared.membership;
         // Where leases do not run out there is next to nothing to see.
-        let interval = if member.runs_out { self.shared.config.poll_interval } else { member.terms.renewal };
-        ctx.run_interval(interval, Self::round);
+        let look = if member.runs_out { self.shared.config.poll_interval } else { member.terms.renewal };
+        ctx.run_interval(look.min(member.terms.renewal), Self::round);
     }
 }
 

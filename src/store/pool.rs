@@ -150,6 +150,8 @@ pub(super) fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreErro
     if url.is_pooled() {
         // The next transaction may find itself in a session that never heard of the statement.
         conn.set_prepared_statement_cache_size(diesel::connection::CacheSize::Disabled);
+    } else {
+        conn.batch_execute(super::postgres::NO_JIT)?;
     }
     Ok(conn)
 }

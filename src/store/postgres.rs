@@ -30,9 +30,14 @@ use crate::domain::lifecycle::Status;
 const LOCKS: i32 = 0x706f_7374;
 const MIGRATIONS: i32 = 1;
 
+/// Compiling a plan (JIT) pays for long queries, and there are none: it would make the walk to what is due
+/// a hundred times as long.
+pub(super) const NO_JIT: &str = "SET jit = off";
+
 /// A process that stands still in the middle of a transaction must not keep others from taking its shards
-/// over: the server ends such a transaction, well before a lease runs out.
-const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+/// over: the server ends such a transaction, well before a lease runs out. (All is set for the transaction
+/// alone: behind a pooler the next one finds itself in another session.)
+const BEGIN: &str = "BEGIN; SET LOCAL jit = off; SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 /// The database's time in microseconds. (`now()` stands still in a transaction.)
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";

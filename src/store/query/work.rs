@@ -174,24 +174,30 @@ struct Waiting {
 /// to, and where it is due by then.
 ///
 /// One statement that steps from endpoint to endpoint through the index, so that a long backlog costs no
-/// more than a short one.
+/// more than a short one. Pairs are compared and ordered by, because no other index could serve that:
+/// Postgres would take the one by endpoint for a `min`, and read every delivery that there ever was.
 fn waiting(conn: &mut Conn, held: &[Lease], horizon: Option<Timestamp>) -> Result<Vec<Waiting>, StoreError> {
     // Numbers, so that nothing needs to be quoted.
     let shards: Vec<String> = numbers(held).iter().map(ToString::to_string).collect();
     let pending = format!("FROM webhook_deliveries AS d WHERE d.status = '{}'", Status::Pending);
+    let first_after = |shard: &str, endpoint: &str| {
+        format!(
+            "(SELECT endpoint_id {pending} AND (d.shard, d.endpoint_id) > ({shard}, {endpoint}) \
+             AND (d.shard, d.endpoint_id) < ({shard} + 1, '') ORDER BY d.shard, d.endpoint_id LIMIT 1)"
+        )
+    };
     let mut sql = format!(
         "WITH RECURSIVE walk (shard, endpoint_id) AS ( \
-             SELECT shard, (SELECT min(endpoint_id) {pending} AND d.shard = webhook_shards.shard) \
-             FROM webhook_shards WHERE shard IN ({shards}) \
+             SELECT shard, {first} FROM webhook_shards WHERE shard IN ({shards}) \
              UNION ALL \
-             SELECT shard, (SELECT min(endpoint_id) {pending} AND d.shard = walk.shard \
-                 AND d.endpoint_id > walk.endpoint_id) \
-             FROM walk WHERE endpoint_id IS NOT NULL \
+             SELECT shard, {next} FROM walk WHERE endpoint_id IS NOT NULL \
          ), waiting AS ( \
              SELECT endpoint_id, (SELECT min(next_attempt_at) {pending} AND d.shard = walk.shard \
                  AND d.endpoint_id = walk.endpoint_id) AS next \
              FROM walk WHERE endpoint_id IS NOT NULL \
          ) SELECT endpoint_id, next FROM waiting",
+        first = first_after("webhook_shards.shard", "''"),
+        next = first_after("walk.shard", "walk.endpoint_id"),
         shards = if shards.is_empty() { "NULL".to_owned() } else { shards.join(", ") },
     );
     if let Some(horizon) = horizon {

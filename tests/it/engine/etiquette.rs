@@ -10,7 +10,7 @@ use postrider::domain::lifecycle::Status;
 use postrider::testing::{Reply, on_virtual_time, pass};
 
 use crate::support::database;
-use crate::support::engine::{TestEngine, event, host, secs};
+use crate::support::engine::{TestEngine, event, host, rarely, secs};
 
 fn answer(status: u16, headers: &[(&str, &str)]) -> Reply {
     Reply::Answer(status, headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
@@ -146,7 +146,7 @@ fn an_hour_down_with_a_long_backlog_costs_a_handful_of_attempts_and_fails_nothin
 #[test]
 fn five_days_without_an_answer_pause_the_endpoint() {
     on_virtual_time(async {
-        let engine = TestEngine::with(|config| config.poll_interval = secs(60));
+        let engine = TestEngine::with(|config| rarely(config, secs(300)));
         let endpoint = engine
             .endpoint(1, r#"{"retry_delays_s": [86400, 86400, 86400, 86400, 86400, 86400, 86400, 86400]}"#)
             .await;

@@ -8,6 +8,7 @@ use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::clock::Timestamp;
 use postrider::domain::event::{Content, EventType, NewEvent};
 use postrider::domain::ids::{DeliveryId, EndpointId, Tenant};
+use postrider::domain::lease::Terms;
 use postrider::domain::lifecycle::Status;
 use postrider::domain::settings::EndpointChange;
 use postrider::testing::{ScriptedReceivers, TokioClock, pass};
@@ -27,6 +28,16 @@ pub enum Database {
 }
 
 impl Database {
+    /// What the tests run on that are not about databases: a file, unless the environment asks for
+    /// another run of them on Postgres.
+    fn usual() -> Self {
+        match std::env::var("TEST_DATABASE").as_deref() {
+            Ok("postgres") => Self::Postgres,
+            Ok("sqlite") | Err(_) => Self::Sqlite,
+            Ok(other) => panic!("TEST_DATABASE is sqlite or postgres, not {other}"),
+        }
+    }
+
     /// A fresh one; its file, where it is one, in `folder`. `None` where there is no server.
     fn fresh(self, folder: &Path) -> Option<DatabaseUrl> {
         match self {
@@ -60,7 +71,7 @@ impl TestEngine {
     }
 
     pub fn with(configure: impl FnOnce(&mut EngineConfig)) -> Self {
-        Self::on_with(Database::Sqlite, configure)
+        Self::on_with(Database::usual(), configure)
     }
 
     fn on_with(database: Database, configure: impl FnOnce(&mut EngineConfig)) -> Self {
@@ -141,6 +152,12 @@ impl TestEngine {
         let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no metric {line} in\n{text}")).parse().unwrap()
     }
+}
+
+/// For days of virtual time: looks for due work, and renews leases, as rarely as it may.
+pub fn rarely(config: &mut EngineConfig, poll_interval: Duration) {
+    config.poll_interval = poll_interval;
+    config.lease = Terms { ttl: secs(600), renewal: secs(290), margin: secs(10) };
 }
 
 fn start(
