@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     /// Endpoints that have a supervisor.
     pub(crate) supervisors: Gauge,
+    /// Shards of the endpoints that this process sends for.
+    pub(crate) shards: Gauge,
     /// Supervisors that were replaced after a panic.
     pub(crate) supervisor_panics: Counter,
     /// Outcomes that came after their claim had been taken away.
@@ -52,6 +54,7 @@ impl Metrics {
             attempt_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             in_flight: Gauge::default(),
             supervisors: Gauge::default(),
+            shards: Gauge::default(),
             supervisor_panics: Counter::default(),
             stale_outcomes: Counter::default(),
             events: Counter::default(),
@@ -70,6 +73,8 @@ impl Metrics {
         registry.register("commit_failures", "Commits that failed", metrics.commit_failures.clone());
         registry.register("in_flight", "Attempts on the wire", metrics.in_flight.clone());
         registry.register("supervisors", "Endpoints with live work", metrics.supervisors.clone());
+        let shards = metrics.shards.clone();
+        registry.register("shards", "Shards of the endpoints that this node sends for", shards);
         let panics = metrics.supervisor_panics.clone();
         registry.register("supervisor_panics", "Supervisors replaced after a panic", panics);
         let stale = metrics.stale_outcomes.clone();

@@ -6,7 +6,8 @@ use actix::prelude::*;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::committer::{self, Driver, OnCommit};
-use super::lease::{self, Keeper, LookAtLeases};
+use super::keeper::{Keeper, LookAtLeases};
+use super::lease;
 use super::maintenance::Maintenance;
 use super::registry::{Due, NewDeliveries, PollNow, Registry};
 use super::tokens::KnownTokens;

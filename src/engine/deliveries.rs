@@ -5,6 +5,7 @@ use super::{Error, Postrider};
 use crate::domain::breaker::BreakerState;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::lifecycle::{self, Cause, State, Status, Wait};
 use crate::store::query::{self, Page};
@@ -61,7 +62,7 @@ impl Postrider {
         let waiting_for = match (delivery.life.state, endpoint) {
             (State::Pending(Wait::Held(_)), _) => Some(WaitingFor::Held),
             (State::Pending(_), Some(endpoint)) if !endpoint.is_active() => Some(WaitingFor::Paused),
-            (State::Pending(Wait::Until(due)), Some(_)) => Some(self.waits_for(&delivery, due).await),
+            (State::Pending(Wait::Until(due)), Some(endpoint)) => Some(self.waits_for(&endpoint, due).await),
             _ => None,
         };
         Ok(DeliveryView { delivery, attempts, waiting_for })
@@ -78,11 +79,11 @@ impl Postrider {
     }
 
     /// What a delivery of an active endpoint waits for.
-    async fn waits_for(&self, delivery: &Delivery, due: Timestamp) -> WaitingFor {
+    async fn waits_for(&self, endpoint: &Endpoint, due: Timestamp) -> WaitingFor {
         if due > self.now() {
             return WaitingFor::DueTime;
         }
-        let id = delivery.endpoint_id.clone();
+        let id = endpoint.id.clone();
         let health = self.read("health", move |conn, _| query::health(conn, &id)).await.unwrap_or_default();
         if health.hold_until.is_some_and(|until| until > self.now()) {
             return WaitingFor::RetryAfter;
@@ -90,7 +91,7 @@ impl Postrider {
         if health.breaker.state() == BreakerState::Open {
             return WaitingFor::Breaker;
         }
-        match self.inspect(&delivery.endpoint_id).await {
+        match self.inspect(endpoint).await {
             Some(live) if !live.rate_open => WaitingFor::RateLimit,
             Some(live) if live.in_flight > 0 || live.in_line => WaitingFor::Concurrency,
             _ => WaitingFor::DueTime,

@@ -8,6 +8,7 @@ use url::Host;
 
 use super::publishing::next_key;
 use super::registry::{EndpointChanged, InspectEndpoint, Nudge};
+use super::seed::Seed;
 use super::supervisor::Live;
 use super::{Error, Postrider, Receipt};
 use crate::domain::breaker::Health;
@@ -15,6 +16,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys, PauseReason};
 use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::lease::Shard;
 use crate::domain::secret::Secret;
 use crate::domain::settings::{EndpointChange, Settings};
 use crate::store::query::{self, Page};
@@ -275,8 +277,20 @@ impl Postrider {
         found.ok_or(Error::NotFound("endpoint"))
     }
 
-    pub(super) async fn inspect(&self, id: &EndpointId) -> Option<Live> {
-        self.registry.send(InspectEndpoint(id.clone())).await.ok().flatten()
+    /// What is being done for an endpoint: as its supervisor knows, or where that is another process's, as
+    /// the database does.
+    pub(super) async fn inspect(&self, endpoint: &Endpoint) -> Option<Live> {
+        let id = endpoint.id.clone();
+        if self.shared.leases.of(Shard::of(&id)).is_some() {
+            return self.registry.send(InspectEndpoint(id)).await.ok().flatten();
+        }
+        let (limit, clock) = (endpoint.rate_limit, Arc::clone(&self.shared.clock));
+        let read = move |conn: &mut _, _: &_| {
+            let in_flight = usize::try_from(query::backlog(conn, &id)?.sending).unwrap_or(usize::MAX);
+            let mut limiter = Seed::read(conn, &id, limit, clock.now())?.limiter(&*clock, Vec::new());
+            Ok(Live::new(in_flight, false, &mut limiter, &*clock))
+        };
+        self.read("another node's endpoint", read).await.ok()
     }
 
     /// Tells the registry that something is due at an endpoint.
@@ -293,7 +307,7 @@ impl Postrider {
         let (state, backlog) = self
             .read("health", move |conn, _| Ok((query::health(conn, &id)?, query::backlog(conn, &id)?)))
             .await?;
-        let live = self.inspect(&endpoint.id).await;
+        let live = self.inspect(&endpoint).await;
         let estimated_drain =
             endpoint.rate_limit.drain_time(backlog.pending - backlog.held.min(backlog.pending));
         let next_slot_at = live.and_then(|live| live.next_slot_at);

@@ -26,14 +26,14 @@ use self::inbox::{ClaimAnswered, Loaded, Seeded, SlotGranted};
 use super::Shared;
 use super::attempt::{DeliveryAttempt, Job};
 use super::registry::{MayLeave, Registry, SupervisorGone};
+use super::seed::Seed;
 use super::window::Window;
 use crate::domain::breaker::Health;
-use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryId;
 use crate::domain::lease::{Lease, Shard};
-use crate::domain::rate_limit::{RateLimit, SlidingWindow};
+use crate::domain::rate_limit::SlidingWindow;
 use crate::store::query::{self, ClaimName};
 use crate::store::{Claim, Member};
 
@@ -46,10 +46,6 @@ const BREATH: Duration = Duration::from_millis(100);
 /// The most due deliveries that are read ahead, and their bytes.
 const MAX_WINDOW: usize = 256;
 const MAX_WINDOW_BYTES: usize = 1024 * 1024;
-
-/// More rows than the limit of starts, because attempts end in another order than they start: at
-/// most this many can be in flight.
-const MOST_IN_FLIGHT: i64 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -67,14 +63,6 @@ enum Phase {
 pub(super) struct Roster {
     pub(super) tracker: TaskTracker,
     pub(super) abort: CancellationToken,
-}
-
-/// What a supervisor starts from.
-struct Seed {
-    /// The limit that `starts` were read for.
-    limit: RateLimit,
-    starts: Vec<Timestamp>,
-    health: Health,
 }
 
 pub(super) struct EndpointSupervisor {
@@ -372,28 +360,10 @@ impl EndpointSupervisor {
         let now = self.shared.clock.now();
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
-            let read = shared.store.read("rate limit seed", move |conn, _| {
-                let starts = match limit {
-                    RateLimit::Unlimited => Vec::new(),
-                    RateLimit::Sliding { starts, period } => {
-                        // Twice the period: what the window's margin still remembers is in it.
-                        let since = now - 2 * period.duration();
-                        query::recent_starts(conn, &id, since, i64::from(starts) + MOST_IN_FLIGHT)?
-                    }
-                };
-                Ok(Seed { limit, starts, health: query::health(conn, &id)? })
-            });
+            let read = move |conn: &mut _, _: &_| Seed::read(conn, &id, limit, now);
+            let read = shared.store.read("rate limit seed", read);
             addr.do_send(Seeded(read.await));
         });
-    }
-
-    /// Builds the limiter from the log, and from what was in flight when it was read.
-    fn seeded_limiter(&self, seed: &Seed, unlogged: Vec<Duration>) -> SlidingWindow {
-        let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
-        // A start in the future, by a stepped clock, counts as now; one before this clock's
-        // origin is as far back as it can tell, which only ever waits longer.
-        let logged = seed.starts.iter().map(|at| mono.saturating_sub(now.since(*at)));
-        SlidingWindow::seeded(seed.limit, logged.chain(unlogged))
     }
 }
 

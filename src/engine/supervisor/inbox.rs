@@ -6,14 +6,16 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{BACK_OFF, BREATH, EndpointSupervisor, Phase, Seed};
+use super::{BACK_OFF, BREATH, EndpointSupervisor, Phase};
 use crate::domain::breaker::Health;
-use crate::domain::clock::Timestamp;
+use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Claimed, Outcome, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryId;
 use crate::domain::lifecycle::{State, Wait};
+use crate::domain::rate_limit::SlidingWindow;
 use crate::engine::attempt::{AttemptEnded, Ended};
+use crate::engine::seed::Seed;
 use crate::store::query::{ClaimName, Due};
 use crate::store::{Recorded, StoreError};
 
@@ -65,6 +67,19 @@ pub(crate) struct Live {
     pub(crate) next_slot_at: Option<Timestamp>,
 }
 
+impl Live {
+    pub(in crate::engine) fn new(
+        in_flight: usize,
+        in_line: bool,
+        limiter: &mut SlidingWindow,
+        clock: &dyn Clock,
+    ) -> Self {
+        let (mono, now) = (clock.monotonic(), clock.now());
+        let next_slot_at = limiter.wait(mono).map(|wait| now + wait);
+        Self { in_flight, in_line, rate_open: limiter.available(mono) > 0, next_slot_at }
+    }
+}
+
 /// Asks for [`Live`].
 #[derive(Debug, Message)]
 #[rtype(result = "Live")]
@@ -87,7 +102,7 @@ impl Handler<Seeded> for EndpointSupervisor {
         let unlogged = self.unlogged.take().unwrap_or_default();
         match seed {
             Ok(seed) => {
-                self.limiter = self.seeded_limiter(&seed, unlogged);
+                self.limiter = seed.limiter(&*self.shared.clock, unlogged);
                 self.health.get_or_insert(seed.health);
                 if self.phase == Phase::Seeding {
                     self.phase = Phase::Running;
@@ -349,14 +364,7 @@ impl Handler<Drain> for EndpointSupervisor {
 impl Handler<Inspect> for EndpointSupervisor {
     type Result = MessageResult<Inspect>;
     fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
-        let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
-        let wait = self.limiter.wait(mono);
-        MessageResult(Live {
-            in_flight: self.in_flight.len(),
-            in_line: self.in_line,
-            rate_open: self.limiter.available(mono) > 0,
-            next_slot_at: wait.map(|wait| now + wait),
-        })
+        MessageResult(Live::new(self.in_flight.len(), self.in_line, &mut self.limiter, &*self.shared.clock))
     }
 }
 

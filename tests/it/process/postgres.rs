@@ -262,3 +262,32 @@ fn a_pool_that_is_used_up_means_503_and_no_restart() {
     until("it is delivered", Duration::from_secs(20), || receiver.got().len() == 1);
     assert_eq!(api.get("/endpoints").status, 200);
 }
+
+/// The connection to the database is encrypted and its server verified where the URL says so.
+#[test]
+fn tls_to_the_database_is_verified() {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let root = folder.path().join("root.crt");
+    std::fs::write(&root, cert.pem()).unwrap();
+    let Some(cluster) = Cluster::with_tls(&cert.pem(), &signing_key.serialize_pem()) else { return };
+    let database = cluster.database();
+    let verified = |host: &str| {
+        let url = cluster.text(&database).replace("127.0.0.1", host);
+        format!("{url}?sslmode=verify-full&sslrootcert={}", root.display())
+    };
+    let server = start(folder.path(), &verified("localhost"));
+    let api = Api::new(&server.base, TOKEN);
+    api.endpoint(&receiver.url("/ok"), "{}");
+    assert_eq!(api.post("/events", r#"{"type":"a.b","data":1}"#).status, 202);
+    until("it is delivered", Duration::from_secs(10), || receiver.got().len() == 1);
+    let encrypted = "SELECT count(*) AS n FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND NOT ssl";
+    assert_eq!(database::number(&database, encrypted), 0);
+    // Another name than the certificate's.
+    let mut wrong = serve(folder.path(), &["--node-name", "wrong"]);
+    let wrong = wrong.env("POSTRIDER_DATABASE_URL", verified("127.0.0.1")).env("POSTRIDER_API_TOKEN", TOKEN);
+    let text = String::from_utf8_lossy(&wrong.output().unwrap().stderr).into_owned();
+    assert!(text.contains("certificate"), "{text}");
+}

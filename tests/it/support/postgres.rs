@@ -57,15 +57,21 @@ impl Cluster {
     /// and a failure under CI. It does not wait for the disk: faults are for clusters of their own.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(&["fsync=off", "full_page_writes=off"])).as_ref()
+        SHARED.get_or_init(|| Self::start(&["fsync=off", "full_page_writes=off"], &[])).as_ref()
     }
 
     /// One for a test alone, as durable as a real one.
     pub fn own() -> Option<Self> {
-        Self::start(&[])
+        Self::start(&[], &[])
     }
 
-    fn start(settings: &[&str]) -> Option<Self> {
+    /// One that speaks TLS.
+    pub fn with_tls(certificate: &str, key: &str) -> Option<Self> {
+        let settings = ["ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key"];
+        Self::start(&settings, &[("server.crt", certificate), ("server.key", key)])
+    }
+
+    fn start(settings: &[&str], files: &[(&str, &str)]) -> Option<Self> {
         let Some(binaries) = binaries() else {
             assert!(std::env::var_os("CI").is_none(), "a Postgres server is needed (package postgresql)");
             eprintln!("SKIPPED: no Postgres server is installed (package postgresql)");
@@ -75,6 +81,13 @@ impl Cluster {
         let user = as_user(Path::new("id")).arg("-u").output().unwrap().stdout;
         let user = String::from_utf8_lossy(&user).trim().to_owned();
         Command::new("chown").args([&user, folder.to_str().unwrap()]).status().unwrap();
+        for (name, content) in files {
+            let mut write = as_user(Path::new("sh"));
+            write.args(["-c", "umask 077; cat > \"$0\"", name]).current_dir(&folder).stdin(Stdio::piped());
+            let mut write = write.spawn().unwrap();
+            std::io::Write::write_all(write.stdin.as_mut().unwrap(), content.as_bytes()).unwrap();
+            assert!(write.wait().unwrap().success());
+        }
         let mut init = as_user(&binaries.join("initdb"));
         init.args([
             "--username=postgres",
