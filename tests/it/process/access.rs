@@ -246,7 +246,7 @@ fn a_token_is_shown_once_bound_to_its_tenant_and_worthless_once_revoked() {
 #[test]
 fn tokens_by_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(folder.path(), &[]);
+    let server = Server::start(folder.path(), &["--node-name", "here"]);
     let json = |arguments: &[&str]| -> Value {
         let all: Vec<&str> = arguments.iter().copied().chain(["--json", "--server", &server.base]).collect();
         let output = run(folder.path(), &all);
@@ -257,7 +257,7 @@ fn tokens_by_the_command_line() {
     let api = Api::new(&server.base, made["token"].as_str().unwrap());
     assert_eq!(api.get("/events").status, 200);
     let id = made["id"].as_str().unwrap();
-    assert_eq!(json(&["nodes"])["data"][0]["name"], "postrider");
+    assert_eq!(json(&["nodes"])["data"][0]["name"], "here");
     assert_eq!(json(&["tokens", "list"])["data"][0]["id"], id);
     assert_eq!(json(&["tokens", "revoke", id]), Value::Null);
     assert_eq!(api.get("/events").status, 401);
