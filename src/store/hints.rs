@@ -1,6 +1,6 @@
 //! Hints between the processes that share a database. Each may be lost; the poll finds what it told of.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 
 use super::StoreError;
 use crate::config::DatabaseUrl;
@@ -23,9 +23,6 @@ pub(crate) struct Hints {
     queue: Option<SyncSender<Hint>>,
 }
 
-/// More hints than these are dropped: the poll is faster by then.
-const QUEUE: usize = 1024;
-
 impl Hints {
     /// Connects to the others, if there can be any. `on_hint` hears what they tell, and ourselves.
     pub(crate) fn start(
@@ -36,15 +33,13 @@ impl Hints {
             // A pooler in transaction mode passes on no notifications.
             #[cfg(feature = "postgres")]
             DatabaseUrl::Postgres(url) if !url.is_pooled() => {
-                let (queue, hints) = sync_channel(QUEUE);
-                let url = url.clone();
-                std::thread::Builder::new()
-                    .name("postrider-hints".into())
-                    .spawn(move || super::notify::run(&url, &hints, &on_hint))
-                    .map_err(|error| StoreError::Setup(format!("cannot start a thread: {error}")))?;
-                Ok(Self { queue: Some(queue) })
+                Ok(Self { queue: Some(super::notify::start(url, on_hint)?) })
             }
-            _ => Ok(Self::default()),
+            // A file has no others; a pooler in transaction mode passes on no notifications.
+            _ => {
+                drop(on_hint);
+                Ok(Self::default())
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Hints by Postgres' `NOTIFY` and `LISTEN`, on a connection of their own and outside of every transaction
 //! that matters: a publisher waits for none of it.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use diesel::prelude::*;
@@ -11,6 +11,9 @@ use super::hints::Hint;
 use super::{StoreError, pool};
 use crate::config::PostgresUrl;
 use crate::domain::ids::EndpointId;
+
+/// More hints than these are dropped: the poll is faster by then.
+const QUEUE: usize = 1024;
 
 const CHANNEL: &str = "postrider";
 
@@ -23,8 +26,22 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long to keep off a server that cannot be reached.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
+/// Starts to send, and to listen.
+pub(super) fn start(
+    url: &PostgresUrl,
+    on_hint: impl Fn(Hint) + Send + 'static,
+) -> Result<SyncSender<Hint>, StoreError> {
+    let (queue, hints) = sync_channel(QUEUE);
+    let url = url.clone();
+    std::thread::Builder::new()
+        .name("postrider-hints".into())
+        .spawn(move || run(&url, &hints, &on_hint))
+        .map_err(|error| StoreError::Setup(format!("cannot start a thread: {error}")))?;
+    Ok(queue)
+}
+
 /// Until the last sender is gone.
-pub(super) fn run(url: &PostgresUrl, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
+fn run(url: &PostgresUrl, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
     let mut conn = None;
     loop {
         let mut waiting = Vec::new();

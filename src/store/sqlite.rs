@@ -72,7 +72,10 @@ impl Transactions for SqliteConnection {
                 shards::table
                     .filter(shards::shard.eq(lease.shard.number()))
                     .filter(shards::epoch.eq(lease.epoch))
-                    .filter(shards::holder.is_null().or(shards::holder.eq_any(&gone).assume_not_null())),
+                    .filter(
+                        (shards::holder.is_null().or(shards::holder.eq_any(&gone).assume_not_null()))
+                            .or(shards::expires_at.le(by.now.as_micros()).assume_not_null()),
+                    ),
             )
             .set((
                 shards::epoch.eq(epoch),
