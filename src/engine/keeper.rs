@@ -90,7 +90,9 @@ impl Keeper {
             self.again = true;
             return;
         }
-        let member = &self.shared.membership;
+        let (member, held) = (&self.shared.membership, self.shared.leases.all());
+        // What was lost meanwhile is nobody's to give back.
+        self.vacated.retain(|lease| held.contains(lease));
         let due = self.shared.clock.monotonic() >= self.renewed + member.terms.renewal;
         let round = Round {
             shared: Arc::clone(&self.shared),
@@ -275,7 +277,11 @@ impl Round {
             })?;
         }
         let view = shared.store.read_here(|conn, _| look_at_leases(conn, clock))?;
-        let plan = if leaving { Plan::default() } else { member.plan(&view, &shared.leases.leaving()) };
+        let plan = if leaving {
+            Plan::default()
+        } else {
+            member.plan(&view, &shared.leases.all(), &shared.leases.leaving())
+        };
         let asked_for_more = clock.monotonic();
         let taken = match &plan.take[..] {
             [] => Vec::new(),

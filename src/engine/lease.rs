@@ -140,7 +140,7 @@ fn lease((shard, held): (&Shard, &Held)) -> Lease {
 pub(super) struct Membership {
     pub(super) node: NodeRow,
     pub(super) instance: InstanceId,
-    /// Former processes that are known to have ended.
+    /// Whose shards may be taken at once: former processes that are known to have ended, and itself.
     pub(super) gone: Vec<InstanceId>,
     pub(super) terms: Terms,
     /// Whether leases run out at all: those of a file last as long as its lock.
@@ -173,7 +173,8 @@ pub(super) fn join(
     let instance = InstanceId::generate();
     let view = wait_for_name(store, &lock, name, terms, &**clock)?;
     let others = view.nodes.iter().filter(|node| lock.proves_gone(node));
-    let gone: Vec<InstanceId> = others.map(|node| InstanceId::from_text(node.instance.as_str())).collect();
+    let gone = others.map(|node| InstanceId::from_text(node.instance.as_str()));
+    let gone: Vec<InstanceId> = gone.chain([instance.clone()]).collect();
     let node = NodeRow {
         instance: instance.to_string(),
         name: name.to_owned(),
@@ -198,7 +199,7 @@ pub(super) fn join(
         tx.keep_leases(&membership.node, &[], terms.ttl, &**clock)?;
         let view = look_at_leases(tx.conn(), &**clock)?;
         // What nobody alive has is free as well as what nobody has.
-        let plan = membership.plan(&view, &HashSet::new());
+        let plan = membership.plan(&view, &[], &HashSet::new());
         tx.take_over(&plan.take, &membership.instance, &membership.gone, terms.ttl, &**clock)
     })?;
     let leases = Leases::new(Arc::clone(clock), taken, membership.end(asked));
@@ -242,11 +243,15 @@ fn wait_for_name(
 }
 
 impl Membership {
-    /// What to do next. What a process held that is known to have ended is free.
-    pub(super) fn plan(&self, view: &LeaseView, leaving: &HashSet<Shard>) -> Plan {
+    /// What to do next. What a process held that is known to have ended is free, and so is what this one has
+    /// given up because it could not renew it in time.
+    pub(super) fn plan(&self, view: &LeaseView, held: &[Lease], leaving: &HashSet<Shard>) -> Plan {
         let mut shards = view.shards.clone();
         for state in &mut shards {
-            state.holder.take_if(|holder| self.gone.contains(holder));
+            let forgotten = !held.contains(&state.lease);
+            state
+                .holder
+                .take_if(|holder| self.gone.contains(holder) && (*holder != self.instance || forgotten));
         }
         lease::plan(&shards, &view.alive(), &self.instance, leaving)
     }

@@ -35,7 +35,12 @@ pub(crate) fn renew_leases(
     leases: &[Lease],
     until: Timestamp,
 ) -> Result<(), StoreError> {
-    diesel::update(of(holder, leases)).set(shards::expires_at.eq(Some(until.as_micros()))).execute(conn)?;
+    let numbers: Vec<i32> = leases.iter().map(|lease| lease.shard.number()).collect();
+    diesel::update(
+        shards::table.filter(shards::holder.eq(Some(holder.as_str()))).filter(shards::shard.eq_any(numbers)),
+    )
+    .set(shards::expires_at.eq(Some(until.as_micros())))
+    .execute(conn)?;
     Ok(())
 }
 
@@ -45,19 +50,17 @@ pub(crate) fn release_leases(
     holder: &InstanceId,
     leases: &[Lease],
 ) -> Result<(), StoreError> {
-    diesel::update(of(holder, leases))
+    for lease in leases {
+        diesel::update(
+            shards::table
+                .filter(shards::shard.eq(lease.shard.number()))
+                .filter(shards::epoch.eq(lease.epoch))
+                .filter(shards::holder.eq(Some(holder.as_str()))),
+        )
         .set((shards::holder.eq(None::<String>), shards::expires_at.eq(None::<i64>)))
         .execute(conn)?;
+    }
     Ok(())
-}
-
-/// Those of the leases that `holder` has. (An instance takes a shard twice only with another epoch, and
-/// then knows of no other.)
-#[diesel::dsl::auto_type]
-fn of<'a>(holder: &'a InstanceId, leases: &'a [Lease]) -> _ {
-    let numbers: Vec<i32> = leases.iter().map(|lease| lease.shard.number()).collect();
-    let holder: Option<String> = Some(holder.to_string());
-    shards::table.filter(shards::holder.eq(holder)).filter(shards::shard.eq_any(numbers))
 }
 
 /// The processes that are known, oldest first.
