@@ -17,6 +17,9 @@
 //! # }
 //! ```
 //!
+//! A backend on diesel publishes within its own transaction by [`Postrider::transaction`]: what it stores and
+//! the webhook about it are committed together, or neither is.
+//!
 //! # The modules
 //!
 //! Arrows point left only: `domain ← {store, sender} ← engine ← admin ← bin`.
@@ -58,9 +61,10 @@ pub mod testing;
 
 pub use engine::{
     Builder, DeliveryQuery, DeliveryView, EndpointHealth, EndpointQuery, EndpointView, Error, EventListQuery,
-    EventView, Node, Postrider, Receipt, StartError,
+    EventView, Happening, Node, Outbox, Postrider, Receipt, StartError, Transaction,
 };
 pub use sender::sign as signature;
 pub use store::{
-    MigrationStatus, SchemaError, StoreError, Unavailable, migrate, migrations, revert, rotate_keys,
+    HostConnection, MigrationStatus, SchemaError, StoreError, Unavailable, migrate, migrate_at,
+    migrations_at, revert, revert_at, rotate_keys,
 };

@@ -1,6 +1,6 @@
 //! The HTTP API on actix-web: the contract, and nothing that the engine's handle could not do.
 //!
-//! [`configure`] mounts it. Handlers read a request, make one call of the handle and show its
+//! [`Postrider::admin`] mounts it. Handlers read a request, make one call of the handle and show its
 //! answer; what is wrong becomes a `problem`.
 
 mod auth;
@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use self::auth::Access;
 pub use self::auth::ApiToken;
+use self::auth::Callers;
 #[cfg(feature = "testing")]
 pub(crate) use self::events::read_event;
 use self::problem::{Kind, Problem};
@@ -37,26 +38,47 @@ impl<T> ListBody<T> {
     }
 }
 
-/// Mounts the API: `/api/v1/…` and `/metrics` behind `token` and the tokens made with it, `/healthz`
-/// and `/readyz` in the open.
-///
-/// ```no_run
-/// # async fn serve(postrider: postrider::Postrider) -> std::io::Result<()> {
-/// use actix_web::{App, HttpServer};
-/// use postrider::admin::{self, ApiToken};
-///
-/// let token = ApiToken::new("a token of your own").expect("long enough");
-/// HttpServer::new(move || App::new().configure(admin::configure(postrider.clone(), token.clone())))
-///     .bind("127.0.0.1:8400")?
-///     .run()
-///     .await
-/// # }
-/// ```
-pub fn configure(postrider: Postrider, token: ApiToken) -> impl FnOnce(&mut web::ServiceConfig) {
+impl Postrider {
+    /// Mounts the HTTP API, without any authentication of its own: whoever reaches it may do everything, so
+    /// it belongs behind the host's. Under any prefix; the API is at `PREFIX/api/v1`.
+    ///
+    /// ```no_run
+    /// # fn app(postrider: postrider::Postrider) {
+    /// use actix_web::{App, web};
+    ///
+    /// // `.wrap(…)` the scope in the middleware that knows your administrators.
+    /// let app = App::new().service(web::scope("/webhooks").configure(postrider.admin()));
+    /// # }
+    /// ```
+    pub fn admin(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+        mount(self.clone(), Callers::Trusted)
+    }
+
+    /// Mounts the HTTP API as the server does: `/api/v1/…` and `/metrics` behind `token` and the tokens made
+    /// with it, `/healthz` and `/readyz` in the open. Under any prefix, as [`admin`](Self::admin).
+    ///
+    /// ```no_run
+    /// # async fn serve(postrider: postrider::Postrider) -> std::io::Result<()> {
+    /// use actix_web::{App, HttpServer};
+    /// use postrider::admin::ApiToken;
+    ///
+    /// let token = ApiToken::new("a token of your own").expect("long enough");
+    /// HttpServer::new(move || App::new().configure(postrider.admin_with_tokens(token.clone())))
+    ///     .bind("127.0.0.1:8400")?
+    ///     .run()
+    ///     .await
+    /// # }
+    /// ```
+    pub fn admin_with_tokens(&self, token: ApiToken) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+        mount(self.clone(), Callers::Bearers(token))
+    }
+}
+
+fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
         config
             .app_data(web::Data::new(postrider))
-            .app_data(web::Data::new(token))
+            .app_data(web::Data::new(callers))
             // Probes of load balancers ask by HEAD, too.
             .service(probe("/healthz", web::get().to(healthz), web::head().to(healthz)))
             .service(probe("/readyz", web::get().to(readyz), web::head().to(readyz)))

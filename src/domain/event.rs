@@ -118,6 +118,36 @@ pub enum Content {
     },
 }
 
+/// What a host's own type needs to be an event: a name. Its `Serialize` makes the JSON.
+///
+/// ```
+/// use postrider::domain::event::{Event, NewEvent};
+/// use postrider::domain::ids::EventId;
+///
+/// #[derive(serde::Serialize)]
+/// #[serde(rename_all = "camelCase")]
+/// struct OrderPlaced {
+///     event_id: EventId,
+///     order: i64,
+/// }
+///
+/// impl Event for OrderPlaced {
+///     const TYPE: &'static str = "order.placed";
+/// }
+///
+/// let event = NewEvent::body(|id| OrderPlaced { event_id: id.clone(), order: 7 })?;
+/// # Ok::<(), postrider::domain::event::EventError>(())
+/// ```
+pub trait Event: serde::Serialize {
+    /// Its name, such as `order.placed`.
+    const TYPE: &'static str;
+
+    /// What it is ordered by, at endpoints with `"ordering":"key"`.
+    fn ordering_key(&self) -> Option<String> {
+        None
+    }
+}
+
 /// An event to publish. It has its id from here on.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
@@ -138,6 +168,45 @@ impl NewEvent {
     #[must_use]
     pub fn new(event_type: EventType, content: Content) -> Self {
         Self { id: EventId::generate(), tenant: Tenant::default(), event_type, content, ordering_key: None }
+    }
+
+    /// An event whose `data` is what `make` makes, inside `{"type","timestamp","data","id"}`. `make` is told
+    /// the event's id, so that what it makes may carry it.
+    ///
+    /// # Errors
+    /// When its name is none, or it does not serialize.
+    pub fn data<E: Event>(make: impl FnOnce(&EventId) -> E) -> Result<Self, EventError> {
+        Self::typed(make, |event| Ok(Content::Data(serde_json::value::to_raw_value(event)?)))
+    }
+
+    /// An event whose body is what `make` makes, as it is, in JSON.
+    ///
+    /// # Errors
+    /// When its name is none, or it does not serialize.
+    pub fn body<E: Event>(make: impl FnOnce(&EventId) -> E) -> Result<Self, EventError> {
+        Self::typed(make, |event| {
+            let content_type = "application/json".to_owned();
+            Ok(Content::Payload { body: serde_json::to_vec(event)?.into(), content_type })
+        })
+    }
+
+    fn typed<E: Event>(
+        make: impl FnOnce(&EventId) -> E,
+        content: impl FnOnce(&E) -> serde_json::Result<Content>,
+    ) -> Result<Self, EventError> {
+        let invalid = |field: &str, detail: String| EventError::Invalid(FieldError::new(field, detail));
+        let id = EventId::generate();
+        let event = make(&id);
+        let event_type = EventType::parse(E::TYPE).map_err(|detail| invalid("type", detail))?;
+        let content = content(&event).map_err(|error| invalid("data", error.to_string()))?;
+        let ordering_key = event.ordering_key();
+        Ok(Self { id, tenant: Tenant::default(), event_type, content, ordering_key })
+    }
+
+    /// The same as another tenant's.
+    #[must_use]
+    pub fn of_tenant(self, tenant: Tenant) -> Self {
+        Self { tenant, ..self }
     }
 
     /// Composes the bytes that will be signed and sent, and what duplicates are told by.

@@ -20,6 +20,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Exchange};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
+use crate::domain::ids::EventId;
 use crate::domain::lease::Lease;
 use crate::sender::Sent;
 
@@ -40,6 +41,7 @@ pub(super) enum Ended {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct AttemptEnded {
+    pub(super) event_id: EventId,
     pub(super) claimed: Claimed,
     pub(super) started_at: Timestamp,
     pub(super) ended_at: Timestamp,
@@ -77,6 +79,7 @@ impl DeliveryAttempt {
         self.reported = true;
         self.job.shared.metrics.in_flight.dec();
         let report = AttemptEnded {
+            event_id: self.job.event.id.clone(),
             claimed: self.job.claimed.clone(),
             started_at: self.job.started_at,
             ended_at: self.job.shared.clock.now(),

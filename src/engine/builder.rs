@@ -7,11 +7,11 @@ use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::committer::{self, Driver, OnCommit};
 use super::keeper::{Keeper, LookAtLeases};
-use super::lease;
 use super::maintenance::Maintenance;
 use super::registry::{Due, NewDeliveries, PollNow, Registry};
 use super::tokens::KnownTokens;
 use super::{Postrider, Running, Shared};
+use super::{happenings, lease};
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::FieldError;
 use crate::domain::clock::{Clock, SharedClock, SystemClock};
@@ -195,6 +195,8 @@ impl Builder {
             tokens,
             hints,
             leases,
+            happenings: happenings::channel(),
+            hazard_told: Arc::default(),
             membership,
             probed: std::sync::Mutex::default(),
         });

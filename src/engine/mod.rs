@@ -11,10 +11,12 @@ mod committer;
 mod deliveries;
 mod endpoints;
 mod error;
+mod happenings;
 mod keeper;
 mod lease;
 mod maintenance;
 mod nodes;
+mod outbox;
 mod publishing;
 mod registry;
 mod seed;
@@ -31,7 +33,9 @@ pub use builder::{Builder, StartError};
 pub use deliveries::{DeliveryQuery, DeliveryView};
 pub use endpoints::{EndpointHealth, EndpointQuery, EndpointView};
 pub use error::Error;
+pub use happenings::Happening;
 pub use nodes::Node;
+pub use outbox::{Outbox, Transaction};
 pub use publishing::{EventListQuery, EventView, Receipt};
 
 use self::committer::Committer;
@@ -68,6 +72,9 @@ pub(crate) struct Shared {
     /// What is told to the other processes.
     hints: Hints,
     leases: Arc<Leases>,
+    happenings: tokio::sync::broadcast::Sender<Happening>,
+    /// A host's connection that is not durable has been told of.
+    hazard_told: Arc<std::sync::atomic::AtomicBool>,
     membership: Membership,
     /// When the database last took a write for the sake of readiness.
     probed: std::sync::Mutex<Option<std::time::Instant>>,

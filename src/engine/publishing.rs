@@ -8,7 +8,7 @@ use crate::domain::delivery::Delivery;
 use crate::domain::event::{EventType, MAX_BATCH, NewEvent, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::store::query::{self, Page};
-use crate::store::{Member, Publish, Refusal};
+use crate::store::{Member, Publish, Published, Refusal};
 
 /// The answer to a published event, once it and all of its deliveries are durable.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ impl Postrider {
     /// [`Error::EventIdConflict`] when its id belongs to a different event, [`Error::TooLarge`],
     /// [`Error::Invalid`], and [`Error::Store`] when the database did not take it.
     pub async fn publish(&self, event: NewEvent) -> Result<Receipt, Error> {
-        let sealed = self.seal(event, "")?;
+        let sealed = Arc::new(seal(event, self.now(), "")?);
         let mut receipts = self.publish_sealed(vec![sealed], None, |_| "id".into()).await?;
         receipts.pop().ok_or(Error::NotFound("event"))
     }
@@ -78,17 +78,10 @@ impl Postrider {
                 format!("must hold 1 to {MAX_BATCH} events, not {}", events.len()),
             ));
         }
-        let seal = |(i, event)| self.seal(event, &format!("events[{i}]."));
-        let sealed = events.into_iter().enumerate().map(seal).collect::<Result<_, _>>()?;
+        let now = self.now();
+        let one = |(i, event)| seal(event, now, &format!("events[{i}].")).map(Arc::new);
+        let sealed = events.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
         self.publish_sealed(sealed, None, |i| format!("events[{i}].id")).await
-    }
-
-    fn seal(&self, event: NewEvent, prefix: &str) -> Result<Arc<SealedEvent>, Error> {
-        if event.tenant.is_reserved() {
-            let detail = "`_postrider` is reserved for operational events";
-            return Err(Error::field(format!("{prefix}tenant"), detail));
-        }
-        event.seal(self.now()).map(Arc::new).map_err(|error| Error::of_event(error, prefix))
     }
 
     /// Commits events that are ready; `only` sends them to one endpoint whatever it wants.
@@ -108,15 +101,7 @@ impl Postrider {
         };
         let new = published.iter().filter(|one| !one.duplicate).count();
         self.shared.metrics.events.inc_by(u64::try_from(new).unwrap_or(0));
-        let receipt = |(event, published): (Arc<SealedEvent>, crate::store::Published)| Receipt {
-            id: event.id.clone(),
-            event_type: event.event_type.clone(),
-            tenant: event.tenant.clone(),
-            created_at: published.created_at,
-            duplicate: published.duplicate,
-            deliveries: published.deliveries,
-        };
-        Ok(events.into_iter().zip(published).map(receipt).collect())
+        Ok(events.iter().zip(published).map(|(event, published)| receipt(event, published)).collect())
     }
 
     /// A stored event, with its body and its deliveries.
@@ -154,6 +139,26 @@ impl Postrider {
         let mut found = self.read("events", move |conn, _| query::events_page(conn, &filter, &page)).await?;
         let next = next_key(&mut found, list.limit, |(seq, _)| seq.to_string());
         Ok((found.into_iter().map(|(_, event)| event).collect(), next))
+    }
+}
+
+/// Makes the bytes that are stored. `prefix` is where the event's fields are in the caller's words.
+pub(super) fn seal(event: NewEvent, now: Timestamp, prefix: &str) -> Result<SealedEvent, Error> {
+    if event.tenant.is_reserved() {
+        let detail = "`_postrider` is reserved for operational events";
+        return Err(Error::field(format!("{prefix}tenant"), detail));
+    }
+    event.seal(now).map_err(|error| Error::of_event(error, prefix))
+}
+
+pub(super) fn receipt(event: &SealedEvent, published: Published) -> Receipt {
+    Receipt {
+        id: event.id.clone(),
+        event_type: event.event_type.clone(),
+        tenant: event.tenant.clone(),
+        created_at: published.created_at,
+        duplicate: published.duplicate,
+        deliveries: published.deliveries,
     }
 }
 

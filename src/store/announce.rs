@@ -66,9 +66,7 @@ impl Tx<'_> {
         }
         let listeners = self.cache.of_tenant(self.conn, self.codec, &Tenant::reserved())?;
         let wanted = topic.event_type();
-        let wants =
-            |endpoint: &Arc<Endpoint>| EventFilter::any_matches(&endpoint.settings.event_types, &wanted);
-        Ok(listeners.iter().any(wants))
+        Ok(listeners.iter().any(|target| EventFilter::any_matches(&target.event_types, &wanted)))
     }
 
     fn announce(&mut self, notice: &Notice<'_>, at: Timestamp) -> Result<(), StoreError> {

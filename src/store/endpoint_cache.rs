@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::group::Target;
+use super::transactions::Targets;
 use super::{AnyConnection, EndpointCodec, StoreError, query};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{EndpointId, Tenant};
@@ -13,7 +15,7 @@ use crate::domain::ids::{EndpointId, Tenant};
 #[derive(Default)]
 pub(super) struct EndpointCache {
     version: Option<i64>,
-    by_tenant: HashMap<Tenant, Arc<[Arc<Endpoint>]>>,
+    by_tenant: HashMap<Tenant, Targets>,
     by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
 }
 
@@ -39,17 +41,17 @@ impl EndpointCache {
         conn: &mut AnyConnection,
         codec: &EndpointCodec,
         tenant: &Tenant,
-    ) -> Result<Arc<[Arc<Endpoint>]>, StoreError> {
-        if let Some(endpoints) = self.by_tenant.get(tenant) {
-            return Ok(Arc::clone(endpoints));
+    ) -> Result<Targets, StoreError> {
+        if let Some(targets) = self.by_tenant.get(tenant) {
+            return Ok(Arc::clone(targets));
         }
-        let endpoints: Arc<[_]> =
-            query::endpoints_of(conn, codec, tenant)?.into_iter().map(Arc::new).collect();
-        for endpoint in endpoints.iter() {
-            self.by_id.insert(endpoint.id.clone(), Some(Arc::clone(endpoint)));
+        let endpoints = query::endpoints_of(conn, codec, tenant)?;
+        let targets: Targets = endpoints.iter().map(Target::from).collect();
+        for endpoint in endpoints {
+            self.by_id.insert(endpoint.id.clone(), Some(Arc::new(endpoint)));
         }
-        self.by_tenant.insert(tenant.clone(), Arc::clone(&endpoints));
-        Ok(endpoints)
+        self.by_tenant.insert(tenant.clone(), Arc::clone(&targets));
+        Ok(targets)
     }
 
     /// One endpoint, or `None` once it has been deleted.

@@ -10,7 +10,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Finished, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::{EventFilter, SealedEvent};
-use crate::domain::ids::{DeliveryId, EndpointId, EventId};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::Life;
 
@@ -26,10 +26,28 @@ pub(crate) struct Publish {
 
 impl Publish {
     /// Whether an endpoint of the event's tenant gets it.
-    pub(super) fn is_for(&self, endpoint: &Endpoint, event: &SealedEvent) -> bool {
+    pub(super) fn is_for(&self, target: &Target, event: &SealedEvent) -> bool {
         match &self.only {
-            Some(only) => endpoint.id == *only,
-            None => EventFilter::any_matches(&endpoint.settings.event_types, &event.event_type),
+            Some(only) => target.id == *only,
+            None => EventFilter::any_matches(&target.event_types, &event.event_type),
+        }
+    }
+}
+
+/// What publishing needs to know of an endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) id: EndpointId,
+    pub(crate) tenant: Tenant,
+    pub(crate) event_types: Vec<EventFilter>,
+}
+
+impl From<&Endpoint> for Target {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            id: endpoint.id.clone(),
+            tenant: endpoint.tenant.clone(),
+            event_types: endpoint.settings.event_types.clone(),
         }
     }
 }

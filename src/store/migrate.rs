@@ -145,7 +145,7 @@ fn alone<T>(
     conn: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    super::writer::in_transaction(conn, |conn| {
+    super::writer::in_transaction_within(conn, |conn| {
         match conn {
             // It began with the one lock that there is for writing.
             #[cfg(feature = "sqlite")]

@@ -15,6 +15,7 @@ mod endpoint_cache;
 mod endpoint_codec;
 mod group;
 mod hints;
+mod host;
 mod key_ring;
 mod leases;
 pub(crate) mod migrate;
@@ -37,8 +38,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use endpoint_codec::EndpointCodec;
-pub(crate) use group::{Answer, Claim, Member, Publish, Published, Recorded, Refusal, Wake};
+pub(crate) use group::{Answer, Claim, Member, Publish, Published, Recorded, Refusal, Target, Wake};
 pub(crate) use hints::{Hint, Hints};
+pub use host::HostConnection;
 pub(crate) use leases::{LeaseView, look as look_at_leases};
 pub use migrate::{MigrationStatus, SchemaError};
 pub(crate) use pool::AnyConnection;
@@ -47,6 +49,8 @@ pub(crate) use rows::NodeRow;
 pub(crate) use writer::{Scope, Tx, Writer};
 
 use crate::config::{DatabaseUrl, EngineConfig};
+use crate::domain::clock::Timestamp;
+use crate::domain::event::SealedEvent;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -131,12 +135,40 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
-/// Brings the schema of the database at `url` up to date, as a start does.
+/// Brings the schema up to date on a host's own connection; in its open transaction, if there is one.
+///
+/// What was run is recorded in `webhook_schema_migrations`, apart from the host's own diesel migrations, and no
+/// table is touched that was not made here.
 ///
 /// # Errors
 /// [`SchemaError`] where a name is taken or a newer release has been here.
-pub fn migrate(url: &DatabaseUrl) -> Result<(), StoreError> {
-    migrate::up(&mut pool::open_writer(url)?)
+pub fn migrate<C: HostConnection>(conn: &mut C) -> Result<(), StoreError> {
+    host::borrowed(conn, migrate::up)
+}
+
+/// Takes the newest migration back on a host's own connection, with all that its tables hold. Returns its
+/// version, or `None` when there is none left.
+///
+/// # Errors
+/// [`SchemaError`] where a newer release has been here.
+pub fn revert<C: HostConnection>(conn: &mut C) -> Result<Option<String>, StoreError> {
+    host::borrowed(conn, migrate::down)
+}
+
+/// As [`migrate`], of the database at `url`, as a start does.
+///
+/// # Errors
+/// As [`migrate`].
+pub fn migrate_at(url: &DatabaseUrl) -> Result<(), StoreError> {
+    migrate::up(&mut pool::open_for_schema(url)?)
+}
+
+/// As [`revert`], of the database at `url`.
+///
+/// # Errors
+/// As [`revert`].
+pub fn revert_at(url: &DatabaseUrl) -> Result<Option<String>, StoreError> {
+    migrate::down(&mut pool::open_for_schema(url)?)
 }
 
 /// What has been run of the schema's migrations in the database at `url`, and what has not. Changes
@@ -144,23 +176,57 @@ pub fn migrate(url: &DatabaseUrl) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When there is no such database.
-pub fn migrations(url: &DatabaseUrl) -> Result<Vec<MigrationStatus>, StoreError> {
+pub fn migrations_at(url: &DatabaseUrl) -> Result<Vec<MigrationStatus>, StoreError> {
     if let DatabaseUrl::Sqlite(path) = url
         && !path.exists()
     {
         let detail = format!("there is no database at {}: `postrider migrate up` makes it", path.display());
         return Err(StoreError::Setup(detail));
     }
-    migrate::status(&mut pool::open_writer(url)?)
+    migrate::status(&mut pool::open_for_schema(url)?)
 }
 
-/// Takes the newest migration back, with all that its tables hold. Returns its version, or `None`
-/// when there is none left.
-///
-/// # Errors
-/// [`SchemaError`] where a newer release has been here.
-pub fn revert(url: &DatabaseUrl) -> Result<Option<String>, StoreError> {
-    migrate::down(&mut pool::open_writer(url)?)
+/// Publishes within a host's transaction, or in one of its own where none is open. `seal` is told the
+/// database's time, where it has one; where it fails nothing is written.
+pub(crate) fn publish_on<C: HostConnection, E>(
+    conn: &mut C,
+    seal: impl FnOnce(Option<Timestamp>) -> Result<SealedEvent, E>,
+) -> Result<Result<(Arc<SealedEvent>, group::Outcome), E>, StoreError> {
+    host::borrowed(conn, |conn| {
+        writer::in_transaction_within(conn, |conn| {
+            let event = match seal(conn.own().time()?) {
+                Ok(event) => Arc::new(event),
+                Err(error) => return Ok(Err(error)),
+            };
+            let targets = query::targets_of(conn, &event.tenant)?.into();
+            let publish = Publish { events: vec![Arc::clone(&event)], only: None };
+            let publishing = transactions::Publishing { publish: &publish, targets: vec![targets] };
+            let outcome = conn.own().publish(&[publishing], &mut Vec::new())?.pop();
+            Ok(Ok((event, outcome.unwrap_or(Err(Refusal::NoEndpoint)))))
+        })
+    })
+}
+
+/// Runs a host's work in a transaction that may write, or in a savepoint of the one that is open.
+pub(crate) fn transaction_on<C: HostConnection, T, E: From<StoreError>>(
+    conn: &mut C,
+    work: impl FnOnce(&mut C) -> Result<T, E>,
+) -> Result<T, E> {
+    host::borrowed(conn, |conn| conn.own().begin_within())?;
+    let result = work(conn);
+    let ended = match &result {
+        Ok(_) => host::borrowed(conn, |conn| conn.own().commit()),
+        Err(_) => host::borrowed(conn, |conn| conn.own().rollback()),
+    };
+    match (result, ended) {
+        (Ok(_), Err(error)) => Err(error.into()),
+        (result, _) => result,
+    }
+}
+
+/// What a power cut could take from what is committed on this connection.
+pub(crate) fn hazard_on<C: HostConnection>(conn: &mut C) -> Result<Option<&'static str>, StoreError> {
+    host::borrowed(conn, pool::hazard)
 }
 
 /// Rewrites what is not encrypted with the first of `config.encryption_keys`, in batches and beside

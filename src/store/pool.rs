@@ -44,31 +44,44 @@ const PATIENCE: &[(&str, &str)] = &[
 
 /// Opens the connection that writes.
 pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
+    let mut conn = open_for_schema(url)?;
+    match &mut conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(conn) => {
+            refuse_other_journal(conn)?;
+            expect_pragma(conn, "synchronous", "2")?;
+            expect_pragma(conn, "foreign_keys", "1")?;
+        }
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => {
+            if setting(conn, "synchronous_commit")? == "off" {
+                let detail = "synchronous_commit is off for this database or user: what is accepted would not be durable; turn it on (ALTER ROLE … SET synchronous_commit = on)";
+                return Err(StoreError::Setup(detail.into()));
+            }
+        }
+    }
+    Ok(conn)
+}
+
+/// Opens a connection that may change the schema. How a file keeps its journal is set where nobody else
+/// has tables in it.
+pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
     match url {
         #[cfg(feature = "sqlite")]
         DatabaseUrl::Sqlite(path) => {
             let mut conn = open_sqlite(path)?;
             require_sqlite_version(&mut conn)?;
-            // Only a file without tables takes this; later it would need a VACUUM.
-            conn.batch_execute("PRAGMA auto_vacuum = INCREMENTAL")?;
-            conn.batch_execute("PRAGMA journal_mode = WAL")?;
+            if !has_foreign_tables(&mut conn)? {
+                // Only a file without tables takes this; later it would need a VACUUM.
+                conn.batch_execute("PRAGMA auto_vacuum = INCREMENTAL")?;
+                conn.batch_execute("PRAGMA journal_mode = WAL")?;
+            }
             conn.batch_execute("PRAGMA synchronous = FULL")?;
             conn.batch_execute("PRAGMA foreign_keys = ON")?;
-            expect_pragma(&mut conn, "PRAGMA synchronous", "2")?;
-            expect_pragma(&mut conn, "PRAGMA journal_mode", "wal")?;
-            expect_pragma(&mut conn, "PRAGMA foreign_keys", "1")?;
             Ok(AnyConnection::Sqlite(conn))
         }
         #[cfg(feature = "postgres")]
-        DatabaseUrl::Postgres(url) => {
-            let mut conn = open_postgres(url)?;
-            let commits: String = setting(&mut conn, "synchronous_commit")?;
-            if commits == "off" {
-                let detail = "synchronous_commit is off for this database or user: what is accepted would not be durable; turn it on (ALTER ROLE … SET synchronous_commit = on)";
-                return Err(StoreError::Setup(detail.into()));
-            }
-            Ok(AnyConnection::Postgres(conn))
-        }
+        DatabaseUrl::Postgres(url) => Ok(AnyConnection::Postgres(open_postgres(url)?)),
         #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
         _ => Err(StoreError::Setup("this build has no support for that database".into())),
     }
@@ -185,18 +198,70 @@ struct PragmaRow {
     value: String,
 }
 
-/// Reads a setting back: SQLite ignores what it cannot do without a word.
+/// Whether the file holds somebody else's tables: then it is theirs.
 #[cfg(feature = "sqlite")]
-fn expect_pragma(conn: &mut SqliteConnection, pragma: &str, expected: &str) -> Result<(), StoreError> {
-    let name = pragma.trim_start_matches("PRAGMA ");
+fn has_foreign_tables(conn: &mut SqliteConnection) -> Result<bool, StoreError> {
+    let foreign: PragmaRow = diesel::sql_query(
+        "SELECT CAST(count(*) AS TEXT) AS value FROM sqlite_master \
+         WHERE type = 'table' AND name NOT GLOB 'webhook_*' AND name NOT GLOB 'sqlite_*'",
+    )
+    .get_result(conn)?;
+    Ok(foreign.value != "0")
+}
+
+/// Readers and the writer must not shut each other out.
+#[cfg(feature = "sqlite")]
+fn refuse_other_journal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    let journal = pragma(conn, "journal_mode")?;
+    if journal == "wal" {
+        return Ok(());
+    }
+    let remedy = if has_foreign_tables(conn)? {
+        "it holds tables of yours, so that is yours to change: run `PRAGMA journal_mode = WAL` on it once (the file remembers it)"
+    } else {
+        "is it on a network file system, or read-only?"
+    };
+    Err(StoreError::Setup(format!(
+        "the database's journal_mode is `{journal}`, and `wal` is needed: {remedy}"
+    )))
+}
+
+/// What a power cut could take from what this connection has committed; `None`: nothing.
+pub(super) fn hazard(conn: &mut AnyConnection) -> Result<Option<&'static str>, StoreError> {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(conn) => {
+            let (synchronous, journal) = (pragma(conn, "synchronous")?, pragma(conn, "journal_mode")?);
+            Ok(match (synchronous.as_str(), journal.as_str()) {
+                ("0", _) => Some("`PRAGMA synchronous` is OFF: set it to FULL on this connection"),
+                ("1", "wal") => Some("`PRAGMA synchronous` is NORMAL: set it to FULL on this connection"),
+                _ => None,
+            })
+        }
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => {
+            let off = setting(conn, "synchronous_commit")? == "off";
+            Ok(off.then_some("`synchronous_commit` is off: turn it on for this transaction"))
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn pragma(conn: &mut SqliteConnection, name: &str) -> Result<String, StoreError> {
     let sql = format!("SELECT CAST({name} AS TEXT) AS value FROM pragma_{name}");
     let row: PragmaRow = diesel::sql_query(sql).get_result(conn)?;
-    if row.value == expected {
+    Ok(row.value)
+}
+
+/// Reads a setting back: SQLite ignores what it cannot do without a word.
+#[cfg(feature = "sqlite")]
+fn expect_pragma(conn: &mut SqliteConnection, name: &str, expected: &str) -> Result<(), StoreError> {
+    let value = pragma(conn, name)?;
+    if value == expected {
         return Ok(());
     }
     Err(StoreError::Setup(format!(
-        "the database does not take {name} = {expected} (it stays {}): is it on a network file system, or read-only?",
-        row.value
+        "the database does not take {name} = {expected} (it stays {value}): is it on a network file system, or read-only?"
     )))
 }
 

@@ -10,14 +10,14 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
 
-use super::group::{Claim, Outcome, Published, Refusal, Wake};
+use super::group::{Claim, Outcome, Published, Refusal};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
     webhook_events as events,
 };
-use super::transactions::{Leaving, Publishing, Taking, Transactions};
+use super::transactions::{Leaving, Made, Publishing, Taking, Transactions};
 use super::{StoreError, codec};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued};
@@ -52,6 +52,12 @@ impl Transactions for PgConnection {
         Ok(AnsiTransactionManager::begin_transaction_sql(self, BEGIN)?)
     }
 
+    fn begin_within(&mut self) -> Result<(), StoreError> {
+        let status = AnsiTransactionManager::transaction_manager_status_mut(self);
+        let is_open = status.transaction_depth()?.is_some();
+        if is_open { Ok(AnsiTransactionManager::begin_transaction(self)?) } else { self.begin() }
+    }
+
     fn commit(&mut self) -> Result<(), StoreError> {
         Ok(AnsiTransactionManager::commit_transaction(self)?)
     }
@@ -63,9 +69,9 @@ impl Transactions for PgConnection {
     fn publish(
         &mut self,
         members: &[Publishing<'_>],
-        wakes: &mut Vec<Wake>,
+        made: &mut Vec<Made>,
     ) -> Result<Vec<Outcome>, StoreError> {
-        publish(self, members, wakes)
+        publish(self, members, made)
     }
 
     fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
@@ -222,7 +228,7 @@ fn sort<'a>(members: &[Publishing<'a>], stored: &HashMap<Key<'a>, Stored>) -> So
 fn publish(
     conn: &mut PgConnection,
     members: &[Publishing<'_>],
-    wakes: &mut Vec<Wake>,
+    made: &mut Vec<Made>,
 ) -> Result<Vec<Outcome>, StoreError> {
     let mut stored: HashMap<Key<'_>, Stored> = HashMap::new();
     let mut inserted: HashMap<Key<'_>, (Place, i64)> = HashMap::new();
@@ -257,7 +263,7 @@ fn publish(
     };
     let mut fan_out = FanOut::default();
     for (key, (member, index)) in &sorted.new {
-        fan_out.add(&members[*member], *index, inserted[key].1, wakes);
+        fan_out.add(&members[*member], *index, inserted[key].1, made);
     }
     fan_out.insert(conn)?;
     let known: Vec<i64> = stored.values().map(|stored| stored.seq).collect();
@@ -396,22 +402,22 @@ struct FanOut {
 }
 
 impl FanOut {
-    fn add(&mut self, publishing: &Publishing<'_>, index: usize, seq: i64, wakes: &mut Vec<Wake>) {
+    fn add(&mut self, publishing: &Publishing<'_>, index: usize, seq: i64, made: &mut Vec<Made>) {
         let event = &publishing.publish.events[index];
-        for endpoint in publishing.endpoints[index].iter() {
-            if !publishing.publish.is_for(endpoint, event) {
+        for target in publishing.targets[index].iter() {
+            if !publishing.publish.is_for(target, event) {
                 continue;
             }
             let id = DeliveryId::generate(event.created_at);
             self.ids.push(id.to_string());
             self.seqs.push(seq);
-            self.shards.push(Shard::of(&endpoint.id).number());
-            self.endpoint_ids.push(endpoint.id.to_string());
-            self.tenants.push(endpoint.tenant.to_string());
+            self.shards.push(Shard::of(&target.id).number());
+            self.endpoint_ids.push(target.id.to_string());
+            self.tenants.push(target.tenant.to_string());
             self.created_at.push(event.created_at.as_micros());
-            self.answers.entry(seq).or_default().push((id.clone(), endpoint.id.clone()));
+            self.answers.entry(seq).or_default().push((id.clone(), target.id.clone()));
             let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
-            wakes.push(Wake { endpoint: Arc::clone(endpoint), queued });
+            made.push((target.id.clone(), queued));
         }
     }
 

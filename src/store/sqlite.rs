@@ -9,7 +9,7 @@ use std::sync::Arc;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 
-use super::group::{Claim, Outcome, Publish, Published, Refusal, Wake};
+use super::group::{Claim, Outcome, Publish, Published, Refusal, Target};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
@@ -17,11 +17,10 @@ use super::schema::{
     webhook_shards as shards,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
-use super::transactions::{Endpoints, Leaving, Publishing, Taking, Transactions};
+use super::transactions::{Leaving, Made, Publishing, Taking, Targets, Transactions};
 use super::{StoreError, codec};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued};
-use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
 use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
 use crate::domain::lease::{Lease, Shard};
@@ -31,6 +30,10 @@ impl Transactions for SqliteConnection {
     fn begin(&mut self) -> Result<(), StoreError> {
         // A deferred transaction that turns to writing gets BUSY without waiting for its turn.
         Ok(AnsiTransactionManager::begin_transaction_sql(self, "BEGIN IMMEDIATE")?)
+    }
+
+    fn begin_within(&mut self) -> Result<(), StoreError> {
+        if is_open(self)? { Ok(AnsiTransactionManager::begin_transaction(self)?) } else { self.begin() }
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -44,9 +47,9 @@ impl Transactions for SqliteConnection {
     fn publish(
         &mut self,
         members: &[Publishing<'_>],
-        wakes: &mut Vec<Wake>,
+        made: &mut Vec<Made>,
     ) -> Result<Vec<Outcome>, StoreError> {
-        members.iter().map(|member| publish(self, member.publish, &member.endpoints, wakes)).collect()
+        members.iter().map(|member| publish(self, member.publish, &member.targets, made)).collect()
     }
 
     fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
@@ -116,18 +119,24 @@ impl Transactions for SqliteConnection {
     }
 }
 
-/// Stores events with their deliveries, all or none. `endpoints[i]` are those of event `i`'s tenant.
+/// Whether a transaction is open.
+fn is_open(conn: &mut SqliteConnection) -> Result<bool, StoreError> {
+    let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
+    Ok(status.transaction_depth()?.is_some())
+}
+
+/// Stores events with their deliveries, all or none. `targets[i]` are those of event `i`'s tenant.
 fn publish(
     conn: &mut SqliteConnection,
     publish: &Publish,
-    endpoints: &[Endpoints],
-    wakes: &mut Vec<Wake>,
+    targets: &[Targets],
+    made: &mut Vec<Made>,
 ) -> Result<Outcome, StoreError> {
-    let first_wake = wakes.len();
-    let store_all = |conn: &mut SqliteConnection, wakes: &mut Vec<Wake>| {
+    let first = made.len();
+    let store_all = |conn: &mut SqliteConnection, made: &mut Vec<Made>| {
         let mut answers = Vec::with_capacity(publish.events.len());
-        for (index, (event, endpoints)) in publish.events.iter().zip(endpoints).enumerate() {
-            match publish_one(conn, publish, event, endpoints, wakes)? {
+        for (index, (event, targets)) in publish.events.iter().zip(targets).enumerate() {
+            match publish_one(conn, publish, event, targets, made)? {
                 Some(answer) => answers.push(answer),
                 None => return Err(Abandon::Refused(Refusal::Conflict { index, id: event.id.clone() })),
             }
@@ -135,12 +144,12 @@ fn publish(
         Ok(answers)
     };
     let stored = if publish.events.len() == 1 {
-        store_all(conn, wakes)
+        store_all(conn, made)
     } else {
         // A savepoint: a conflict in one takes back the others, and no other member of the group.
         let mut cause = None;
         let stored = conn.transaction(|conn| {
-            store_all(conn, wakes).map_err(|abandon| match abandon {
+            store_all(conn, made).map_err(|abandon| match abandon {
                 Abandon::Failed(error) => {
                     cause = Some(error);
                     diesel::result::Error::RollbackTransaction.into()
@@ -157,7 +166,7 @@ fn publish(
     match stored {
         Ok(answers) => Ok(Ok(answers)),
         Err(Abandon::Refused(refusal)) => {
-            wakes.truncate(first_wake);
+            made.truncate(first);
             Ok(Err(refusal))
         }
         Err(Abandon::Failed(error)) => Err(error),
@@ -187,8 +196,8 @@ fn publish_one(
     conn: &mut SqliteConnection,
     publish: &Publish,
     event: &Arc<SealedEvent>,
-    endpoints: &[Arc<Endpoint>],
-    wakes: &mut Vec<Wake>,
+    targets: &[Target],
+    made: &mut Vec<Made>,
 ) -> Result<Option<Published>, StoreError> {
     let row = NewEventRow {
         tenant: event.tenant.as_str(),
@@ -210,15 +219,15 @@ fn publish_one(
     let Some(seq) = seq else { return published_before(conn, event) };
 
     let mut answer = Published { created_at: event.created_at, duplicate: false, deliveries: Vec::new() };
-    for endpoint in endpoints {
-        if !publish.is_for(endpoint, event) {
+    for target in targets {
+        if !publish.is_for(target, event) {
             continue;
         }
         let id = DeliveryId::generate(event.created_at);
-        insert_delivery(conn, &id, seq, endpoint, event)?;
-        answer.deliveries.push((id.clone(), endpoint.id.clone()));
+        insert_delivery(conn, &id, seq, target, event)?;
+        answer.deliveries.push((id.clone(), target.id.clone()));
         let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
-        wakes.push(Wake { endpoint: Arc::clone(endpoint), queued });
+        made.push((target.id.clone(), queued));
     }
     Ok(Some(answer))
 }
@@ -227,16 +236,16 @@ fn insert_delivery(
     conn: &mut SqliteConnection,
     id: &DeliveryId,
     event_seq: i64,
-    endpoint: &Endpoint,
+    target: &Target,
     event: &SealedEvent,
 ) -> Result<(), StoreError> {
     let life = Life::published(event.created_at);
     let row = NewDeliveryRow {
         id: id.as_str(),
         event_seq,
-        shard: Shard::of(&endpoint.id).number(),
-        endpoint_id: endpoint.id.as_str(),
-        tenant: endpoint.tenant.as_str(),
+        shard: Shard::of(&target.id).number(),
+        endpoint_id: target.id.as_str(),
+        tenant: target.tenant.as_str(),
         status: life.state.status().as_str(),
         next_attempt_at: event.created_at.as_micros(),
         retries_used: codec::int(life.retries_used),

@@ -4,24 +4,26 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::group::{Claim, Outcome, Publish, Wake};
+use super::group::{Claim, Outcome, Publish, Target};
 use super::query::{Retire, Retired};
 use super::rows::AttemptRow;
 use super::{AnyConnection, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::Claimed;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::{self, Cause, Life};
 
 /// The endpoints of one tenant, as they stand in the transaction.
-pub(super) type Endpoints = Arc<[Arc<Endpoint>]>;
+pub(super) type Targets = Arc<[Target]>;
 
-/// Events to store, all or none, each with the endpoints of its tenant.
+/// A delivery that was just made, of which nobody knows yet.
+pub(super) type Made = (EndpointId, Queued);
+
+/// Events to store, all or none, each with its tenant's endpoints.
 pub(super) struct Publishing<'a> {
     pub(super) publish: &'a Publish,
-    pub(super) endpoints: Vec<Endpoints>,
+    pub(super) targets: Vec<Targets>,
 }
 
 /// A claim that ends, and what the lifecycle has made of its delivery.
@@ -48,12 +50,15 @@ pub(super) struct Taking<'a> {
     pub(super) until: Timestamp,
 }
 
-/// Every function but the first three works inside the transaction that `begin` began.
+/// Every function but the first four works inside the transaction that `begin` began.
 pub(super) trait Transactions {
     /// Begins a transaction that may write.
     fn begin(&mut self) -> Result<(), StoreError>;
 
-    /// Makes it durable.
+    /// Begins one that may stand inside another one: then it is a savepoint of that.
+    fn begin_within(&mut self) -> Result<(), StoreError>;
+
+    /// Makes it durable. Of a savepoint, a part of what it stands in.
     fn commit(&mut self) -> Result<(), StoreError>;
 
     /// Forgets it.
@@ -63,7 +68,7 @@ pub(super) trait Transactions {
     fn publish(
         &mut self,
         members: &[Publishing<'_>],
-        wakes: &mut Vec<Wake>,
+        made: &mut Vec<Made>,
     ) -> Result<Vec<Outcome>, StoreError>;
 
     /// The database's own time of day; `None` where it is a file and has none.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::endpoint_cache::EndpointCache;
-use super::transactions::{Endpoints, Publishing};
+use super::transactions::{Publishing, Targets};
 use super::{AnyConnection, EndpointCodec, Member, Publish, Refusal, StoreError, Wake, group};
 use crate::domain::delivery::Delivery;
 use crate::domain::endpoint::Endpoint;
@@ -128,20 +128,26 @@ impl Tx<'_> {
     ) -> Result<Vec<group::Outcome>, StoreError> {
         let (mut outcomes, mut publishing, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (place, publish) in asked.enumerate() {
-            let mut endpoints: Vec<Endpoints> = Vec::with_capacity(publish.events.len());
+            let mut targets: Vec<Targets> = Vec::with_capacity(publish.events.len());
             for event in &publish.events {
-                endpoints.push(self.cache.of_tenant(self.conn, self.codec, &event.tenant)?);
+                targets.push(self.cache.of_tenant(self.conn, self.codec, &event.tenant)?);
             }
             let is_there =
-                |only: &EndpointId| endpoints.iter().flat_map(|all| all.iter()).any(|one| one.id == *only);
+                |only: &EndpointId| targets.iter().flat_map(|all| all.iter()).any(|one| one.id == *only);
             outcomes.push(Err(Refusal::NoEndpoint));
             if publish.only.as_ref().is_none_or(is_there) {
                 places.push(place);
-                publishing.push(Publishing { publish, endpoints });
+                publishing.push(Publishing { publish, targets });
             }
         }
         if !publishing.is_empty() {
-            let published = self.conn.own().publish(&publishing, self.wakes)?;
+            let mut made = Vec::new();
+            let published = self.conn.own().publish(&publishing, &mut made)?;
+            for (id, queued) in made {
+                if let Some(endpoint) = self.cache.get(self.conn, self.codec, &id)? {
+                    self.wakes.push(Wake { endpoint, queued });
+                }
+            }
             for (place, outcome) in places.into_iter().zip(published) {
                 outcomes[place] = outcome;
             }
@@ -156,6 +162,22 @@ pub(super) fn in_transaction<T>(
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     conn.own().begin()?;
+    end(conn, work)
+}
+
+/// Runs `work` in a transaction, or in a savepoint of the one that is open: its failure leaves that usable.
+pub(super) fn in_transaction_within<T>(
+    conn: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    conn.own().begin_within()?;
+    end(conn, work)
+}
+
+fn end<T>(
+    conn: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     let result = work(conn);
     if result.is_ok() {
         conn.own().commit()?;

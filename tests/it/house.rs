@@ -207,7 +207,7 @@ fn the_tables_of_the_code_are_those_of_the_migrations() {
     let schema =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/schema.rs")).unwrap();
     for url in databases(folder.path()) {
-        postrider::migrate(&url).unwrap();
+        postrider::migrate_at(&url).unwrap();
         let (all, columns_of) = catalogue(&url);
         let mut tables = BTreeSet::new();
         for block in schema.split("diesel::table! {").skip(1) {
@@ -232,15 +232,15 @@ fn migrations_go_up_and_down_and_touch_nothing_else() {
         execute(&url, "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('mine')");
         let (all, _) = catalogue(&url);
         for _ in 0..2 {
-            postrider::migrate(&url).unwrap();
-            postrider::migrate(&url).unwrap();
+            postrider::migrate_at(&url).unwrap();
+            postrider::migrate_at(&url).unwrap();
             assert!(words(&url, all).len() > 9);
-            assert_eq!(postrider::revert(&url).unwrap().as_deref(), Some("20261123000000"));
-            assert_eq!(postrider::revert(&url).unwrap(), None);
+            assert_eq!(postrider::revert_at(&url).unwrap().as_deref(), Some("20261123000000"));
+            assert_eq!(postrider::revert_at(&url).unwrap(), None);
             assert_eq!(words(&url, all), ["orders"]);
         }
         execute(&url, "CREATE TABLE webhook_events (mine TEXT)");
-        let taken = postrider::migrate(&url).unwrap_err().to_string();
+        let taken = postrider::migrate_at(&url).unwrap_err().to_string();
         assert!(taken.contains("webhook_events") && taken.contains("did not make"), "{taken}");
         assert_eq!(words(&url, "SELECT id AS w FROM orders"), ["mine"]);
     }
@@ -253,7 +253,7 @@ fn many_that_migrate_at_once_migrate_once() {
         let all: Vec<_> = (0..8)
             .map(|_| {
                 let url = url.clone();
-                std::thread::spawn(move || postrider::migrate(&url))
+                std::thread::spawn(move || postrider::migrate_at(&url))
             })
             .collect();
         for one in all {

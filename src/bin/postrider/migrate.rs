@@ -30,7 +30,7 @@ impl Migrate {
         match self {
             Self::Up(database) => {
                 let url = database.settings()?.database()?;
-                postrider::migrate(&url)?;
+                postrider::migrate_at(&url)?;
                 println!("the schema is up to date: {}", newest(&url)?);
             }
             Self::Down(down) => {
@@ -41,13 +41,13 @@ impl Migrate {
                         "this would take {newest} back, with everything that its tables hold: stop every server, make a backup, and say --yes"
                     );
                 }
-                match postrider::revert(&url)? {
+                match postrider::revert_at(&url)? {
                     Some(version) => println!("{version} was taken back"),
                     None => println!("nothing was left to take back"),
                 }
             }
             Self::Status(database) => {
-                for one in postrider::migrations(&database.settings()?.database()?)? {
+                for one in postrider::migrations_at(&database.settings()?.database()?)? {
                     let state = match (one.run_at, one.known) {
                         (Some(at), true) => format!("run at {at}"),
                         (Some(at), false) => format!("run at {at} by a newer release"),
@@ -63,6 +63,6 @@ impl Migrate {
 
 /// The newest version that has been run.
 fn newest(url: &postrider::config::DatabaseUrl) -> anyhow::Result<String> {
-    let mut run = postrider::migrations(url)?.into_iter().filter(|one| one.run_at.is_some());
+    let mut run = postrider::migrations_at(url)?.into_iter().filter(|one| one.run_at.is_some());
     Ok(run.next_back().map_or_else(|| "nothing".to_owned(), |one| one.version))
 }

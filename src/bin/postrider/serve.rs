@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix_web::{App, HttpServer};
 use anyhow::{Context, bail};
 use postrider::Postrider;
-use postrider::admin::{self, ApiToken};
+use postrider::admin::ApiToken;
 use postrider::config::DatabaseUrl;
 use postrider::domain::access::MIN_TOKEN_CHARS;
 use tracing_subscriber::EnvFilter;
@@ -64,7 +64,7 @@ impl Serve {
 
         let postrider = Postrider::builder().database(database).config(config).start().await?;
         let (handle, api_token) = (postrider.clone(), token.clone());
-        let app = move || App::new().configure(admin::configure(handle.clone(), api_token.clone()));
+        let app = move || App::new().configure(handle.admin_with_tokens(api_token.clone()));
         let server = HttpServer::new(app)
             .disable_signals()
             .keep_alive(KEEP_ALIVE)

@@ -10,8 +10,8 @@ use super::{BACK_OFF, BREATH, EndpointSupervisor, Phase};
 use crate::domain::breaker::Health;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Claimed, Outcome, Queued};
-use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::DeliveryId;
+use crate::domain::endpoint::{Endpoint, PauseReason};
+use crate::domain::ids::{DeliveryId, EventId};
 use crate::domain::lifecycle::{State, Wait};
 use crate::domain::rate_limit::SlidingWindow;
 use crate::engine::attempt::{AttemptEnded, Ended};
@@ -252,8 +252,11 @@ impl Handler<AttemptEnded> for EndpointSupervisor {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct RecordAnswered {
+    pub(super) event_id: EventId,
     pub(super) id: DeliveryId,
     pub(super) outcome: Outcome,
+    /// That the endpoint was paused by it.
+    pub(super) paused: Option<PauseReason>,
     pub(super) result: Result<Recorded, StoreError>,
 }
 
@@ -264,6 +267,7 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
         match answer.result {
             Ok(Recorded::Written(life)) => {
                 self.log_outcome(&answer, life.state);
+                self.tell(&answer, life.state);
                 if let State::Pending(Wait::Until(due)) = life.state {
                     self.window.note_due(due);
                 }

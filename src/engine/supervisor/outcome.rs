@@ -13,6 +13,7 @@ use crate::domain::endpoint::{Endpoint, PauseReason};
 use crate::domain::lifecycle::State;
 use crate::domain::retry::Jitter;
 use crate::engine::attempt::AttemptEnded;
+use crate::engine::happenings::Happening;
 use crate::store::{Member, Recorded};
 
 impl EndpointSupervisor {
@@ -42,7 +43,7 @@ impl EndpointSupervisor {
         };
         let pause = pause.filter(|_| endpoint.is_active());
         self.shared.metrics.attempt(exchange.outcome, at.since(ended.started_at).as_secs_f64());
-        let id = ended.claimed.id.clone();
+        let (id, event_id) = (ended.claimed.id.clone(), ended.event_id);
         let outcome = exchange.outcome;
         let finished = Finished {
             claimed: ended.claimed,
@@ -62,7 +63,7 @@ impl EndpointSupervisor {
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
             let result = shared.committer.write(Member::record(finished)).await;
-            addr.do_send(RecordAnswered { id, outcome, result });
+            addr.do_send(RecordAnswered { event_id, id, outcome, paused: pause, result });
         });
     }
 
@@ -92,6 +93,23 @@ impl EndpointSupervisor {
         }
     }
 
+    /// Tells whoever embeds the engine and listens.
+    pub(super) fn tell(&self, answer: &RecordAnswered, state: State) {
+        let (event, delivery) = (answer.event_id.clone(), answer.id.clone());
+        let endpoint = self.endpoint.id.clone();
+        let happening = match state {
+            State::Delivered => Some(Happening::Delivered { event, delivery, endpoint }),
+            State::Failed(reason) => Some(Happening::Failed { event, delivery, endpoint, reason }),
+            State::Pending(_) | State::Sending => None,
+        };
+        let endpoint = || self.endpoint.id.clone();
+        let paused = answer.paused.map(|reason| Happening::Paused { endpoint: endpoint(), reason });
+        for happening in happening.into_iter().chain(paused) {
+            // Nobody may listen.
+            let _ = self.shared.happenings.send(happening);
+        }
+    }
+
     /// Logs an attempt that broke off as interrupted.
     pub(super) fn record_interruption(
         &mut self,
@@ -100,7 +118,7 @@ impl EndpointSupervisor {
         why: &'static str,
         ctx: &mut Context<Self>,
     ) {
-        let id = ended.claimed.id.clone();
+        let (id, event_id) = (ended.claimed.id.clone(), ended.event_id);
         self.recording.insert(id.clone());
         let (shared, addr, endpoint_id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
         let (claimed, at) = (ended.claimed, ended.ended_at);
@@ -109,7 +127,13 @@ impl EndpointSupervisor {
                 tx.interrupt_claim(&endpoint_id, &claimed, at, counts, why)
             };
             let result = shared.committer.run(write).await.map(|_| Recorded::Stale);
-            addr.do_send(RecordAnswered { id, outcome: Outcome::Interrupted, result });
+            addr.do_send(RecordAnswered {
+                event_id,
+                id,
+                outcome: Outcome::Interrupted,
+                paused: None,
+                result,
+            });
         });
     }
 }

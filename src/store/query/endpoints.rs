@@ -16,7 +16,7 @@ use crate::store::schema::{
     webhook_endpoints as endpoints,
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
-use crate::store::{EndpointCodec, StoreError, codec};
+use crate::store::{EndpointCodec, StoreError, Target, codec};
 
 /// An endpoint that has not been deleted.
 pub(crate) fn endpoint(
@@ -53,6 +53,21 @@ pub(crate) fn endpoints_of(
         .select(EndpointRow::as_select())
         .load(conn)?;
     with_secrets(conn, codec, rows)
+}
+
+/// All endpoints of a tenant, as publishing needs to know them: no key is needed to read that.
+pub(crate) fn targets_of(conn: &mut Conn, tenant: &Tenant) -> Result<Vec<Target>, StoreError> {
+    let rows: Vec<(String, String)> = endpoints::table
+        .filter(endpoints::tenant.eq(tenant.as_str()))
+        .filter(endpoints::deleted_at.is_null())
+        .order(endpoints::id)
+        .select((endpoints::id, endpoints::event_types))
+        .load(conn)?;
+    let target = |(id, event_types): (String, String)| {
+        let event_types = codec::json("webhook_endpoints", "event_types", &event_types)?;
+        Ok(Target { id: EndpointId::from_text(id), tenant: tenant.clone(), event_types })
+    };
+    rows.into_iter().map(target).collect()
 }
 
 /// Which endpoints a list is to show.

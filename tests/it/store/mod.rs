@@ -25,4 +25,5 @@ macro_rules! conformance {
     };
 }
 mod fencing;
+mod outbox;
 mod publishing;

@@ -39,7 +39,7 @@ impl Database {
     }
 
     /// A fresh one; its file, where it is one, in `folder`. `None` where there is no server.
-    fn fresh(self, folder: &Path) -> Option<DatabaseUrl> {
+    pub fn fresh(self, folder: &Path) -> Option<DatabaseUrl> {
         match self {
             Self::Sqlite => Some(DatabaseUrl::Sqlite(folder.join("test.db"))),
             Self::Postgres => Cluster::shared().map(Cluster::database),
