@@ -128,6 +128,21 @@ pub struct EndpointChange {
     pub signing: Change<Vec<String>>,
 }
 
+impl EndpointChange {
+    /// A new endpoint at `url` that wants every event; its fields say more.
+    ///
+    /// ```
+    /// use postrider::domain::settings::{Change, EndpointChange};
+    ///
+    /// let mut change = EndpointChange::to("https://example.com/hook");
+    /// change.event_types = Change::Set(vec!["invoice.*".into()]);
+    /// ```
+    #[must_use]
+    pub fn to(url: &str) -> Self {
+        Self { url: Change::Set(url.to_owned()), ..Self::default() }
+    }
+}
+
 /// What was asked of an endpoint. `None` follows the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -4,6 +4,7 @@ mod access;
 mod cli;
 mod cluster;
 mod contract;
+mod example;
 mod hostile;
 mod kill;
 mod mission;
