@@ -105,6 +105,8 @@ pub struct EngineConfig {
     pub endpoint_defaults: EndpointDefaults,
     /// Networks that webhooks may go to although they are not public.
     pub allow_networks: Vec<IpNet>,
+    /// Networks that webhooks must not go to although they are public, or lie in an opened one.
+    pub deny_networks: Vec<IpNet>,
     /// Refuse `http://` endpoints.
     pub https_only: bool,
     /// A second header that carries the event's id, beside `webhook-id`.
@@ -127,7 +129,7 @@ pub struct EngineConfig {
     /// Attempts in flight of all endpoints together: at least one, and below the process's file limit,
     /// as each needs a connection. Default: half of that limit, at most 8,192.
     pub max_in_flight: usize,
-    /// Connections that read.
+    /// Connections that read: as many for the engine, and as many for callers.
     pub read_connections: u32,
     /// What this process is called among those that share the database. Default: the host's name.
     pub node_name: String,
@@ -142,6 +144,7 @@ impl Default for EngineConfig {
         Self {
             endpoint_defaults: EndpointDefaults::default(),
             allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
             https_only: false,
             event_id_header: None,
             encryption_keys: Vec::new(),

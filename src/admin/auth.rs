@@ -18,7 +18,7 @@ use subtle::ConstantTimeEq;
 
 use super::problem::{Kind, Problem};
 use crate::domain::access::{Grant, Scope, TokenHash, check_token};
-use crate::domain::ids::{DeliveryId, EndpointId, Tenant};
+use crate::domain::ids::{DeliveryId, EndpointId, Tenant, could_be_id};
 use crate::domain::rate_limit::{Period, RateLimit, SlidingWindow};
 use crate::engine::Postrider;
 
@@ -173,6 +173,12 @@ macro_rules! needs {
 }
 needs! { Read Publish Admin }
 
+/// The id that a path names. What could be none is not there, and no database is asked for it.
+pub(super) fn id_of(path: web::Path<String>, what: &'static str) -> Result<String, Problem> {
+    let id = path.into_inner();
+    if could_be_id(&id) { Ok(id) } else { Err(crate::engine::Error::NotFound(what).into()) }
+}
+
 /// The engine, for a call whose token is good for what it does.
 pub(super) struct Access<N> {
     postrider: web::Data<Postrider>,
@@ -214,7 +220,7 @@ impl<N> Access<N> {
 
     /// The endpoint that a path names, if it is there for this token.
     pub(super) async fn endpoint(&self, path: web::Path<String>) -> Result<EndpointId, Problem> {
-        let id = EndpointId::from_text(path.into_inner());
+        let id = EndpointId::from_text(id_of(path, "endpoint")?);
         if self.grant.tenant.is_some() {
             let tenant = self.postrider.tenant_of_endpoint(&id).await?;
             self.require(&tenant, "endpoint")?;
@@ -224,7 +230,7 @@ impl<N> Access<N> {
 
     /// The delivery that a path names, if it is there for this token.
     pub(super) async fn delivery(&self, path: web::Path<String>) -> Result<DeliveryId, Problem> {
-        let id = DeliveryId::from_text(path.into_inner());
+        let id = DeliveryId::from_text(id_of(path, "delivery")?);
         if self.grant.tenant.is_some() {
             let tenant = self.postrider.tenant_of_delivery(&id).await?;
             self.require(&tenant, "delivery")?;

@@ -9,7 +9,7 @@ use super::problem::Problem;
 use super::request::{NoFields, NoParams, Params};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
-use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, could_be_id};
 use crate::domain::lifecycle::{FailureReason, HoldReason, State, Status, Wait};
 use crate::engine::{DeliveryQuery, DeliveryView};
 
@@ -99,7 +99,9 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
     let (limit, after) = params.page(LIST);
     let tenant = params.take_with("tenant", Tenant::parse);
     let query = DeliveryQuery {
-        endpoint_id: params.take_with("endpoint_id", |text| Ok(EndpointId::from_text(text))),
+        endpoint_id: params.take_with("endpoint_id", |text| {
+            could_be_id(text).then(|| EndpointId::from_text(text)).ok_or_else(|| "is no id".to_owned())
+        }),
         event_id: params.take_with("event_id", EventId::parse),
         tenant: access.tenant_filter(tenant)?,
         status: params.take("status"),

@@ -7,13 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::ListBody;
-use super::auth::{Access, Publish, Read};
+use super::auth::{Access, Publish, Read, id_of};
 use super::deliveries::DeliveryBody;
 use super::problem::Problem;
 use super::request::{JsonBody, NoParams, Object, Params};
 use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
-use crate::domain::event::{Content, EventType, NewEvent, SealedEvent};
+use crate::domain::event::{Content, EventType, MAX_BATCH, NewEvent, SealedEvent};
 use crate::domain::ids::{EventId, Tenant};
 use crate::engine::{EventListQuery, Receipt};
 
@@ -114,7 +114,39 @@ pub(crate) fn read_event(body: &[u8]) -> Option<NewEvent> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BatchRequest {
+    #[serde(deserialize_with = "at_most_a_batch")]
     events: Vec<Object<EventRequest>>,
+}
+
+/// Stops to read once it is more than a batch may hold: its size bounds no memory, events may be short.
+fn at_most_a_batch<'de, D>(deserializer: D) -> Result<Vec<Object<EventRequest>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    struct Batch;
+
+    impl<'de> serde::de::Visitor<'de> for Batch {
+        type Value = Vec<Object<EventRequest>>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an array of events")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut events: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(event) = events.next_element()? {
+                all.push(event);
+                if all.len() > MAX_BATCH {
+                    return Err(serde::de::Error::custom(format!(
+                        "must hold 1 to {MAX_BATCH} events, not more"
+                    )));
+                }
+            }
+            Ok(all)
+        }
+    }
+
+    deserializer.deserialize_seq(Batch)
 }
 
 #[derive(Serialize)]
@@ -237,7 +269,7 @@ async fn show(
     let tenant = params.take_with("tenant", Tenant::parse);
     params.done()?;
     let tenant = access.tenant(tenant)?;
-    let view = access.postrider().event(&tenant, &EventId::from_text(id.into_inner())).await?;
+    let view = access.postrider().event(&tenant, &EventId::from_text(id_of(id, "event")?)).await?;
     let text = std::str::from_utf8(&view.event.body).ok().map(str::to_owned);
     let encoded = text.is_none().then(|| BASE64_STANDARD.encode(&view.event.body));
     Ok(HttpResponse::Ok().json(FullEventBody {

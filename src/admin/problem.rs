@@ -81,6 +81,9 @@ pub(super) struct Problem {
     allow: Option<&'static str>,
 }
 
+/// The most errors that one answer lists: who has mended these may ask again.
+const MAX_ERRORS: usize = 100;
+
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let retry_after_s = (kind == Kind::Unavailable).then_some(RETRY_AFTER_S);
@@ -96,7 +99,8 @@ impl Problem {
         Self { retry_after_s, ..Self::new(Kind::TooManyRequests, detail) }
     }
 
-    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+    pub(super) fn invalid(mut errors: Vec<FieldError>) -> Self {
+        errors.truncate(MAX_ERRORS);
         let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         Self { errors, ..Self::new(Kind::Invalid, detail) }
     }

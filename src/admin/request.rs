@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 
 use super::problem::{Kind, Problem};
 use crate::domain::FieldError;
+use crate::domain::ids::could_be_id;
 
 /// How long a body may take to come, all of it. (actix ends a head that takes longer than 5 s.)
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -294,7 +295,8 @@ impl Params {
             let key = BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|key| String::from_utf8(key).ok());
             let wrong = || "is none that this list answered with".to_owned();
             let prefix = cursor_prefix(list);
-            key.and_then(|key| key.strip_prefix(&prefix).map(str::to_owned)).ok_or_else(wrong)
+            let key = key.and_then(|key| key.strip_prefix(&prefix).map(str::to_owned));
+            key.filter(|key| could_be_id(key)).ok_or_else(wrong)
         });
         (limit.unwrap_or(DEFAULT_LIMIT), after)
     }

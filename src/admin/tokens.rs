@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use super::ListBody;
-use super::auth::{Access, Admin};
+use super::auth::{Access, Admin, id_of};
 use super::problem::Problem;
 use super::request::{JsonBody, NoParams, Params};
 use crate::domain::access::{Grant, Scope, Token};
@@ -67,7 +67,7 @@ async fn list(access: Access<Admin>, request: HttpRequest) -> Result<HttpRespons
 }
 
 async fn revoke(access: Access<Admin>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let id = TokenId::from_text(id.into_inner());
+    let id = TokenId::from_text(id_of(id, "token")?);
     access.postrider().revoke_token(&id, access.grant().tenant.as_ref()).await?;
     Ok(HttpResponse::NoContent().finish())
 }

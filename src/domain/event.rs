@@ -215,9 +215,9 @@ impl NewEvent {
     /// When the body is larger than [`MAX_BODY_BYTES`], or a field cannot be sent.
     pub fn seal(self, now: Timestamp) -> Result<SealedEvent, EventError> {
         if let Some(key) = &self.ordering_key
-            && !(1..=MAX_ORDERING_KEY_BYTES).contains(&key.len())
+            && (!(1..=MAX_ORDERING_KEY_BYTES).contains(&key.len()) || key.contains('\0'))
         {
-            let detail = format!("must be 1 to {MAX_ORDERING_KEY_BYTES} bytes long");
+            let detail = format!("must be 1 to {MAX_ORDERING_KEY_BYTES} bytes long, without NUL");
             return Err(EventError::Invalid(FieldError::new("ordering_key", detail)));
         }
         let content_hash = self.content_hash();

@@ -147,6 +147,12 @@ impl Default for Tenant {
     }
 }
 
+/// Whether a text could be an id of ours: what else comes in a path is nobody's.
+#[must_use]
+pub fn could_be_id(text: &str) -> bool {
+    word_of(text, 128).is_ok()
+}
+
 /// The id of the attempt that claim number `claim_no` of a delivery led to, `att_…`.
 #[must_use]
 pub fn attempt_id(delivery: &DeliveryId, claim_no: i64) -> String {

@@ -137,7 +137,8 @@ impl Builder {
         let store = Store::open(&database, &config)?;
 
         let metrics = Arc::new(Metrics::new());
-        let policy = Arc::new(AddressPolicy::new(config.allow_networks.clone(), config.https_only));
+        let policy = AddressPolicy::new(config.allow_networks.clone(), config.https_only);
+        let policy = Arc::new(policy.denying(config.deny_networks.clone()));
         let resolver: Arc<dyn Resolve> = Arc::new(DnsResolver::from_system().map_err(StartError::Sender)?);
         let transport = match transport {
             Some(transport) => transport,
@@ -184,6 +185,7 @@ impl Builder {
             committer::start(&store, config.commit_timeout, Arc::clone(&metrics), on_commit, driver)?;
         let shared = Arc::new(Shared {
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+            callers: store.apart(&config)?,
             store,
             committer,
             sender,

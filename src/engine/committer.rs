@@ -288,14 +288,18 @@ impl State {
             let result = self.commit(&mut alone);
             let [member] = alone;
             match result {
-                Ok(()) => member.answer(None),
+                Ok(()) => {
+                    self.failures = 0;
+                    member.answer(None);
+                }
                 Err(error) => pause = self.settle_alone(member, until, error).or(pause),
             }
         }
         pause
     }
 
-    /// What becomes of a member that failed by itself.
+    /// What becomes of a member that failed by itself. (Whether that is the database's state or its own,
+    /// the writes after it tell.)
     fn settle_alone(&mut self, member: Member, until: Instant, error: StoreError) -> Option<Duration> {
         match error {
             StoreError::Unavailable(why) => {

@@ -25,6 +25,9 @@ use crate::store::{Hint, Tx};
 /// The longest that a rotated secret goes on signing: seven days.
 pub const MAX_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// The most keys of an endpoint that sign at once.
+const MAX_KEYS: i64 = 5;
+
 /// An endpoint and how it is doing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -211,6 +214,13 @@ impl Postrider {
         let secret = keys.secret.clone();
         self.edit(id, false, move |tx, endpoint| {
             let (conn, codec) = tx.parts();
+            // Each of them signs each attempt.
+            if query::live_keys(conn, &endpoint.id, now)? >= MAX_KEYS {
+                let detail = format!(
+                    "{MAX_KEYS} keys sign already: wait until the grace of one has ended, and give a shorter one"
+                );
+                return Ok(Err(Error::field("grace_s", detail)));
+            }
             query::add_keys(conn, codec, &endpoint.id, &keys, now, now + grace)?;
             Ok(Ok(()))
         })

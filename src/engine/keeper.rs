@@ -276,7 +276,12 @@ impl Round {
                 tx.give_back(&vacated, &member.instance)
             })?;
         }
-        let view = shared.store.read_here(|conn, _| look_at_leases(conn, clock))?;
+        // On the connection that renewed, where there is one: nobody's reads are in its way.
+        let view = if member.runs_out {
+            self.writer()?.run(|tx| look_at_leases(tx.conn(), clock))?
+        } else {
+            shared.store.read_here(|conn, _| look_at_leases(conn, clock))?
+        };
         let plan = if leaving {
             Plan::default()
         } else {

@@ -59,6 +59,8 @@ const PROBE_LASTS: std::time::Duration = std::time::Duration::from_secs(1);
 /// What every part of one engine uses. Nothing of it is global.
 pub(crate) struct Shared {
     store: Store,
+    /// What callers read by; the engine's own reads never wait for theirs.
+    callers: Store,
     committer: Committer,
     sender: Sender,
     policy: Arc<AddressPolicy>,
@@ -195,7 +197,7 @@ impl Postrider {
             + Send
             + 'static,
     {
-        self.shared.store.read(what, read).await
+        self.shared.callers.read(what, read).await
     }
 
     /// Makes an endpoint's supervisor panic, to see what becomes of it. False if it has none.

@@ -43,9 +43,14 @@ const DENIED_V6: &[Ipv6Net] =
     &[v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x2002, 0, 16), v6(0x3fff, 0, 20)];
 
 /// Link-local and metadata networks: opened only by a CIDR that lies within them.
-const CLOSED_V4: &[Ipv4Net] = &[v4(169, 254, 0, 0, 16), v4(168, 63, 129, 16, 32)];
-const CLOSED_V6: &[Ipv6Net] =
-    &[v6(0xfe80, 0, 10), Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128)];
+const CLOSED_V4: &[Ipv4Net] =
+    &[v4(169, 254, 0, 0, 16), v4(168, 63, 129, 16, 32), v4(100, 100, 100, 200, 32), v4(192, 0, 0, 192, 32)];
+const CLOSED_V6: &[Ipv6Net] = &[
+    v6(0xfe80, 0, 10),
+    v6(0xfd00, 0xec2, 32),
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128),
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42), 128),
+];
 
 /// Why a request was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +98,7 @@ impl Blocked {
 #[derive(Debug, Clone, Default)]
 pub struct AddressPolicy {
     allowed: Vec<IpNet>,
+    denied: Vec<IpNet>,
     https_only: bool,
 }
 
@@ -100,7 +106,13 @@ impl AddressPolicy {
     /// A policy that opens `allowed` beyond what is public.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>, https_only: bool) -> Self {
-        Self { allowed, https_only }
+        Self { allowed, denied: Vec::new(), https_only }
+    }
+
+    /// The same, but closed to `denied`, public or opened.
+    #[must_use]
+    pub fn denying(self, denied: Vec<IpNet>) -> Self {
+        Self { denied, ..self }
     }
 
     /// Judges one address.
@@ -110,7 +122,7 @@ impl AddressPolicy {
     pub fn check_address(&self, address: IpAddr) -> Result<(), Blocked> {
         // An IPv4 address written as IPv6 is where the packet goes.
         let address = address.to_canonical();
-        let open = |address| self.is_opened(address) || is_public(address);
+        let open = |address| self.is_opened(address) || (is_public(address) && !self.is_denied(address));
         let inside = match address {
             IpAddr::V6(address) => embedded_v4(address).map(IpAddr::V4),
             IpAddr::V4(_) => None,
@@ -158,7 +170,11 @@ impl AddressPolicy {
             }
             _ => false,
         };
-        self.allowed.iter().any(|net| net.contains(&address) && !closed(net))
+        !self.is_denied(address) && self.allowed.iter().any(|net| net.contains(&address) && !closed(net))
+    }
+
+    fn is_denied(&self, address: IpAddr) -> bool {
+        self.denied.iter().any(|net| net.contains(&address))
     }
 }
 
@@ -339,6 +355,15 @@ mod tests {
         let wide = AddressPolicy::new(vec!["0.0.0.0/0".parse().unwrap()], false);
         assert!(allows(&wide, "192.168.0.1"));
         assert!(!allows(&wide, "169.254.169.254") && !allows(&wide, "168.63.129.16"));
+        assert!(!allows(&wide, "100.100.100.200") && !allows(&wide, "192.0.0.192"));
+        let own = AddressPolicy::new(vec!["fc00::/7".parse().unwrap()], false);
+        assert!(allows(&own, "fd12::1"));
+        assert!(!allows(&own, "fd00:ec2::23") && !allows(&own, "fd20:ce::254"));
+        let denying = AddressPolicy::new(vec!["10.0.0.0/8".parse().unwrap()], false)
+            .denying(vec!["10.1.0.0/16".parse().unwrap(), "2600:1f18::/32".parse().unwrap()]);
+        assert!(allows(&denying, "10.2.0.1") && allows(&denying, "2600:1f19::1"));
+        assert!(!allows(&denying, "10.1.0.1") && !allows(&denying, "2600:1f18::1"));
+        assert!(!allows(&denying, "::ffff:10.1.0.1"), "however it is written");
         let exact = AddressPolicy::new(vec!["169.254.169.254/32".parse().unwrap()], false);
         assert!(allows(&exact, "169.254.169.254") && !allows(&exact, "169.254.169.253"));
     }

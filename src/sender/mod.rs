@@ -218,5 +218,6 @@ fn failed(failure: Failure) -> Exchange {
         Failure::Protocol(error) => (Outcome::ProtocolError, error),
         Failure::Blocked(blocked) => (Outcome::BlockedAddress, blocked.to_string()),
     };
-    Exchange::without_answer(outcome, error)
+    // Some of it may be the receiver's words, and not every database takes these.
+    Exchange::without_answer(outcome, error.replace('\0', "\u{fffd}"))
 }

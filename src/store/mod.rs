@@ -274,6 +274,17 @@ const ROTATION_BATCH: i64 = 200;
 const ROTATION_BREATH: Duration = Duration::from_millis(20);
 const ROTATION_PATIENCE: u32 = 15;
 
+fn readers(url: &DatabaseUrl, config: &EngineConfig) -> Result<r2d2::Pool<pool::Readers>, StoreError> {
+    let pool = r2d2::Pool::builder()
+        .max_size(config.read_connections.max(1))
+        .min_idle(Some(1))
+        .connection_timeout(Duration::from_secs(5))
+        .error_handler(Box::new(r2d2::NopErrorHandler))
+        .build(pool::Readers::new(url.clone()))
+        .map_err(|error| Unavailable::Pool(error.to_string()))?;
+    Ok(pool)
+}
+
 /// How long anyone waits for a read. Longer than the pool waits for a connection.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -294,13 +305,7 @@ impl Store {
         } else {
             migrate::check(&mut writer)?;
         }
-        let pool = r2d2::Pool::builder()
-            .max_size(config.read_connections.max(1))
-            .min_idle(Some(1))
-            .connection_timeout(Duration::from_secs(5))
-            .error_handler(Box::new(r2d2::NopErrorHandler))
-            .build(pool::Readers::new(url.clone()))
-            .map_err(|error| Unavailable::Pool(error.to_string()))?;
+        let pool = readers(url, config)?;
         let codec = Arc::new(EndpointCodec::new(config));
         let all_present = query::keys_are_present(&mut writer, &codec)?;
         if codec.ring().is_empty() {
@@ -313,6 +318,11 @@ impl Store {
             );
         }
         Ok(Self { pool, codec, url: url.clone() })
+    }
+
+    /// The same on connections of its own: however slow what is asked of those, the others do not wait.
+    pub(crate) fn apart(&self, config: &EngineConfig) -> Result<Self, StoreError> {
+        Ok(Self { pool: readers(&self.url, config)?, ..self.clone() })
     }
 
     /// Whether the right to send from it runs out unless it is renewed, because several processes share it.

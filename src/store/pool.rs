@@ -112,7 +112,14 @@ impl r2d2::ManageConnection for Readers {
                 Ok(AnyConnection::Sqlite(conn))
             }
             #[cfg(feature = "postgres")]
-            DatabaseUrl::Postgres(url) => Ok(AnyConnection::Postgres(open_postgres(url)?)),
+            DatabaseUrl::Postgres(url) => {
+                let mut conn = open_postgres(url)?;
+                if !url.is_pooled() {
+                    // By then nobody waits for the answer any more.
+                    conn.batch_execute("SET statement_timeout = '10s'")?;
+                }
+                Ok(AnyConnection::Postgres(conn))
+            }
             #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
             _ => Err(StoreError::Setup("this build has no support for that database".into())),
         }
@@ -140,12 +147,28 @@ impl r2d2::ManageConnection for Readers {
 }
 
 #[cfg(feature = "sqlite")]
+/// Makes the file if there is none, readable by its owner alone: it holds secrets and payloads. What
+/// SQLite keeps beside it inherits that.
+pub(super) fn make_private(database: &std::path::Path) -> std::io::Result<()> {
+    if database.exists() {
+        return Ok(());
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(database).map(drop)
+}
+
+#[cfg(feature = "sqlite")]
 fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
     let text = path.to_str().ok_or_else(|| StoreError::Setup(format!("{} is not UTF-8", path.display())))?;
-    let mut conn = SqliteConnection::establish(text).map_err(|error| {
+    let cannot = |error: &dyn std::fmt::Display| {
         let what = format!("cannot open {}: {error}", path.display());
         StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
-    })?;
+    };
+    make_private(path).map_err(|error| cannot(&error))?;
+    let mut conn = SqliteConnection::establish(text).map_err(|error| cannot(&error))?;
     conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"))?;
     Ok(conn)
 }

@@ -33,7 +33,7 @@ impl ProcessLock {
     }
 
     fn of_file(database: &Path) -> Result<Self, StoreError> {
-        make_private(database).map_err(|error| {
+        super::pool::make_private(database).map_err(|error| {
             let what = format!("cannot open {}: {error}", database.display());
             StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
         })?;
@@ -149,19 +149,6 @@ impl FileLock {
         self.file.set_len(0)?;
         self.file.write_all(text.as_bytes())
     }
-}
-
-/// Makes the file if there is none, readable by its owner alone: it holds secrets and payloads. What
-/// SQLite keeps beside it inherits that.
-fn make_private(database: &Path) -> std::io::Result<()> {
-    if database.exists() {
-        return Ok(());
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(database).map(drop)
 }
 
 /// Two names for one file must not be two locks.

@@ -71,6 +71,16 @@ pub(crate) struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) allow_networks: Option<Vec<IpNet>>,
 
+    /// Let no webhook go to these networks, public or not (CIDRs, comma-separated)
+    #[arg(
+        long = "deny-network",
+        env = "POSTRIDER_DENY_NETWORKS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deny_networks: Option<Vec<IpNet>>,
+
     /// Refuse http:// endpoints
     #[arg(long, env = "POSTRIDER_HTTPS_ONLY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) https_only: Option<bool>,
@@ -213,6 +223,7 @@ impl Settings {
         }
         config.endpoint_defaults.max_age = config.retention;
         config.allow_networks = self.allow_networks.clone().unwrap_or_default();
+        config.deny_networks = self.deny_networks.clone().unwrap_or_default();
         config.https_only = self.https_only.unwrap_or(false);
         config.encryption_keys = self.keys()?;
         config.event_id_header = self.event_id_header.clone();

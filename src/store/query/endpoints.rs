@@ -179,6 +179,12 @@ pub(crate) fn add_keys(
     endpoints_changed(conn)
 }
 
+/// How many keys of an endpoint sign.
+pub(crate) fn live_keys(conn: &mut Conn, id: &EndpointId, now: Timestamp) -> Result<i64, StoreError> {
+    let live = secrets::expires_at.is_null().or(secrets::expires_at.gt(now.as_micros()).assume_not_null());
+    Ok(secrets::table.filter(secrets::endpoint_id.eq(id.as_str())).filter(live).count().get_result(conn)?)
+}
+
 /// How an endpoint is doing, as its last attempts left it.
 pub(crate) fn health(conn: &mut Conn, id: &EndpointId) -> Result<Health, StoreError> {
     let row = health::table.find(id.as_str()).select(HealthRow::as_select()).first(conn).optional()?;

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::server::Server;
+use crate::support::api::Api;
+use crate::support::postgres::Cluster;
+use crate::support::receiver::Receiver;
+use crate::support::server::{Server, serve};
 use crate::support::until;
 
 const TIMEOUT_MS: u64 = 3000;
@@ -243,4 +246,50 @@ fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
     // What the allocator keeps of the first thousand is used again.
     assert!(peaks[3] < peaks[2] + peaks[2] / 10, "the third thousand needs what the second did: {peaks:?}");
     assert!(peaks[3] < 400 * 1024, "{peaks:?}");
+}
+
+/// Small requests that would be large work, or that a database cannot take.
+#[test]
+fn a_callers_tricks_are_refused_and_cost_its_neighbours_nothing() {
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let mut command = serve(folder.path(), &["--allow-network", "127.0.0.0/8"]);
+    let Some(cluster) = Cluster::shared() else { return };
+    command.env("POSTRIDER_DATABASE_URL", cluster.text(&cluster.database()));
+    let token = "a-token-for-this-test-alone";
+    command.env("POSTRIDER_API_TOKEN", token);
+    let server = Server::spawn(folder.path(), command);
+    let api = Api::new(&server.base, token);
+    let ready = || api.try_request("GET", "/readyz", &[], None).unwrap().status;
+
+    // A NUL, which Postgres takes in no text.
+    let answer = api.post("/events", r#"{"type":"a.b","data":1,"ordering_key":"a\u0000b"}"#);
+    assert_eq!((answer.status, answer.fields()), (422, vec!["ordering_key"]));
+    for (method, path) in [
+        ("GET", "/endpoints/%00"),
+        ("GET", "/deliveries/%00"),
+        ("POST", "/deliveries/%00/retry"),
+        ("DELETE", "/tokens/%00"),
+        ("GET", "/events/%00"),
+    ] {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str())];
+        let answer = api.try_request(method, &format!("/api/v1{path}"), &headers, None).unwrap();
+        assert_eq!(answer.status, 404, "{method} {path}: {}", answer.body);
+    }
+    assert_eq!(api.get("/deliveries?endpoint_id=%00").status, 422);
+    assert_eq!(ready(), 200);
+
+    // A batch of more than a million events in 16 MiB is not read to its end, nor answered one by one.
+    let empty = vec![r#"{"type":""}"#; 1_300_000].join(",");
+    let answer = api.post("/events/batch", &format!(r#"{{"events":[{empty}]}}"#));
+    assert_eq!((answer.status, answer.fields()), (422, vec!["events"]), "{}", answer.text("detail"));
+    let wrong = vec![r#"{"type":""}"#; 1000].join(",");
+    let answer = api.post("/events/batch", &format!(r#"{{"events":[{wrong}]}}"#));
+    assert_eq!((answer.status, answer.fields().len()), (422, 100));
+
+    // Each key signs each attempt: there are few.
+    let endpoint = api.endpoint(&receiver.url("/ok"), "{}");
+    let rotate = || api.post(&format!("/endpoints/{endpoint}/secret/rotate"), r#"{"grace_s":604800}"#).status;
+    let answers: Vec<u16> = (0..6).map(|_| rotate()).collect();
+    assert_eq!(answers, [200, 200, 200, 200, 422, 422]);
 }
