@@ -238,7 +238,8 @@ impl<N> Access<N> {
         Ok(id)
     }
 
-    fn require(&self, tenant: &Tenant, what: &'static str) -> Result<(), Problem> {
+    /// That a thing is there for this token.
+    pub(super) fn require(&self, tenant: &Tenant, what: &'static str) -> Result<(), Problem> {
         if self.grant.covers(tenant) { Ok(()) } else { Err(crate::engine::Error::NotFound(what).into()) }
     }
 

@@ -9,6 +9,7 @@ mod endpoints;
 mod events;
 mod nodes;
 mod problem;
+mod recoveries;
 mod request;
 mod tokens;
 
@@ -96,6 +97,7 @@ fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::Servic
                     .configure(deliveries::routes)
                     .configure(tokens::routes)
                     .configure(nodes::routes)
+                    .configure(recoveries::routes)
                     .default_service(web::route().to(not_found)),
             )
             .default_service(web::route().to(not_found));

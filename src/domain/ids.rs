@@ -60,6 +60,10 @@ id! {
     InstanceId
 }
 id! {
+    /// A recovery's id, `rec_…`.
+    RecoveryId
+}
+id! {
     /// A token's id, `tok_…`.
     TokenId
 }
@@ -100,6 +104,14 @@ impl InstanceId {
     #[must_use]
     pub fn generate() -> Self {
         Self(format!("in_{}", Uuid::new_v4().simple()).into())
+    }
+}
+
+impl RecoveryId {
+    /// A fresh id, sorting by `now`.
+    #[must_use]
+    pub fn generate(now: Timestamp) -> Self {
+        Self(format!("rec_{}", time_ordered(now)).into())
     }
 }
 

@@ -16,6 +16,7 @@ pub mod lease;
 pub mod lifecycle;
 pub mod notice;
 pub mod rate_limit;
+pub mod recovery;
 pub mod retry;
 pub mod secret;
 pub mod settings;

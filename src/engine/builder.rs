@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Semaphore, oneshot};
 use super::committer::{self, Driver, OnCommit};
 use super::keeper::{Keeper, LookAtLeases};
 use super::maintenance::Maintenance;
+use super::recovery::{GoOn, Recoverer};
 use super::registry::{Due, NewDeliveries, PollNow, Registry};
 use super::tokens::KnownTokens;
 use super::{Postrider, Running, Shared};
@@ -40,6 +41,9 @@ pub enum StartError {
     #[error("the engine's thread ended while it was starting: this is a defect, please report it")]
     Died,
 }
+
+/// Whom hints are for, once they are there.
+type Actors = (Addr<Registry>, Addr<Keeper>, Addr<Recoverer>);
 
 /// An engine that has not been started.
 #[must_use]
@@ -155,15 +159,18 @@ impl Builder {
         let (membership, leases) = lease::join(&store, lock, &config.node_name, config.lease, &clock)?;
         let leases = Arc::new(leases);
 
-        let actors: Arc<OnceLock<(Addr<Registry>, Addr<Keeper>)>> = Arc::default();
+        let actors: Arc<OnceLock<Actors>> = Arc::default();
         let hints = {
             let actors = Arc::clone(&actors);
             Hints::start(&database, move |hint| {
-                let Some((registry, keeper)) = actors.get() else { return };
+                let Some((registry, keeper, recoverer)) = actors.get() else { return };
                 // A full mailbox drops the hint, not the work: memory stays bounded, the poll finds it.
                 match hint {
                     Hint::Due(endpoints) => drop(registry.try_send(Due(endpoints))),
-                    Hint::Changed => drop(registry.try_send(PollNow)),
+                    Hint::Changed => {
+                        let _ = registry.try_send(PollNow);
+                        let _ = recoverer.try_send(GoOn);
+                    }
                     Hint::Leases => drop(keeper.try_send(LookAtLeases)),
                 }
             })?
@@ -176,7 +183,7 @@ impl Builder {
                 if !others.is_empty() {
                     hints.send(Hint::Due(others.into_iter().map(|wake| wake.endpoint.id.clone()).collect()));
                 }
-                if let Some((registry, _)) = actors.get() {
+                if let Some((registry, ..)) = actors.get() {
                     let _ = registry.try_send(NewDeliveries(own));
                 }
             })
@@ -204,9 +211,10 @@ impl Builder {
         });
         let registry = Registry::new(Arc::clone(&shared)).start();
         let keeper = Keeper::new(Arc::clone(&shared), registry.clone()).start();
-        let _ = actors.set((registry.clone(), keeper.clone()));
+        let recoverer = Recoverer::new(Arc::clone(&shared), registry.clone()).start();
+        let _ = actors.set((registry.clone(), keeper.clone(), recoverer.clone()));
         Maintenance::new(Arc::clone(&shared)).start();
         let running = Arc::new(Mutex::new(Some(Running { system })));
-        Ok(Postrider { shared, registry, keeper, running })
+        Ok(Postrider { shared, registry, keeper, recoverer, running })
     }
 }

@@ -61,6 +61,11 @@ impl Handler<Sweep> for Maintenance {
             if shared.leases.of(Shard::from_number(0)).is_none() {
                 return;
             }
+            let cutoff = shared.clock.now() - shared.config.retention;
+            let forget = shared.committer.run(move |tx| query::forget_recoveries(tx.conn(), cutoff));
+            if let Err(error) = forget.await {
+                tracing::warn!(%error, "recoveries of long ago could not be forgotten yet");
+            }
             if let Err(error) = retire(&shared).await {
                 tracing::warn!(%error, "outdated events could not be removed yet");
             }

@@ -18,6 +18,7 @@ mod maintenance;
 mod nodes;
 mod outbox;
 mod publishing;
+mod recovery;
 mod registry;
 mod seed;
 mod supervisor;
@@ -41,6 +42,7 @@ pub use publishing::{EventListQuery, EventView, Receipt};
 use self::committer::Committer;
 use self::keeper::{Keeper, LeaveAll};
 use self::lease::{Leases, Membership};
+use self::recovery::Recoverer;
 use self::registry::{AbortAll, Registry};
 use self::tokens::KnownTokens;
 use crate::config::EngineConfig;
@@ -105,6 +107,7 @@ pub struct Postrider {
     shared: Arc<Shared>,
     registry: Addr<Registry>,
     keeper: Addr<Keeper>,
+    recoverer: Addr<Recoverer>,
     running: Arc<Mutex<Option<Running>>>,
 }
 

@@ -6,20 +6,23 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::StoreError;
-use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, TokenRow};
+use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, RecoveryRow, TokenRow};
 use crate::domain::access::{Grant, Token, TokenHash};
 use crate::domain::breaker::{Breaker, BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
 use crate::domain::event::{EventType, SealedEvent};
-use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, TokenId, attempt_id};
+use crate::domain::ids::{DeliveryId, EndpointId, EventId, RecoveryId, Tenant, TokenId, attempt_id};
+use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
+use crate::domain::recovery::Recovery;
 
 const DELIVERIES: &str = "webhook_deliveries";
 const HEALTH: &str = "webhook_endpoint_health";
 const EVENTS: &str = "webhook_events";
 const ATTEMPTS: &str = "webhook_attempts";
 const TOKENS: &str = "webhook_tokens";
+const RECOVERIES: &str = "webhook_recoveries";
 
 pub(super) fn corrupt(table: &'static str, column: &'static str, detail: impl Display) -> StoreError {
     StoreError::Corrupt { table, column, detail: detail.to_string() }
@@ -133,9 +136,12 @@ pub(super) fn claimed(row: &DeliveryRow) -> Result<Claimed, StoreError> {
     })
 }
 
+pub(super) fn event_type(text: &str) -> Result<EventType, StoreError> {
+    EventType::parse(text).map_err(|error| corrupt(EVENTS, "event_type", error))
+}
+
 pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
-    let event_type =
-        EventType::parse(&row.event_type).map_err(|error| corrupt(EVENTS, "event_type", error))?;
+    let event_type = event_type(&row.event_type)?;
     let content_hash = <[u8; 32]>::try_from(row.content_hash.as_slice())
         .map_err(|_| corrupt(EVENTS, "content_hash", "is not 32 bytes"))?;
     Ok(SealedEvent {
@@ -277,6 +283,37 @@ pub(super) fn token_row(token: &Token, hash: &TokenHash) -> TokenRow {
         tenant: token.grant.tenant.as_ref().map(ToString::to_string),
         hash: hash.bytes().to_vec(),
         created_at: token.created_at.as_micros(),
+    }
+}
+
+pub(super) fn recovery(row: RecoveryRow) -> Result<Recovery, StoreError> {
+    Ok(Recovery {
+        id: RecoveryId::from_text(row.id),
+        endpoint_id: EndpointId::from_text(row.endpoint_id),
+        tenant: Tenant::from_text(row.tenant),
+        include: word(RECOVERIES, "include", &row.include)?,
+        since: time(row.since),
+        until: time(row.until),
+        progress: word(RECOVERIES, "progress", &row.progress)?,
+        matched: row.matched.unsigned_abs(),
+        requeued: row.requeued.unsigned_abs(),
+        created_at: time(row.created_at),
+    })
+}
+
+pub(super) fn recovery_row(recovery: &Recovery) -> RecoveryRow {
+    RecoveryRow {
+        id: recovery.id.to_string(),
+        shard: Shard::of(&recovery.endpoint_id).number(),
+        endpoint_id: recovery.endpoint_id.to_string(),
+        tenant: recovery.tenant.to_string(),
+        include: recovery.include.to_string(),
+        since: recovery.since.as_micros(),
+        until: recovery.until.as_micros(),
+        progress: recovery.progress.to_string(),
+        matched: i64::try_from(recovery.matched).unwrap_or(i64::MAX),
+        requeued: i64::try_from(recovery.requeued).unwrap_or(i64::MAX),
+        created_at: recovery.created_at.as_micros(),
     }
 }
 

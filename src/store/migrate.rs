@@ -58,6 +58,7 @@ pub(crate) const TABLES: &[&str] = &[
     "webhook_deliveries",
     "webhook_attempts",
     "webhook_tokens",
+    "webhook_recoveries",
 ];
 const RECORD: &str = "webhook_schema_migrations";
 

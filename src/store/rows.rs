@@ -4,7 +4,8 @@ use diesel::prelude::*;
 
 use super::schema::{
     webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
-    webhook_endpoints, webhook_events, webhook_nodes, webhook_schema_migrations, webhook_tokens,
+    webhook_endpoints, webhook_events, webhook_nodes, webhook_recoveries, webhook_schema_migrations,
+    webhook_tokens,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -176,4 +177,21 @@ pub(crate) struct NodeRow {
     pub(crate) lock: Option<String>,
     pub(crate) started_at: i64,
     pub(crate) expires_at: i64,
+}
+
+/// A recovery; how far it is inside, only its own statements know.
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = webhook_recoveries)]
+pub(super) struct RecoveryRow {
+    pub(super) id: String,
+    pub(super) shard: i32,
+    pub(super) endpoint_id: String,
+    pub(super) tenant: String,
+    pub(super) include: String,
+    pub(super) since: i64,
+    pub(super) until: i64,
+    pub(super) progress: String,
+    pub(super) matched: i64,
+    pub(super) requeued: i64,
+    pub(super) created_at: i64,
 }

@@ -153,6 +153,25 @@ diesel::joinable!(webhook_deliveries -> webhook_events (event_seq));
 diesel::joinable!(webhook_deliveries -> webhook_endpoints (endpoint_id));
 diesel::joinable!(webhook_endpoint_secrets -> webhook_endpoints (endpoint_id));
 diesel::joinable!(webhook_endpoint_health -> webhook_endpoints (endpoint_id));
+diesel::table! {
+    webhook_recoveries (id) {
+        id -> Text,
+        shard -> Integer,
+        endpoint_id -> Text,
+        tenant -> Text,
+        include -> Text,
+        since -> BigInt,
+        until -> BigInt,
+        progress -> Text,
+        matched -> BigInt,
+        requeued -> BigInt,
+        failed_at -> Nullable<BigInt>,
+        failed_id -> Nullable<Text>,
+        event_seq -> Nullable<BigInt>,
+        created_at -> BigInt,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     webhook_endpoints,
     webhook_endpoint_secrets,

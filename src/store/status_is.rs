@@ -42,3 +42,7 @@ status_is! {
     /// The condition of the index of what is in flight.
     StatusIsSending, "webhook_deliveries.status = 'sending'"
 }
+status_is! {
+    /// The condition of the index of what was given up.
+    StatusIsFailed, "webhook_deliveries.status = 'failed'"
+}

@@ -1,3 +1,4 @@
+DROP TABLE webhook_recoveries;
 DROP TABLE webhook_tokens;
 DROP TABLE webhook_attempts;
 DROP TABLE webhook_deliveries;

@@ -133,6 +133,8 @@ CREATE TABLE webhook_deliveries (
 CREATE INDEX webhook_deliveries_pending
     ON webhook_deliveries (shard, endpoint_id, next_attempt_at, created_at) WHERE status = 'pending';
 CREATE INDEX webhook_deliveries_sending ON webhook_deliveries (shard, endpoint_id) WHERE status = 'sending';
+-- What a recovery brings back.
+CREATE INDEX webhook_deliveries_failed ON webhook_deliveries (endpoint_id, updated_at, id) WHERE status = 'failed';
 CREATE INDEX webhook_deliveries_by_event ON webhook_deliveries (event_seq);
 CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint_id, id);
 
@@ -171,3 +173,25 @@ CREATE TABLE webhook_tokens (
     hash       BYTEA   NOT NULL UNIQUE,
     created_at BIGINT NOT NULL
 );
+
+-- What endpoints have not got in a span of time, and is brought back: how far each is.
+CREATE TABLE webhook_recoveries (
+    id          TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    shard       INTEGER NOT NULL,
+    endpoint_id TEXT COLLATE "C" NOT NULL REFERENCES webhook_endpoints (id),
+    tenant      TEXT    NOT NULL,
+    include     TEXT    NOT NULL CHECK (include IN ('failed', 'missing', 'all')),
+    since       BIGINT  NOT NULL,
+    until       BIGINT  NOT NULL,
+    progress    TEXT    NOT NULL CHECK (progress IN ('running', 'done')),
+    matched     BIGINT  NOT NULL,
+    requeued    BIGINT  NOT NULL,
+    -- Where it goes on: after this delivery of those that failed, and after this event.
+    failed_at   BIGINT,
+    failed_id   TEXT,
+    event_seq   BIGINT,
+    created_at  BIGINT  NOT NULL,
+    CHECK (since < until),
+    CHECK ((failed_at IS NULL) = (failed_id IS NULL))
+);
+CREATE INDEX webhook_recoveries_running ON webhook_recoveries (shard) WHERE progress = 'running';

@@ -19,6 +19,8 @@ pub(crate) enum Endpoints {
     Pause(One),
     /// Go on sending to an endpoint.
     Resume(One),
+    /// Send (again) what an endpoint has not got in a span of time, and wait until all of it is queued.
+    Recover(Recover),
     /// Delete an endpoint; what waits for it fails.
     #[command(visible_alias = "delete")]
     Rm(One),
@@ -83,6 +85,7 @@ impl Endpoints {
             Self::Show(one) => one.run(Method::GET, "").await,
             Self::Pause(one) => one.run(Method::POST, "/pause").await,
             Self::Resume(one) => one.run(Method::POST, "/resume").await,
+            Self::Recover(recover) => recover.run().await,
             Self::Rm(one) => {
                 let path = format!("/endpoints/{}", segment(&one.id));
                 let answer = one.client.call(Method::DELETE, &path, None).await?;
@@ -135,6 +138,42 @@ impl List {
             ("URL", "url"),
         ];
         print(&answer, self.client.json, |answer| table(answer, &columns));
+        Ok(())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Recover {
+    /// The endpoint's id
+    id: String,
+    /// From this time on, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: String,
+    /// Before this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// What: failed (given up), missing (never got a delivery) or all
+    #[arg(long, default_value = "failed")]
+    include: String,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Recover {
+    async fn run(self) -> Result<(), Failure> {
+        let mut body = json!({"since": self.since, "include": self.include});
+        if let Some(until) = self.until {
+            body["until"] = json!(until);
+        }
+        let path = format!("/endpoints/{}/recover", segment(&self.id));
+        let mut answer = self.client.call(Method::POST, &path, Some(body.to_string())).await?;
+        let path = format!("/recoveries/{}", segment(&text(&answer, "id")));
+        while text(&answer, "status") == "running" {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            answer = self.client.call(Method::GET, &path, None).await?;
+        }
+        let rows = [("id", "id"), ("status", "status"), ("found", "matched"), ("queued", "requeued")];
+        print(&answer, self.client.json, |answer| card(answer, &rows));
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod endpoints;
 mod events;
 mod keys;
 mod leases;
+mod recoveries;
 mod tokens;
 mod work;
 
@@ -15,6 +16,7 @@ pub(crate) use self::endpoints::*;
 pub(crate) use self::events::*;
 pub(crate) use self::keys::*;
 pub(crate) use self::leases::*;
+pub(crate) use self::recoveries::*;
 pub(crate) use self::tokens::*;
 pub(crate) use self::work::*;
 use super::schema::webhook_counters as counters;

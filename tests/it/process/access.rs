@@ -45,6 +45,8 @@ const ROUTES: &[Route] = &[
     route("GET", "/endpoints/{id}/secret", "admin", About::Thing),
     route("POST", "/endpoints/{id}/secret/rotate", "admin", About::Thing),
     route("POST", "/endpoints/{id}/test", "admin", About::Thing),
+    route("POST", "/endpoints/{id}/recover", "admin", About::Thing),
+    route("GET", "/recoveries/{id}", "read", About::Thing),
     route("GET", "/deliveries", "read", About::Tenant),
     route("GET", "/deliveries/{id}", "read", About::Thing),
     route("POST", "/deliveries/{id}/retry", "admin", About::Thing),
@@ -81,6 +83,7 @@ struct Things {
     delivery: String,
     event: String,
     token: String,
+    recovery: String,
 }
 
 fn things(api: &Api, tenant: &str) -> Things {
@@ -90,7 +93,9 @@ fn things(api: &Api, tenant: &str) -> Things {
     let delivery = event.body["deliveries"][0]["id"].as_str().unwrap().to_owned();
     let token = json!({"name": "t", "scope": "read", "tenant": tenant}).to_string();
     let token = api.post("/tokens", &token).text("id");
-    Things { endpoint, delivery, event: event.text("id"), token }
+    let span = r#"{"since": "2026-01-01T00:00:00Z", "include": "missing"}"#;
+    let recovery = api.post(&format!("/endpoints/{endpoint}/recover"), span).text("id");
+    Things { endpoint, delivery, event: event.text("id"), token, recovery }
 }
 
 fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: Option<&str>) -> Answer {
@@ -98,6 +103,7 @@ fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: 
         "endpoints" => &things.endpoint,
         "deliveries" => &things.delivery,
         "events" => &things.event,
+        "recoveries" => &things.recovery,
         _ => &things.token,
     };
     let prefix = if route.path == "/metrics" { "" } else { "/api/v1" };
@@ -106,6 +112,7 @@ fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: 
         ("POST", "/events") => json!({"type": "a.b", "data": 1}),
         ("POST", "/endpoints") => json!({"url": "http://127.0.0.1:9/"}),
         ("POST", "/tokens") => json!({"name": "t", "scope": "read"}),
+        ("POST", "/endpoints/{id}/recover") => json!({"since": "2026-01-01T00:00:00Z", "include": "failed"}),
         _ => json!({}),
     };
     if let Some(tenant) = tenant {
@@ -169,8 +176,8 @@ fn every_route_asks_for_its_scope_and_keeps_to_its_tenant() {
                     // Without a name it is its own, where there is nothing of the other's.
                     let own = call(&api, Some(token), route, &untouched, None);
                     let text = own.body.to_string();
-                    let Things { endpoint, delivery, event, token } = &untouched;
-                    for foreign in [endpoint, delivery, event, token] {
+                    let Things { endpoint, delivery, event, token, recovery } = &untouched;
+                    for foreign in [endpoint, delivery, event, token, recovery] {
                         assert!(!text.contains(foreign.as_str()), "{what} shows {foreign}: {text}");
                     }
                 }

@@ -27,3 +27,4 @@ macro_rules! conformance {
 mod fencing;
 mod outbox;
 mod publishing;
+mod recovery;
