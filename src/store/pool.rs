@@ -146,7 +146,6 @@ impl r2d2::ManageConnection for Readers {
     }
 }
 
-#[cfg(feature = "sqlite")]
 /// Makes the file if there is none, readable by its owner alone: it holds secrets and payloads. What
 /// SQLite keeps beside it inherits that.
 pub(super) fn make_private(database: &std::path::Path) -> std::io::Result<()> {
