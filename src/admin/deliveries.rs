@@ -55,6 +55,10 @@ impl DeliveryBody {
             State::Failed(reason) => (None, None, Some(reason)),
             State::Sending | State::Delivered => (None, None, None),
         };
+        let waiting_for = hold_reason.map(|reason| match reason {
+            HoldReason::Interrupted => WaitingFor::Held,
+            HoldReason::Order => WaitingFor::Order,
+        });
         Self {
             id: delivery.id,
             event_id: delivery.event_id,
@@ -64,8 +68,9 @@ impl DeliveryBody {
             status: life.state.status(),
             attempt_count: life.attempt_count,
             next_attempt_at,
-            waiting_for: hold_reason.map(|_| WaitingFor::Held),
-            hold_reason,
+            waiting_for,
+            // To wait for one's turn is no hold: nobody is to lift it.
+            hold_reason: hold_reason.filter(|reason| *reason != HoldReason::Order),
             failure_reason,
             created_at: delivery.created_at,
             updated_at: delivery.updated_at,

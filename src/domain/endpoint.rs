@@ -13,7 +13,7 @@ use super::ids::{EndpointId, Tenant};
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
 use super::secret::{PrivateKey, PublicKey, Secret};
-use super::settings::{Settings, Signing, check_concurrency, check_timeout_ms};
+use super::settings::{OnFailed, Ordering, Settings, Signing, check_concurrency, check_timeout_ms};
 use super::words;
 
 words! {
@@ -192,6 +192,12 @@ impl Endpoint {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.paused.is_none()
+    }
+
+    /// Whether a delivery that is given up keeps those behind it in its ordering key waiting.
+    #[must_use]
+    pub fn keeps_waiting(&self) -> bool {
+        self.settings.ordering == Ordering::Key && self.settings.on_failed == OnFailed::Block
     }
 }
 

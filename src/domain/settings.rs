@@ -276,10 +276,7 @@ impl Settings {
             Change::Keep => {}
             Change::Reset => new.ordering = Ordering::None,
             Change::Set(word) => match word.parse() {
-                Ok(Ordering::None) => new.ordering = Ordering::None,
-                Ok(Ordering::Key) => {
-                    fail("ordering", "`key` is not offered by this release: use `none`".into())
-                }
+                Ok(ordering) => new.ordering = ordering,
                 Err(error) => fail("ordering", format!("{error}")),
             },
         }

@@ -7,7 +7,8 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
-use crate::domain::lifecycle::{self, Cause, State, Status, Wait};
+use crate::domain::lifecycle::{self, Cause, HoldReason, State, Status, Wait};
+use crate::domain::settings::Ordering;
 use crate::store::query::{self, Page};
 
 /// A delivery with its attempts.
@@ -55,12 +56,16 @@ impl Postrider {
                 let Some(delivery) = query::delivery(conn, &of_id)? else { return Ok(None) };
                 let attempts = query::attempts_of(conn, &of_id)?;
                 let endpoint = query::endpoint(conn, codec, &delivery.endpoint_id)?;
-                Ok(Some((delivery, attempts, endpoint)))
+                let ordered = endpoint.as_ref().is_some_and(|one| one.settings.ordering == Ordering::Key);
+                let behind = ordered && !query::behind(conn, &delivery.endpoint_id, &[of_id])?.is_empty();
+                Ok(Some((delivery, attempts, endpoint, behind)))
             })
             .await?;
-        let (delivery, attempts, endpoint) = found.ok_or(Error::NotFound("delivery"))?;
+        let (delivery, attempts, endpoint, behind) = found.ok_or(Error::NotFound("delivery"))?;
         let waiting_for = match (delivery.life.state, endpoint) {
-            (State::Pending(Wait::Held(_)), _) => Some(WaitingFor::Held),
+            (State::Pending(Wait::Held(HoldReason::Interrupted)), _) => Some(WaitingFor::Held),
+            (State::Pending(_), _) if behind => Some(WaitingFor::Order),
+            (State::Pending(Wait::Held(HoldReason::Order)), _) => Some(WaitingFor::Order),
             (State::Pending(_), Some(endpoint)) if !endpoint.is_active() => Some(WaitingFor::Paused),
             (State::Pending(Wait::Until(due)), Some(endpoint)) => Some(self.waits_for(&endpoint, due).await),
             _ => None,
@@ -134,10 +139,10 @@ impl Postrider {
         self.decide(id, Cause::Cancelled).await
     }
 
-    /// Lifts a hold.
+    /// Lifts a hold, or lets those behind a failed delivery in its ordering key go on.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and [`Error::Refused`] when it is not held.
+    /// [`Error::NotFound`], and [`Error::Refused`] when it is not held and nothing waits for it.
     pub async fn release_delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
         self.decide(id, Cause::HoldLifted { at: self.now() }).await
     }
@@ -161,9 +166,9 @@ impl Postrider {
                 if gone && matches!(next.state, State::Pending(_)) {
                     return Ok(Err(Error::EndpointDeleted));
                 }
-                query::set_life(conn, &of_id, &next, at)?;
-                if matches!(cause, Cause::RetryAsked { .. } | Cause::HoldLifted { .. }) {
-                    query::mark_retried(conn, &of_id, at)?;
+                tx.change_life(&of_id, &delivery.life, &next, at)?;
+                if matches!(next.state, State::Pending(_)) {
+                    query::mark_retried(tx.conn(), &of_id, at)?;
                 }
                 Ok(Ok(()))
             })

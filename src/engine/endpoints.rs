@@ -18,7 +18,7 @@ use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lease::Shard;
 use crate::domain::secret::Secret;
-use crate::domain::settings::{EndpointChange, Settings};
+use crate::domain::settings::{Change, EndpointChange, Settings};
 use crate::store::query::{self, Page};
 use crate::store::{Hint, Tx};
 
@@ -118,6 +118,7 @@ impl Postrider {
         if changed.url != present.settings.url {
             self.judge(&changed).await?;
         }
+        let orders = change.ordering != Change::Keep || change.on_failed != Change::Keep;
         let now = self.now();
         // Judged on what was read above, applied to what stands now.
         let endpoint =
@@ -129,7 +130,16 @@ impl Postrider {
                 }
                 Err(errors) => Ok(Err(Error::Invalid(errors))),
             });
-        self.view(endpoint.await?).await
+        let endpoint = endpoint.await?;
+        if orders {
+            let (shared, id) = (Arc::clone(&self.shared), id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = super::maintenance::let_go_on(&shared, &id).await {
+                    tracing::warn!(%error, "what waits for its turn at {id} is let go on by the next sweep");
+                }
+            });
+        }
+        self.view(endpoint).await
     }
 
     /// Deletes an endpoint: nothing is sent to it any more, what waits becomes `failed`.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::Shared;
-use crate::domain::ids::EndpointId;
+use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::Shard;
-use crate::domain::lifecycle::{self, Cause};
+use crate::domain::lifecycle::{self, Cause, State};
 use crate::domain::rate_limit::Period;
 use crate::store::StoreError;
 use crate::store::query::{self, Overdue, Retire};
@@ -66,6 +66,9 @@ impl Handler<Sweep> for Maintenance {
             if let Err(error) = forget.await {
                 tracing::warn!(%error, "recoveries of long ago could not be forgotten yet");
             }
+            if let Err(error) = stop_blocking(&shared).await {
+                tracing::warn!(%error, "what failed long ago still keeps its ordering key waiting");
+            }
             if let Err(error) = retire(&shared).await {
                 tracing::warn!(%error, "outdated events could not be removed yet");
             }
@@ -79,7 +82,62 @@ async fn sweep(shared: &Shared) -> Result<(), StoreError> {
     let held = shared.leases.open();
     let read = move |conn: &mut _, _: &_| query::waiting_endpoints(conn, &held);
     let endpoints = shared.store.read("waiting endpoints", read).await?;
-    fail_overdue(shared, endpoints).await
+    fail_overdue(shared, endpoints.clone()).await?;
+    for endpoint in endpoints {
+        let_go_on(shared, &endpoint).await?;
+    }
+    Ok(())
+}
+
+/// Lets everything go on that waits for its turn, or for a failed delivery, at an endpoint that asks for no
+/// such thing (any more).
+pub(super) async fn let_go_on(shared: &Shared, endpoint: &EndpointId) -> Result<(), StoreError> {
+    loop {
+        let id = endpoint.clone();
+        let read = move |conn: &mut _, codec: &_| match query::endpoint(conn, codec, &id)? {
+            Some(endpoint) => query::out_of_order(conn, &endpoint, BATCH),
+            None => Ok(Vec::new()),
+        };
+        let found = shared.store.read("out of order", read).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        release(shared, found).await?;
+        tokio::time::sleep(BREATH).await;
+    }
+}
+
+/// Lets what failed so long ago keep nobody waiting any more, so that it can be removed.
+async fn stop_blocking(shared: &Shared) -> Result<(), StoreError> {
+    let cutoff = shared.clock.now() - shared.config.retention;
+    loop {
+        let read = move |conn: &mut _, _: &_| query::blocking_since(conn, cutoff, BATCH);
+        let found = shared.store.read("blocking deliveries", read).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        release(shared, found).await?;
+        tokio::time::sleep(BREATH).await;
+    }
+}
+
+/// Deliveries that wait for their turn get it, those that keep others waiting do so no more.
+async fn release(shared: &Shared, ids: Vec<DeliveryId>) -> Result<(), StoreError> {
+    let at = shared.clock.now();
+    let write = move |tx: &mut crate::store::Tx<'_>| {
+        for id in &ids {
+            let Some(life) = tx.life_to_change(id)? else { continue };
+            let cause = match life.state {
+                State::Pending(_) => Cause::TurnCame { at },
+                _ => Cause::HoldLifted { at },
+            };
+            if let Ok(next) = lifecycle::next(&life, &cause) {
+                tx.change_life(id, &life, &next, at)?;
+            }
+        }
+        Ok(())
+    };
+    shared.committer.run(write).await
 }
 
 /// Fails pending deliveries of these endpoints whose endpoint is gone or that waited too long.
@@ -97,15 +155,15 @@ pub(super) async fn fail_overdue(shared: &Shared, endpoints: Vec<EndpointId>) ->
             let write = move |tx: &mut crate::store::Tx<'_>| {
                 for (id, why) in &batch {
                     let cause = match why {
-                        Overdue::Expired => Cause::Expired,
+                        Overdue::Expired { blocks } => Cause::Expired { blocks: *blocks },
                         Overdue::EndpointDeleted => Cause::EndpointDeleted,
                     };
                     // It may have been claimed since it was read; then it is no longer overdue.
                     if let Some(life) = tx.life_to_change(id)?
                         && let Ok(next) = lifecycle::next(&life, &cause)
                     {
-                        query::set_life(tx.conn(), id, &next, now)?;
-                        if *why == Overdue::Expired {
+                        tx.change_life(id, &life, &next, now)?;
+                        if matches!(why, Overdue::Expired { .. }) {
                             tx.announce_expiry(id, now)?;
                         }
                     }

@@ -8,7 +8,7 @@ use super::{Error, Postrider, Receipt};
 use crate::domain::clock::{Clock, SystemClock, Timestamp};
 use crate::domain::event::NewEvent;
 use crate::domain::ids::EndpointId;
-use crate::store::{self, HostConnection, Refusal};
+use crate::store::{self, HostConnection, Refusal, StoreError, Unavailable};
 
 /// Publishes on a host's connection, into the database that an engine sends from: its own one, or one in
 /// another process. It needs no engine here, so that a cron job or a web server of many may publish, too.
@@ -76,6 +76,7 @@ impl Outbox {
                 Err(Error::EventIdConflict { field: "id".into(), id: id.to_string() })
             }
             Ok(None) | Err(Refusal::NoEndpoint) => Err(Error::NotFound("endpoint")),
+            Err(Refusal::KeyTaken) => Err(StoreError::from(Unavailable::KeyTaken).into()),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Publishing, and reading what was published.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Error, Postrider};
 use crate::domain::clock::Timestamp;
@@ -8,7 +11,10 @@ use crate::domain::delivery::Delivery;
 use crate::domain::event::{EventType, MAX_BATCH, NewEvent, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::store::query::{self, Page};
-use crate::store::{Member, Publish, Published, Refusal};
+use crate::store::{Member, Publish, Published, Refusal, StoreError, Unavailable};
+
+/// How long to wait before an ordering key that somebody else publishes under is asked for again.
+const KEY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The answer to a published event, once it and all of its deliveries are durable.
 #[derive(Debug, Clone)]
@@ -91,13 +97,20 @@ impl Postrider {
         only: Option<EndpointId>,
         id_field: impl Fn(usize) -> String,
     ) -> Result<Vec<Receipt>, Error> {
-        let publish = Publish { events: events.clone(), only };
-        let published = match self.shared.committer.write(Member::publish(publish)).await? {
-            Ok(published) => published,
-            Err(Refusal::Conflict { index, id }) => {
-                return Err(Error::EventIdConflict { field: id_field(index), id: id.to_string() });
+        let patience = Instant::now() + self.shared.config.commit_timeout;
+        let published = loop {
+            let publish = Publish { events: events.clone(), only: only.clone() };
+            match self.shared.committer.write(Member::publish(publish)).await? {
+                Ok(published) => break published,
+                Err(Refusal::Conflict { index, id }) => {
+                    return Err(Error::EventIdConflict { field: id_field(index), id: id.to_string() });
+                }
+                Err(Refusal::NoEndpoint) => return Err(Error::NotFound("endpoint")),
+                Err(Refusal::KeyTaken) if Instant::now() < patience => {
+                    tokio::time::sleep(KEY_PAUSE).await;
+                }
+                Err(Refusal::KeyTaken) => return Err(StoreError::from(Unavailable::KeyTaken).into()),
             }
-            Err(Refusal::NoEndpoint) => return Err(Error::NotFound("endpoint")),
         };
         let new = published.iter().filter(|one| !one.duplicate).count();
         self.shared.metrics.events.inc_by(u64::try_from(new).unwrap_or(0));

@@ -131,7 +131,7 @@ impl Tx<'_> {
             if let Some(life) = self.life_to_change(id)?
                 && let Ok(next) = lifecycle::next(&life, &Cause::RetryAsked { at })
             {
-                query::set_life(self.conn(), id, &next, at)?;
+                self.change_life(id, &life, &next, at)?;
                 query::mark_retried(self.conn(), id, at)?;
                 recovery.requeued += 1;
             }
@@ -153,8 +153,8 @@ impl Tx<'_> {
         let (conn, codec) = self.parts();
         let Some(endpoint) = query::endpoint(conn, codec, &recovery.endpoint_id)? else { return Ok(false) };
         let missing = query::missing(conn, recovery, &endpoint.settings.event_types, cursor, limit)?;
-        query::insert_missing(conn, &endpoint.id, &endpoint.tenant, &missing.seqs, at)?;
-        let found = missing.seqs.len() as u64;
+        query::insert_missing(conn, &endpoint.id, &endpoint.tenant, &missing.events, at)?;
+        let found = missing.events.len() as u64;
         recovery.matched += found;
         recovery.requeued += found;
         cursor.seq = missing.last.or(cursor.seq);

@@ -73,6 +73,11 @@ impl Window {
         self.queued.drain(..count).collect()
     }
 
+    /// Lets go of what does not wait for a time any more.
+    pub(super) fn forget(&mut self, ids: &[DeliveryId]) {
+        self.queued.retain(|queued| !ids.contains(&queued.id));
+    }
+
     /// Lets go of everything; it is still in the database.
     pub(super) fn clear(&mut self) {
         if let Some(first) = self.queued.front() {

@@ -24,7 +24,10 @@ fn cause_of<'a>(finished: &Finished, endpoint: Option<&'a Endpoint>) -> Cause<'a
         Verdict::RetryAfter(_) | Verdict::Gone if endpoint.is_some() => {
             Cause::Deferred { until: finished.rest_until.unwrap_or(at) }
         }
-        _ => Cause::Rejected { at, schedule, jitter: finished.jitter, not_before },
+        _ => {
+            let blocks = endpoint.is_some_and(Endpoint::keeps_waiting);
+            Cause::Rejected { at, schedule, jitter: finished.jitter, not_before, blocks }
+        }
     }
 }
 
@@ -53,6 +56,9 @@ impl Tx<'_> {
         for ((slot, endpoint), life) in slots.iter().zip(&endpoints).zip(&lives) {
             let Some(life) = life else { continue };
             rows.push(codec::attempt_row(slot.input.clone(), life.attempt_count));
+            if slot.input.claimed.life.leaves_line(life) {
+                self.move_up(&slot.input.claimed.id, slot.input.ended_at)?;
+            }
             if let Some(endpoint) = endpoint {
                 query::record_health(self.conn, &slot.input)?;
                 self.announce_outcome(&slot.input, life, endpoint)?;

@@ -85,6 +85,7 @@ pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
         attempt_count: unsigned(DELIVERIES, "attempt_count", columns.attempt_count.into())?,
         interruptions: unsigned(DELIVERIES, "interruptions", columns.interruptions.into())?,
         delivered_at: columns.delivered_at.map(time),
+        in_line: columns.in_line,
     })
 }
 
@@ -104,6 +105,7 @@ pub(super) fn life_columns(life: &Life) -> LifeColumns {
         attempt_count: int(life.attempt_count),
         interruptions: int(life.interruptions),
         delivered_at: life.delivered_at.map(Timestamp::as_micros),
+        in_line: life.in_line,
     }
 }
 

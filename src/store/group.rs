@@ -1,6 +1,7 @@
 //! What is written together: the members of one commit, each with the channel that its answer
 //! goes back through once the commit is durable.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -32,7 +33,15 @@ impl Publish {
             None => EventFilter::any_matches(&target.event_types, &event.event_type),
         }
     }
+
+    /// What its events are ordered by.
+    pub(super) fn ordering_keys(&self) -> BTreeSet<OrderingKey<'_>> {
+        self.events.iter().filter_map(|event| Some((&event.tenant, event.ordering_key.as_deref()?))).collect()
+    }
 }
+
+/// Events of a tenant that share it are published in an order.
+pub(super) type OrderingKey<'a> = (&'a Tenant, &'a str);
 
 /// What publishing needs to know of an endpoint.
 #[derive(Debug, Clone)]
@@ -67,17 +76,28 @@ pub(crate) enum Refusal {
     Conflict { index: usize, id: EventId },
     /// `only` names an endpoint that is not there.
     NoEndpoint,
+    /// Somebody else is publishing under the same ordering key just now.
+    KeyTaken,
 }
 
 pub(crate) type Outcome = Result<Vec<Published>, Refusal>;
 
 /// Deliveries of one endpoint that its supervisor wants to send now.
+#[derive(Debug, Clone)]
 pub(crate) struct Claim {
     pub(crate) endpoint_id: EndpointId,
     /// What it is claimed under.
     pub(crate) lease: Lease,
     pub(crate) at: Timestamp,
     pub(crate) ids: Vec<DeliveryId>,
+}
+
+/// What a claim came to.
+#[derive(Debug, Default)]
+pub(crate) struct ClaimResult {
+    pub(crate) claimed: Vec<Claimed>,
+    /// Those whose turn it is not: they wait for that, and not for a time any more.
+    pub(crate) aside: Vec<DeliveryId>,
 }
 
 /// What recording an outcome came to.
@@ -150,7 +170,7 @@ where
 pub(crate) enum Member {
     /// Retried until it lands: what a receiver answered must not be forgotten.
     Record(Box<Slot<Finished, Recorded>>),
-    Claim(Slot<Claim, Vec<Claimed>>),
+    Claim(Slot<Claim, ClaimResult>),
     Publish(Slot<Publish, Outcome>),
     Operate(Operation),
 }
@@ -164,7 +184,7 @@ impl Member {
         (Self::Record(Box::new(slot)), answer)
     }
 
-    pub(crate) fn claim(claim: Claim) -> (Self, Answer<Vec<Claimed>>) {
+    pub(crate) fn claim(claim: Claim) -> (Self, Answer<ClaimResult>) {
         let (slot, answer) = Slot::new(claim);
         (Self::Claim(slot), answer)
     }
@@ -188,7 +208,7 @@ impl Member {
         if let Self::Record(slot) = self { Some(slot) } else { None }
     }
 
-    pub(super) fn as_claim(&mut self) -> Option<&mut Slot<Claim, Vec<Claimed>>> {
+    pub(super) fn as_claim(&mut self) -> Option<&mut Slot<Claim, ClaimResult>> {
         if let Self::Claim(slot) = self { Some(slot) } else { None }
     }
 

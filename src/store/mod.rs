@@ -4,7 +4,8 @@
 //! of [`Member`]s in one transaction; only the engine's committer owns one. What is a single
 //! statement is in `query` and serves every database; what each does in its own way is one trait
 //! (`transactions`), which `sqlite` and `postgres` implement over their own connections, because a
-//! caller's own open transaction can only be joined that way. `claims` is how claims end, on any of them.
+//! caller's own open transaction can only be joined that way. `claims` is how claims end on any of them, and
+//! `lines` how ordering keys keep their order.
 //!
 //! Transitions are decided by `domain::lifecycle` and only written down here.
 
@@ -18,6 +19,7 @@ mod hints;
 mod host;
 mod key_ring;
 mod leases;
+mod lines;
 pub(crate) mod migrate;
 #[cfg(feature = "postgres")]
 mod notify;
@@ -38,7 +40,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use endpoint_codec::EndpointCodec;
-pub(crate) use group::{Answer, Claim, Member, Publish, Published, Recorded, Refusal, Target, Wake};
+pub(crate) use group::{
+    Answer, Claim, ClaimResult, Member, Publish, Published, Recorded, Refusal, Target, Wake,
+};
 pub(crate) use hints::{Hint, Hints};
 pub use host::HostConnection;
 pub(crate) use leases::{LeaseView, look as look_at_leases};
@@ -109,6 +113,9 @@ pub enum Unavailable {
     /// The server cannot be reached, or the connection to it was lost.
     #[error("{0}; check that the server runs, and the database URL")]
     Unreachable(String),
+    /// Somebody else is publishing under the same ordering key, and takes long to commit.
+    #[error("an open transaction has published under the same ordering key; end it")]
+    KeyTaken,
     /// It does not answer.
     #[error("it does not answer; check the server and the network to it. What was asked may have been done")]
     Silent,
@@ -200,6 +207,7 @@ pub(crate) fn publish_on<C: HostConnection, E>(
             };
             let targets = query::targets_of(conn, &event.tenant)?.into();
             let publish = Publish { events: vec![Arc::clone(&event)], only: None };
+            conn.own().wait_for_keys(&publish.ordering_keys())?;
             let publishing = transactions::Publishing { publish: &publish, targets: vec![targets] };
             let outcome = conn.own().publish(&[publishing], &mut Vec::new())?.pop();
             Ok(Ok((event, outcome.unwrap_or(Err(Refusal::NoEndpoint)))))

@@ -2,15 +2,16 @@
 //!
 //! Rows go in as arrays (`unnest`), so a group of any size costs the same few round trips.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
+use sha2::{Digest, Sha256};
 
-use super::group::{Claim, Outcome, Published, Refusal};
+use super::group::{Claim, OrderingKey, Outcome, Published, Refusal};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow};
 use super::schema::{
@@ -29,6 +30,8 @@ use crate::domain::lifecycle::Status;
 /// Advisory locks are told apart by two numbers; the first one is ours.
 const LOCKS: i32 = 0x706f_7374;
 const MIGRATIONS: i32 = 1;
+/// The first number of those on ordering keys; the second one is made of the key.
+const KEY_LOCKS: i32 = LOCKS + 1;
 
 /// Compiling a plan (JIT) pays for long queries, and there are none: it would make the walk to what is due
 /// a hundred times as long.
@@ -99,6 +102,49 @@ impl Transactions for PgConnection {
         Ok(())
     }
 
+    fn wait_for_keys(&mut self, keys: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError> {
+        // In an order that everybody keeps to.
+        let locks: BTreeSet<i32> = keys.iter().map(key_lock).collect();
+        for lock in locks {
+            diesel::sql_query("SELECT pg_advisory_xact_lock($1, $2)")
+                .bind::<Integer, _>(KEY_LOCKS)
+                .bind::<Integer, _>(lock)
+                .execute(self)?;
+        }
+        Ok(())
+    }
+
+    fn try_keys<'k>(
+        &mut self,
+        mut keys: BTreeSet<OrderingKey<'k>>,
+    ) -> Result<BTreeSet<OrderingKey<'k>>, StoreError> {
+        #[derive(QueryableByName)]
+        struct Had {
+            #[diesel(sql_type = Integer)]
+            lock: i32,
+        }
+        if !keys.is_empty() {
+            let had: Vec<Had> = diesel::sql_query(
+                "SELECT lock FROM unnest($2) AS wanted (lock) WHERE pg_try_advisory_xact_lock($1, lock)",
+            )
+            .bind::<Integer, _>(KEY_LOCKS)
+            .bind::<Array<Integer>, _>(keys.iter().map(key_lock).collect::<Vec<_>>())
+            .load(self)?;
+            keys.retain(|key| had.iter().any(|had| had.lock == key_lock(key)));
+        }
+        Ok(keys)
+    }
+
+    fn keep_in_line(&mut self, id: &DeliveryId) -> Result<bool, StoreError> {
+        let one = deliveries::table
+            .filter(deliveries::id.eq(id.as_str()))
+            .filter(deliveries::in_line)
+            .select(deliveries::id)
+            .for_share()
+            .skip_locked();
+        Ok(one.first::<String>(self).optional()?.is_some())
+    }
+
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
         claim(self, claims)
     }
@@ -117,6 +163,16 @@ impl Transactions for PgConnection {
     fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
         retire(self, batch)
     }
+}
+
+/// Two keys that share a lock wait for each other now and then, and no more.
+fn key_lock((tenant, key): &OrderingKey<'_>) -> i32 {
+    let mut hash = Sha256::new();
+    hash.update(tenant.as_str());
+    hash.update([0]);
+    hash.update(key);
+    let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
+    i32::from_be_bytes([a, b, c, d])
 }
 
 /// A lease as a statement returns it.
@@ -262,8 +318,11 @@ fn publish(
         stored.extend(find_events(conn, &there)?);
     };
     let mut fan_out = FanOut::default();
-    for (key, (member, index)) in &sorted.new {
-        fan_out.add(&members[*member], *index, inserted[key].1, made);
+    let mut in_order: Vec<(i64, Place)> =
+        sorted.new.iter().map(|(key, place)| (inserted[key].1, *place)).collect();
+    in_order.sort_unstable();
+    for (seq, (member, index)) in in_order {
+        fan_out.add(&members[member], index, seq, made);
     }
     fan_out.insert(conn)?;
     let known: Vec<i64> = stored.values().map(|stored| stored.seq).collect();
@@ -398,6 +457,7 @@ struct FanOut {
     endpoint_ids: Vec<String>,
     tenants: Vec<String>,
     created_at: Vec<i64>,
+    ordering_keys: Vec<Option<String>>,
     answers: HashMap<i64, Deliveries>,
 }
 
@@ -415,6 +475,7 @@ impl FanOut {
             self.endpoint_ids.push(target.id.to_string());
             self.tenants.push(target.tenant.to_string());
             self.created_at.push(event.created_at.as_micros());
+            self.ordering_keys.push(event.ordering_key.clone());
             self.answers.entry(seq).or_default().push((id.clone(), target.id.clone()));
             let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
             made.push((target.id.clone(), queued));
@@ -428,9 +489,9 @@ impl FanOut {
         diesel::sql_query(format!(
             "INSERT INTO webhook_deliveries \
              (id, event_seq, shard, endpoint_id, tenant, status, next_attempt_at, retries_used, attempt_count, \
-              interruptions, owner_epoch, claim_no, created_at, updated_at) \
-             SELECT id, seq, shard, endpoint_id, tenant, '{}', at, 0, 0, 0, 0, 0, at, at \
-             FROM unnest($1, $2, $3, $4, $5, $6) AS new (id, seq, shard, endpoint_id, tenant, at)",
+              interruptions, owner_epoch, claim_no, created_at, updated_at, ordering_key, in_line) \
+             SELECT id, seq, shard, endpoint_id, tenant, '{}', at, 0, 0, 0, 0, 0, at, at, key, key IS NOT NULL \
+             FROM unnest($1, $2, $3, $4, $5, $6, $7) AS new (id, seq, shard, endpoint_id, tenant, at, key)",
             Status::Pending
         ))
         .bind::<Array<Text>, _>(&self.ids)
@@ -439,6 +500,7 @@ impl FanOut {
         .bind::<Array<Text>, _>(&self.endpoint_ids)
         .bind::<Array<Text>, _>(&self.tenants)
         .bind::<Array<BigInt>, _>(&self.created_at)
+        .bind::<Array<Nullable<Text>>, _>(&self.ordering_keys)
         .execute(conn)?;
         Ok(())
     }
@@ -504,10 +566,10 @@ fn leave_sending(conn: &mut PgConnection, leaving: &[Leaving<'_>]) -> Result<Vec
              hold_reason = left_as.hold_reason, failure_reason = left_as.failure_reason, \
              retries_used = left_as.retries_used, attempt_count = left_as.attempt_count, \
              interruptions = left_as.interruptions, delivered_at = left_as.delivered_at, \
-             claimed_at = NULL, updated_at = left_as.at \
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS left_as \
+             in_line = left_as.in_line, claimed_at = NULL, updated_at = left_as.at \
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS left_as \
              (id, epoch, claim_no, status, next_attempt_at, hold_reason, failure_reason, retries_used, \
-              attempt_count, interruptions, delivered_at, at) \
+              attempt_count, interruptions, delivered_at, at, in_line) \
          WHERE webhook_deliveries.id = left_as.id COLLATE \"C\" AND webhook_deliveries.status = '{}' \
              AND webhook_deliveries.owner_epoch = left_as.epoch \
              AND webhook_deliveries.claim_no = left_as.claim_no \
@@ -530,6 +592,7 @@ fn leave_sending(conn: &mut PgConnection, leaving: &[Leaving<'_>]) -> Result<Vec
     .bind::<Array<Integer>, _>(columns.iter().map(|one| one.interruptions).collect::<Vec<_>>())
     .bind::<Array<Nullable<BigInt>>, _>(columns.iter().map(|one| one.delivered_at).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(leaving.iter().map(|one| one.at.as_micros()).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(columns.iter().map(|one| one.in_line).collect::<Vec<_>>())
     .load(conn)?;
     let left: HashSet<String> = rows.into_iter().map(|row| row.id).collect();
     Ok(leaving.iter().map(|one| left.contains(one.claimed.id.as_str())).collect())
@@ -552,7 +615,8 @@ fn retire(conn: &mut PgConnection, batch: &Retire) -> Result<Retired, StoreError
         .filter(
             deliveries::status
                 .ne_all([Status::Delivered.as_str(), Status::Failed.as_str()])
-                .or(deliveries::updated_at.ge(batch.quiet_since.as_micros())),
+                .or(deliveries::updated_at.ge(batch.quiet_since.as_micros()))
+                .or(deliveries::in_line),
         )
         .select(deliveries::event_seq)
         .load::<i64>(conn)?

@@ -2,11 +2,16 @@
 
 use diesel::prelude::*;
 
+use super::codec;
 use super::schema::{
     webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
     webhook_endpoints, webhook_events, webhook_nodes, webhook_recoveries, webhook_schema_migrations,
     webhook_tokens,
 };
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::{DeliveryId, EndpointId, Tenant};
+use crate::domain::lease::Shard;
+use crate::domain::lifecycle::Life;
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = webhook_endpoints, treat_none_as_null = true)]
@@ -100,6 +105,40 @@ pub(super) struct NewDeliveryRow<'a> {
     pub(super) claim_no: i64,
     pub(super) created_at: i64,
     pub(super) updated_at: i64,
+    pub(super) ordering_key: Option<&'a str>,
+    pub(super) in_line: bool,
+}
+
+impl<'a> NewDeliveryRow<'a> {
+    /// A delivery that is due at `at`.
+    pub(super) fn new(
+        id: &'a DeliveryId,
+        event_seq: i64,
+        endpoint: &'a EndpointId,
+        tenant: &'a Tenant,
+        ordering_key: Option<&'a str>,
+        at: Timestamp,
+    ) -> Self {
+        let life = Life::published(at, ordering_key.is_some());
+        Self {
+            id: id.as_str(),
+            event_seq,
+            shard: Shard::of(endpoint).number(),
+            endpoint_id: endpoint.as_str(),
+            tenant: tenant.as_str(),
+            status: life.state.status().as_str(),
+            next_attempt_at: at.as_micros(),
+            retries_used: codec::int(life.retries_used),
+            attempt_count: codec::int(life.attempt_count),
+            interruptions: codec::int(life.interruptions),
+            owner_epoch: 0,
+            claim_no: 0,
+            created_at: at.as_micros(),
+            updated_at: at.as_micros(),
+            ordering_key,
+            in_line: life.in_line,
+        }
+    }
 }
 
 #[derive(Debug, Queryable, QueryableByName, Selectable)]
@@ -129,6 +168,7 @@ pub(super) struct LifeColumns {
     pub(super) attempt_count: i32,
     pub(super) interruptions: i32,
     pub(super) delivered_at: Option<i64>,
+    pub(super) in_line: bool,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]

@@ -109,6 +109,8 @@ diesel::table! {
         created_at -> BigInt,
         updated_at -> BigInt,
         retried_at -> Nullable<BigInt>,
+        ordering_key -> Nullable<Text>,
+        in_line -> Bool,
     }
 }
 

@@ -3,13 +3,13 @@
 //! Every function runs inside a transaction that its caller began with `BEGIN IMMEDIATE`, so it
 //! alone writes. It never commits.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 
-use super::group::{Claim, Outcome, Publish, Published, Refusal, Target};
+use super::group::{Claim, OrderingKey, Outcome, Publish, Published, Refusal, Target};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
@@ -24,7 +24,7 @@ use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::event::SealedEvent;
 use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
 use crate::domain::lease::{Lease, Shard};
-use crate::domain::lifecycle::{Life, State, Status};
+use crate::domain::lifecycle::Status;
 
 impl Transactions for SqliteConnection {
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -97,6 +97,21 @@ impl Transactions for SqliteConnection {
 
     fn lock_endpoint(&mut self, _: &EndpointId) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn wait_for_keys(&mut self, _: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn try_keys<'k>(
+        &mut self,
+        keys: BTreeSet<OrderingKey<'k>>,
+    ) -> Result<BTreeSet<OrderingKey<'k>>, StoreError> {
+        Ok(keys)
+    }
+
+    fn keep_in_line(&mut self, _: &DeliveryId) -> Result<bool, StoreError> {
+        Ok(true) // It was read in this transaction.
     }
 
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
@@ -224,40 +239,14 @@ fn publish_one(
             continue;
         }
         let id = DeliveryId::generate(event.created_at);
-        insert_delivery(conn, &id, seq, target, event)?;
+        let key = event.ordering_key.as_deref();
+        let row = NewDeliveryRow::new(&id, seq, &target.id, &target.tenant, key, event.created_at);
+        diesel::insert_into(deliveries::table).values(&row).execute(conn)?;
         answer.deliveries.push((id.clone(), target.id.clone()));
         let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
         made.push((target.id.clone(), queued));
     }
     Ok(Some(answer))
-}
-
-fn insert_delivery(
-    conn: &mut SqliteConnection,
-    id: &DeliveryId,
-    event_seq: i64,
-    target: &Target,
-    event: &SealedEvent,
-) -> Result<(), StoreError> {
-    let life = Life::published(event.created_at);
-    let row = NewDeliveryRow {
-        id: id.as_str(),
-        event_seq,
-        shard: Shard::of(&target.id).number(),
-        endpoint_id: target.id.as_str(),
-        tenant: target.tenant.as_str(),
-        status: life.state.status().as_str(),
-        next_attempt_at: event.created_at.as_micros(),
-        retries_used: codec::int(life.retries_used),
-        attempt_count: codec::int(life.attempt_count),
-        interruptions: codec::int(life.interruptions),
-        owner_epoch: 0,
-        claim_no: 0,
-        created_at: event.created_at.as_micros(),
-        updated_at: event.created_at.as_micros(),
-    };
-    diesel::insert_into(deliveries::table).values(&row).execute(conn)?;
-    Ok(())
 }
 
 /// The first answer to an event that is stored already; `None` if that one is different.
@@ -354,13 +343,14 @@ fn retire(conn: &mut SqliteConnection, batch: &Retire) -> Result<Retired, StoreE
         more: full && outdated.len() == old.len(),
     };
     for seq in outdated {
-        let rows: Vec<(String, String, i64)> = deliveries::table
+        let rows: Vec<(String, String, i64, bool)> = deliveries::table
             .filter(deliveries::event_seq.eq(seq))
-            .select((deliveries::id, deliveries::status, deliveries::updated_at))
+            .select((deliveries::id, deliveries::status, deliveries::updated_at, deliveries::in_line))
             .load(conn)?;
-        let ended = |(_, status, updated_at): &(String, String, i64)| {
-            let terminal = [State::Delivered.status().as_str(), Status::Failed.as_str()];
-            terminal.contains(&status.as_str()) && *updated_at < batch.quiet_since.as_micros()
+        let ended = |(_, status, updated_at, in_line): &(String, String, i64, bool)| {
+            let terminal = [Status::Delivered.as_str(), Status::Failed.as_str()];
+            let quiet = *updated_at < batch.quiet_since.as_micros();
+            terminal.contains(&status.as_str()) && quiet && !in_line
         };
         if !rows.iter().all(ended) {
             continue;

@@ -1,10 +1,10 @@
 //! What each database does in its own way: everything that is a transaction, or that many rows in one
 //! statement make cheap. The conformance suite (`tests/it/store`) holds all of them to the same answers.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use super::group::{Claim, Outcome, Publish, Target};
+use super::group::{Claim, OrderingKey, Outcome, Publish, Target};
 use super::query::{Retire, Retired};
 use super::rows::AttemptRow;
 use super::{AnyConnection, StoreError};
@@ -86,6 +86,20 @@ pub(super) trait Transactions {
 
     /// The same for an endpoint.
     fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError>;
+
+    /// Waits until nobody else is publishing under these ordering keys; nobody does before this transaction
+    /// has ended. Its events come after all that were published under them before.
+    fn wait_for_keys(&mut self, keys: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError>;
+
+    /// The same without waiting: those of the keys that could be had.
+    fn try_keys<'k>(
+        &mut self,
+        keys: BTreeSet<OrderingKey<'k>>,
+    ) -> Result<BTreeSet<OrderingKey<'k>>, StoreError>;
+
+    /// Whether a delivery has its place in line, and keeps it until this transaction has ended. False also
+    /// where somebody is changing it.
+    fn keep_in_line(&mut self, id: &DeliveryId) -> Result<bool, StoreError>;
 
     /// Makes due deliveries `sending`. Those that are so no more are passed over.
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError>;

@@ -1,16 +1,22 @@
 //! The one writing connection, and how a group becomes one commit.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::endpoint_cache::EndpointCache;
+use super::group::OrderingKey;
+use super::query::{self, Behind};
 use super::transactions::{Publishing, Targets};
-use super::{AnyConnection, EndpointCodec, Member, Publish, Refusal, StoreError, Wake, group};
+use super::{
+    AnyConnection, Claim, ClaimResult, EndpointCodec, Member, Publish, Refusal, StoreError, Wake, group,
+};
 use crate::domain::delivery::Delivery;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::Life;
+use crate::domain::settings::Ordering;
 
 /// The writers' side of the database.
 pub(crate) struct Writer {
@@ -97,18 +103,40 @@ impl Tx<'_> {
         let (mut asked, mut claims) = (Vec::new(), Vec::new());
         for (index, slot) in slots.iter().enumerate() {
             let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
-            let active = endpoint.is_some_and(|endpoint| endpoint.is_active());
-            if active && held.contains(&slot.input.lease) {
-                asked.push(index);
-                claims.push(&slot.input);
+            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.is_active()) else { continue };
+            if held.contains(&slot.input.lease) {
+                let (claim, behind) = self.in_order(&endpoint, &slot.input)?;
+                asked.push((index, endpoint, behind));
+                claims.push(claim);
             }
         }
-        let claimed = self.conn.own().claim(&claims)?;
-        slots.iter_mut().for_each(|slot| slot.output = Some(Vec::new()));
-        for (index, claimed) in asked.into_iter().zip(claimed) {
-            slots[index].output = Some(claimed);
+        let claimed = self.conn.own().claim(&claims.iter().map(AsRef::as_ref).collect::<Vec<_>>())?;
+        let mut results = Vec::with_capacity(claimed.len());
+        for ((index, endpoint, behind), claimed) in asked.into_iter().zip(claimed) {
+            let aside = self.set_aside(&endpoint, &behind, slots[index].input.at)?;
+            results.push((index, ClaimResult { claimed, aside }));
+        }
+        drop(claims);
+        slots.iter_mut().for_each(|slot| slot.output = Some(ClaimResult::default()));
+        for (index, result) in results {
+            slots[index].output = Some(result);
         }
         Ok(())
+    }
+
+    /// What of a claim may be claimed, as far as the order of its keys goes, and what may not.
+    fn in_order<'c>(
+        &mut self,
+        endpoint: &Endpoint,
+        claim: &'c Claim,
+    ) -> Result<(Cow<'c, Claim>, Vec<Behind>), StoreError> {
+        if endpoint.settings.ordering == Ordering::None {
+            return Ok((Cow::Borrowed(claim), Vec::new()));
+        }
+        let behind = query::behind(self.conn, &endpoint.id, &claim.ids)?;
+        let mut claim = claim.clone();
+        claim.ids.retain(|id| behind.iter().all(|one| one.id != *id));
+        Ok((Cow::Owned(claim), behind))
     }
 
     /// Publishes for all publishers of a group.
@@ -127,7 +155,14 @@ impl Tx<'_> {
         asked: impl Iterator<Item = &'p Publish>,
     ) -> Result<Vec<group::Outcome>, StoreError> {
         let (mut outcomes, mut publishing, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, publish) in asked.enumerate() {
+        let asked: Vec<&Publish> = asked.collect();
+        let keys: BTreeSet<OrderingKey<'_>> = asked.iter().flat_map(|one| one.ordering_keys()).collect();
+        let had = self.conn.own().try_keys(keys)?;
+        for (place, publish) in asked.into_iter().enumerate() {
+            if !publish.ordering_keys().is_subset(&had) {
+                outcomes.push(Err(Refusal::KeyTaken));
+                continue;
+            }
             let mut targets: Vec<Targets> = Vec::with_capacity(publish.events.len());
             for event in &publish.events {
                 targets.push(self.cache.of_tenant(self.conn, self.codec, &event.tenant)?);

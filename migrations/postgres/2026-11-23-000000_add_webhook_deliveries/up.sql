@@ -104,7 +104,7 @@ CREATE TABLE webhook_deliveries (
     tenant          TEXT COLLATE "C"    NOT NULL,
     status          TEXT    NOT NULL CHECK (status IN ('pending', 'sending', 'delivered', 'failed')),
     next_attempt_at BIGINT,
-    hold_reason     TEXT    CHECK (hold_reason IN ('interrupted')),
+    hold_reason     TEXT    CHECK (hold_reason IN ('interrupted', 'order')),
     failure_reason  TEXT    CHECK (failure_reason IN ('retries_exhausted', 'cancelled', 'endpoint_deleted', 'expired')),
     retries_used    INTEGER NOT NULL CHECK (retries_used >= 0),
     attempt_count   INTEGER NOT NULL CHECK (attempt_count >= 0),
@@ -117,12 +117,17 @@ CREATE TABLE webhook_deliveries (
     updated_at      BIGINT  NOT NULL,
     -- When a person last asked for it to be sent (again): its age counts from there.
     retried_at      BIGINT,
-    -- A pending delivery waits for a time or for a person, and for nothing else.
+    -- Its event's, and whether those after it in that wait for it.
+    ordering_key    TEXT COLLATE "C",
+    in_line         BOOLEAN NOT NULL,
+    -- A pending delivery waits for a time, for a person or for its turn, and for nothing else.
     CHECK ((status = 'pending') = ((next_attempt_at IS NULL) <> (hold_reason IS NULL))),
     CHECK (status = 'pending' OR (next_attempt_at IS NULL AND hold_reason IS NULL)),
     CHECK ((status = 'sending') = (claimed_at IS NOT NULL)),
     CHECK ((status = 'failed') = (failure_reason IS NOT NULL)),
-    CHECK (status <> 'delivered' OR delivered_at IS NOT NULL)
+    CHECK (status <> 'delivered' OR (delivered_at IS NOT NULL AND NOT in_line)),
+    CHECK (NOT in_line OR ordering_key IS NOT NULL),
+    CHECK (hold_reason <> 'order' OR in_line)
 ) WITH (
     -- Every delivery is updated twice or more within seconds: room for that on its page, and a vacuum that
     -- does not wait until a fifth of a large table is dead.
@@ -133,6 +138,11 @@ CREATE TABLE webhook_deliveries (
 CREATE INDEX webhook_deliveries_pending
     ON webhook_deliveries (shard, endpoint_id, next_attempt_at, created_at) WHERE status = 'pending';
 CREATE INDEX webhook_deliveries_sending ON webhook_deliveries (shard, endpoint_id) WHERE status = 'sending';
+-- Whose turn it is in an ordering key, and what failed and keeps others waiting.
+CREATE INDEX webhook_deliveries_in_line
+    ON webhook_deliveries (shard, endpoint_id, ordering_key, event_seq) WHERE in_line;
+CREATE INDEX webhook_deliveries_blocking
+    ON webhook_deliveries (shard, endpoint_id, updated_at) WHERE status = 'failed' AND in_line;
 -- What a recovery brings back.
 CREATE INDEX webhook_deliveries_failed ON webhook_deliveries (endpoint_id, updated_at, id) WHERE status = 'failed';
 CREATE INDEX webhook_deliveries_by_event ON webhook_deliveries (event_seq);

@@ -9,15 +9,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{BACK_OFF, BREATH, EndpointSupervisor, Phase};
 use crate::domain::breaker::Health;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{Claimed, Outcome, Queued};
+use crate::domain::delivery::{Outcome, Queued};
 use crate::domain::endpoint::{Endpoint, PauseReason};
 use crate::domain::ids::{DeliveryId, EventId};
 use crate::domain::lifecycle::{State, Wait};
 use crate::domain::rate_limit::SlidingWindow;
+use crate::domain::settings::Ordering;
 use crate::engine::attempt::{AttemptEnded, Ended};
 use crate::engine::seed::Seed;
 use crate::store::query::{ClaimName, Due};
-use crate::store::{Recorded, StoreError};
+use crate::store::{ClaimResult, Recorded, StoreError};
 
 /// A hint: deliveries that were just committed.
 #[derive(Debug, Message)]
@@ -176,7 +177,7 @@ impl Handler<SlotGranted> for EndpointSupervisor {
 #[rtype(result = "()")]
 pub(super) struct ClaimAnswered {
     pub(super) ids: Vec<DeliveryId>,
-    pub(super) result: Result<Vec<Claimed>, StoreError>,
+    pub(super) result: Result<ClaimResult, StoreError>,
 }
 
 impl Handler<ClaimAnswered> for EndpointSupervisor {
@@ -184,13 +185,14 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
     fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
         let mut queued: HashMap<DeliveryId, (Queued, OwnedSemaphorePermit)> =
             answer.ids.iter().filter_map(|id| self.claiming.remove_entry(id)).collect();
-        let claims = answer.result.unwrap_or_else(|error| {
+        let ClaimResult { claimed: claims, aside } = answer.result.unwrap_or_else(|error| {
             tracing::warn!(endpoint = %self.endpoint.id, %error, "a claim of {} was not committed", self.endpoint.id);
             self.not_before = self.shared.clock.monotonic() + BACK_OFF;
             self.window.note_due(self.shared.clock.now());
-            Vec::new()
+            ClaimResult::default()
         });
-        if claims.is_empty() {
+        self.window.forget(&aside);
+        if claims.is_empty() && aside.is_empty() {
             // Cancelled, paused by somebody else, sent already: no reason to ask again at once.
             self.not_before = self.not_before.max(self.shared.clock.monotonic() + BREATH);
         }
@@ -268,8 +270,13 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
             Ok(Recorded::Written(life)) => {
                 self.log_outcome(&answer, life.state);
                 self.tell(&answer, life.state);
-                if let State::Pending(Wait::Until(due)) = life.state {
-                    self.window.note_due(due);
+                match life.state {
+                    State::Pending(Wait::Until(due)) => self.window.note_due(due),
+                    // It may be the turn of the next one in its ordering key.
+                    _ if self.endpoint.settings.ordering == Ordering::Key => {
+                        self.window.note_due(self.shared.clock.now());
+                    }
+                    _ => {}
                 }
             }
             Ok(Recorded::Stale) if answer.outcome == Outcome::Interrupted => {

@@ -10,6 +10,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Finished;
 use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys};
 use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::lifecycle::HoldReason;
 use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
 use crate::store::schema::{
     webhook_deliveries as deliveries, webhook_endpoint_health as health, webhook_endpoint_secrets as secrets,
@@ -230,7 +231,10 @@ pub(crate) fn backlog(conn: &mut Conn, id: &EndpointId) -> Result<Backlog, Store
     let pending = || deliveries::table.filter(StatusIsPending).filter(of_endpoint(id));
     let (waiting, oldest): (i64, Option<i64>) =
         pending().select((count_star(), min(deliveries::created_at))).first(conn)?;
-    let held: i64 = pending().filter(deliveries::next_attempt_at.is_null()).count().get_result(conn)?;
+    let held = pending()
+        .filter(deliveries::next_attempt_at.is_null())
+        .filter(deliveries::hold_reason.eq(HoldReason::Interrupted.as_str()));
+    let held: i64 = held.count().get_result(conn)?;
     let sending: i64 =
         deliveries::table.filter(StatusIsSending).filter(of_endpoint(id)).count().get_result(conn)?;
     Ok(Backlog {

@@ -8,8 +8,8 @@ use super::deliveries::of_endpoint;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EventFilter;
 use crate::domain::ids::{DeliveryId, EndpointId, RecoveryId, Tenant};
-use crate::domain::lease::{Lease, Shard};
-use crate::domain::lifecycle::{FailureReason, Life};
+use crate::domain::lease::Lease;
+use crate::domain::lifecycle::FailureReason;
 use crate::domain::recovery::{Progress, Recovery};
 use crate::store::rows::{NewDeliveryRow, RecoveryRow};
 use crate::store::schema::{
@@ -119,8 +119,8 @@ pub(crate) fn given_up(
 
 /// One batch of a span's events.
 pub(crate) struct Missing {
-    /// Those that the endpoint has no delivery of, and wants.
-    pub(crate) seqs: Vec<i64>,
+    /// Those that the endpoint has no delivery of, and wants: their places, and their ordering keys.
+    pub(crate) events: Vec<(i64, Option<String>)>,
     /// The last one that was looked at; `None` once there are no more.
     pub(crate) last: Option<i64>,
 }
@@ -137,33 +137,33 @@ pub(crate) fn missing(
         Some(seq) => seq,
         None => seq_before(conn, recovery.since.as_micros() - SLACK_MICROS)?,
     };
-    let rows: Vec<(i64, String, String, i64)> = events::table
+    let rows: Vec<(i64, String, String, Option<String>, i64)> = events::table
         .filter(events::seq.gt(after))
         .order(events::seq)
         .limit(limit)
-        .select((events::seq, events::tenant, events::event_type, events::created_at))
+        .select((events::seq, events::tenant, events::event_type, events::ordering_key, events::created_at))
         .load(conn)?;
     let beyond = recovery.until.as_micros() + SLACK_MICROS;
     let over = rows.last().is_none_or(|(.., created_at)| *created_at > beyond);
     let last = rows.last().map(|(seq, ..)| *seq).filter(|_| !over);
     let span = recovery.since.as_micros()..recovery.until.as_micros();
-    let mut seqs = Vec::new();
-    for (seq, tenant, event_type, created_at) in rows {
+    let mut wanted = Vec::new();
+    for (seq, tenant, event_type, ordering_key, created_at) in rows {
         if tenant != recovery.tenant.as_str() || event_type == TEST_EVENT || !span.contains(&created_at) {
             continue;
         }
         let event_type = codec::event_type(&event_type)?;
         if EventFilter::any_matches(wants, &event_type) {
-            seqs.push(seq);
+            wanted.push((seq, ordering_key));
         }
     }
     let there: Vec<i64> = deliveries::table
-        .filter(deliveries::event_seq.eq_any(&seqs))
+        .filter(deliveries::event_seq.eq_any(wanted.iter().map(|(seq, _)| *seq)))
         .filter(of_endpoint(&recovery.endpoint_id))
         .select(deliveries::event_seq)
         .load(conn)?;
-    seqs.retain(|seq| !there.contains(seq));
-    Ok(Missing { seqs, last })
+    wanted.retain(|(seq, _)| !there.contains(seq));
+    Ok(Missing { events: wanted, last })
 }
 
 /// A place in the order of publishing before everything that was published at `at` or later, by bisection.
@@ -193,28 +193,12 @@ pub(crate) fn insert_missing(
     conn: &mut Conn,
     endpoint: &EndpointId,
     tenant: &Tenant,
-    seqs: &[i64],
+    events: &[(i64, Option<String>)],
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    let life = Life::published(at);
-    for seq in seqs {
+    for (seq, key) in events {
         let id = DeliveryId::generate(at);
-        let row = NewDeliveryRow {
-            id: id.as_str(),
-            event_seq: *seq,
-            shard: Shard::of(endpoint).number(),
-            endpoint_id: endpoint.as_str(),
-            tenant: tenant.as_str(),
-            status: life.state.status().as_str(),
-            next_attempt_at: at.as_micros(),
-            retries_used: codec::int(life.retries_used),
-            attempt_count: codec::int(life.attempt_count),
-            interruptions: codec::int(life.interruptions),
-            owner_epoch: 0,
-            claim_no: 0,
-            created_at: at.as_micros(),
-            updated_at: at.as_micros(),
-        };
+        let row = NewDeliveryRow::new(&id, *seq, endpoint, tenant, key.as_deref(), at);
         diesel::insert_into(deliveries::table).values(&row).execute(conn)?;
     }
     Ok(())

@@ -234,7 +234,10 @@ pub(crate) struct Retired {
 /// Why a pending delivery is to be failed without having been asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overdue {
-    Expired,
+    Expired {
+        /// Whether what comes after it in its ordering key is to wait for it all the same.
+        blocks: bool,
+    },
     EndpointDeleted,
 }
 
@@ -255,7 +258,7 @@ pub(crate) fn overdue(
     let mut found = Vec::new();
     for id in endpoints {
         let (cutoff, why) = match endpoint(conn, codec, id)? {
-            Some(endpoint) => (now - endpoint.max_age, Overdue::Expired),
+            Some(endpoint) => (now - endpoint.max_age, Overdue::Expired { blocks: endpoint.keeps_waiting() }),
             None => (Timestamp::from_micros(i64::MAX), Overdue::EndpointDeleted),
         };
         let ids: Vec<String> = deliveries::table

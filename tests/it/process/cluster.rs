@@ -73,6 +73,8 @@ fn metric(api: &Api, name: &str) -> f64 {
 
 const ENDPOINTS: usize = 50;
 const LIMITED: usize = 10;
+/// What one publisher sends to these arrives in its order.
+const ORDERED: std::ops::Range<usize> = 5..20;
 
 /// Three nodes, fifty endpoints, and publishers on each node while `fault` happens to the first node.
 /// Returns how many stale outcomes were counted.
@@ -93,7 +95,9 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
         .map(|n| {
             // A few are limited by rate, all by what is in flight.
             let rate = if n < LIMITED { "10/min" } else { "unlimited" };
-            let settings = json!({"rate_limit": rate, "concurrency": 2, "event_types": [format!("to.{n}")]});
+            let ordering = if ORDERED.contains(&n) { "key" } else { "none" };
+            let settings = json!({"rate_limit": rate, "concurrency": 2, "event_types": [format!("to.{n}")],
+                                  "ordering": ordering});
             api.endpoint(&receiver.url(&format!("/slow/{n}/60")), &settings.to_string())
         })
         .collect();
@@ -109,7 +113,10 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
                 while !stop.load(Ordering::Relaxed) {
                     let to: usize = (sent * 3 + publisher) % ENDPOINTS;
                     let id = format!("e-{publisher}-{sent}");
-                    let body = json!({"type": format!("to.{to}"), "data": sent, "id": id}).to_string();
+                    let key = format!("publisher {publisher}");
+                    let body =
+                        json!({"type": format!("to.{to}"), "data": sent, "id": id, "ordering_key": key});
+                    let body = body.to_string();
                     let taken = (0..3).any(|next| {
                         let answer = apis[(publisher + next) % 3].try_post("/events", &body);
                         matches!(answer, Ok(answer) if answer.status == 202 || answer.status == 200)
@@ -190,6 +197,19 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
                 pair[1].1
             );
         }
+    }
+    // Each key in its order: nothing of an event comes after anything of a later one.
+    let mut by_key: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
+    for one in &got {
+        let number: usize = one.path.split('/').nth(2).unwrap().parse().unwrap();
+        if ORDERED.contains(&number) {
+            let (key, place) = one.id.rsplit_once('-').unwrap();
+            by_key.entry((&one.path, key)).or_default().push(place.parse().unwrap());
+        }
+    }
+    assert!(by_key.values().map(Vec::len).sum::<usize>() > 50, "{} keys", by_key.len());
+    for ((path, key), places) in &by_key {
+        assert!(places.is_sorted(), "{key} at {path}: {places:?}");
     }
     assert!(receiver.most_at_once() <= 2, "{} in flight at one endpoint", receiver.most_at_once());
     let nodes = victim.iter().chain(&others);

@@ -25,6 +25,7 @@ macro_rules! conformance {
     };
 }
 mod fencing;
+mod order;
 mod outbox;
 mod publishing;
 mod recovery;

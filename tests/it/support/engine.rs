@@ -56,7 +56,7 @@ pub struct TestEngine {
     pub postrider: Postrider,
     pub receivers: ScriptedReceivers,
     database: DatabaseUrl,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl TestEngine {
@@ -74,12 +74,18 @@ impl TestEngine {
         Self::on_with(Database::usual(), configure)
     }
 
-    fn on_with(database: Database, configure: impl FnOnce(&mut EngineConfig)) -> Self {
+    pub fn on_with(database: Database, configure: impl FnOnce(&mut EngineConfig)) -> Self {
         let receivers = ScriptedReceivers::default();
         let dir = tempfile::tempdir().unwrap();
         let database = database.fresh(dir.path()).expect("there is one");
         let postrider = start(&database, receivers.clone(), START, configure);
-        Self { postrider, receivers, database, _dir: dir }
+        Self { postrider, receivers, database, _dir: Some(dir) }
+    }
+
+    /// One more on a database that was there before.
+    pub fn again(database: &DatabaseUrl, receivers: &ScriptedReceivers, now: Timestamp) -> Self {
+        let postrider = start(database, receivers.clone(), now, |_| {});
+        Self { postrider, receivers: receivers.clone(), database: database.clone(), _dir: None }
     }
 
     /// Stops the engine and starts another one on the same database.

@@ -1,0 +1,185 @@
+//! Ordering keys: deliveries of an endpoint that share one stand in line, in the order of publishing.
+
+use diesel::dsl::exists;
+use diesel::prelude::*;
+
+use super::Conn;
+use super::deliveries::of_endpoint;
+use crate::domain::clock::Timestamp;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::lease::Shard;
+use crate::domain::lifecycle::{HoldReason, Life};
+use crate::domain::settings::Ordering;
+use crate::store::rows::LifeColumns;
+use crate::store::schema::webhook_deliveries as deliveries;
+use crate::store::status_is::{StatusIsFailed, StatusIsPending, StatusIsSending};
+use crate::store::{StoreError, codec};
+
+diesel::alias!(deliveries as ahead: Ahead);
+
+/// A delivery that comes after another one of its ordering key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Behind {
+    pub(crate) id: DeliveryId,
+    pub(crate) ordering_key: String,
+}
+
+/// Those of an endpoint's pending deliveries whose turn it is not.
+pub(crate) fn behind(
+    conn: &mut Conn,
+    endpoint: &EndpointId,
+    ids: &[DeliveryId],
+) -> Result<Vec<Behind>, StoreError> {
+    let asked = || {
+        deliveries::table
+            .filter(deliveries::id.eq_any(ids.iter().map(DeliveryId::as_str)))
+            .filter(StatusIsPending)
+            .filter(deliveries::in_line)
+            .filter(deliveries::ordering_key.is_not_null())
+            .select((deliveries::id, deliveries::ordering_key.assume_not_null()))
+    };
+    let earlier = ahead
+        .filter(ahead.field(deliveries::shard).eq(Shard::of(endpoint).number()))
+        .filter(ahead.field(deliveries::endpoint_id).eq(endpoint.as_str()))
+        .filter(ahead.field(deliveries::ordering_key).eq(deliveries::ordering_key))
+        .filter(ahead.field(deliveries::in_line))
+        .filter(ahead.field(deliveries::event_seq).lt(deliveries::event_seq));
+    let mut rows: Vec<(String, String)> = asked().filter(exists(earlier)).load(conn)?;
+    // What a recovery has put in front of one that is under way waits for that, too.
+    let under_way: Vec<Option<String>> = deliveries::table
+        .filter(StatusIsSending)
+        .filter(of_endpoint(endpoint))
+        .filter(deliveries::in_line)
+        .select(deliveries::ordering_key)
+        .load(conn)?;
+    if !under_way.is_empty() {
+        let more: Vec<(String, String)> =
+            asked().filter(deliveries::ordering_key.eq_any(under_way)).load(conn)?;
+        rows.extend(more.into_iter().filter(|row| !rows.contains(row)).collect::<Vec<_>>());
+    }
+    let one = |(id, ordering_key): (String, String)| Behind { id: DeliveryId::from_text(id), ordering_key };
+    Ok(rows.into_iter().map(one).collect())
+}
+
+/// The first one in a line.
+pub(crate) struct First {
+    pub(crate) id: DeliveryId,
+    pub(crate) event_seq: i64,
+    pub(crate) life: Life,
+}
+
+pub(crate) fn first_in_line(
+    conn: &mut Conn,
+    endpoint: &EndpointId,
+    ordering_key: &str,
+) -> Result<Option<First>, StoreError> {
+    let row: Option<(String, i64, LifeColumns)> = deliveries::table
+        .filter(of_endpoint(endpoint))
+        .filter(deliveries::ordering_key.eq(ordering_key))
+        .filter(deliveries::in_line)
+        .order(deliveries::event_seq)
+        .select((deliveries::id, deliveries::event_seq, LifeColumns::as_select()))
+        .first(conn)
+        .optional()?;
+    row.map(|(id, event_seq, columns)| {
+        Ok(First { id: DeliveryId::from_text(id), event_seq, life: codec::life(&columns)? })
+    })
+    .transpose()
+}
+
+/// Where a delivery stands in line, or stood.
+pub(crate) fn line_of(conn: &mut Conn, id: &DeliveryId) -> Result<Option<(EndpointId, String)>, StoreError> {
+    let row: Option<(String, Option<String>)> = deliveries::table
+        .find(id.as_str())
+        .select((deliveries::endpoint_id, deliveries::ordering_key))
+        .first(conn)
+        .optional()?;
+    Ok(row.and_then(|(endpoint, key)| Some((EndpointId::from_text(endpoint), key?))))
+}
+
+/// Those who wait for a time although somebody in their line is before them, at most `limit`.
+pub(crate) fn to_set_aside(
+    conn: &mut Conn,
+    endpoint: &EndpointId,
+    ordering_key: &str,
+    after: &First,
+    limit: i64,
+) -> Result<Vec<(DeliveryId, Life)>, StoreError> {
+    let rows: Vec<(String, LifeColumns)> = deliveries::table
+        .filter(of_endpoint(endpoint))
+        .filter(deliveries::ordering_key.eq(ordering_key))
+        .filter(deliveries::in_line)
+        .filter(deliveries::event_seq.gt(after.event_seq))
+        .filter(StatusIsPending)
+        .filter(deliveries::next_attempt_at.is_not_null())
+        .order(deliveries::event_seq)
+        .limit(limit)
+        .select((deliveries::id, LifeColumns::as_select()))
+        .load(conn)?;
+    let one = |(id, columns): (String, LifeColumns)| Ok((DeliveryId::from_text(id), codec::life(&columns)?));
+    rows.into_iter().map(one).collect()
+}
+
+/// Sets deliveries aside, as far as they still wait for a time. Says which.
+pub(crate) fn set_aside(conn: &mut Conn, ids: &[DeliveryId], at: Timestamp) -> Result<(), StoreError> {
+    let waiting = deliveries::table
+        .filter(deliveries::id.eq_any(ids.iter().map(DeliveryId::as_str)))
+        .filter(StatusIsPending)
+        .filter(deliveries::next_attempt_at.is_not_null());
+    diesel::update(waiting)
+        .set((
+            deliveries::next_attempt_at.eq(None::<i64>),
+            deliveries::hold_reason.eq(Some(HoldReason::Order.as_str())),
+            deliveries::updated_at.eq(at.as_micros()),
+        ))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// What waits for its turn, or keeps others waiting, at an endpoint whose settings ask for no such thing
+/// (any more); at most `limit` of each.
+pub(crate) fn out_of_order(
+    conn: &mut Conn,
+    endpoint: &Endpoint,
+    limit: i64,
+) -> Result<Vec<DeliveryId>, StoreError> {
+    let mut found: Vec<String> = Vec::new();
+    if !endpoint.keeps_waiting() {
+        found = deliveries::table
+            .filter(StatusIsFailed)
+            .filter(deliveries::in_line)
+            .filter(of_endpoint(&endpoint.id))
+            .limit(limit)
+            .select(deliveries::id)
+            .load(conn)?;
+    }
+    if endpoint.settings.ordering == Ordering::None {
+        let aside: Vec<String> = deliveries::table
+            .filter(StatusIsPending)
+            .filter(of_endpoint(&endpoint.id))
+            .filter(deliveries::next_attempt_at.is_null())
+            .filter(deliveries::hold_reason.eq(HoldReason::Order.as_str()))
+            .limit(limit)
+            .select(deliveries::id)
+            .load(conn)?;
+        found.extend(aside);
+    }
+    Ok(found.into_iter().map(DeliveryId::from_text).collect())
+}
+
+/// What failed before `cutoff` and keeps others waiting, at most `limit`.
+pub(crate) fn blocking_since(
+    conn: &mut Conn,
+    cutoff: Timestamp,
+    limit: i64,
+) -> Result<Vec<DeliveryId>, StoreError> {
+    let ids: Vec<String> = deliveries::table
+        .filter(StatusIsFailed)
+        .filter(deliveries::in_line)
+        .filter(deliveries::updated_at.lt(cutoff.as_micros()))
+        .limit(limit)
+        .select(deliveries::id)
+        .load(conn)?;
+    Ok(ids.into_iter().map(DeliveryId::from_text).collect())
+}
