@@ -57,6 +57,9 @@ impl Handler<Sweep> for Maintenance {
             if let Err(error) = sweep(&shared).await {
                 tracing::warn!(%error, "overdue deliveries could not be failed yet");
             }
+            if let Err(error) = stop_blocking(&shared).await {
+                tracing::warn!(%error, "what failed long ago still keeps its ordering key waiting");
+            }
             // Of several processes one removes what is outdated.
             if shared.leases.of(Shard::from_number(0)).is_none() {
                 return;
@@ -65,9 +68,6 @@ impl Handler<Sweep> for Maintenance {
             let forget = shared.committer.run(move |tx| query::forget_recoveries(tx.conn(), cutoff));
             if let Err(error) = forget.await {
                 tracing::warn!(%error, "recoveries of long ago could not be forgotten yet");
-            }
-            if let Err(error) = stop_blocking(&shared).await {
-                tracing::warn!(%error, "what failed long ago still keeps its ordering key waiting");
             }
             if let Err(error) = retire(&shared).await {
                 tracing::warn!(%error, "outdated events could not be removed yet");
@@ -110,8 +110,10 @@ pub(super) async fn let_go_on(shared: &Shared, endpoint: &EndpointId) -> Result<
 /// Lets what failed so long ago keep nobody waiting any more, so that it can be removed.
 async fn stop_blocking(shared: &Shared) -> Result<(), StoreError> {
     let cutoff = shared.clock.now() - shared.config.retention;
+    let held = Arc::new(shared.leases.open());
     loop {
-        let read = move |conn: &mut _, _: &_| query::blocking_since(conn, cutoff, BATCH);
+        let held = Arc::clone(&held);
+        let read = move |conn: &mut _, _: &_| query::blocking_since(conn, &held, cutoff, BATCH);
         let found = shared.store.read("blocking deliveries", read).await?;
         if found.is_empty() {
             return Ok(());

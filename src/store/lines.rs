@@ -5,7 +5,7 @@
 //! Nothing of this is looked at when an event is published: a host's transaction may stay open for long, and
 //! whoever waited for it would stand still. So what was just published is due, and the claim decides.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::query::{self, Behind};
 use super::{StoreError, Tx};
@@ -19,7 +19,7 @@ use crate::domain::settings::Ordering;
 const ASIDE_BATCH: i64 = 500;
 
 impl Tx<'_> {
-    /// Sets aside whatever waits behind the first ones of these lines. Says which of `behind` do not wait for
+    /// Sets `behind` aside, and what is due behind them in their lines. Says which of `behind` do not wait for
     /// a time any more.
     pub(super) fn set_aside(
         &mut self,
@@ -27,15 +27,19 @@ impl Tx<'_> {
         behind: &[Behind],
         at: Timestamp,
     ) -> Result<Vec<DeliveryId>, StoreError> {
-        let keys: BTreeSet<&str> = behind.iter().map(|one| one.ordering_key.as_str()).collect();
+        let mut lines: BTreeMap<&str, i64> = BTreeMap::new();
+        for Behind { ordering_key, event_seq, .. } in behind {
+            let from = lines.entry(ordering_key).or_insert(*event_seq);
+            *from = (*from).min(*event_seq);
+        }
         let mut aside = Vec::new();
-        for key in keys {
+        for (key, from) in lines {
             let Some(first) = query::first_in_line(self.conn, &endpoint.id, key)? else { continue };
             // It must not leave before those behind it can be seen: nobody would bring them back.
             if !self.conn.own().keep_in_line(&first.id)? {
                 continue;
             }
-            let waiting = query::to_set_aside(self.conn, &endpoint.id, key, &first, ASIDE_BATCH)?;
+            let waiting = query::to_set_aside(self.conn, &endpoint.id, key, &first, from, ASIDE_BATCH)?;
             let may = |(_, life): &&(DeliveryId, Life)| lifecycle::next(life, &Cause::SetAside).is_ok();
             aside.extend(waiting.iter().filter(may).map(|(id, _)| id.clone()));
         }

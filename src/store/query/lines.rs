@@ -8,7 +8,7 @@ use super::deliveries::of_endpoint;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{DeliveryId, EndpointId};
-use crate::domain::lease::Shard;
+use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{HoldReason, Life};
 use crate::domain::settings::Ordering;
 use crate::store::rows::LifeColumns;
@@ -23,6 +23,7 @@ diesel::alias!(deliveries as ahead: Ahead);
 pub(crate) struct Behind {
     pub(crate) id: DeliveryId,
     pub(crate) ordering_key: String,
+    pub(crate) event_seq: i64,
 }
 
 /// Those of an endpoint's pending deliveries whose turn it is not.
@@ -37,7 +38,7 @@ pub(crate) fn behind(
             .filter(StatusIsPending)
             .filter(deliveries::in_line)
             .filter(deliveries::ordering_key.is_not_null())
-            .select((deliveries::id, deliveries::ordering_key.assume_not_null()))
+            .select((deliveries::id, deliveries::ordering_key.assume_not_null(), deliveries::event_seq))
     };
     let earlier = ahead
         .filter(ahead.field(deliveries::shard).eq(Shard::of(endpoint).number()))
@@ -45,7 +46,7 @@ pub(crate) fn behind(
         .filter(ahead.field(deliveries::ordering_key).eq(deliveries::ordering_key))
         .filter(ahead.field(deliveries::in_line))
         .filter(ahead.field(deliveries::event_seq).lt(deliveries::event_seq));
-    let mut rows: Vec<(String, String)> = asked().filter(exists(earlier)).load(conn)?;
+    let mut rows: Vec<(String, String, i64)> = asked().filter(exists(earlier)).load(conn)?;
     // What a recovery has put in front of one that is under way waits for that, too.
     let under_way: Vec<Option<String>> = deliveries::table
         .filter(StatusIsSending)
@@ -54,18 +55,21 @@ pub(crate) fn behind(
         .select(deliveries::ordering_key)
         .load(conn)?;
     if !under_way.is_empty() {
-        let more: Vec<(String, String)> =
+        let more: Vec<(String, String, i64)> =
             asked().filter(deliveries::ordering_key.eq_any(under_way)).load(conn)?;
         rows.extend(more.into_iter().filter(|row| !rows.contains(row)).collect::<Vec<_>>());
     }
-    let one = |(id, ordering_key): (String, String)| Behind { id: DeliveryId::from_text(id), ordering_key };
+    let one = |(id, ordering_key, event_seq): (String, String, i64)| Behind {
+        id: DeliveryId::from_text(id),
+        ordering_key,
+        event_seq,
+    };
     Ok(rows.into_iter().map(one).collect())
 }
 
 /// The first one in a line.
 pub(crate) struct First {
     pub(crate) id: DeliveryId,
-    pub(crate) event_seq: i64,
     pub(crate) life: Life,
 }
 
@@ -74,18 +78,18 @@ pub(crate) fn first_in_line(
     endpoint: &EndpointId,
     ordering_key: &str,
 ) -> Result<Option<First>, StoreError> {
-    let row: Option<(String, i64, LifeColumns)> = deliveries::table
+    let row: Option<(String, LifeColumns)> = deliveries::table
         .filter(of_endpoint(endpoint))
         .filter(deliveries::ordering_key.eq(ordering_key))
         .filter(deliveries::in_line)
         .order(deliveries::event_seq)
-        .select((deliveries::id, deliveries::event_seq, LifeColumns::as_select()))
+        .select((deliveries::id, LifeColumns::as_select()))
         .first(conn)
         .optional()?;
-    row.map(|(id, event_seq, columns)| {
-        Ok(First { id: DeliveryId::from_text(id), event_seq, life: codec::life(&columns)? })
-    })
-    .transpose()
+    let first = |(id, columns): (String, LifeColumns)| {
+        Ok(First { id: DeliveryId::from_text(id), life: codec::life(&columns)? })
+    };
+    row.map(first).transpose()
 }
 
 /// Where a delivery stands in line, or stood.
@@ -98,19 +102,22 @@ pub(crate) fn line_of(conn: &mut Conn, id: &DeliveryId) -> Result<Option<(Endpoi
     Ok(row.and_then(|(endpoint, key)| Some((EndpointId::from_text(endpoint), key?))))
 }
 
-/// Those who wait for a time although somebody in their line is before them, at most `limit`.
+/// Those of a line who wait for a time, of the place `from_seq` and later, but for `first` itself; at most
+/// `limit`. (Those before are set aside already, and may be many.)
 pub(crate) fn to_set_aside(
     conn: &mut Conn,
     endpoint: &EndpointId,
     ordering_key: &str,
-    after: &First,
+    first: &First,
+    from_seq: i64,
     limit: i64,
 ) -> Result<Vec<(DeliveryId, Life)>, StoreError> {
     let rows: Vec<(String, LifeColumns)> = deliveries::table
         .filter(of_endpoint(endpoint))
         .filter(deliveries::ordering_key.eq(ordering_key))
         .filter(deliveries::in_line)
-        .filter(deliveries::event_seq.gt(after.event_seq))
+        .filter(deliveries::event_seq.ge(from_seq))
+        .filter(deliveries::id.ne(first.id.as_str()))
         .filter(StatusIsPending)
         .filter(deliveries::next_attempt_at.is_not_null())
         .order(deliveries::event_seq)
@@ -121,7 +128,7 @@ pub(crate) fn to_set_aside(
     rows.into_iter().map(one).collect()
 }
 
-/// Sets deliveries aside, as far as they still wait for a time. Says which.
+/// Sets deliveries aside, as far as they still wait for a time.
 pub(crate) fn set_aside(conn: &mut Conn, ids: &[DeliveryId], at: Timestamp) -> Result<(), StoreError> {
     let waiting = deliveries::table
         .filter(deliveries::id.eq_any(ids.iter().map(DeliveryId::as_str)))
@@ -168,15 +175,18 @@ pub(crate) fn out_of_order(
     Ok(found.into_iter().map(DeliveryId::from_text).collect())
 }
 
-/// What failed before `cutoff` and keeps others waiting, at most `limit`.
+/// What failed before `cutoff` in held shards and keeps others waiting, at most `limit`.
 pub(crate) fn blocking_since(
     conn: &mut Conn,
+    held: &[Lease],
     cutoff: Timestamp,
     limit: i64,
 ) -> Result<Vec<DeliveryId>, StoreError> {
+    let shards: Vec<i32> = held.iter().map(|lease| lease.shard.number()).collect();
     let ids: Vec<String> = deliveries::table
         .filter(StatusIsFailed)
         .filter(deliveries::in_line)
+        .filter(deliveries::shard.eq_any(shards))
         .filter(deliveries::updated_at.lt(cutoff.as_micros()))
         .limit(limit)
         .select(deliveries::id)
