@@ -65,6 +65,6 @@ pub use engine::{
 };
 pub use sender::sign as signature;
 pub use store::{
-    HostConnection, MigrationStatus, SchemaError, StoreError, Unavailable, migrate, migrate_at,
+    HostConnection, HostPool, MigrationStatus, SchemaError, StoreError, Unavailable, migrate, migrate_at,
     migrations_at, revert, revert_at, rotate_keys,
 };

@@ -19,7 +19,7 @@ use crate::domain::clock::{Clock, SharedClock, SystemClock};
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
-use crate::store::{Hint, Hints, ProcessLock, Store, StoreError};
+use crate::store::{Hint, Hints, HostPool, ProcessLock, Source, Store, StoreError};
 
 /// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ type Actors = (Addr<Registry>, Addr<Keeper>, Addr<Recoverer>);
 /// An engine that has not been started.
 #[must_use]
 pub struct Builder {
-    database: DatabaseUrl,
+    database: Source,
     config: EngineConfig,
     clock: Option<Arc<dyn Clock>>,
     transport: Option<Arc<dyn Transport>>,
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Builder {
 impl Builder {
     pub(super) fn new() -> Self {
         Self {
-            database: DatabaseUrl::Sqlite("postrider.db".into()),
+            database: Source::Url(DatabaseUrl::Sqlite("postrider.db".into())),
             config: EngineConfig::default(),
             clock: None,
             transport: None,
@@ -72,7 +72,14 @@ impl Builder {
 
     /// Where the database is. Default: the file `postrider.db`.
     pub fn database(mut self, url: DatabaseUrl) -> Self {
-        self.database = url;
+        self.database = Source::Url(url);
+        self
+    }
+
+    /// The host's own pool of diesel connections, to its own database, instead of a URL. It must have at least
+    /// five; a file must be in WAL mode.
+    pub fn pool(mut self, pool: impl Into<HostPool>) -> Self {
+        self.database = Source::Host(pool.into());
         self
     }
 
@@ -132,10 +139,11 @@ impl Builder {
         let Self { database, config, clock, transport } = self;
         config.check().map_err(StartError::Setting)?;
         // On Postgres the time of day is the database's, whatever this machine takes it for.
-        let clock = clock.unwrap_or_else(|| match &database {
-            DatabaseUrl::Sqlite(_) => Arc::new(SystemClock::new()),
-            DatabaseUrl::Postgres(_) => Arc::new(SharedClock::new(SystemClock::new())),
+        let clock = clock.unwrap_or_else(|| match database.is_server() {
+            false => Arc::new(SystemClock::new()),
+            true => Arc::new(SharedClock::new(SystemClock::new())),
         });
+        database.check()?;
         // The lock first: a second sender must not even bring the schema up to date.
         let lock = ProcessLock::acquire(&database, &config.node_name)?;
         let store = Store::open(&database, &config)?;

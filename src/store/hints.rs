@@ -2,8 +2,7 @@
 
 use std::sync::mpsc::SyncSender;
 
-use super::StoreError;
-use crate::config::DatabaseUrl;
+use super::{Source, StoreError};
 use crate::domain::ids::EndpointId;
 
 /// What one process tells the others.
@@ -26,21 +25,17 @@ pub(crate) struct Hints {
 impl Hints {
     /// Connects to the others, if there can be any. `on_hint` hears what they tell, and ourselves.
     pub(crate) fn start(
-        url: &DatabaseUrl,
+        source: &Source,
         on_hint: impl Fn(Hint) + Send + 'static,
     ) -> Result<Self, StoreError> {
-        match url {
-            // A pooler in transaction mode passes on no notifications.
-            #[cfg(feature = "postgres")]
-            DatabaseUrl::Postgres(url) if !url.is_pooled() => {
-                Ok(Self { queue: Some(super::notify::start(url, on_hint)?) })
-            }
-            // A file has no others; a pooler in transaction mode passes on no notifications.
-            _ => {
-                drop(on_hint);
-                Ok(Self::default())
-            }
+        // A file has no others; a pooler in transaction mode passes on no notifications.
+        #[cfg(feature = "postgres")]
+        if source.is_server() && !matches!(source, Source::Url(url) if url.is_pooled()) {
+            return Ok(Self { queue: Some(super::notify::start(source.clone(), on_hint)?) });
         }
+        let _ = source;
+        drop(on_hint);
+        Ok(Self::default())
     }
 
     pub(crate) fn send(&self, hint: Hint) {

@@ -13,6 +13,8 @@ mod sealed {
     pub struct Any(pub(super) super::AnyConnection);
 
     pub trait Wrap: Sized {
+        /// Whether it leads to a server.
+        const IS_SERVER: bool;
         fn wrap(self) -> Any;
         /// `None` where it is another one's, which [`super::borrowed`] never gives it.
         fn unwrap(any: Any) -> Option<Self>;
@@ -23,6 +25,8 @@ mod sealed {
 impl HostConnection for diesel::SqliteConnection {}
 #[cfg(feature = "sqlite")]
 impl sealed::Wrap for diesel::SqliteConnection {
+    const IS_SERVER: bool = false;
+
     fn wrap(self) -> sealed::Any {
         sealed::Any(AnyConnection::Sqlite(self))
     }
@@ -40,6 +44,8 @@ impl sealed::Wrap for diesel::SqliteConnection {
 impl HostConnection for diesel::PgConnection {}
 #[cfg(feature = "postgres")]
 impl sealed::Wrap for diesel::PgConnection {
+    const IS_SERVER: bool = true;
+
     fn wrap(self) -> sealed::Any {
         sealed::Any(AnyConnection::Postgres(self))
     }

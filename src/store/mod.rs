@@ -30,6 +30,7 @@ mod process_lock;
 pub(crate) mod query;
 mod rows;
 mod schema;
+mod source;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod status_is;
@@ -50,6 +51,8 @@ pub use migrate::{MigrationStatus, SchemaError};
 pub(crate) use pool::AnyConnection;
 pub(crate) use process_lock::ProcessLock;
 pub(crate) use rows::NodeRow;
+pub use source::HostPool;
+pub(crate) use source::{Held, Source};
 pub(crate) use writer::{Scope, Tx, Writer};
 
 use crate::config::{DatabaseUrl, EngineConfig};
@@ -254,7 +257,7 @@ pub fn rotate_keys(
     migrate::check(&mut conn)?;
     let codec = Arc::new(EndpointCodec::new(config));
     query::keys_are_present(&mut conn, &codec)?;
-    let mut writer = Writer::new(conn, codec);
+    let mut writer = Writer::new(Held::own(conn), codec);
     let (mut after, mut rewritten, mut refusals) = (String::new(), 0, 0);
     loop {
         let from = after.clone();
@@ -282,7 +285,9 @@ const ROTATION_BATCH: i64 = 200;
 const ROTATION_BREATH: Duration = Duration::from_millis(20);
 const ROTATION_PATIENCE: u32 = 15;
 
-fn readers(url: &DatabaseUrl, config: &EngineConfig) -> Result<r2d2::Pool<pool::Readers>, StoreError> {
+/// What reads: a pool of our own, or a host's.
+fn readers(source: &Source, config: &EngineConfig) -> Result<Option<r2d2::Pool<pool::Readers>>, StoreError> {
+    let Source::Url(url) = source else { return Ok(None) };
     let pool = r2d2::Pool::builder()
         .max_size(config.read_connections.max(1))
         .min_idle(Some(1))
@@ -290,7 +295,7 @@ fn readers(url: &DatabaseUrl, config: &EngineConfig) -> Result<r2d2::Pool<pool::
         .error_handler(Box::new(r2d2::NopErrorHandler))
         .build(pool::Readers::new(url.clone()))
         .map_err(|error| Unavailable::Pool(error.to_string()))?;
-    Ok(pool)
+    Ok(Some(pool))
 }
 
 /// How long anyone waits for a read. Longer than the pool waits for a connection.
@@ -299,23 +304,25 @@ const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// The readers' side of the database. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
-    pool: r2d2::Pool<pool::Readers>,
+    /// `None` where a host lends its own connections.
+    pool: Option<r2d2::Pool<pool::Readers>>,
     codec: Arc<EndpointCodec>,
-    url: DatabaseUrl,
+    source: Source,
 }
 
 impl Store {
     /// Opens the database, brings its schema up to date if told to, and checks that it fits.
-    pub(crate) fn open(url: &DatabaseUrl, config: &EngineConfig) -> Result<Self, StoreError> {
-        let mut writer = pool::open_writer(url)?;
-        if config.migrate_on_start {
-            migrate::up(&mut writer)?;
-        } else {
-            migrate::check(&mut writer)?;
-        }
-        let pool = readers(url, config)?;
+    pub(crate) fn open(source: &Source, config: &EngineConfig) -> Result<Self, StoreError> {
         let codec = Arc::new(EndpointCodec::new(config));
-        let all_present = query::keys_are_present(&mut writer, &codec)?;
+        let all_present = source.writer()?.with(|writer| {
+            if config.migrate_on_start {
+                migrate::up(writer)?;
+            } else {
+                migrate::check(writer)?;
+            }
+            query::keys_are_present(writer, &codec)
+        })?;
+        let pool = readers(source, config)?;
         if codec.ring().is_empty() {
             tracing::warn!(
                 "secrets and endpoint headers are stored in the clear: set encryption_keys (`postrider keys generate` makes one)"
@@ -325,22 +332,22 @@ impl Store {
                 "some secrets or endpoint headers are not encrypted with the first of encryption_keys: run `postrider keys rotate`"
             );
         }
-        Ok(Self { pool, codec, url: url.clone() })
+        Ok(Self { pool, codec, source: source.clone() })
     }
 
     /// The same on connections of its own: however slow what is asked of those, the others do not wait.
     pub(crate) fn apart(&self, config: &EngineConfig) -> Result<Self, StoreError> {
-        Ok(Self { pool: readers(&self.url, config)?, ..self.clone() })
+        Ok(Self { pool: readers(&self.source, config)?, ..self.clone() })
     }
 
     /// Whether the right to send from it runs out unless it is renewed, because several processes share it.
     pub(crate) fn leases_run_out(&self) -> bool {
-        matches!(self.url, DatabaseUrl::Postgres(_))
+        self.source.is_server()
     }
 
     /// A writing connection. The engine has exactly one at a time.
     pub(crate) fn writer(&self) -> Result<Writer, StoreError> {
-        Ok(Writer::new(pool::open_writer(&self.url)?, Arc::clone(&self.codec)))
+        Ok(Writer::new(self.source.writer()?, Arc::clone(&self.codec)))
     }
 
     /// Runs one read on a blocking thread. `what` names it in the trace.
@@ -362,11 +369,16 @@ impl Store {
         &self,
         read: impl FnOnce(&mut AnyConnection, &EndpointCodec) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut conn = self.pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?;
-        if !self.url.is_pooled() {
-            return read(&mut conn, &self.codec);
+        let read = |conn: &mut AnyConnection| {
+            if !self.source.sessions_are_shared() {
+                return read(conn, &self.codec);
+            }
+            // Only within a transaction do all statements of a read reach the same session, as we need it.
+            writer::in_transaction(conn, |conn| read(conn, &self.codec))
+        };
+        match &self.pool {
+            Some(pool) => read(&mut *pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?),
+            None => self.source.borrow()?.with(read),
         }
-        // Only within a transaction do all statements of a read reach the same session.
-        writer::in_transaction(&mut conn, |conn| read(conn, &self.codec))
     }
 }

@@ -4,12 +4,12 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
 use super::hints::Hint;
-use super::{StoreError, pool};
-use crate::config::PostgresUrl;
+use super::{AnyConnection, Held, Source, StoreError};
 use crate::domain::ids::EndpointId;
 
 /// More hints than these are dropped: the poll is faster by then.
@@ -28,35 +28,40 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Starts to send, and to listen.
 pub(super) fn start(
-    url: &PostgresUrl,
+    source: Source,
     on_hint: impl Fn(Hint) + Send + 'static,
 ) -> Result<SyncSender<Hint>, StoreError> {
     let (queue, hints) = sync_channel(QUEUE);
-    let url = url.clone();
     std::thread::Builder::new()
         .name("postrider-hints".into())
-        .spawn(move || run(&url, &hints, &on_hint))
+        .spawn(move || run(&source, &hints, &on_hint))
         .map_err(|error| StoreError::Setup(format!("cannot start a thread: {error}")))?;
     Ok(queue)
 }
 
 /// Until the last sender is gone.
-fn run(url: &PostgresUrl, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
+fn run(source: &Source, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
     let mut conn = None;
     loop {
         let mut waiting = Vec::new();
         match hints.recv_timeout(LOOK) {
             Ok(hint) => waiting.push(hint),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => {
+                // It may be a host's, who uses it for something else.
+                if let Some(mut conn) = conn {
+                    let _ = on_postgres(&mut conn, |conn| Ok(conn.batch_execute("UNLISTEN *")?));
+                }
+                return;
+            }
         }
         waiting.extend(hints.try_iter());
         let exchanged = match conn.take() {
             Some(conn) => Ok(conn),
-            None => listen(url),
+            None => listen(source),
         }
         .and_then(|mut conn| {
-            exchange(&mut conn, waiting, on_hint)?;
+            on_postgres(&mut conn, |conn| exchange(conn, waiting, on_hint))?;
             Ok(conn)
         });
         match exchanged {
@@ -69,10 +74,21 @@ fn run(url: &PostgresUrl, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
     }
 }
 
-fn listen(url: &PostgresUrl) -> Result<PgConnection, StoreError> {
-    let mut conn = pool::open_postgres(url)?;
-    diesel::sql_query(format!("LISTEN {CHANNEL}")).execute(&mut conn)?;
+fn listen(source: &Source) -> Result<Held, StoreError> {
+    let mut conn = source.borrow()?;
+    on_postgres(&mut conn, |conn| Ok(conn.batch_execute(&format!("LISTEN {CHANNEL}"))?))?;
     Ok(conn)
+}
+
+fn on_postgres(
+    conn: &mut Held,
+    work: impl FnOnce(&mut PgConnection) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    conn.with(|conn| match conn {
+        AnyConnection::Postgres(conn) => work(conn),
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => Ok(()),
+    })
 }
 
 /// Sends what waits, as few messages, and passes on what came.

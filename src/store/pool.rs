@@ -45,12 +45,19 @@ const PATIENCE: &[(&str, &str)] = &[
 /// Opens the connection that writes.
 pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
     let mut conn = open_for_schema(url)?;
-    match &mut conn {
+    make_fit_to_write(&mut conn)?;
+    Ok(conn)
+}
+
+/// What it commits is durable, and stands in nobody's way.
+pub(super) fn make_fit_to_write(conn: &mut AnyConnection) -> Result<(), StoreError> {
+    match conn {
         #[cfg(feature = "sqlite")]
         AnyConnection::Sqlite(conn) => {
+            require_sqlite_version(conn)?;
             refuse_other_journal(conn)?;
+            conn.batch_execute("PRAGMA synchronous = FULL")?;
             expect_pragma(conn, "synchronous", "2")?;
-            expect_pragma(conn, "foreign_keys", "1")?;
         }
         #[cfg(feature = "postgres")]
         AnyConnection::Postgres(conn) => {
@@ -60,7 +67,41 @@ pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError
             }
         }
     }
-    Ok(conn)
+    Ok(())
+}
+
+/// The file that a connection leads to; `None` where it leads to a server.
+pub(super) fn file_of(conn: &mut AnyConnection) -> Result<Option<std::path::PathBuf>, StoreError> {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(conn) => {
+            let row: PragmaRow =
+                diesel::sql_query("SELECT file AS value FROM pragma_database_list WHERE name = 'main'")
+                    .get_result(conn)?;
+            if row.value.is_empty() {
+                let detail =
+                    "the pool's database is in memory: a restart would lose what was accepted; name a file";
+                return Err(StoreError::Setup(detail.into()));
+            }
+            Ok(Some(row.value.into()))
+        }
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(_) => Ok(None),
+    }
+}
+
+/// What tells a server's database from others.
+pub(super) fn identity(conn: &mut AnyConnection) -> Result<String, StoreError> {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => Ok(String::new()),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => {
+            use diesel::sql_types::Text;
+            let sql = "system_identifier || '/' || current_database() FROM pg_control_system()";
+            Ok(diesel::select(diesel::dsl::sql::<Text>(sql)).get_result(conn)?)
+        }
+    }
 }
 
 /// Opens a connection that may change the schema. How a file keeps its journal is set where nobody else
@@ -78,6 +119,7 @@ pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreE
             }
             conn.batch_execute("PRAGMA synchronous = FULL")?;
             conn.batch_execute("PRAGMA foreign_keys = ON")?;
+            expect_pragma(&mut conn, "foreign_keys", "1")?;
             Ok(AnyConnection::Sqlite(conn))
         }
         #[cfg(feature = "postgres")]

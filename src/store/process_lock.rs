@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::StoreError;
 use super::rows::NodeRow;
-use crate::config::{DatabaseUrl, PostgresUrl};
+use super::{Source, StoreError};
 
 /// What a process that sends holds for as long as it lives.
 pub(crate) enum ProcessLock {
@@ -25,10 +24,10 @@ pub(crate) enum ProcessLock {
 
 impl ProcessLock {
     /// Takes the lock, or says who has it.
-    pub(crate) fn acquire(url: &DatabaseUrl, node_name: &str) -> Result<Self, StoreError> {
-        match url {
-            DatabaseUrl::Sqlite(path) => Self::of_file(path),
-            DatabaseUrl::Postgres(url) => Self::of_name(url, node_name),
+    pub(crate) fn acquire(source: &Source, node_name: &str) -> Result<Self, StoreError> {
+        match source.file()? {
+            Some(path) => Self::of_file(&path),
+            None => Self::of_name(&source.identity()?, node_name),
         }
     }
 
@@ -57,9 +56,9 @@ impl ProcessLock {
 
     /// Two processes of one host that have one name are told apart here; those of two hosts, by the
     /// database.
-    fn of_name(url: &PostgresUrl, node_name: &str) -> Result<Self, StoreError> {
+    fn of_name(database: &str, node_name: &str) -> Result<Self, StoreError> {
         // One name may be a node's of several databases. (Its URL may hold a password.)
-        let database = Sha256::digest(url.reveal());
+        let database = Sha256::digest(database);
         let database: String = database.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let path = folder.join(format!("postrider-{database}-{node_name}.lock"));

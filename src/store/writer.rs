@@ -9,7 +9,7 @@ use super::group::OrderingKey;
 use super::query::{self, Behind};
 use super::transactions::{Publishing, Targets};
 use super::{
-    AnyConnection, Claim, ClaimResult, EndpointCodec, Member, Publish, Refusal, StoreError, Wake, group,
+    AnyConnection, Claim, ClaimResult, EndpointCodec, Held, Member, Publish, Refusal, StoreError, Wake, group,
 };
 use crate::domain::delivery::Delivery;
 use crate::domain::endpoint::Endpoint;
@@ -20,7 +20,7 @@ use crate::domain::settings::Ordering;
 
 /// The writers' side of the database.
 pub(crate) struct Writer {
-    conn: AnyConnection,
+    conn: Held,
     cache: EndpointCache,
     codec: Arc<EndpointCodec>,
 }
@@ -44,7 +44,7 @@ pub(crate) enum Scope {
 }
 
 impl Writer {
-    pub(super) fn new(conn: AnyConnection, codec: Arc<EndpointCodec>) -> Self {
+    pub(super) fn new(conn: Held, codec: Arc<EndpointCodec>) -> Self {
         Self { conn, cache: EndpointCache::default(), codec }
     }
 
@@ -54,7 +54,7 @@ impl Writer {
     /// Returns the deliveries that are new.
     pub(crate) fn commit(&mut self, members: &mut [Member]) -> Result<Vec<Wake>, StoreError> {
         let Self { conn, cache, codec } = self;
-        let result = in_transaction(conn, |conn| {
+        let write = |conn: &mut AnyConnection| {
             let mut wakes = Vec::new();
             let tx = &mut Tx { conn, codec, cache, wakes: &mut wakes };
             // Outcomes first: what is known of an attempt is written before anyone takes its claim
@@ -70,7 +70,8 @@ impl Writer {
             tx.claim_all(members)?;
             tx.publish_all(members)?;
             Ok(wakes)
-        });
+        };
+        let result = conn.with(|conn| in_transaction(conn, write));
         if result.is_err() {
             self.cache.clear();
             members.iter_mut().for_each(Member::reset);
@@ -84,8 +85,9 @@ impl Writer {
         operation: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let Self { conn, cache, codec } = self;
-        let done =
-            in_transaction(conn, |conn| operation(&mut Tx { conn, codec, cache, wakes: &mut Vec::new() }));
+        let done = conn.with(|conn| {
+            in_transaction(conn, |conn| operation(&mut Tx { conn, codec, cache, wakes: &mut Vec::new() }))
+        });
         self.cache.clear();
         done
     }

@@ -27,5 +27,6 @@ macro_rules! conformance {
 mod fencing;
 mod order;
 mod outbox;
+mod pool;
 mod publishing;
 mod recovery;

@@ -1,0 +1,126 @@
+//! An engine on a host's own pool of connections.
+
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
+use postrider::config::{DatabaseUrl, EngineConfig};
+use postrider::domain::ids::Tenant;
+use postrider::domain::lifecycle::Status;
+use postrider::{HostConnection, HostPool, Postrider};
+
+use crate::support::database;
+use crate::support::engine::{Database, event};
+use crate::support::receiver::Receiver;
+
+/// What a host sets on its connections.
+#[derive(Debug)]
+struct AsHostsDo;
+
+impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for AsHostsDo {
+    fn on_acquire(&self, conn: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
+        let settings = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL";
+        conn.batch_execute(settings).map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+fn sqlite(path: &std::path::Path) -> Pool<ConnectionManager<SqliteConnection>> {
+    let manager = ConnectionManager::new(path.to_str().unwrap());
+    Pool::builder().max_size(6).connection_customizer(Box::new(AsHostsDo)).build(manager).unwrap()
+}
+
+fn config() -> EngineConfig {
+    let mut config = EngineConfig::default();
+    config.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    config
+}
+
+async fn start(pool: impl Into<HostPool>) -> Result<Postrider, String> {
+    let started = Postrider::builder().pool(pool).config(config()).start().await;
+    started.map_err(|error| error.to_string())
+}
+
+/// Publishes from a transaction on the pool, and without one; all of it arrives, and every connection comes back.
+async fn story<C>(pool: Pool<ConnectionManager<C>>, database: &DatabaseUrl)
+where
+    C: HostConnection + R2D2Connection + SimpleConnection + Send + 'static,
+{
+    let receiver = Receiver::start();
+    let size = pool.max_size();
+    pool.get().unwrap().batch_execute("CREATE TABLE own (id INTEGER)").unwrap();
+    for round in 1..=2_usize {
+        let postrider = start(pool.clone()).await.unwrap();
+        if round == 1 {
+            let change = serde_json::json!({"url": receiver.url("/ok"), "rate_limit": "unlimited"});
+            let change = serde_json::from_value(change).unwrap();
+            postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
+        }
+        let mut last = None;
+        for _ in 0..20 {
+            let mut conn = pool.get().unwrap();
+            let done: Result<_, postrider::Error> =
+                postrider.transaction(&mut *conn, |host| host.publish(&event("a.b", "1")));
+            last = done.unwrap().deliveries.pop();
+        }
+        postrider.publish(event("a.b", "2")).await.unwrap();
+        let (last, _) = last.unwrap();
+        for _ in 0..200 {
+            let state = postrider.delivery(&last).await.unwrap().delivery.life.state;
+            if state.status() == Status::Delivered && receiver.got().len() == 21 * round {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(receiver.got().len(), 21 * round);
+        postrider.drain().await;
+        drop(postrider);
+        // The threads of the engine let go of what they hold.
+        for _ in 0..100 {
+            if pool.state().idle_connections == pool.state().connections {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(pool.state().idle_connections, size, "all of them are back");
+    }
+    assert_eq!(database::number(database, "SELECT count(*) AS n FROM own"), 0);
+}
+
+fn an_engine_runs_on_a_hosts_own_pool(database: Database) {
+    let dir = tempfile::tempdir().unwrap();
+    let url = database.fresh(dir.path()).expect("there is one");
+    let system = actix::System::new();
+    match &url {
+        DatabaseUrl::Sqlite(path) => system.block_on(story(sqlite(path), &url)),
+        DatabaseUrl::Postgres(server) => {
+            let manager = ConnectionManager::<PgConnection>::new(server.reveal());
+            system.block_on(story(Pool::builder().max_size(6).build(manager).unwrap(), &url));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[actix_web::test]
+async fn a_pool_that_cannot_serve_is_refused_with_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = |path: &str, size| {
+        Pool::builder().max_size(size).build(ConnectionManager::<SqliteConnection>::new(path)).unwrap()
+    };
+    let path = dir.path().join("host.db");
+    let small = start(pool(path.to_str().unwrap(), 4)).await.unwrap_err();
+    assert!(small.contains("at least 5") && small.contains("max_size"), "{small}");
+    let memory = start(pool(":memory:", 6)).await.unwrap_err();
+    assert!(memory.contains("in memory"), "{memory}");
+    let journal = start(pool(path.to_str().unwrap(), 6)).await.unwrap_err();
+    assert!(journal.contains("`wal` is needed"), "{journal}");
+    // And a file has one sender, however it is opened.
+    let first = start(sqlite(&path)).await.unwrap();
+    let second = start(sqlite(&path)).await.unwrap_err();
+    assert!(second.contains("already sends from"), "{second}");
+    first.drain().await;
+}
+
+conformance! {
+    an_engine_runs_on_a_hosts_own_pool,
+}
