@@ -103,6 +103,12 @@ impl Postrider {
         }
     }
 
+    /// Everything that has not ended.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn live_deliveries(&self) -> Result<Vec<DeliveryId>, Error> {
+        Ok(self.read("live deliveries", |conn, _| query::live(conn)).await?)
+    }
+
     /// A page of deliveries, newest first, and where the next one begins.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ use bytes::Bytes;
 use url::Url;
 
 pub(crate) use client::HttpTransport;
+#[cfg(feature = "testing")]
+pub(crate) use resolver::NoNames;
 pub(crate) use resolver::{DnsResolver, Resolve};
 
 use self::guard::{AddressPolicy, Blocked};

@@ -18,6 +18,17 @@ pub(crate) trait Resolve: Send + Sync + 'static {
     fn lookup(&self, name: String) -> BoxFuture<'static, Result<Vec<IpAddr>, String>>;
 }
 
+/// Knows no name, and asks nobody.
+#[cfg(feature = "testing")]
+pub(crate) struct NoNames;
+
+#[cfg(feature = "testing")]
+impl Resolve for NoNames {
+    fn lookup(&self, name: String) -> BoxFuture<'static, Result<Vec<IpAddr>, String>> {
+        Box::pin(async move { Err(format!("{name} is not looked up in a test")) })
+    }
+}
+
 /// The operating system's name servers and hosts file; never its search domains.
 #[derive(Clone)]
 pub(crate) struct DnsResolver {

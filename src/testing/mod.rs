@@ -1,5 +1,8 @@
-//! For tests: a clock that follows tokio's, a receiver that follows a script, and their records.
+//! For tests, a host's and our own: [`TestBed`], an engine on virtual time whose receivers follow a script.
+//!
+//! Under it are its parts: a clock that follows tokio's, [`ScriptedReceivers`], and their records.
 
+mod bed;
 pub mod invariants;
 
 use std::collections::{HashMap, VecDeque};
@@ -8,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::bed::{START, TestBed, TestReceiver, launch};
 use crate::domain::clock::{Clock, ORIGIN_AGE, Timestamp};
 use crate::domain::delivery::Timings;
 pub use crate::sender::{BoxFuture, Exchanged, Failure, Transport, WireAnswer, WireRequest};
@@ -68,6 +72,20 @@ pub enum Reply {
     Fail(Failure),
     /// The attempt panics, as a defect in sending would.
     Panic,
+}
+
+impl Reply {
+    /// Answers with this status, at once.
+    #[must_use]
+    pub const fn status(status: u16) -> Self {
+        Self::Status(status, Duration::ZERO)
+    }
+
+    /// Never answers, so that the attempt ends when the endpoint's time-out does.
+    #[must_use]
+    pub const fn time_out() -> Self {
+        Self::Hang
+    }
 }
 
 /// A request as a scripted receiver got it.

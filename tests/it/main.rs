@@ -7,3 +7,4 @@ mod process;
 mod sender;
 mod store;
 mod support;
+mod testing;

@@ -210,6 +210,14 @@ fn waiting(conn: &mut Conn, held: &[Lease], horizon: Option<Timestamp>) -> Resul
     Ok(diesel::sql_query(sql).load(conn)?)
 }
 
+/// All that has not ended, in one look.
+#[cfg(feature = "testing")]
+pub(crate) fn live(conn: &mut Conn) -> Result<Vec<DeliveryId>, StoreError> {
+    let live = deliveries::table.filter(StatusIsPending.or(StatusIsSending)).select(deliveries::id);
+    let ids: Vec<String> = live.load(conn)?;
+    Ok(ids.into_iter().map(DeliveryId::from_text).collect())
+}
+
 /// One batch of retention.
 #[derive(Debug, Clone)]
 pub(crate) struct Retire {

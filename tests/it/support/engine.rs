@@ -1,7 +1,6 @@
 //! An engine on virtual time against scripted receivers, over a real SQLite file.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::config::{DatabaseUrl, EngineConfig};
@@ -11,14 +10,12 @@ use postrider::domain::ids::{DeliveryId, EndpointId, Tenant};
 use postrider::domain::lease::Terms;
 use postrider::domain::lifecycle::Status;
 use postrider::domain::settings::EndpointChange;
-use postrider::testing::{ScriptedReceivers, TokioClock, pass};
+pub use postrider::testing::START;
+use postrider::testing::{ScriptedReceivers, launch, pass};
 use postrider::{DeliveryView, Postrider, Receipt};
 use serde_json::value::RawValue;
 
 use super::postgres::Cluster;
-
-/// 2026-01-01T00:00:00Z
-pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// The databases that the conformance suite knows.
 #[derive(Debug, Clone, Copy)]
@@ -175,13 +172,7 @@ fn start(
     let mut config = EngineConfig::default();
     config.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
     configure(&mut config);
-    Postrider::builder()
-        .database(database.clone())
-        .config(config)
-        .clock(Arc::new(TokioClock::starting_at(now)))
-        .transport(Arc::new(receivers))
-        .start_here()
-        .unwrap()
+    launch(database, config, receivers, now).unwrap()
 }
 
 pub fn host(n: u8) -> String {
