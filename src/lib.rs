@@ -6,19 +6,37 @@
 //!
 //! ```no_run
 //! use postrider::Postrider;
-//! use postrider::domain::event::{Content, EventType, NewEvent};
+//! use postrider::domain::event::{Event, NewEvent};
+//!
+//! #[derive(serde::Serialize)]
+//! struct InvoicePaid { amount: u32 }
+//! impl Event for InvoicePaid { const TYPE: &'static str = "invoice.paid"; }
 //!
 //! # async fn publish() -> Result<(), Box<dyn std::error::Error>> {
 //! let postrider = Postrider::builder().database("sqlite:app.db".parse()?).start().await?;
-//! let data = serde_json::value::to_raw_value(&serde_json::json!({ "amount": 1200 }))?;
-//! let event = NewEvent::new(EventType::parse("invoice.paid")?, Content::Data(data));
+//! let event = NewEvent::data(|_id| InvoicePaid { amount: 1200 })?;
 //! postrider.publish(event).await?; // durable from here on
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! A backend on diesel publishes within its own transaction by [`Postrider::transaction`]: what it stores and
-//! the webhook about it are committed together, or neither is.
+//! # For an embedder
+//!
+//! 1. Start: [`Postrider::builder`], on a URL ([`Builder::database`]) or on your own pool ([`Builder::pool`]), with
+//!    a [`config::EngineConfig`]. The tables are made by the start, or by [`migrate`] beside your own migrations.
+//! 2. Say what goes out: a type that is an [`Event`](domain::event::Event), in a
+//!    [`NewEvent`](domain::event::NewEvent), which has its id from then on.
+//! 3. Publish with what you store: [`Postrider::transaction`] commits both or neither;
+//!    [`Postrider::publish_in`] joins a transaction that you began; an [`Outbox`] needs no engine in its process;
+//!    [`Postrider::publish`] stands alone.
+//! 4. Say where to: [`Postrider::create_endpoint`] and what is beside it, or the HTTP API, mounted by
+//!    [`Postrider::admin`].
+//! 5. See what became of it: [`Postrider::delivery`], [`Postrider::subscribe`],
+//!    [`Postrider::recover_endpoint`] after an outage.
+//! 6. Stop: [`Postrider::drain`].
+//! 7. Test it without a network or a sleep: `postrider::testing::TestBed` (feature `testing`).
+//!
+//! `docs/embedding.md` goes through it step by step; `examples/notifications/` is a whole backend.
 //!
 //! # The modules
 //!

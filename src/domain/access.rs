@@ -58,6 +58,7 @@ impl Grant {
 
 /// A token that was given out, without the token itself: only its hash is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Token {
     /// `tok_…`
     pub id: TokenId,

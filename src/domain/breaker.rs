@@ -42,6 +42,7 @@ words! {
 
 /// The breaker with what belongs to its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Breaker {
     /// Nothing is wrong.
     Closed,
@@ -116,6 +117,7 @@ impl RetryAfter {
 
 /// How an endpoint is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Health {
     /// Failed attempts in a row.
     pub consecutive_failures: u32,

@@ -124,6 +124,7 @@ impl Finished {
 
 /// What one attempt sent and got back.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Exchange {
     /// How it ended.
     pub outcome: Outcome,
@@ -185,6 +186,7 @@ fn as_object<S: Serializer>(headers: &Option<Headers>, serializer: S) -> Result<
 
 /// Milliseconds from the attempt's start; null where not measured or the connection was reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Timings {
     /// Until the name was resolved.
     pub dns: Option<f64>,
@@ -196,6 +198,7 @@ pub struct Timings {
 
 /// An attempt as it is shown.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Attempt {
     /// `att_…`
     pub id: String,
@@ -212,6 +215,7 @@ pub struct Attempt {
 
 /// A delivery as it is shown.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Delivery {
     /// `dlv_…`
     pub id: DeliveryId,

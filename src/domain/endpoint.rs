@@ -76,6 +76,7 @@ impl Default for EndpointDefaults {
 
 /// Keys that sign until they expire.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LiveKeys {
     /// Signs `v1`.
     pub secret: Secret,
@@ -96,6 +97,7 @@ impl LiveKeys {
 
 /// An endpoint with every gap filled.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Endpoint {
     /// `ep_…`
     pub id: EndpointId,
@@ -203,6 +205,7 @@ impl Endpoint {
 
 /// What waits at an endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Backlog {
     /// Deliveries that are `pending`, held ones included.
     pub pending: u64,

@@ -289,6 +289,7 @@ fn check_content_type(content_type: &str) -> Result<(), EventError> {
 
 /// An event with the bytes that every attempt signs and sends.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SealedEvent {
     /// Unique within the tenant, for ever.
     pub id: EventId,

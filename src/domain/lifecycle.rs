@@ -65,6 +65,7 @@ pub const MAX_INTERRUPTIONS: u32 = 5;
 
 /// Where a delivery stands, with what belongs to that state alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum State {
     /// Waits. Left by a claim, a cancellation, its endpoint's deletion, or age.
     Pending(Wait),
@@ -78,6 +79,7 @@ pub enum State {
 
 /// What a pending delivery waits for by itself (its endpoint may make it wait longer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Wait {
     /// May be claimed from this time on.
     Until(Timestamp),
@@ -100,6 +102,7 @@ impl State {
 
 /// All of a delivery that the lifecycle reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Life {
     /// Where it stands.
     pub state: State,

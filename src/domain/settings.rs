@@ -145,6 +145,7 @@ impl EndpointChange {
 
 /// What was asked of an endpoint. `None` follows the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Settings {
     /// Where webhooks go.
     pub url: Url,

@@ -113,6 +113,7 @@ pub(crate) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
 
 /// One version of the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MigrationStatus {
     /// Its version, such as `20261123000000`.
     pub version: String,

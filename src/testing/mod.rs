@@ -61,6 +61,7 @@ pub fn on_virtual_time<F: Future>(test: F) -> F::Output {
 
 /// What a scripted receiver does with one request.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Reply {
     /// Answers with this status after this long.
     Status(u16, Duration),
@@ -90,6 +91,7 @@ impl Reply {
 
 /// A request as a scripted receiver got it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Received {
     /// When it came, by tokio's clock.
     pub at: Instant,
