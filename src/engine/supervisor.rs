@@ -242,13 +242,15 @@ impl EndpointSupervisor {
         }
         let now = self.shared.clock.now();
         let Some(more) = self.window.start_loading(now, self.look_ahead()) else { return };
-        // The rows at hand are read again: only then is it known what comes after them.
-        let limit = i64::try_from(self.window.len() + self.claiming.len() + more).unwrap_or(i64::MAX);
+        // The rows at hand are counted again: only then is it known what comes after them.
+        let at_hand: HashSet<DeliveryId> = self.window.ids().chain(self.claiming.keys()).cloned().collect();
+        let limit = i64::try_from(at_hand.len() + more).unwrap_or(i64::MAX);
+        let room = MAX_WINDOW_BYTES.saturating_sub(self.window.bytes());
         let (shared, addr, id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
         actix::spawn(async move {
             let read = shared
                 .store
-                .read("due deliveries", move |conn, _| query::due(conn, &id, now, limit, MAX_WINDOW_BYTES));
+                .read("due deliveries", move |conn, _| query::due(conn, &id, now, limit, room, &at_hand));
             addr.do_send(Loaded(read.await));
         });
     }

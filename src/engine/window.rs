@@ -34,6 +34,15 @@ impl Window {
         self.queued.len()
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = &DeliveryId> {
+        self.queued.iter().map(|queued| &queued.id)
+    }
+
+    /// What its bodies take.
+    pub(super) fn bytes(&self) -> usize {
+        self.queued.iter().map(|queued| queued.event.body.len()).sum()
+    }
+
     pub(super) fn is_loading(&self) -> bool {
         self.loading
     }

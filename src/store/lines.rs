@@ -27,6 +27,9 @@ impl Tx<'_> {
         behind: &[Behind],
         at: Timestamp,
     ) -> Result<Vec<DeliveryId>, StoreError> {
+        if behind.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut lines: BTreeMap<&str, i64> = BTreeMap::new();
         for Behind { ordering_key, event_seq, .. } in behind {
             let from = lines.entry(ordering_key).or_insert(*event_seq);

@@ -26,6 +26,7 @@ mod notify;
 mod pool;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod prepared;
 mod process_lock;
 pub(crate) mod query;
 mod rows;

@@ -12,6 +12,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
 use sha2::{Digest, Sha256};
 
 use super::group::{Claim, OrderingKey, Outcome, Published, Refusal};
+use super::prepared::prepared;
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow};
 use super::schema::{
@@ -154,10 +155,7 @@ impl Transactions for PgConnection {
     }
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
-        if !rows.is_empty() {
-            diesel::insert_into(attempts::table).values(rows).execute(self)?;
-        }
-        Ok(())
+        insert_attempts(self, rows)
     }
 
     fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
@@ -173,6 +171,16 @@ fn key_lock((tenant, key): &OrderingKey<'_>) -> i32 {
     hash.update(key);
     let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
     i32::from_be_bytes([a, b, c, d])
+}
+
+/// Ends a statement that only inserts as one that returns a row: such a one can be prepared once.
+const COUNT_MADE: &str = "SELECT count(*) AS rows FROM made";
+
+#[derive(QueryableByName)]
+struct Rows {
+    #[diesel(sql_type = BigInt)]
+    #[expect(dead_code, reason = "all that were asked for, or an error")]
+    rows: i64,
 }
 
 /// A lease as a statement returns it.
@@ -193,11 +201,13 @@ impl From<LeaseRow> for Lease {
 /// Locks the leases' rows until the commit. A claim that began before a takeover would otherwise be able to
 /// commit after it, under an epoch that nobody looks after any more.
 fn hold(conn: &mut PgConnection, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError> {
-    let rows: Vec<LeaseRow> = diesel::sql_query(format!(
-        "SELECT shard, epoch FROM webhook_shards \
+    let rows: Vec<LeaseRow> = prepared!(
+        diesel::sql_query(format!(
+            "SELECT shard, epoch FROM webhook_shards \
          WHERE shard = ANY ($1) AND holder IS NOT NULL AND expires_at > {NOW} FOR SHARE"
-    ))
-    .bind::<Array<Integer>, _>(leases.iter().map(|lease| lease.shard.number()).collect::<Vec<_>>())
+        ))
+        .bind::<Array<Integer>, _>(leases.iter().map(|lease| lease.shard.number()).collect::<Vec<_>>())
+    )
     .load(conn)?;
     Ok(rows.into_iter().map(Lease::from).filter(|lease| leases.contains(lease)).collect())
 }
@@ -359,10 +369,10 @@ fn next_seqs(conn: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreErr
         #[diesel(sql_type = BigInt)]
         seq: i64,
     }
-    let rows: Vec<Next> = diesel::sql_query(
+    let rows: Vec<Next> = prepared!(diesel::sql_query(
         "SELECT nextval(pg_get_serial_sequence('webhook_events', 'seq')) AS seq FROM generate_series(1, $1)",
     )
-    .bind::<BigInt, _>(i64::try_from(count).unwrap_or(i64::MAX))
+    .bind::<BigInt, _>(i64::try_from(count).unwrap_or(i64::MAX)))
     .load(conn)?;
     Ok(rows.into_iter().map(|row| row.seq).collect())
 }
@@ -376,21 +386,25 @@ fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashSet
         seq: i64,
     }
     let each = || new.iter().map(|(_, event, _)| event);
-    let rows: Vec<Inserted> = diesel::sql_query(
-        "INSERT INTO webhook_events \
+    let rows: Vec<Inserted> = prepared!(
+        diesel::sql_query(
+            "INSERT INTO webhook_events \
          (seq, tenant, id, event_type, ordering_key, content_type, content_hash, body, created_at) \
          SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) \
          ON CONFLICT (tenant, id) DO NOTHING RETURNING seq",
+        )
+        .bind::<Array<BigInt>, _>(new.iter().map(|(.., seq)| *seq).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(each().map(|event| event.tenant.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(each().map(|event| event.id.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(each().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Nullable<Text>>, _>(
+            each().map(|event| event.ordering_key.as_deref()).collect::<Vec<_>>()
+        )
+        .bind::<Array<Text>, _>(each().map(|event| event.content_type.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Binary>, _>(each().map(|event| &event.content_hash[..]).collect::<Vec<_>>())
+        .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(each().map(|event| event.created_at.as_micros()).collect::<Vec<_>>())
     )
-    .bind::<Array<BigInt>, _>(new.iter().map(|(.., seq)| *seq).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(each().map(|event| event.tenant.as_str()).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(each().map(|event| event.id.as_str()).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(each().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
-    .bind::<Array<Nullable<Text>>, _>(each().map(|event| event.ordering_key.as_deref()).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(each().map(|event| event.content_type.as_str()).collect::<Vec<_>>())
-    .bind::<Array<Binary>, _>(each().map(|event| &event.content_hash[..]).collect::<Vec<_>>())
-    .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
-    .bind::<Array<BigInt>, _>(each().map(|event| event.created_at.as_micros()).collect::<Vec<_>>())
     .load(conn)?;
     let went_in: HashSet<i64> = rows.into_iter().map(|row| row.seq).collect();
     Ok(new.iter().filter(|(.., seq)| went_in.contains(seq)).map(|(key, ..)| *key).collect())
@@ -412,14 +426,16 @@ fn find_events<'a>(
         #[diesel(sql_type = BigInt)]
         created_at: i64,
     }
-    let rows: Vec<Found> = diesel::sql_query(
-        "SELECT wanted.place, seq, content_hash, created_at \
+    let rows: Vec<Found> = prepared!(
+        diesel::sql_query(
+            "SELECT wanted.place, seq, content_hash, created_at \
          FROM unnest($1, $2) WITH ORDINALITY AS wanted (tenant, id, place) \
          JOIN webhook_events ON webhook_events.tenant = wanted.tenant COLLATE \"C\" \
              AND webhook_events.id = wanted.id COLLATE \"C\"",
+        )
+        .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.0.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.1.as_str()).collect::<Vec<_>>())
     )
-    .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.0.as_str()).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.1.as_str()).collect::<Vec<_>>())
     .load(conn)?;
     // One that is gone since by retention is stored by the next round.
     let named = |row: Found| {
@@ -486,12 +502,13 @@ impl FanOut {
         if self.ids.is_empty() {
             return Ok(());
         }
-        diesel::sql_query(format!(
-            "INSERT INTO webhook_deliveries \
+        prepared!(diesel::sql_query(format!(
+            "WITH made AS (INSERT INTO webhook_deliveries \
              (id, event_seq, shard, endpoint_id, tenant, status, next_attempt_at, retries_used, attempt_count, \
               interruptions, owner_epoch, claim_no, created_at, updated_at, ordering_key, in_line) \
              SELECT id, seq, shard, endpoint_id, tenant, '{}', at, 0, 0, 0, 0, 0, at, at, key, key IS NOT NULL \
-             FROM unnest($1, $2, $3, $4, $5, $6, $7) AS new (id, seq, shard, endpoint_id, tenant, at, key)",
+             FROM unnest($1, $2, $3, $4, $5, $6, $7) AS new (id, seq, shard, endpoint_id, tenant, at, key) \
+             RETURNING 1) {COUNT_MADE}",
             Status::Pending
         ))
         .bind::<Array<Text>, _>(&self.ids)
@@ -500,8 +517,8 @@ impl FanOut {
         .bind::<Array<Text>, _>(&self.endpoint_ids)
         .bind::<Array<Text>, _>(&self.tenants)
         .bind::<Array<BigInt>, _>(&self.created_at)
-        .bind::<Array<Nullable<Text>>, _>(&self.ordering_keys)
-        .execute(conn)?;
+        .bind::<Array<Nullable<Text>>, _>(&self.ordering_keys))
+        .get_result::<Rows>(conn)?;
         Ok(())
     }
 }
@@ -521,8 +538,9 @@ fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>
             of.insert(id.as_str(), (place, order));
         }
     }
-    let rows: Vec<DeliveryRow> = diesel::sql_query(format!(
-        "WITH wanted AS MATERIALIZED ( \
+    let rows: Vec<DeliveryRow> = prepared!(
+        diesel::sql_query(format!(
+            "WITH wanted AS MATERIALIZED ( \
              SELECT webhook_deliveries.id, asked.at, asked.epoch \
              FROM unnest($1, $2, $3) AS asked (id, at, epoch) \
              JOIN webhook_deliveries ON webhook_deliveries.id = asked.id COLLATE \"C\" \
@@ -534,12 +552,13 @@ fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>
              claimed_at = wanted.at, updated_at = wanted.at \
          FROM wanted WHERE webhook_deliveries.id = wanted.id \
          RETURNING webhook_deliveries.*",
-        Status::Pending,
-        Status::Sending,
-    ))
-    .bind::<Array<Text>, _>(ids)
-    .bind::<Array<BigInt>, _>(at)
-    .bind::<Array<BigInt>, _>(epochs)
+            Status::Pending,
+            Status::Sending,
+        ))
+        .bind::<Array<Text>, _>(ids)
+        .bind::<Array<BigInt>, _>(at)
+        .bind::<Array<BigInt>, _>(epochs)
+    )
     .load(conn)?;
     let mut claimed: Vec<Vec<(usize, Claimed)>> = vec![Vec::new(); claims.len()];
     for row in rows {
@@ -561,7 +580,7 @@ fn leave_sending(conn: &mut PgConnection, leaving: &[Leaving<'_>]) -> Result<Vec
         id: String,
     }
     let columns: Vec<_> = leaving.iter().map(|one| codec::life_columns(&one.life)).collect();
-    let rows: Vec<Left> = diesel::sql_query(format!(
+    let rows: Vec<Left> = prepared!(diesel::sql_query(format!(
         "UPDATE webhook_deliveries SET status = left_as.status, next_attempt_at = left_as.next_attempt_at, \
              hold_reason = left_as.hold_reason, failure_reason = left_as.failure_reason, \
              retries_used = left_as.retries_used, attempt_count = left_as.attempt_count, \
@@ -592,10 +611,43 @@ fn leave_sending(conn: &mut PgConnection, leaving: &[Leaving<'_>]) -> Result<Vec
     .bind::<Array<Integer>, _>(columns.iter().map(|one| one.interruptions).collect::<Vec<_>>())
     .bind::<Array<Nullable<BigInt>>, _>(columns.iter().map(|one| one.delivered_at).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(leaving.iter().map(|one| one.at.as_micros()).collect::<Vec<_>>())
-    .bind::<Array<Bool>, _>(columns.iter().map(|one| one.in_line).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(columns.iter().map(|one| one.in_line).collect::<Vec<_>>()))
     .load(conn)?;
     let left: HashSet<String> = rows.into_iter().map(|row| row.id).collect();
     Ok(leaving.iter().map(|one| left.contains(one.claimed.id.as_str())).collect())
+}
+
+fn insert_attempts(conn: &mut PgConnection, rows: &[AttemptRow]) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    fn each<'a, T>(rows: &'a [AttemptRow], column: impl Fn(&'a AttemptRow) -> T) -> Vec<T> {
+        rows.iter().map(column).collect()
+    }
+    prepared!(
+        diesel::sql_query(
+            format!("WITH made AS (INSERT INTO webhook_attempts \
+             (delivery_id, claim_no, endpoint_id, number, started_at, ended_at, outcome, status_code, error, \
+              response_body, response_headers, request_headers, remote_address, timings) \
+             SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING 1) {COUNT_MADE}"),
+        )
+        .bind::<Array<Text>, _>(each(rows, |row| row.delivery_id.as_str()))
+        .bind::<Array<BigInt>, _>(each(rows, |row| row.claim_no))
+        .bind::<Array<Text>, _>(each(rows, |row| row.endpoint_id.as_str()))
+        .bind::<Array<Nullable<Integer>>, _>(each(rows, |row| row.number))
+        .bind::<Array<BigInt>, _>(each(rows, |row| row.started_at))
+        .bind::<Array<BigInt>, _>(each(rows, |row| row.ended_at))
+        .bind::<Array<Text>, _>(each(rows, |row| row.outcome.as_str()))
+        .bind::<Array<Nullable<Integer>>, _>(each(rows, |row| row.status_code))
+        .bind::<Array<Nullable<Text>>, _>(each(rows, |row| row.error.as_deref()))
+        .bind::<Array<Nullable<Text>>, _>(each(rows, |row| row.response_body.as_deref()))
+        .bind::<Array<Nullable<Text>>, _>(each(rows, |row| row.response_headers.as_deref()))
+        .bind::<Array<Nullable<Text>>, _>(each(rows, |row| row.request_headers.as_deref()))
+        .bind::<Array<Nullable<Text>>, _>(each(rows, |row| row.remote_address.as_deref()))
+        .bind::<Array<Text>, _>(each(rows, |row| row.timings.as_str()))
+    )
+    .get_result::<Rows>(conn)?;
+    Ok(())
 }
 
 /// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.

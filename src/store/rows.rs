@@ -62,7 +62,7 @@ pub(super) struct HealthRow {
 }
 
 #[derive(Debug, Insertable)]
-#[diesel(table_name = webhook_events)]
+#[diesel(table_name = webhook_events, treat_none_as_default_value = false)]
 pub(super) struct NewEventRow<'a> {
     pub(super) tenant: &'a str,
     pub(super) id: &'a str,
@@ -89,7 +89,7 @@ pub(super) struct EventRow {
 }
 
 #[derive(Debug, Insertable)]
-#[diesel(table_name = webhook_deliveries)]
+#[diesel(table_name = webhook_deliveries, treat_none_as_default_value = false)]
 pub(super) struct NewDeliveryRow<'a> {
     pub(super) id: &'a str,
     pub(super) event_seq: i64,
@@ -172,7 +172,7 @@ pub(super) struct LifeColumns {
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = webhook_attempts)]
+#[diesel(table_name = webhook_attempts, treat_none_as_default_value = false)]
 pub(super) struct AttemptRow {
     pub(super) delivery_id: String,
     pub(super) claim_no: i64,

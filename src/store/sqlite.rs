@@ -10,6 +10,7 @@ use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, Transact
 use diesel::prelude::*;
 
 use super::group::{Claim, OrderingKey, Outcome, Publish, Published, Refusal, Target};
+use super::prepared::{Update, prepared};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
@@ -280,7 +281,7 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
     let at = claim.at.as_micros();
     let mut claimed = Vec::with_capacity(claim.ids.len());
     for id in &claim.ids {
-        let row: Option<DeliveryRow> = diesel::update(
+        let one = diesel::update(
             deliveries::table
                 .filter(deliveries::id.eq(id.as_str()))
                 .filter(StatusIsPending)
@@ -294,9 +295,8 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
             deliveries::claimed_at.eq(Some(at)),
             deliveries::updated_at.eq(at),
         ))
-        .returning(DeliveryRow::as_returning())
-        .get_result(conn)
-        .optional()?;
+        .returning(DeliveryRow::as_returning());
+        let row: Option<DeliveryRow> = prepared!(one).get_result(conn).optional()?;
         if let Some(row) = row {
             claimed.push(codec::claimed(&row)?);
         }
@@ -306,21 +306,19 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
 
 /// Ends a claim. False: it had been taken away, and nothing was written.
 fn leave_sending(conn: &mut SqliteConnection, leaving: &Leaving<'_>) -> Result<bool, StoreError> {
+    struct Here;
     let Leaving { claimed, life, at } = leaving;
-    let updated = diesel::update(
-        deliveries::table
-            .filter(deliveries::id.eq(claimed.id.as_str()))
-            .filter(StatusIsSending)
-            .filter(deliveries::owner_epoch.eq(claimed.epoch))
-            .filter(deliveries::claim_no.eq(claimed.claim_no)),
-    )
-    .set((
+    let changes = (
         codec::life_columns(life),
         deliveries::claimed_at.eq(None::<i64>),
         deliveries::updated_at.eq(at.as_micros()),
-    ))
-    .execute(conn)?;
-    Ok(updated == 1)
+    );
+    let claim = deliveries::id
+        .eq(claimed.id.as_str())
+        .and(StatusIsSending)
+        .and(deliveries::owner_epoch.eq(claimed.epoch))
+        .and(deliveries::claim_no.eq(claimed.claim_no));
+    Ok(Update::new(Here, "webhook_deliveries", changes, claim).execute(conn)? == 1)
 }
 
 /// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.

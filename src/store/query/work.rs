@@ -1,6 +1,6 @@
 //! What there is to do: what is due, what is claimed, what is overdue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
@@ -27,13 +27,15 @@ pub(crate) struct Due {
     pub(crate) next: Option<Timestamp>,
 }
 
-/// At most `limit` due deliveries, and at most about `max_bytes` of bodies.
+/// At most `limit` due deliveries, and at most about `max_bytes` of bodies. Those in `at_hand` count, and are
+/// not read once more.
 pub(crate) fn due(
     conn: &mut Conn,
     id: &EndpointId,
     now: Timestamp,
     limit: i64,
     max_bytes: usize,
+    at_hand: &HashSet<DeliveryId>,
 ) -> Result<Due, StoreError> {
     let keys: Vec<(String, Option<i64>, i64)> = deliveries::table
         .filter(StatusIsPending)
@@ -44,18 +46,22 @@ pub(crate) fn due(
         .select((deliveries::id, deliveries::next_attempt_at, deliveries::event_seq))
         .load(conn)?;
     let mut due = Due::default();
-    let mut bytes = 0;
+    let (mut read, mut bytes) = (0, 0);
     for (delivery, at, seq) in keys {
         let at = codec::time(at.unwrap_or_default());
-        let full = i64::try_from(due.queued.len()).is_ok_and(|read| read >= limit) || bytes >= max_bytes;
-        if at > now || full {
+        if at > now || read >= limit || bytes >= max_bytes {
             due.next = Some(at);
             break;
+        }
+        read += 1;
+        let id = DeliveryId::from_text(delivery);
+        if at_hand.contains(&id) {
+            continue;
         }
         let row = events::table.find(seq).select(EventRow::as_select()).first(conn)?;
         bytes += row.body.len();
         let event = codec::shared_event(row)?;
-        due.queued.push(Queued { id: DeliveryId::from_text(delivery), due: at, event });
+        due.queued.push(Queued { id, due: at, event });
     }
     Ok(due)
 }

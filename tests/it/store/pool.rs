@@ -1,8 +1,10 @@
 //! An engine on a host's own pool of connections.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{Instrumentation, InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
 use postrider::config::{DatabaseUrl, EngineConfig};
@@ -101,6 +103,85 @@ fn an_engine_runs_on_a_hosts_own_pool(database: Database) {
     }
 }
 
+/// What diesel's instrumentation tells: each statement's text, how often it ran, and how often it was prepared to be
+/// kept.
+#[derive(Debug, Default, Clone)]
+struct Statements(Arc<Mutex<HashMap<String, (usize, usize)>>>);
+
+impl Instrumentation for Statements {
+    fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
+        let mut counts = self.0.lock().unwrap();
+        match event {
+            InstrumentationEvent::StartQuery { query, .. } => {
+                let text = query.to_string();
+                let text = text.split(" -- binds").next().unwrap().to_owned();
+                counts.entry(text).or_default().0 += 1;
+            }
+            InstrumentationEvent::CacheQuery { sql, .. } => {
+                counts.entry(sql.to_owned()).or_default().1 += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<C: Connection> CustomizeConnection<C, diesel::r2d2::Error> for Statements {
+    fn on_acquire(&self, conn: &mut C) -> Result<(), diesel::r2d2::Error> {
+        conn.set_instrumentation(self.clone());
+        Ok(())
+    }
+}
+
+/// A statement that runs for each delivery is parsed and planned once a connection.
+fn what_runs_for_each_delivery_is_prepared_once(database: Database) {
+    const EVENTS: usize = 200;
+    async fn story(pool: impl Into<HostPool>) {
+        let receiver = Receiver::start();
+        let postrider = start(pool).await.unwrap();
+        let change = serde_json::json!({"url": receiver.url("/ok"), "rate_limit": "unlimited"});
+        let change = serde_json::from_value(change).unwrap();
+        postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
+        for _ in 0..EVENTS {
+            postrider.publish(event("a.b", "1")).await.unwrap();
+        }
+        for _ in 0..200 {
+            if receiver.got().len() == EVENTS {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(receiver.got().len(), EVENTS);
+        postrider.drain().await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (system, statements) = (actix::System::new(), Statements::default());
+    let customizer = Box::new(statements.clone());
+    match database.fresh(dir.path()).expect("there is one") {
+        DatabaseUrl::Sqlite(path) => {
+            let path = path.to_str().unwrap();
+            SqliteConnection::establish(path).unwrap().batch_execute("PRAGMA journal_mode = WAL").unwrap();
+            let manager = ConnectionManager::<SqliteConnection>::new(path);
+            let pool = Pool::builder().max_size(6).connection_customizer(customizer).build(manager);
+            system.block_on(story(pool.unwrap()));
+        }
+        DatabaseUrl::Postgres(server) => {
+            let manager = ConnectionManager::<PgConnection>::new(server.reveal());
+            let pool = Pool::builder().max_size(6).connection_customizer(customizer).build(manager);
+            system.block_on(story(pool.unwrap()));
+        }
+        other => panic!("{other:?}"),
+    }
+    let counts = statements.0.lock().unwrap().clone();
+    let often: Vec<_> = counts.iter().filter(|(_, (runs, _))| *runs > EVENTS / 2).collect();
+    let inserts = often.iter().filter(|(text, _)| text.contains("INSERT INTO")).count();
+    assert!(inserts >= 3, "events, deliveries and attempts: {often:?}");
+    for (text, (runs, kept)) in often {
+        let plain = ["BEGIN", "COMMIT", "ROLLBACK", "SET ", "SELECT 1"];
+        let plain = plain.iter().any(|plain| text.starts_with(plain));
+        assert!(plain || (1..=6).contains(kept), "run {runs} times and kept {kept} times: {text}");
+    }
+}
+
 #[actix_web::test]
 async fn a_pool_that_cannot_serve_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
@@ -123,4 +204,5 @@ async fn a_pool_that_cannot_serve_is_refused_with_the_remedy() {
 
 conformance! {
     an_engine_runs_on_a_hosts_own_pool,
+    what_runs_for_each_delivery_is_prepared_once,
 }

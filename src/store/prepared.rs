@@ -1,0 +1,99 @@
+//! Statements that are prepared once a connection, although diesel would prepare them for each run: it takes
+//! every update and every `sql_query` for one whose text may be another the next time.
+
+use std::marker::PhantomData;
+
+use diesel::RunQueryDsl;
+use diesel::backend::Backend;
+#[cfg(feature = "sqlite")]
+use diesel::query_builder::AsChangeset;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+
+/// A statement that returns rows and whose text is the same at each run, on one kind of database. `Place` is where it stands in the
+/// code: what it is cached by.
+pub(super) struct Prepared<Place, S> {
+    statement: S,
+    place: PhantomData<Place>,
+}
+
+impl<Place, S> Prepared<Place, S> {
+    pub(super) fn new(_: Place, statement: S) -> Self {
+        Self { statement, place: PhantomData }
+    }
+}
+
+/// Marks a statement that returns rows as one whose text never changes: values are bound, not written into it.
+/// (What only counts rows is borrowed by diesel on its way, and loses the mark: see [`Update`].)
+macro_rules! prepared {
+    ($statement:expr) => {{
+        struct Here;
+        $crate::store::prepared::Prepared::new(Here, $statement)
+    }};
+}
+pub(super) use prepared;
+
+impl<Place: 'static, S> QueryId for Prepared<Place, S> {
+    type QueryId = Place;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<Place, S: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Prepared<Place, S> {
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        self.statement.walk_ast(out)
+    }
+
+    fn is_safe_to_cache_prepared(&self, _: &DB) -> QueryResult<bool> {
+        Ok(true)
+    }
+}
+
+impl<Place, S: Query> Query for Prepared<Place, S> {
+    type SqlType = S::SqlType;
+}
+
+impl<Place, S, Conn> RunQueryDsl<Conn> for Prepared<Place, S> {}
+
+/// An update that returns no rows and whose text is the same at each run: of all these columns, by this condition.
+#[cfg(feature = "sqlite")]
+pub(super) struct Update<Place, C, W> {
+    table: &'static str,
+    changes: C,
+    condition: W,
+    place: PhantomData<Place>,
+}
+
+#[cfg(feature = "sqlite")]
+impl<Place, C, W> Update<Place, C, W> {
+    pub(super) fn new<A: AsChangeset<Changeset = C>>(
+        _: Place,
+        table: &'static str,
+        changes: A,
+        condition: W,
+    ) -> Self {
+        Self { table, changes: changes.as_changeset(), condition, place: PhantomData }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl<Place: 'static, C, W> QueryId for Update<Place, C, W> {
+    type QueryId = Place;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+#[cfg(feature = "sqlite")]
+impl<Place, C: QueryFragment<DB>, W: QueryFragment<DB>, DB: Backend> QueryFragment<DB>
+    for Update<Place, C, W>
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        out.push_sql("UPDATE ");
+        out.push_identifier(self.table)?;
+        out.push_sql(" SET ");
+        self.changes.walk_ast(out.reborrow())?;
+        out.push_sql(" WHERE ");
+        self.condition.walk_ast(out)
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl<Place, C, W, Conn> RunQueryDsl<Conn> for Update<Place, C, W> {}
