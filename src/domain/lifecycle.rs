@@ -219,6 +219,9 @@ pub struct Refused {
 
 fn state_words(state: State) -> String {
     match state {
+        State::Pending(Wait::Held(HoldReason::Order)) => {
+            "waiting for its turn in its ordering key".to_owned()
+        }
         State::Pending(Wait::Held(reason)) => format!("on hold ({reason})"),
         State::Failed(reason) => format!("failed ({reason})"),
         other => other.status().to_string(),

@@ -51,6 +51,12 @@ pub(crate) struct Add {
     /// Delays between attempts in seconds, comma-separated
     #[arg(long, value_delimiter = ',', value_name = "SECONDS")]
     retry_delays_s: Option<Vec<u32>>,
+    /// `key`: events that share an ordering key arrive in order, one at a time [default: none]
+    #[arg(long)]
+    ordering: Option<String>,
+    /// What a failed one means to those behind it in its key: `block` or `skip` [default: block]
+    #[arg(long)]
+    on_failed: Option<String>,
     #[command(flatten)]
     client: Client,
 }
@@ -108,6 +114,8 @@ impl Add {
             ("concurrency", json!(self.concurrency)),
             ("timeout_ms", json!(self.timeout_ms)),
             ("retry_delays_s", json!(self.retry_delays_s)),
+            ("ordering", json!(self.ordering)),
+            ("on_failed", json!(self.on_failed)),
         ];
         body.extend(
             given.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.into(), value)),

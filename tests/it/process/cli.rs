@@ -70,9 +70,14 @@ fn the_first_webhook_by_the_command_line_alone() {
         "100/min",
         "--event-types",
         "a.b,c.*",
+        "--ordering",
+        "key",
+        "--on-failed",
+        "skip",
     ]);
     let id = added["id"].as_str().unwrap();
     assert_eq!(added["event_types"], serde_json::json!(["a.b", "c.*"]));
+    assert_eq!((&added["ordering"], &added["on_failed"]), (&"key".into(), &"skip".into()));
     assert!(with(&["endpoints", "show", id]).contains("100/min"));
     assert_eq!(json(&["endpoints", "pause", id])["status"], "paused");
     assert!(with(&["endpoints", "list", "--status", "paused"]).contains(id));

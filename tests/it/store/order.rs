@@ -63,7 +63,7 @@ fn a_retry_keeps_its_key_waiting_and_no_other(database: Database) {
         pass(std::time::Duration::from_millis(200)).await;
         assert_eq!(waits_for(&engine, &second).await, Some(WaitingFor::Order));
         let refused = engine.postrider.release_delivery(&second).await.unwrap_err();
-        assert!(matches!(refused, Error::Refused(_)), "{refused}");
+        assert!(refused.to_string().contains("its turn"), "{refused}");
         engine.until(&third, Status::Delivered, secs(10)).await;
         let of_key: Vec<_> = received(&engine).into_iter().filter(|id| id.starts_with('k')).collect();
         assert_eq!(of_key, ["k1", "k1", "k2", "k3"]);
