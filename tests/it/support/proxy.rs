@@ -1,5 +1,6 @@
 //! A TCP proxy between a node and its database, which can fail as networks do.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -104,16 +105,35 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     !text.is_empty() && bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
+/// Whether the client runs a statement with that text, of which it may have told the server before: then it names it.
+fn runs(bytes: &[u8], marker: &str, statements: &mut HashMap<Vec<u8>, Vec<u8>>) -> bool {
+    const NAME: &[u8] = b"__diesel_stmt_";
+    let word = |from: usize| -> &[u8] { bytes[from..].split(|byte| *byte == 0).next().unwrap_or_default() };
+    let mut named = false;
+    for at in 0..bytes.len() {
+        if bytes[at..].starts_with(NAME) {
+            let name = word(at);
+            let text = bytes.get(at + name.len() + 1..).map_or(&[][..], |_| word(at + name.len() + 1));
+            if text.len() > 6 {
+                statements.insert(name.to_vec(), text.to_vec());
+            }
+            named |= statements.get(name).is_some_and(|text| holds(text, marker));
+        }
+    }
+    named || holds(bytes, marker)
+}
+
 fn pass_on(state: &State, mut from: TcpStream, mut to: TcpStream, losing: &AtomicBool, to_server: bool) {
     let mut buffer = vec![0; 64 * 1024];
     let mut marked = false;
+    let mut statements = HashMap::new();
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let bytes = &buffer[..count];
         while state.silent.load(Ordering::SeqCst) && !state.cut.load(Ordering::SeqCst) {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         if to_server {
-            marked |= holds(bytes, &state.marker.lock().unwrap());
+            marked |= runs(bytes, &state.marker.lock().unwrap(), &mut statements);
             if holds(bytes, "COMMIT") && std::mem::take(&mut marked) {
                 if state.hold.load(Ordering::SeqCst) {
                     state.held.fetch_add(1, Ordering::SeqCst);
