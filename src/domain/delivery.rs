@@ -69,6 +69,17 @@ pub struct Queued {
     pub due: Timestamp,
     /// What it sends; shared with every other delivery of the event.
     pub event: Arc<SealedEvent>,
+    /// How it stood when it was read.
+    pub seen: Seen,
+}
+
+/// How a delivery stood when it was last read. A claim of it holds only where it still stands so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// How often it had been claimed.
+    pub claim_no: i64,
+    /// Its life.
+    pub life: Life,
 }
 
 /// A delivery that is `sending`. It comes only out of a committed claim.

@@ -77,7 +77,7 @@ impl Builder {
     }
 
     /// The host's own pool of diesel connections, to its own database, instead of a URL. It must have at least
-    /// five; a file must be in WAL mode.
+    /// six; a file must be in WAL mode.
     pub fn pool(mut self, pool: impl Into<HostPool>) -> Self {
         self.database = Source::Host(pool.into());
         self
@@ -190,7 +190,7 @@ impl Builder {
         };
         let on_commit: OnCommit = {
             let (actors, leases, hints) = (Arc::clone(&actors), Arc::clone(&leases), hints.clone());
-            Box::new(move |wakes| {
+            Arc::new(move |wakes: Vec<_>| {
                 let (own, others): (Vec<_>, Vec<_>) =
                     wakes.into_iter().partition(|wake| leases.for_new_work(&wake.endpoint.id).is_some());
                 if !others.is_empty() {

@@ -1,6 +1,8 @@
 //! The Committer: the engine's only writer. Whatever queued up while the last commit ran goes into
 //! the next one, and nobody is answered before it is durable.
 //!
+//! Where the database takes several writers at once, publishers have a lane, and a connection, of their own.
+//!
 //! It adds no delay of its own: alone, a request is a group of one. It never decides a transition,
 //! and one member of a group can never fail another: after an error that is not the database's own
 //! state, the group is run again member by member.
@@ -32,12 +34,14 @@ const OVERTIME: Duration = Duration::from_secs(5);
 const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
 /// Tells of the deliveries that a commit made.
-pub(super) type OnCommit = Box<dyn Fn(Vec<Wake>) + Send>;
+pub(super) type OnCommit = Arc<dyn Fn(Vec<Wake>) + Send + Sync>;
 
 /// The way to the committer. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Committer {
     queue: mpsc::Sender<Entry>,
+    /// Where publishers queue: the same, or a lane of their own.
+    publishers: mpsc::Sender<Entry>,
     patience: Duration,
     refused: Refusals,
 }
@@ -72,9 +76,10 @@ impl Committer {
     pub(super) async fn write<T>(&self, (member, answer): (Member, Answer<T>)) -> Result<T, StoreError> {
         let until = Instant::now() + self.patience;
         let waits = matches!(member, Member::Record(_) | Member::Claim(_));
+        let queue = if matches!(member, Member::Publish(_)) { &self.publishers } else { &self.queue };
         let written = async {
             let entry = Entry::Write { member, until };
-            self.queue.send(entry).await.map_err(|_| StoreError::from(Unavailable::Stopped))?;
+            queue.send(entry).await.map_err(|_| StoreError::from(Unavailable::Stopped))?;
             answer.await.unwrap_or_else(|_| Err(Unavailable::Stopped.into()))
         };
         if waits {
@@ -103,9 +108,12 @@ impl Committer {
 
     /// Flushes, and stops the committer.
     pub(super) async fn close(&self) {
-        let (done, closed) = oneshot::channel();
-        if self.queue.send(Entry::Close(done)).await.is_ok() {
-            let _ = closed.await;
+        // The second one is closed already where both are the same.
+        for queue in [&self.publishers, &self.queue] {
+            let (done, closed) = oneshot::channel();
+            if queue.send(Entry::Close(done)).await.is_ok() {
+                let _ = closed.await;
+            }
         }
     }
 }
@@ -119,7 +127,7 @@ pub(super) enum Driver {
     BlockingJobs,
 }
 
-/// Starts a committer on a writer of `store`.
+/// Starts a committer on writers of `store`.
 pub(super) fn start(
     store: &Store,
     patience: Duration,
@@ -127,16 +135,31 @@ pub(super) fn start(
     on_commit: OnCommit,
     driver: Driver,
 ) -> Result<Committer, StoreError> {
+    let refused = Refusals::default();
+    let lane = || start_lane(store, patience, &metrics, &refused, &on_commit, driver);
+    let queue = lane()?;
+    let publishers = if store.takes_many_writers() { lane()? } else { queue.clone() };
+    Ok(Committer { queue, publishers, patience, refused })
+}
+
+/// Starts what commits the writes of one queue, on a connection of its own.
+fn start_lane(
+    store: &Store,
+    patience: Duration,
+    metrics: &Arc<Metrics>,
+    refused: &Refusals,
+    on_commit: &OnCommit,
+    driver: Driver,
+) -> Result<mpsc::Sender<Entry>, StoreError> {
     let (queue, incoming) = mpsc::channel(QUEUE);
     let writer = Some(store.writer()?);
-    let refused = Refusals::default();
     let state = State {
         refused: refused.clone(),
         store: store.clone(),
         patience,
         writer,
-        metrics,
-        on_commit,
+        metrics: Arc::clone(metrics),
+        on_commit: Arc::clone(on_commit),
         waiting: VecDeque::new(),
         failures: 0,
     };
@@ -152,7 +175,7 @@ pub(super) fn start(
             actix::spawn(run_in_jobs(state, incoming));
         }
     }
-    Ok(Committer { queue, patience, refused })
+    Ok(queue)
 }
 
 /// The engine stops: what has not landed by `until` is left to the next start.

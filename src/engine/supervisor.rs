@@ -197,6 +197,7 @@ impl EndpointSupervisor {
             return;
         }
         let ids: Vec<DeliveryId> = batch.iter().map(|queued| queued.id.clone()).collect();
+        let wanted = batch.iter().map(|queued| (queued.id.clone(), queued.seen)).collect();
         self.limiter.reserve(u32::try_from(ids.len()).unwrap_or(u32::MAX));
         for (queued, permit) in batch.into_iter().zip(permits) {
             self.claiming.insert(queued.id.clone(), (queued, permit));
@@ -205,7 +206,7 @@ impl EndpointSupervisor {
             endpoint_id: self.endpoint.id.clone(),
             lease,
             at: self.shared.clock.now(),
-            ids: ids.clone(),
+            wanted,
         };
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {

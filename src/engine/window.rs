@@ -139,7 +139,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::domain::delivery::Seen;
     use crate::domain::event::{Content, EventType, NewEvent};
+    use crate::domain::lifecycle::Life;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_micros(second * 1_000_000)
@@ -149,7 +151,8 @@ mod tests {
         let data = serde_json::value::RawValue::from_string("1".into()).unwrap();
         let event = NewEvent::new(EventType::parse("a.b").unwrap(), Content::Data(data));
         let event = Arc::new(event.seal(at(due)).unwrap());
-        Queued { id: DeliveryId::from_text(name), due: at(due), event }
+        let seen = Seen { claim_no: 0, life: Life::published(at(due), false) };
+        Queued { id: DeliveryId::from_text(name), due: at(due), event, seen }
     }
 
     fn names(queued: &[Queued]) -> Vec<&str> {

@@ -55,7 +55,7 @@ impl Tx<'_> {
         let mut rows = Vec::with_capacity(lives.len());
         for ((slot, endpoint), life) in slots.iter().zip(&endpoints).zip(&lives) {
             let Some(life) = life else { continue };
-            rows.push(codec::attempt_row(slot.input.clone(), life.attempt_count));
+            rows.push(codec::attempt_row(&slot.input, life.attempt_count));
             if slot.input.claimed.life.leaves_line(life) {
                 self.move_up(&slot.input.claimed.id, slot.input.ended_at)?;
             }

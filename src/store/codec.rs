@@ -97,7 +97,7 @@ pub(super) fn life_columns(life: &Life) -> LifeColumns {
         State::Sending | State::Delivered => (None, None, None),
     };
     LifeColumns {
-        status: life.state.status().to_string(),
+        status: life.state.status().as_str().to_owned(),
         next_attempt_at,
         hold_reason,
         failure_reason,
@@ -199,8 +199,8 @@ pub(super) fn health_row(endpoint_id: &EndpointId, health: &Health) -> HealthRow
 }
 
 /// The row of a finished attempt, which is number `number` of those that count.
-pub(super) fn attempt_row(finished: Finished, number: u32) -> AttemptRow {
-    let exchange = finished.exchange;
+pub(super) fn attempt_row(finished: &Finished, number: u32) -> AttemptRow {
+    let exchange = &finished.exchange;
     AttemptRow {
         delivery_id: finished.claimed.id.to_string(),
         claim_no: finished.claimed.claim_no,
@@ -208,13 +208,13 @@ pub(super) fn attempt_row(finished: Finished, number: u32) -> AttemptRow {
         number: Some(int(number)),
         started_at: finished.started_at.as_micros(),
         ended_at: finished.ended_at.as_micros(),
-        outcome: exchange.outcome.to_string(),
+        outcome: exchange.outcome.as_str().to_owned(),
         status_code: exchange.status_code.map(i32::from),
-        error: exchange.error,
-        response_body: exchange.response_body,
+        error: exchange.error.clone(),
+        response_body: exchange.response_body.clone(),
         response_headers: exchange.response_headers.as_ref().map(to_json),
         request_headers: exchange.request_headers.as_ref().map(to_json),
-        remote_address: exchange.remote_address,
+        remote_address: exchange.remote_address.clone(),
         timings: to_json(&exchange.timings_ms),
     }
 }

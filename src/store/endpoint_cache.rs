@@ -10,12 +10,18 @@ use super::group::Target;
 use super::transactions::Targets;
 use super::{AnyConnection, EndpointCodec, StoreError, query};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::event::EventType;
 use crate::domain::ids::{EndpointId, Tenant};
+
+/// For how many types of events it remembers who wants them.
+const MAX_TYPES: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct EndpointCache {
     version: Option<i64>,
     by_tenant: HashMap<Tenant, Targets>,
+    /// Who wants an event, so that an event costs what its deliveries do, however many others there are.
+    by_type: HashMap<(Tenant, EventType), Targets>,
     by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
 }
 
@@ -33,6 +39,27 @@ impl EndpointCache {
             self.version = Some(version);
         }
         Ok(())
+    }
+
+    /// The tenant's endpoints that want events of that type.
+    pub(super) fn wanting(
+        &mut self,
+        conn: &mut AnyConnection,
+        codec: &EndpointCodec,
+        tenant: &Tenant,
+        event_type: &EventType,
+    ) -> Result<Targets, StoreError> {
+        let key = (tenant.clone(), event_type.clone());
+        if let Some(targets) = self.by_type.get(&key) {
+            return Ok(Arc::clone(targets));
+        }
+        let all = self.of_tenant(conn, codec, tenant)?;
+        let targets: Targets = all.iter().filter(|target| target.wants(event_type)).cloned().collect();
+        if self.by_type.len() >= MAX_TYPES {
+            self.by_type.clear();
+        }
+        self.by_type.insert(key, Arc::clone(&targets));
+        Ok(targets)
     }
 
     /// The tenant's endpoints that have not been deleted.

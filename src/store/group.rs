@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 
 use super::{StoreError, Tx};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Finished, Queued};
+use crate::domain::delivery::{Claimed, Finished, Queued, Seen};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::event::{EventFilter, SealedEvent};
+use crate::domain::event::{EventFilter, EventType, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::Life;
@@ -26,14 +26,6 @@ pub(crate) struct Publish {
 }
 
 impl Publish {
-    /// Whether an endpoint of the event's tenant gets it.
-    pub(super) fn is_for(&self, target: &Target, event: &SealedEvent) -> bool {
-        match &self.only {
-            Some(only) => target.id == *only,
-            None => EventFilter::any_matches(&target.event_types, &event.event_type),
-        }
-    }
-
     /// What its events are ordered by.
     pub(super) fn ordering_keys(&self) -> BTreeSet<OrderingKey<'_>> {
         self.events.iter().filter_map(|event| Some((&event.tenant, event.ordering_key.as_deref()?))).collect()
@@ -49,6 +41,13 @@ pub(crate) struct Target {
     pub(crate) id: EndpointId,
     pub(crate) tenant: Tenant,
     pub(crate) event_types: Vec<EventFilter>,
+}
+
+impl Target {
+    /// Whether it wants events of that type.
+    pub(super) fn wants(&self, event_type: &EventType) -> bool {
+        EventFilter::any_matches(&self.event_types, event_type)
+    }
 }
 
 impl From<&Endpoint> for Target {
@@ -89,7 +88,14 @@ pub(crate) struct Claim {
     /// What it is claimed under.
     pub(crate) lease: Lease,
     pub(crate) at: Timestamp,
-    pub(crate) ids: Vec<DeliveryId>,
+    /// Each as it was read.
+    pub(crate) wanted: Vec<(DeliveryId, Seen)>,
+}
+
+impl Claim {
+    pub(super) fn ids(&self) -> impl Iterator<Item = &DeliveryId> {
+        self.wanted.iter().map(|(id, _)| id)
+    }
 }
 
 /// What a claim came to.

@@ -209,7 +209,8 @@ pub(crate) fn publish_on<C: HostConnection, E>(
                 Ok(event) => Arc::new(event),
                 Err(error) => return Ok(Err(error)),
             };
-            let targets = query::targets_of(conn, &event.tenant)?.into();
+            let targets = query::targets_of(conn, &event.tenant)?.into_iter();
+            let targets = targets.filter(|target| target.wants(&event.event_type)).collect();
             let publish = Publish { events: vec![Arc::clone(&event)], only: None };
             conn.own().wait_for_keys(&publish.ordering_keys())?;
             let publishing = transactions::Publishing { publish: &publish, targets: vec![targets] };
@@ -346,7 +347,12 @@ impl Store {
         self.source.is_server()
     }
 
-    /// A writing connection. The engine has exactly one at a time.
+    /// Whether two transactions can write at once.
+    pub(crate) fn takes_many_writers(&self) -> bool {
+        self.source.is_server()
+    }
+
+    /// A writing connection. The engine has exactly one at a time for each lane of its committer.
     pub(crate) fn writer(&self) -> Result<Writer, StoreError> {
         Ok(Writer::new(self.source.writer()?, Arc::clone(&self.codec)))
     }

@@ -19,10 +19,10 @@ use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
     webhook_events as events,
 };
-use super::transactions::{Leaving, Made, Publishing, Taking, Transactions};
+use super::transactions::{Leaving, Made, Publishing, Taking, Transactions, just_made};
 use super::{StoreError, codec};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Queued};
+use crate::domain::delivery::Claimed;
 use crate::domain::event::SealedEvent;
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, InstanceId, Tenant};
 use crate::domain::lease::{Lease, Shard};
@@ -481,9 +481,6 @@ impl FanOut {
     fn add(&mut self, publishing: &Publishing<'_>, index: usize, seq: i64, made: &mut Vec<Made>) {
         let event = &publishing.publish.events[index];
         for target in publishing.targets[index].iter() {
-            if !publishing.publish.is_for(target, event) {
-                continue;
-            }
             let id = DeliveryId::generate(event.created_at);
             self.ids.push(id.to_string());
             self.seqs.push(seq);
@@ -493,8 +490,7 @@ impl FanOut {
             self.created_at.push(event.created_at.as_micros());
             self.ordering_keys.push(event.ordering_key.clone());
             self.answers.entry(seq).or_default().push((id.clone(), target.id.clone()));
-            let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
-            made.push((target.id.clone(), queued));
+            made.push((target.id.clone(), just_made(id, event)));
         }
     }
 
@@ -531,7 +527,7 @@ fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>
     }
     let (mut ids, mut at, mut epochs, mut of) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
     for (place, claim) in claims.iter().enumerate() {
-        for (order, id) in claim.ids.iter().enumerate() {
+        for (order, id) in claim.ids().enumerate() {
             ids.push(id.as_str());
             at.push(claim.at.as_micros());
             epochs.push(claim.lease.epoch);

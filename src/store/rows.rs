@@ -156,6 +156,17 @@ pub(super) struct DeliveryRow {
     pub(super) life: LifeColumns,
 }
 
+/// A delivery that is due, and the event that it sends.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = webhook_deliveries)]
+pub(super) struct DueRow {
+    pub(super) id: String,
+    pub(super) event_seq: i64,
+    pub(super) claim_no: i64,
+    #[diesel(embed)]
+    pub(super) life: LifeColumns,
+}
+
 /// The columns that `domain::lifecycle` decides.
 #[derive(Debug, Clone, Queryable, QueryableByName, Selectable, AsChangeset)]
 #[diesel(table_name = webhook_deliveries, treat_none_as_null = true)]

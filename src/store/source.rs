@@ -11,7 +11,7 @@ use crate::config::DatabaseUrl;
 
 /// A host's own pool of diesel connections, for [`Builder::pool`](crate::Builder::pool).
 ///
-/// Two of its connections are held as long as the engine runs (three on Postgres), others for single reads. On a
+/// Two of its connections are held as long as the engine runs (four on Postgres), others for single reads. On a
 /// file, those that are held get `synchronous = FULL`.
 #[derive(Clone)]
 pub struct HostPool {
@@ -21,7 +21,7 @@ pub struct HostPool {
 }
 
 /// The fewest connections that a host's pool may have: what is held, and what somebody may need beside it.
-const FEWEST: u32 = 5;
+const FEWEST: u32 = 6;
 
 impl std::fmt::Debug for HostPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

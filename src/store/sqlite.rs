@@ -7,25 +7,26 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
+use diesel::declare_sql_function;
 use diesel::prelude::*;
 
 use super::group::{Claim, OrderingKey, Outcome, Publish, Published, Refusal, Target};
-use super::prepared::{Update, prepared};
+use super::prepared::Update;
 use super::query::{Retire, Retired};
-use super::rows::{AttemptRow, DeliveryRow, NewDeliveryRow, NewEventRow};
+use super::rows::{AttemptRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
     webhook_shards as shards,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
-use super::transactions::{Leaving, Made, Publishing, Taking, Targets, Transactions};
+use super::transactions::{Leaving, Made, Publishing, Taking, Targets, Transactions, just_made};
 use super::{StoreError, codec};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Queued};
+use crate::domain::delivery::{Claimed, Seen};
 use crate::domain::event::SealedEvent;
 use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
 use crate::domain::lease::{Lease, Shard};
-use crate::domain::lifecycle::Status;
+use crate::domain::lifecycle::{Life, State, Status};
 
 impl Transactions for SqliteConnection {
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -141,7 +142,7 @@ fn is_open(conn: &mut SqliteConnection) -> Result<bool, StoreError> {
     Ok(status.transaction_depth()?.is_some())
 }
 
-/// Stores events with their deliveries, all or none. `targets[i]` are those of event `i`'s tenant.
+/// Stores events with their deliveries, all or none. `targets[i]` are those whom event `i` goes to.
 fn publish(
     conn: &mut SqliteConnection,
     publish: &Publish,
@@ -152,7 +153,7 @@ fn publish(
     let store_all = |conn: &mut SqliteConnection, made: &mut Vec<Made>| {
         let mut answers = Vec::with_capacity(publish.events.len());
         for (index, (event, targets)) in publish.events.iter().zip(targets).enumerate() {
-            match publish_one(conn, publish, event, targets, made)? {
+            match publish_one(conn, event, targets, made)? {
                 Some(answer) => answers.push(answer),
                 None => return Err(Abandon::Refused(Refusal::Conflict { index, id: event.id.clone() })),
             }
@@ -207,10 +208,15 @@ impl From<StoreError> for Abandon {
     }
 }
 
+#[declare_sql_function]
+extern "SQL" {
+    /// The `seq` of the event that was inserted last.
+    fn last_insert_rowid() -> BigInt;
+}
+
 /// `None`: the id belongs to a different event.
 fn publish_one(
     conn: &mut SqliteConnection,
-    publish: &Publish,
     event: &Arc<SealedEvent>,
     targets: &[Target],
     made: &mut Vec<Made>,
@@ -225,27 +231,24 @@ fn publish_one(
         body: &event.body,
         created_at: event.created_at.as_micros(),
     };
-    let seq: Option<i64> = diesel::insert_into(events::table)
+    let new = diesel::insert_into(events::table)
         .values(&row)
         .on_conflict((events::tenant, events::id))
         .do_nothing()
-        .returning(events::seq)
-        .get_result(conn)
-        .optional()?;
-    let Some(seq) = seq else { return published_before(conn, event) };
+        .execute(conn)?;
+    if new == 0 {
+        return published_before(conn, event);
+    }
+    let seq: i64 = diesel::select(last_insert_rowid()).get_result(conn)?;
 
     let mut answer = Published { created_at: event.created_at, duplicate: false, deliveries: Vec::new() };
     for target in targets {
-        if !publish.is_for(target, event) {
-            continue;
-        }
         let id = DeliveryId::generate(event.created_at);
         let key = event.ordering_key.as_deref();
         let row = NewDeliveryRow::new(&id, seq, &target.id, &target.tenant, key, event.created_at);
         diesel::insert_into(deliveries::table).values(&row).execute(conn)?;
         answer.deliveries.push((id.clone(), target.id.clone()));
-        let queued = Queued { id, due: event.created_at, event: Arc::clone(event) };
-        made.push((target.id.clone(), queued));
+        made.push((target.id.clone(), just_made(id, event)));
     }
     Ok(Some(answer))
 }
@@ -276,29 +279,39 @@ fn published_before(
     }))
 }
 
-/// Makes due deliveries `sending`. Those that are so no more are passed over.
+/// Makes due deliveries `sending`. Those that do not stand as they were read are passed over.
 fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, StoreError> {
+    struct Here;
     let at = claim.at.as_micros();
-    let mut claimed = Vec::with_capacity(claim.ids.len());
-    for id in &claim.ids {
-        let one = diesel::update(
-            deliveries::table
-                .filter(deliveries::id.eq(id.as_str()))
-                .filter(StatusIsPending)
-                .filter(deliveries::next_attempt_at.le(at)),
-        )
-        .set((
+    let mut claimed = Vec::with_capacity(claim.wanted.len());
+    for (id, Seen { claim_no, life }) in &claim.wanted {
+        let changes = (
             deliveries::status.eq(Status::Sending.as_str()),
             deliveries::next_attempt_at.eq(None::<i64>),
-            deliveries::claim_no.eq(deliveries::claim_no + 1),
+            deliveries::claim_no.eq(claim_no + 1),
             deliveries::owner_epoch.eq(claim.lease.epoch),
             deliveries::claimed_at.eq(Some(at)),
             deliveries::updated_at.eq(at),
-        ))
-        .returning(DeliveryRow::as_returning());
-        let row: Option<DeliveryRow> = prepared!(one).get_result(conn).optional()?;
-        if let Some(row) = row {
-            claimed.push(codec::claimed(&row)?);
+        );
+        // What was read tells what the claim leaves, so nothing needs to come back: `RETURNING` would make
+        // SQLite open and close a table for each run.
+        let as_seen = deliveries::id
+            .eq(id.as_str())
+            .and(StatusIsPending)
+            .and(deliveries::next_attempt_at.le(at))
+            .and(deliveries::claim_no.eq(claim_no))
+            .and(deliveries::retries_used.eq(codec::int(life.retries_used)))
+            .and(deliveries::attempt_count.eq(codec::int(life.attempt_count)))
+            .and(deliveries::interruptions.eq(codec::int(life.interruptions)))
+            .and(deliveries::in_line.eq(life.in_line));
+        if Update::new(Here, "webhook_deliveries", changes, as_seen).execute(conn)? == 1 {
+            claimed.push(Claimed {
+                id: id.clone(),
+                claim_no: claim_no + 1,
+                epoch: claim.lease.epoch,
+                claimed_at: claim.at,
+                life: Life { state: State::Sending, ..*life },
+            });
         }
     }
     Ok(claimed)

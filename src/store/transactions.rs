@@ -9,18 +9,26 @@ use super::query::{Retire, Retired};
 use super::rows::AttemptRow;
 use super::{AnyConnection, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Queued};
+use crate::domain::delivery::{Claimed, Queued, Seen};
+use crate::domain::event::SealedEvent;
 use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::{self, Cause, Life};
 
-/// The endpoints of one tenant, as they stand in the transaction.
+/// Whom an event goes to, as the endpoints stand in the transaction.
 pub(super) type Targets = Arc<[Target]>;
 
 /// A delivery that was just made, of which nobody knows yet.
 pub(super) type Made = (EndpointId, Queued);
 
-/// Events to store, all or none, each with its tenant's endpoints.
+/// A delivery as its publishing leaves it.
+pub(super) fn just_made(id: DeliveryId, event: &Arc<SealedEvent>) -> Queued {
+    let life = Life::published(event.created_at, event.ordering_key.is_some());
+    let seen = Seen { claim_no: 0, life };
+    Queued { id, due: event.created_at, event: Arc::clone(event), seen }
+}
+
+/// Events to store, all or none, each with those whom it goes to.
 pub(super) struct Publishing<'a> {
     pub(super) publish: &'a Publish,
     pub(super) targets: Vec<Targets>,

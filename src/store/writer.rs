@@ -13,6 +13,7 @@ use super::{
 };
 use crate::domain::delivery::Delivery;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::event::SealedEvent;
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::Life;
@@ -135,9 +136,9 @@ impl Tx<'_> {
         if endpoint.settings.ordering == Ordering::None {
             return Ok((Cow::Borrowed(claim), Vec::new()));
         }
-        let behind = query::behind(self.conn, &endpoint.id, &claim.ids)?;
+        let behind = query::behind(self.conn, &endpoint.id, claim.ids())?;
         let mut claim = claim.clone();
-        claim.ids.retain(|id| behind.iter().all(|one| one.id != *id));
+        claim.wanted.retain(|(id, _)| behind.iter().all(|one| one.id != *id));
         Ok((Cow::Owned(claim), behind))
     }
 
@@ -149,6 +150,18 @@ impl Tx<'_> {
             slot.output = Some(outcome);
         }
         Ok(())
+    }
+
+    /// Whom an event goes to.
+    fn targets(&mut self, publish: &Publish, event: &SealedEvent) -> Result<Targets, StoreError> {
+        let Self { conn, codec, cache, .. } = self;
+        match &publish.only {
+            None => cache.wanting(conn, codec, &event.tenant, &event.event_type),
+            Some(only) => {
+                let all = cache.of_tenant(conn, codec, &event.tenant)?;
+                Ok(all.iter().filter(|target| target.id == *only).cloned().collect())
+            }
+        }
     }
 
     /// Stores events for the endpoints of their tenants as they stand now.
@@ -165,14 +178,11 @@ impl Tx<'_> {
                 outcomes.push(Err(Refusal::KeyTaken));
                 continue;
             }
-            let mut targets: Vec<Targets> = Vec::with_capacity(publish.events.len());
-            for event in &publish.events {
-                targets.push(self.cache.of_tenant(self.conn, self.codec, &event.tenant)?);
-            }
-            let is_there =
-                |only: &EndpointId| targets.iter().flat_map(|all| all.iter()).any(|one| one.id == *only);
+            let targets = publish.events.iter().map(|event| self.targets(publish, event));
+            let targets: Vec<Targets> = targets.collect::<Result<_, _>>()?;
+            let found = publish.only.is_none() || targets.iter().all(|targets| !targets.is_empty());
             outcomes.push(Err(Refusal::NoEndpoint));
-            if publish.only.as_ref().is_none_or(is_there) {
+            if found {
                 places.push(place);
                 publishing.push(Publishing { publish, targets });
             }

@@ -22,6 +22,11 @@ use clap::{Parser, Subcommand};
 
 use crate::output::Failure;
 
+/// Measured: a fifth less time for a delivery than with the C library's (docs/performance.md).
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Webhooks that are not lost.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the server cannot be reached, 4 the server

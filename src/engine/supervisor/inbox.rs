@@ -197,6 +197,10 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
             self.not_before = self.not_before.max(self.shared.clock.monotonic() + BREATH);
         }
         self.window.read_again();
+        if claims.len() + aside.len() < answer.ids.len() {
+            // What was not as it had been read may still wait.
+            self.window.note_due(self.shared.clock.now());
+        }
         for _ in claims.len()..answer.ids.len() {
             self.limiter.release();
         }

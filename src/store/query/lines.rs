@@ -27,14 +27,15 @@ pub(crate) struct Behind {
 }
 
 /// Those of an endpoint's pending deliveries whose turn it is not.
-pub(crate) fn behind(
+pub(crate) fn behind<'a>(
     conn: &mut Conn,
     endpoint: &EndpointId,
-    ids: &[DeliveryId],
+    ids: impl Iterator<Item = &'a DeliveryId>,
 ) -> Result<Vec<Behind>, StoreError> {
+    let ids: Vec<&str> = ids.map(DeliveryId::as_str).collect();
     let asked = || {
         deliveries::table
-            .filter(deliveries::id.eq_any(ids.iter().map(DeliveryId::as_str)))
+            .filter(deliveries::id.eq_any(&ids))
             .filter(StatusIsPending)
             .filter(deliveries::in_line)
             .filter(deliveries::ordering_key.is_not_null())

@@ -8,11 +8,11 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use super::deliveries::of_endpoint;
 use super::{Conn, endpoint};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Outcome, Queued};
+use crate::domain::delivery::{Claimed, Outcome, Queued, Seen};
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::Status;
-use crate::store::rows::{DeliveryRow, EventRow};
+use crate::store::rows::{DeliveryRow, DueRow, EventRow};
 use crate::store::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
 };
@@ -37,31 +37,32 @@ pub(crate) fn due(
     max_bytes: usize,
     at_hand: &HashSet<DeliveryId>,
 ) -> Result<Due, StoreError> {
-    let keys: Vec<(String, Option<i64>, i64)> = deliveries::table
+    let rows: Vec<DueRow> = deliveries::table
         .filter(StatusIsPending)
         .filter(of_endpoint(id))
         .filter(deliveries::next_attempt_at.is_not_null())
         .order((deliveries::next_attempt_at, deliveries::created_at, deliveries::id))
         .limit(limit + 1)
-        .select((deliveries::id, deliveries::next_attempt_at, deliveries::event_seq))
+        .select(DueRow::as_select())
         .load(conn)?;
     let mut due = Due::default();
     let (mut read, mut bytes) = (0, 0);
-    for (delivery, at, seq) in keys {
-        let at = codec::time(at.unwrap_or_default());
+    for row in rows {
+        let at = codec::time(row.life.next_attempt_at.unwrap_or_default());
         if at > now || read >= limit || bytes >= max_bytes {
             due.next = Some(at);
             break;
         }
         read += 1;
-        let id = DeliveryId::from_text(delivery);
+        let seen = Seen { claim_no: row.claim_no, life: codec::life(&row.life)? };
+        let id = DeliveryId::from_text(row.id);
         if at_hand.contains(&id) {
             continue;
         }
-        let row = events::table.find(seq).select(EventRow::as_select()).first(conn)?;
+        let row = events::table.find(row.event_seq).select(EventRow::as_select()).first(conn)?;
         bytes += row.body.len();
         let event = codec::shared_event(row)?;
-        due.queued.push(Queued { id, due: at, event });
+        due.queued.push(Queued { id, due: at, event, seen });
     }
     Ok(due)
 }

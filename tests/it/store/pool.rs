@@ -190,7 +190,7 @@ async fn a_pool_that_cannot_serve_is_refused_with_the_remedy() {
     };
     let path = dir.path().join("host.db");
     let small = start(pool(path.to_str().unwrap(), 4)).await.unwrap_err();
-    assert!(small.contains("at least 5") && small.contains("max_size"), "{small}");
+    assert!(small.contains("at least 6") && small.contains("max_size"), "{small}");
     let memory = start(pool(":memory:", 6)).await.unwrap_err();
     assert!(memory.contains("in memory"), "{memory}");
     let journal = start(pool(path.to_str().unwrap(), 6)).await.unwrap_err();
