@@ -94,7 +94,8 @@ fn main() {
     }
     let sizes = if options.quick { Sizes::QUICK } else { Sizes::FULL };
     let bar = ProgressBar::new_spinner().with_style(
-        ProgressStyle::with_template("{spinner} {elapsed_precise} {wide_msg} {bar:30} {pos}/{len}").expect("a template"),
+        ProgressStyle::with_template("{spinner} {elapsed_precise} {wide_msg} {bar:30} {pos}/{len}")
+            .expect("a template"),
     );
     bar.enable_steady_tick(Duration::from_millis(200));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

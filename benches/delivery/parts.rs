@@ -180,8 +180,9 @@ fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
                     .query_row((format!("raw-{i}"), [7_u8; 32], &body, i as i64), |row| row.get(0))?;
                 conn.prepare_cached(&delivery)?.execute((delivery_id(i), seq, i as i64)).map(drop)
             });
-            let claimed = published
-                .and_then(|()| commit(&|conn, i| conn.prepare_cached(claim)?.execute([delivery_id(i)]).map(drop)));
+            let claimed = published.and_then(|()| {
+                commit(&|conn, i| conn.prepare_cached(claim)?.execute([delivery_id(i)]).map(drop))
+            });
             let ended = claimed.and_then(|()| {
                 commit(&|conn, i| {
                     conn.prepare_cached(end)?.execute([delivery_id(i)])?;

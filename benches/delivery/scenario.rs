@@ -72,7 +72,12 @@ struct Place {
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(cluster: Option<&'a Cluster>, sizes: Sizes, bar: &'a ProgressBar, table: &'a mut Table) -> Self {
+    pub fn new(
+        cluster: Option<&'a Cluster>,
+        sizes: Sizes,
+        bar: &'a ProgressBar,
+        table: &'a mut Table,
+    ) -> Self {
         let (receiver, arrivals) = receiver();
         let database = if cluster.is_some() { "postgres" } else { "sqlite" };
         Self { database, cluster, sizes, bar, table, receiver, arrivals, filler: "x".repeat(1000) }
@@ -112,7 +117,10 @@ impl<'a> Bench<'a> {
         self.begin(format!("{endpoints} endpoints"), endpoints as u64);
         let receiver = self.receiver;
         let write = move |i: u64| Server::post("/endpoints", &endpoint(receiver, i as usize));
-        flood(server.address, CONNECTIONS.min(endpoints), endpoints as u64, write, |at| self.bar.set_position(at)).await;
+        flood(server.address, CONNECTIONS.min(endpoints), endpoints as u64, write, |at| {
+            self.bar.set_position(at)
+        })
+        .await;
         server
     }
 
@@ -128,7 +136,8 @@ impl<'a> Bench<'a> {
     async fn publish_batches(&self, server: &Server, count: u64, endpoints: usize) -> f64 {
         let filler = self.filler.clone();
         let write = move |batch: u64| {
-            let event = |i| json!({"type": event_type((batch * BATCH + i) as usize % endpoints), "data": filler});
+            let event =
+                |i| json!({"type": event_type((batch * BATCH + i) as usize % endpoints), "data": filler});
             let events: Vec<_> = (0..BATCH).map(event).collect();
             Server::post("/events/batch", &json!({"events": events}).to_string())
         };
@@ -220,7 +229,8 @@ impl<'a> Bench<'a> {
         let write = move |_| crate::wire::request("POST", "/events", "", &body);
         let process = child.id().to_string();
         let before = cpu_seconds(&process);
-        let seconds = flood(line.trim().parse().expect("an address"), CONNECTIONS, count, write, |_| {}).await;
+        let seconds =
+            flood(line.trim().parse().expect("an address"), CONNECTIONS, count, write, |_| {}).await;
         let take = parts::Cost::of(count, seconds, cpu_seconds(&process) - before);
         let _ = (child.kill(), child.wait());
         for (name, what, cost) in [
@@ -307,7 +317,10 @@ impl<'a> Bench<'a> {
                         for _ in (task..count).step_by(CONNECTIONS) {
                             let data = serde_json::value::RawValue::from_string(text.clone()).expect("JSON");
                             let name = EventType::parse("bench.embedded").expect("a name");
-                            postrider.publish(NewEvent::new(name, Content::Data(data))).await.expect("durable");
+                            postrider
+                                .publish(NewEvent::new(name, Content::Data(data)))
+                                .await
+                                .expect("durable");
                         }
                     })
                 })
@@ -341,7 +354,11 @@ impl<'a> Bench<'a> {
         let (first, started) = (self.arrivals.count(), Instant::now());
         let server = Server::start(place.folder.path(), &place.url);
         until("the first delivery", Duration::from_secs(60), || self.arrivals.count() > first);
-        self.add(format!("start to first send, {waiting} waiting at {at} endpoints"), started.elapsed().as_secs_f64(), "s");
+        self.add(
+            format!("start to first send, {waiting} waiting at {at} endpoints"),
+            started.elapsed().as_secs_f64(),
+            "s",
+        );
         std::thread::sleep(Duration::from_secs(3));
         self.add(format!("memory, {waiting} waiting at {at} endpoints, sending"), server.rss_mib(), "MiB");
         let (from, started) = (self.arrivals.count(), Instant::now());

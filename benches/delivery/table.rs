@@ -17,7 +17,13 @@ struct Row {
 }
 
 impl Table {
-    pub fn add(&mut self, database: &'static str, measure: impl Into<String>, value: f64, unit: &'static str) {
+    pub fn add(
+        &mut self,
+        database: &'static str,
+        measure: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+    ) {
         self.rows.push(Row { database, measure: measure.into(), value, unit });
     }
 
@@ -26,9 +32,7 @@ impl Table {
     }
 
     pub fn json(&self) -> Value {
-        let row = |row: &Row| {
-            json!({"database": row.database, "measure": row.measure, "value": row.value, "unit": row.unit})
-        };
+        let row = |row: &Row| json!({"database": row.database, "measure": row.measure, "value": row.value, "unit": row.unit});
         self.rows.iter().map(row).collect()
     }
 }
@@ -36,7 +40,9 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(["database", "measure", "value", "unit"]);
+        table
+            .load_style(comfy_table::presets::ASCII_MARKDOWN)
+            .set_header(["database", "measure", "value", "unit"]);
         for Row { database, measure, value, unit } in &self.rows {
             let digits = if value.abs() >= 100.0 { 0 } else { 2 };
             table.add_row([*database, measure, &format!("{value:.digits$}"), unit]);

@@ -57,7 +57,8 @@ impl Postrider {
                 let attempts = query::attempts_of(conn, &of_id)?;
                 let endpoint = query::endpoint(conn, codec, &delivery.endpoint_id)?;
                 let ordered = endpoint.as_ref().is_some_and(|one| one.settings.ordering == Ordering::Key);
-                let behind = ordered && !query::behind(conn, &delivery.endpoint_id, std::iter::once(&of_id))?.is_empty();
+                let behind = ordered
+                    && !query::behind(conn, &delivery.endpoint_id, std::iter::once(&of_id))?.is_empty();
                 Ok(Some((delivery, attempts, endpoint, behind)))
             })
             .await?;

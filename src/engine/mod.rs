@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
     slots: Arc<Semaphore>,
+    /// How many supervisors live: they share what may be read ahead.
+    supervisors: std::sync::atomic::AtomicUsize,
     tokens: KnownTokens,
     /// What is told to the other processes.
     hints: Hints,

@@ -11,6 +11,7 @@ mod outcome;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -43,9 +44,13 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 /// How long to keep off claiming after a claim that got nothing.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// The most due deliveries that are read ahead, and their bytes.
+/// The most due deliveries that an endpoint reads ahead, and their bytes.
 const MAX_WINDOW: usize = 256;
 const MAX_WINDOW_BYTES: usize = 1024 * 1024;
+
+/// The same of all endpoints together: each has its share.
+const MAX_WINDOWS: usize = 16 * 1024;
+const MAX_WINDOWS_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -106,6 +111,7 @@ impl EndpointSupervisor {
         roster: Roster,
     ) -> Self {
         let limiter = SlidingWindow::seeded(endpoint.rate_limit, []);
+        shared.supervisors.fetch_add(1, Ordering::Relaxed);
         Self {
             shared,
             registry,
@@ -139,7 +145,17 @@ impl EndpointSupervisor {
 
     /// How far the window reads ahead.
     fn look_ahead(&self) -> usize {
-        (2 * self.endpoint.concurrency as usize).min(MAX_WINDOW)
+        (4 * self.endpoint.concurrency as usize).min(MAX_WINDOW).min(MAX_WINDOWS / self.sharers()).max(1)
+    }
+
+    /// How many bytes of bodies it may have at hand.
+    fn room(&self) -> usize {
+        MAX_WINDOW_BYTES.min(MAX_WINDOWS_BYTES / self.sharers()).saturating_sub(self.window.bytes()).max(1)
+    }
+
+    /// The supervisors that share what may be read ahead, this one included.
+    fn sharers(&self) -> usize {
+        self.shared.supervisors.load(Ordering::Relaxed).max(1)
     }
 
     /// How many attempts could start right now.
@@ -202,12 +218,8 @@ impl EndpointSupervisor {
         for (queued, permit) in batch.into_iter().zip(permits) {
             self.claiming.insert(queued.id.clone(), (queued, permit));
         }
-        let claim = Claim {
-            endpoint_id: self.endpoint.id.clone(),
-            lease,
-            at: self.shared.clock.now(),
-            wanted,
-        };
+        let claim =
+            Claim { endpoint_id: self.endpoint.id.clone(), lease, at: self.shared.clock.now(), wanted };
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
             let result = shared.committer.write(Member::claim(claim)).await;
@@ -246,7 +258,7 @@ impl EndpointSupervisor {
         // The rows at hand are counted again: only then is it known what comes after them.
         let at_hand: HashSet<DeliveryId> = self.window.ids().chain(self.claiming.keys()).cloned().collect();
         let limit = i64::try_from(at_hand.len() + more).unwrap_or(i64::MAX);
-        let room = MAX_WINDOW_BYTES.saturating_sub(self.window.bytes());
+        let room = self.room();
         let (shared, addr, id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
         actix::spawn(async move {
             let read = shared
@@ -382,6 +394,7 @@ impl Actor for EndpointSupervisor {
 impl Drop for EndpointSupervisor {
     fn drop(&mut self) {
         self.shared.metrics.supervisors.dec();
+        self.shared.supervisors.fetch_sub(1, Ordering::Relaxed);
         self.registry.do_send(SupervisorGone {
             endpoint_id: self.endpoint.id.clone(),
             generation: self.generation,

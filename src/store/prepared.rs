@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use diesel::RunQueryDsl;
 use diesel::backend::Backend;
 #[cfg(feature = "sqlite")]
+use diesel::expression::Expression;
+#[cfg(feature = "sqlite")]
 use diesel::query_builder::AsChangeset;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::QueryResult;
@@ -53,6 +55,25 @@ impl<Place, S: Query> Query for Prepared<Place, S> {
 }
 
 impl<Place, S, Conn> RunQueryDsl<Conn> for Prepared<Place, S> {}
+
+/// A column that is only compared, and by no index. Of what an index could be asked for, SQLite's planner looks at
+/// the bound values, and prepares the statement anew whenever another one is bound.
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, Copy, QueryId)]
+pub(super) struct Plain<C>(pub(super) C);
+
+#[cfg(feature = "sqlite")]
+impl<C: Expression> Expression for Plain<C> {
+    type SqlType = C::SqlType;
+}
+
+#[cfg(feature = "sqlite")]
+impl<C: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Plain<C> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        out.push_sql("+");
+        self.0.walk_ast(out)
+    }
+}
 
 /// An update that returns no rows and whose text is the same at each run: of all these columns, by this condition.
 #[cfg(feature = "sqlite")]

@@ -11,9 +11,9 @@ use diesel::declare_sql_function;
 use diesel::prelude::*;
 
 use super::group::{Claim, OrderingKey, Outcome, Publish, Published, Refusal, Target};
-use super::prepared::Update;
+use super::prepared::{Plain, Update};
 use super::query::{Retire, Retired};
-use super::rows::{AttemptRow, NewDeliveryRow, NewEventRow};
+use super::rows::{AttemptRow, EventRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
     webhook_shards as shards,
@@ -122,6 +122,13 @@ impl Transactions for SqliteConnection {
 
     fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError> {
         leaving.iter().map(|one| leave_sending(self, one)).collect()
+    }
+
+    fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        // One by one: a list of any length would be a statement of its own. (`first` would bind a limit, for which
+        // SQLite prepares a statement anew.)
+        let one = |seq| events::table.find(seq).select(EventRow::as_select()).get_result(self).optional();
+        Ok(seqs.iter().map(one).filter_map(Result::transpose).collect::<Result<_, _>>()?)
     }
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
@@ -262,7 +269,7 @@ fn published_before(
         .filter(events::tenant.eq(event.tenant.as_str()))
         .filter(events::id.eq(event.id.as_str()))
         .select((events::seq, events::content_hash, events::created_at))
-        .first(conn)?;
+        .get_result(conn)?;
     if hash != event.content_hash {
         return Ok(None);
     }
@@ -298,12 +305,12 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
         let as_seen = deliveries::id
             .eq(id.as_str())
             .and(StatusIsPending)
-            .and(deliveries::next_attempt_at.le(at))
-            .and(deliveries::claim_no.eq(claim_no))
-            .and(deliveries::retries_used.eq(codec::int(life.retries_used)))
-            .and(deliveries::attempt_count.eq(codec::int(life.attempt_count)))
-            .and(deliveries::interruptions.eq(codec::int(life.interruptions)))
-            .and(deliveries::in_line.eq(life.in_line));
+            .and(Plain(deliveries::next_attempt_at).le(at))
+            .and(Plain(deliveries::claim_no).eq(claim_no))
+            .and(Plain(deliveries::retries_used).eq(codec::int(life.retries_used)))
+            .and(Plain(deliveries::attempt_count).eq(codec::int(life.attempt_count)))
+            .and(Plain(deliveries::interruptions).eq(codec::int(life.interruptions)))
+            .and(Plain(deliveries::in_line).eq(life.in_line));
         if Update::new(Here, "webhook_deliveries", changes, as_seen).execute(conn)? == 1 {
             claimed.push(Claimed {
                 id: id.clone(),
@@ -329,8 +336,8 @@ fn leave_sending(conn: &mut SqliteConnection, leaving: &Leaving<'_>) -> Result<b
     let claim = deliveries::id
         .eq(claimed.id.as_str())
         .and(StatusIsSending)
-        .and(deliveries::owner_epoch.eq(claimed.epoch))
-        .and(deliveries::claim_no.eq(claimed.claim_no));
+        .and(Plain(deliveries::owner_epoch).eq(claimed.epoch))
+        .and(Plain(deliveries::claim_no).eq(claimed.claim_no));
     Ok(Update::new(Here, "webhook_deliveries", changes, claim).execute(conn)? == 1)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::group::{Claim, OrderingKey, Outcome, Publish, Target};
 use super::query::{Retire, Retired};
-use super::rows::AttemptRow;
+use super::rows::{AttemptRow, EventRow};
 use super::{AnyConnection, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued, Seen};
@@ -115,6 +115,9 @@ pub(super) trait Transactions {
     /// Ends claims, as far as they still stand: `sending`, of this epoch, of this number. Says of each
     /// whether it did; of the others nothing is written.
     fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError>;
+
+    /// Stored events by their places in the order of publishing; those that are gone are left out.
+    fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError>;
 
     /// Appends to the attempt log.
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;

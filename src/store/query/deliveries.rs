@@ -24,7 +24,8 @@ pub(super) fn of_endpoint(id: &EndpointId) -> _ {
 
 /// A delivery as the lifecycle sees it.
 pub(crate) fn life(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Life>, StoreError> {
-    let row = deliveries::table.find(id.as_str()).select(LifeColumns::as_select()).first(conn).optional()?;
+    let row =
+        deliveries::table.find(id.as_str()).select(LifeColumns::as_select()).get_result(conn).optional()?;
     row.as_ref().map(codec::life).transpose()
 }
 

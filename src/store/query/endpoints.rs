@@ -188,7 +188,7 @@ pub(crate) fn live_keys(conn: &mut Conn, id: &EndpointId, now: Timestamp) -> Res
 
 /// How an endpoint is doing, as its last attempts left it.
 pub(crate) fn health(conn: &mut Conn, id: &EndpointId) -> Result<Health, StoreError> {
-    let row = health::table.find(id.as_str()).select(HealthRow::as_select()).first(conn).optional()?;
+    let row = health::table.find(id.as_str()).select(HealthRow::as_select()).get_result(conn).optional()?;
     row.as_ref().map_or(Ok(Health::default()), codec::health)
 }
 

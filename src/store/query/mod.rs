@@ -43,7 +43,7 @@ pub(crate) struct Page {
 
 /// Reads a counter.
 pub(crate) fn counter(conn: &mut Conn, name: &str) -> Result<i64, StoreError> {
-    Ok(counters::table.find(name).select(counters::value).first(conn)?)
+    Ok(counters::table.find(name).select(counters::value).get_result(conn)?)
 }
 
 /// A write that changes nothing of meaning. (SQLite skips one that changes nothing at all.)

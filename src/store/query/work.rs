@@ -1,6 +1,7 @@
 //! What there is to do: what is due, what is claimed, what is overdue.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
@@ -12,10 +13,8 @@ use crate::domain::delivery::{Claimed, Outcome, Queued, Seen};
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::Status;
-use crate::store::rows::{DeliveryRow, DueRow, EventRow};
-use crate::store::schema::{
-    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
-};
+use crate::store::rows::{DeliveryRow, DueRow};
+use crate::store::schema::{webhook_attempts as attempts, webhook_deliveries as deliveries};
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
 use crate::store::{EndpointCodec, Scope, StoreError, codec};
 
@@ -26,6 +25,9 @@ pub(crate) struct Due {
     /// `None`: nothing waits beyond `queued`.
     pub(crate) next: Option<Timestamp>,
 }
+
+/// How many events are read before it is looked how large they were.
+const EVENTS_AT_ONCE: usize = 16;
 
 /// At most `limit` due deliveries, and at most about `max_bytes` of bodies. Those in `at_hand` count, and are
 /// not read once more.
@@ -46,23 +48,35 @@ pub(crate) fn due(
         .select(DueRow::as_select())
         .load(conn)?;
     let mut due = Due::default();
-    let (mut read, mut bytes) = (0, 0);
-    for row in rows {
+    let mut wanted = Vec::new();
+    for (read, row) in (0..).zip(rows) {
         let at = codec::time(row.life.next_attempt_at.unwrap_or_default());
-        if at > now || read >= limit || bytes >= max_bytes {
+        if at > now || read >= limit {
             due.next = Some(at);
             break;
         }
-        read += 1;
-        let seen = Seen { claim_no: row.claim_no, life: codec::life(&row.life)? };
         let id = DeliveryId::from_text(row.id);
-        if at_hand.contains(&id) {
-            continue;
+        if !at_hand.contains(&id) {
+            let seen = Seen { claim_no: row.claim_no, life: codec::life(&row.life)? };
+            wanted.push((id, at, row.event_seq, seen));
         }
-        let row = events::table.find(row.event_seq).select(EventRow::as_select()).first(conn)?;
-        bytes += row.body.len();
-        let event = codec::shared_event(row)?;
-        due.queued.push(Queued { id, due: at, event, seen });
+    }
+    let mut bytes = 0;
+    let mut events = HashMap::new();
+    for part in wanted.chunks(EVENTS_AT_ONCE) {
+        if bytes >= max_bytes {
+            due.next = part.first().map(|(_, at, ..)| *at);
+            break;
+        }
+        let seqs: Vec<i64> = part.iter().map(|(_, _, seq, _)| *seq).collect();
+        for row in conn.own().events(&seqs)? {
+            bytes += row.body.len();
+            events.insert(row.seq, codec::shared_event(row)?);
+        }
+        let queued = part.iter().filter_map(|(id, at, seq, seen)| {
+            Some(Queued { id: id.clone(), due: *at, event: Arc::clone(events.get(seq)?), seen: *seen })
+        });
+        due.queued.extend(queued);
     }
     Ok(due)
 }

@@ -27,6 +27,7 @@ macro_rules! conformance {
 mod fencing;
 mod order;
 mod outbox;
+mod plans;
 mod pool;
 mod publishing;
 mod recovery;

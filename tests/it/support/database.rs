@@ -77,6 +77,18 @@ pub fn words(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
     rows.into_iter().map(|row| row.w).collect()
 }
 
+/// How SQLite runs a statement, a line a step.
+pub fn plan(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = Text)]
+        detail: String,
+    }
+    let Conn::Sqlite(mut conn) = open(place) else { panic!("not SQLite") };
+    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {sql}")).load(&mut conn).unwrap();
+    steps.into_iter().map(|step| step.detail).collect()
+}
+
 /// Runs statements that change it.
 pub fn execute(place: &(impl Place + ?Sized), sql: &str) {
     match open(place) {

@@ -1,0 +1,184 @@
+//! Which index each statement uses that runs for a delivery: it costs the same with ten million rows of history.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_instrumentation};
+use postrider::domain::ids::EndpointId;
+use postrider::domain::lifecycle::Status;
+use postrider::testing::{Reply, on_virtual_time, pass};
+
+use crate::support::database;
+use crate::support::engine::{Database, TestEngine, event, host, secs};
+
+/// What was run on each database.
+static RUN: Mutex<BTreeMap<String, BTreeSet<String>>> = Mutex::new(BTreeMap::new());
+
+/// Notes what one connection runs.
+#[derive(Default)]
+struct Notes {
+    database: String,
+}
+
+impl Instrumentation for Notes {
+    fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
+        match event {
+            InstrumentationEvent::StartEstablishConnection { url, .. } => self.database = url.to_owned(),
+            InstrumentationEvent::StartQuery { query, .. } => {
+                let sql = query.to_string();
+                let sql = sql.split(" -- binds:").next().unwrap_or_default().to_owned();
+                RUN.lock().unwrap().entry(self.database.clone()).or_default().insert(sql);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// All that happens to deliveries: published alone and together, sent, failed and retried, read ahead, polled for,
+/// taken over, retried by a person.
+async fn story(engine: TestEngine) -> TestEngine {
+    let quick = r#"{"rate_limit":"10000/min","concurrency":2,"event_types":["a.b"]}"#;
+    engine.endpoint(1, quick).await;
+    engine.endpoint(2, r#"{"event_types":["a.c"],"retry_delays_s":[1]}"#).await;
+    engine.endpoint(3, r#"{"event_types":["a.d"],"ordering":"key"}"#).await;
+    engine.receivers.next(&host(2), [Reply::Status(500, Duration::ZERO), Reply::Status(500, Duration::ZERO)]);
+    let failed = engine.publish_one("a.c").await;
+    let batch = (0..40).map(|_| event("a.b", "1")).collect();
+    let receipts = engine.postrider.publish_batch(batch).await.unwrap();
+    for _ in 0..3 {
+        let mut ordered = event("a.d", "1");
+        ordered.ordering_key = Some("k".into());
+        engine.postrider.publish(ordered).await.unwrap();
+    }
+    let last = receipts.last().unwrap().deliveries[0].0.clone();
+    engine.until(&last, Status::Delivered, secs(60)).await;
+    engine.until(&failed, Status::Failed, secs(60)).await;
+    let engine = engine.restart().await;
+    engine.postrider.retry_delivery(&failed).await.unwrap();
+    engine.until(&failed, Status::Delivered, secs(60)).await;
+    pass(secs(130)).await; // The poll, and maintenance.
+    engine.stop().await
+}
+
+#[test]
+fn sqlite_reads_by_index_whatever_has_ended() {
+    set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
+    on_virtual_time(async {
+        let engine = story(TestEngine::on(Database::Sqlite)).await;
+        let path = engine.database();
+        let name = match &path {
+            postrider::config::DatabaseUrl::Sqlite(path) => path.to_str().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        let run = RUN.lock().unwrap().get(&name).cloned().unwrap();
+        let plans: Vec<(String, String)> = run
+            .iter()
+            .filter(|sql| {
+                ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].iter().any(|word| sql.starts_with(word))
+            })
+            .map(|sql| (sql.clone(), database::plan(&path, sql).join("\n")))
+            .collect();
+        assert!(plans.len() > 30, "only {} statements were noted", plans.len());
+
+        // What only grows is never read from end to end, but by an index of what lives.
+        let grows = ["webhook_events", "webhook_deliveries", "webhook_attempts"];
+        for (sql, plan) in &plans {
+            for line in plan.lines() {
+                let scans = grows.iter().any(|table| line.contains(&format!("SCAN {table}")));
+                let of_what_lives = ["_pending", "_sending", "_in_line", "_blocking"];
+                let lives = of_what_lives
+                    .iter()
+                    .any(|index| line.contains(&format!("INDEX webhook_deliveries{index}")));
+                assert!(!scans || lives, "{line}\nof {sql}\n{plan}");
+            }
+        }
+        for (statement, index) in [
+            ("UPDATE `webhook_deliveries` SET", "webhook_deliveries USING PRIMARY KEY (id=?)"),
+            ("next_attempt_at` IS NOT NULL", "INDEX webhook_deliveries_pending (shard=? AND endpoint_id=?"),
+            ("WITH RECURSIVE walk", "INDEX webhook_deliveries_pending"),
+            (
+                "`webhook_deliveries`.`claim_no` FROM `webhook_deliveries` WHERE (webhook_deliveries.status = 'sending'",
+                "INDEX webhook_deliveries_sending",
+            ),
+            (
+                "`webhook_attempts`.`ended_at` > ?",
+                "INDEX webhook_attempts_by_endpoint (endpoint_id=? AND ended_at>?",
+            ),
+            (
+                "FROM `webhook_events` WHERE (`webhook_events`.`seq` = ?",
+                "webhook_events USING INTEGER PRIMARY KEY (rowid=?)",
+            ),
+        ] {
+            let found: Vec<_> = plans.iter().filter(|(sql, _)| sql.contains(statement)).collect();
+            assert!(!found.is_empty(), "nothing like {statement} was run:\n{:#?}", plans);
+            for (sql, plan) in found {
+                assert!(plan.contains(index), "{sql}\nuses\n{plan}\nand not {index}");
+            }
+        }
+    });
+}
+
+/// Rows of history that make reading all of a table dear.
+fn history(endpoint: &EndpointId) -> String {
+    format!(
+        "INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
+         SELECT 'default', 'old-' || i, 'old.one', 'text/plain', '\\x00', 'body', 1 FROM generate_series(1, 20000) AS i; \
+         INSERT INTO webhook_deliveries (id, event_seq, shard, endpoint_id, tenant, status, retries_used, \
+             attempt_count, interruptions, owner_epoch, claim_no, delivered_at, created_at, updated_at, in_line) \
+         SELECT 'dlv_old_' || seq, seq, 1, '{endpoint}', 'default', 'delivered', 0, 1, 0, 1, 1, 1, 1, 1, false \
+         FROM webhook_events WHERE id LIKE 'old-%'; \
+         INSERT INTO webhook_attempts (delivery_id, claim_no, endpoint_id, number, started_at, ended_at, outcome, timings) \
+         SELECT id, 1, '{endpoint}', 1, 1, 1, 'delivered', '[]' FROM webhook_deliveries WHERE id LIKE 'dlv_old_%'"
+    )
+}
+
+/// Runs the story on Postgres beside a history, and looks how much of it was read.
+fn postgres_reads_little(analyze: bool) {
+    if !Database::Postgres.is_there() {
+        return;
+    }
+    on_virtual_time(async {
+        let engine = TestEngine::on(Database::Postgres);
+        let old = engine.endpoint(9, r#"{"event_types":["old.one"]}"#).await;
+        let place = engine.database();
+        let engine = if analyze {
+            let engine = engine.stop().await;
+            database::execute(&place, &history(&old));
+            database::execute(&place, "ANALYZE");
+            engine.start_again()
+        } else {
+            // All that the planner knows is from a time when the tables were empty.
+            let engine = story(engine).await.start_again();
+            database::execute(&place, &history(&old));
+            engine
+        };
+        let read = |what: &str| {
+            // A session tells what it has read a moment later.
+            database::execute(&place, "SELECT pg_stat_force_next_flush(), pg_sleep(1.2)");
+            database::number(&place, what)
+        };
+        let scanned = "SELECT sum(seq_tup_read)::bigint AS n FROM pg_stat_user_tables \
+            WHERE relname IN ('webhook_events', 'webhook_deliveries', 'webhook_attempts')";
+        let by_index = "SELECT sum(idx_tup_read)::bigint AS n FROM pg_stat_user_indexes \
+            WHERE relname IN ('webhook_events', 'webhook_deliveries', 'webhook_attempts')";
+        let before = (read(scanned), read(by_index));
+        let engine = story(engine).await;
+        drop(engine);
+        let after = (read(scanned), read(by_index));
+        assert!(after.0 - before.0 < 10_000, "{} rows were read without an index", after.0 - before.0);
+        // Retention looks at what is outdated, two hundred events at a time.
+        assert!(after.1 - before.1 < 10_000, "{} entries of indexes were read", after.1 - before.1);
+    });
+}
+
+#[test]
+fn postgres_reads_by_index_whatever_has_ended() {
+    postgres_reads_little(true);
+}
+
+/// A plan made on empty tables read all of them for each claim, as they grew.
+#[test]
+fn postgres_reads_by_index_what_it_knows_nothing_of_yet() {
+    postgres_reads_little(false);
+}
