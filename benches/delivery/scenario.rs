@@ -1,5 +1,6 @@
 //! What is measured, on one database.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -258,9 +259,10 @@ impl<'a> Bench<'a> {
             let count = rate * self.sizes.latency_seconds;
             self.begin(format!("latency at {rate} a second"), count);
             let started = Instant::now();
-            let mut idle = Vec::new();
+            // The longest idle one is taken: the server closes what says nothing for long.
+            let mut idle = VecDeque::new();
             for _ in 0..CONNECTIONS {
-                idle.push(Connection::open(server.address).await);
+                idle.push_back(Connection::open(server.address).await);
             }
             let idle = std::rc::Rc::new(std::cell::RefCell::new(idle));
             let mut calls = Vec::new();
@@ -272,13 +274,13 @@ impl<'a> Bench<'a> {
                 let id = format!("{WATCHED}{rate}-{i}");
                 let event = json!({"type": event_type(i as usize % TEN), "data": self.filler, "id": id});
                 let request = Server::post("/events", &event.to_string());
-                let Some(mut connection) = idle.borrow_mut().pop() else { continue };
+                let Some(mut connection) = idle.borrow_mut().pop_front() else { continue };
                 let called = Instant::now();
                 let idle = std::rc::Rc::clone(&idle);
                 tokio::task::spawn_local(async move {
                     let (status, _) = connection.exchange(&request).await;
                     assert_eq!(status, 202);
-                    idle.borrow_mut().push(connection);
+                    idle.borrow_mut().push_back(connection);
                 });
                 calls.push((id, called));
                 self.bar.set_position(i);
