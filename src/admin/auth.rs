@@ -17,10 +17,12 @@ use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, web};
 use subtle::ConstantTimeEq;
 
 use super::problem::{Kind, Problem};
+use super::session::{COOKIE, CSRF_HEADER};
 use crate::domain::access::{Grant, Scope, TokenHash, check_token};
 use crate::domain::ids::{DeliveryId, EndpointId, Tenant, could_be_id};
 use crate::domain::rate_limit::{Period, RateLimit, SlidingWindow};
-use crate::engine::Postrider;
+use crate::domain::session::Holder;
+use crate::engine::{OpenSession, Postrider};
 
 /// How many wrong tokens an address may send in a minute before it is told to wait.
 const FAILURES: u32 = 20;
@@ -129,31 +131,83 @@ pub(super) async fn authenticate(
 }
 
 fn grant(request: &ServiceRequest) -> Result<Grant, Problem> {
-    let callers = request.app_data::<web::Data<Callers>>().map(|callers| &***callers);
-    let own = match callers {
-        Some(Callers::Trusted) => return Ok(Grant::ALL),
-        Some(Callers::Bearers(token)) => Some(token),
-        None => None,
+    let callers = request.app_data::<web::Data<Callers>>();
+    let postrider = request.app_data::<web::Data<Postrider>>();
+    let (Some(callers), Some(postrider)) = (callers, postrider) else {
+        return Err(Problem::new(Kind::Unauthorized, "nobody can be asked who calls"));
     };
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = header.and_then(|value| {
-        let (scheme, given) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| given.trim())
-    });
-    let Some(given) = given else {
-        return Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`"));
-    };
-    if own.is_some_and(|own| own.is(given)) {
+    if let Callers::Trusted = ***callers {
         return Ok(Grant::ALL);
     }
-    let postrider = request.app_data::<web::Data<Postrider>>();
-    if let Some(grant) = postrider.and_then(|postrider| postrider.grant_of(given)) {
-        return Ok(grant);
+    let caller = Caller::new(request.request(), callers, postrider);
+    if let Some(token) = caller.bearer() {
+        let holder = Holder::Token(caller.token(&token)?);
+        return caller.grant_of(&holder).ok_or_else(|| caller.wrong("the token is not valid"));
     }
-    let failures = own.map(|own| &own.failures).zip(request.peer_addr());
-    match failures.map(|(failures, peer)| failures.count(peer.ip())) {
-        Some(Err(wait)) => Err(Problem::too_many("too many wrong tokens came from this address", wait)),
-        _ => Err(Problem::new(Kind::Unauthorized, "the token is not valid")),
+    let Some(open) = caller.session() else {
+        return Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`"));
+    };
+    let given = request.headers().get(CSRF_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !request.method().is_safe() && !postrider.is_csrf_of(&open.credential, given) {
+        let detail = format!("a call by cookie that changes something needs the header {CSRF_HEADER}");
+        return Err(Problem::new(Kind::Csrf, detail));
+    }
+    let ended = || Problem::new(Kind::Unauthorized, "the session has ended: sign in again");
+    caller.grant_of(&open.session.holder).ok_or_else(ended)
+}
+
+/// Who makes a request, as far as it says.
+pub(super) struct Caller<'r> {
+    request: &'r HttpRequest,
+    callers: &'r Callers,
+    postrider: &'r Postrider,
+}
+
+impl<'r> Caller<'r> {
+    pub(super) fn new(request: &'r HttpRequest, callers: &'r Callers, postrider: &'r Postrider) -> Self {
+        Self { request, callers, postrider }
+    }
+
+    fn own(&self) -> Option<&ApiToken> {
+        match self.callers {
+            Callers::Bearers(own) => Some(own),
+            Callers::Trusted => None,
+        }
+    }
+
+    /// The token in the header.
+    pub(super) fn bearer(&self) -> Option<String> {
+        let value = self.request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, given) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| given.trim().to_owned())
+    }
+
+    /// The session that the cookie holds.
+    pub(super) fn session(&self) -> Option<OpenSession> {
+        self.postrider.session(self.request.cookie(COOKIE)?.value())
+    }
+
+    /// What a token is known by, if it is a right one.
+    pub(super) fn token(&self, token: &str) -> Result<TokenHash, Problem> {
+        let hash = TokenHash::of(token);
+        if self.own().is_some_and(|own| own.is(token)) || self.postrider.grant_of(token).is_some() {
+            return Ok(hash);
+        }
+        Err(self.wrong("the token is not valid"))
+    }
+
+    /// What the holder of a session may do now.
+    pub(super) fn grant_of(&self, holder: &Holder) -> Option<Grant> {
+        self.postrider.grant_of_holder(holder, self.own().map(|own| &own.hash))
+    }
+
+    /// The answer to a wrong credential, which is counted.
+    pub(super) fn wrong(&self, detail: &str) -> Problem {
+        let failures = self.own().map(|own| &own.failures).zip(self.request.peer_addr());
+        match failures.map(|(failures, peer)| failures.count(peer.ip())) {
+            Some(Err(wait)) => Problem::too_many("too many wrong tokens came from this address", wait),
+            _ => Problem::new(Kind::Unauthorized, detail),
+        }
     }
 }
 
@@ -171,7 +225,7 @@ macro_rules! needs {
         }
     )+ };
 }
-needs! { Read Publish Admin }
+needs! { Read Publish Portal Admin }
 
 /// The id that a path names. What could be none is not there, and no database is asked for it.
 pub(super) fn id_of(path: web::Path<String>, what: &'static str) -> Result<String, Problem> {

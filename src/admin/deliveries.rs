@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
 use super::ListBody;
-use super::auth::{Access, Admin, Read};
+use super::auth::{Access, Portal, Read};
 use super::problem::Problem;
 use super::request::{NoFields, NoParams, Params};
 use crate::domain::clock::Timestamp;
@@ -122,7 +122,7 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
 }
 
 async fn retry(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     _: NoFields,
@@ -132,7 +132,7 @@ async fn retry(
 }
 
 async fn cancel(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     _: NoFields,
@@ -142,7 +142,7 @@ async fn cancel(
 }
 
 async fn release(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     _: NoFields,

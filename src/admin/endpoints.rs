@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ListBody;
-use super::auth::{Access, Admin, Read};
+use super::auth::{Access, Portal, Read};
 use super::problem::Problem;
 use super::request::{JsonBody, NoFields, NoParams, Params, Strict, wrong_json};
 use crate::domain::breaker::{Breaker, BreakerState};
@@ -139,7 +139,7 @@ impl EndpointBody {
 }
 
 /// `tenant` and `secret` can be given once; the rest is what can be changed later too.
-async fn create(access: Access<Admin>, _: NoParams, body: Body) -> Result<HttpResponse, Problem> {
+async fn create(access: Access<Portal>, _: NoParams, body: Body) -> Result<HttpResponse, Problem> {
     let mut fields = body.read::<Strict>()?.into_fields();
     let tenant = access.tenant(take_text(&mut fields, "tenant", Tenant::parse)?)?;
     let secret = take_text(&mut fields, "secret", Secret::parse)?;
@@ -169,7 +169,7 @@ fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
 }
 
 async fn update(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     body: Body,
@@ -207,13 +207,13 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }
 
-async fn delete(access: Access<Admin>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn delete(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     access.postrider().delete_endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 async fn pause(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     _: NoFields,
@@ -223,7 +223,7 @@ async fn pause(
 }
 
 async fn resume(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     _: NoFields,
@@ -237,7 +237,7 @@ struct SecretBody {
     secret: String,
 }
 
-async fn secret(access: Access<Admin>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn secret(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let secret = access.postrider().endpoint_secret(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
 }
@@ -250,7 +250,7 @@ struct RotateRequest {
 }
 
 async fn rotate(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     body: Body,
@@ -270,7 +270,7 @@ struct TestBody {
 }
 
 async fn test(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     _: NoFields,

@@ -11,6 +11,7 @@ mod nodes;
 mod problem;
 mod recoveries;
 mod request;
+mod session;
 mod tokens;
 
 use actix_web::http::header::CONTENT_TYPE;
@@ -89,9 +90,11 @@ fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::Servic
                     .get(metrics)
                     .default_service(only("GET")),
             )
+            .service(session::resource("/api/v1/session"))
             .service(
                 web::scope("/api/v1")
                     .wrap(from_fn(auth::authenticate))
+                    .configure(session::link_routes)
                     .configure(events::routes)
                     .configure(endpoints::routes)
                     .configure(deliveries::routes)

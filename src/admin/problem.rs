@@ -21,6 +21,7 @@ pub(super) enum Kind {
     MalformedJson,
     Unauthorized,
     Forbidden,
+    Csrf,
     NotFound,
     MethodNotAllowed,
     EventIdConflict,
@@ -40,6 +41,7 @@ impl Kind {
             Self::MalformedJson => ("malformed-json", "The body is not JSON", StatusCode::BAD_REQUEST),
             Self::Unauthorized => ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED),
             Self::Forbidden => ("forbidden", "The token is not good for that", StatusCode::FORBIDDEN),
+            Self::Csrf => ("csrf", "The call may come from another page", StatusCode::FORBIDDEN),
             Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", "That cannot be done here", StatusCode::METHOD_NOT_ALLOWED)

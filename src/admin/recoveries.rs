@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
-use super::auth::{Access, Admin, Read, id_of};
+use super::auth::{Access, Portal, Read, id_of};
 use super::problem::Problem;
 use super::request::{JsonBody, NoParams};
 use crate::domain::clock::Timestamp;
@@ -25,7 +25,7 @@ struct RecoverRequest {
 }
 
 async fn recover(
-    access: Access<Admin>,
+    access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
     body: JsonBody<{ 64 * 1024 }>,

@@ -52,6 +52,9 @@ async fn create(
     let named = named.map_err(|detail| Problem::field("tenant", detail))?;
     // Nobody gives away more than it has.
     let tenant = access.tenant_filter(named)?;
+    if scope == Scope::Portal && tenant.is_none() {
+        return Err(Problem::field("tenant", "is needed with the scope `portal`, which is one tenant's"));
+    }
     let (token, text) = access.postrider().create_token(&request.name, Grant { scope, tenant }).await?;
     Ok(HttpResponse::Created().json(CreatedBody { token, text }))
 }

@@ -25,6 +25,8 @@ words! {
         Publish = "publish",
         /// Reading, but no secret.
         Read = "read",
+        /// Managing one tenant's endpoints and deliveries: what a portal link gives.
+        Portal = "portal",
     }
 }
 
@@ -32,7 +34,11 @@ impl Scope {
     /// Whether a token of this scope may do what needs `needed`.
     #[must_use]
     pub fn allows(self, needed: Self) -> bool {
-        self == Self::Admin || self == needed
+        match self {
+            Self::Admin => true,
+            Self::Portal => matches!(needed, Self::Portal | Self::Read),
+            Self::Publish | Self::Read => self == needed,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ pub mod rate_limit;
 pub mod recovery;
 pub mod retry;
 pub mod secret;
+pub mod session;
 pub mod settings;
 
 use serde::Serialize;

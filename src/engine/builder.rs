@@ -19,7 +19,7 @@ use crate::domain::clock::{Clock, SharedClock, SystemClock};
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
-use crate::store::{Hint, Hints, HostPool, ProcessLock, Source, Store, StoreError};
+use crate::store::{Hint, Hints, HostPool, ProcessLock, Source, Store, StoreError, query};
 
 /// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +166,11 @@ impl Builder {
         let event_id_header = config.event_id_header.as_ref().map(|name| name.to_ascii_lowercase());
         let sender = Sender::new(transport, Arc::clone(&policy), event_id_header);
 
+        let at = clock.now();
+        let session_key = store.writer()?.run(|tx| {
+            let (conn, codec) = tx.parts();
+            query::session_key(conn, codec, at)
+        })?;
         let tokens = KnownTokens::default();
         store.read_here(|conn, _| tokens.refresh(conn))?;
         // Rehydration: whatever an earlier owner of a shard left `sending` waits again.
@@ -216,6 +221,7 @@ impl Builder {
             config,
             metrics,
             tokens,
+            session_key,
             hints,
             leases,
             happenings: happenings::channel(),

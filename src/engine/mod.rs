@@ -21,6 +21,7 @@ mod publishing;
 mod recovery;
 mod registry;
 mod seed;
+mod sessions;
 mod supervisor;
 mod tokens;
 mod window;
@@ -38,6 +39,7 @@ pub use happenings::Happening;
 pub use nodes::Node;
 pub use outbox::{Outbox, Transaction};
 pub use publishing::{EventListQuery, EventView, Receipt};
+pub use sessions::{OpenSession, PortalLink};
 
 use self::committer::Committer;
 use self::keeper::{Keeper, LeaveAll};
@@ -75,6 +77,8 @@ pub(crate) struct Shared {
     /// How many supervisors live: they share what may be read ahead.
     supervisors: std::sync::atomic::AtomicUsize,
     tokens: KnownTokens,
+    /// What sessions are signed with.
+    session_key: crate::domain::session::SessionKey,
     /// What is told to the other processes.
     hints: Hints,
     leases: Arc<Leases>,

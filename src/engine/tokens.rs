@@ -35,7 +35,7 @@ impl KnownTokens {
         Ok(())
     }
 
-    fn grant(&self, hash: &TokenHash) -> Option<Grant> {
+    pub(super) fn grant(&self, hash: &TokenHash) -> Option<Grant> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).1.get(hash).cloned()
     }
 }

@@ -25,15 +25,15 @@ pub(crate) struct EndpointCodec {
 
 /// The values of an endpoint's rows that are sealed.
 fn headers_of(id: &str) -> Place<'_> {
-    Place { table: ENDPOINTS, column: "headers", endpoint_id: id }
+    Place { table: ENDPOINTS, column: "headers", row: id }
 }
 
 fn secret_of(id: &str) -> Place<'_> {
-    Place { table: SECRETS, column: "secret", endpoint_id: id }
+    Place { table: SECRETS, column: "secret", row: id }
 }
 
 fn private_key_of(id: &str) -> Place<'_> {
-    Place { table: SECRETS, column: "private_key", endpoint_id: id }
+    Place { table: SECRETS, column: "private_key", row: id }
 }
 
 impl EndpointCodec {

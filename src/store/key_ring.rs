@@ -30,12 +30,13 @@ pub(crate) struct KeyRing {
 pub(super) struct Place<'a> {
     pub(super) table: &'static str,
     pub(super) column: &'static str,
-    pub(super) endpoint_id: &'a str,
+    /// What tells it from others of its column.
+    pub(super) row: &'a str,
 }
 
 impl Place<'_> {
     fn name(&self) -> String {
-        format!("{}.{}:{}", self.table, self.column, self.endpoint_id)
+        format!("{}.{}:{}", self.table, self.column, self.row)
     }
 }
 
@@ -108,7 +109,7 @@ fn sealed_by(stored: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    const PLACE: Place<'static> = Place { table: "t", column: "c", endpoint_id: "ep_1" };
+    const PLACE: Place<'static> = Place { table: "t", column: "c", row: "ep_1" };
 
     #[test]
     fn what_is_sealed_opens_in_its_place_alone_and_with_its_key_alone() {
@@ -118,7 +119,7 @@ mod tests {
         assert!(!sealed.contains("text") && sealed.starts_with(&format!("{MARK}{}:", first.id())));
         assert_ne!(sealed, ring.seal(&PLACE, "whsec_text").unwrap(), "each has its own nonce");
         assert_eq!(ring.open(&PLACE, &sealed).unwrap(), "whsec_text");
-        let elsewhere = Place { endpoint_id: "ep_2", ..PLACE };
+        let elsewhere = Place { row: "ep_2", ..PLACE };
         assert!(matches!(ring.open(&elsewhere, &sealed), Err(StoreError::Corrupt { .. })));
         let other = KeyRing::new(std::slice::from_ref(&second));
         assert!(matches!(other.open(&PLACE, &sealed), Err(StoreError::MissingKey(id)) if id == first.id()));

@@ -17,7 +17,7 @@ use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, DeliveryRow, EventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
-    webhook_events as events,
+    webhook_events as events, webhook_keys as keys,
 };
 use super::transactions::{Leaving, Made, Publishing, Taking, Transactions, just_made};
 use super::{StoreError, codec};
@@ -163,6 +163,16 @@ impl Transactions for PgConnection {
 
     fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError> {
         Ok(events::table.filter(events::seq.eq_any(seqs)).select(EventRow::as_select()).load(self)?)
+    }
+
+    fn pairs_seek(&self) -> bool {
+        true
+    }
+
+    fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
+        let row = (keys::name.eq(name), keys::key.eq(key), keys::created_at.eq(at.as_micros()));
+        diesel::insert_into(keys::table).values(row).on_conflict_do_nothing().execute(self)?;
+        Ok(())
     }
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {

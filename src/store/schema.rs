@@ -145,6 +145,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    webhook_keys (name) {
+        name -> Text,
+        key -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
     webhook_schema_migrations (version) {
         version -> Text,
         run_at -> BigInt,

@@ -16,7 +16,7 @@ use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, EventRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
-    webhook_shards as shards,
+    webhook_keys as keys, webhook_shards as shards,
 };
 use super::status_is::{StatusIsPending, StatusIsSending};
 use super::transactions::{Leaving, Made, Publishing, Taking, Targets, Transactions, just_made};
@@ -129,6 +129,16 @@ impl Transactions for SqliteConnection {
         // SQLite prepares a statement anew.)
         let one = |seq| events::table.find(seq).select(EventRow::as_select()).get_result(self).optional();
         Ok(seqs.iter().map(one).filter_map(Result::transpose).collect::<Result<_, _>>()?)
+    }
+
+    fn pairs_seek(&self) -> bool {
+        false
+    }
+
+    fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
+        let row = (keys::name.eq(name), keys::key.eq(key), keys::created_at.eq(at.as_micros()));
+        diesel::insert_into(keys::table).values(row).on_conflict_do_nothing().execute(self)?;
+        Ok(())
     }
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {

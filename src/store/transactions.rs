@@ -119,6 +119,12 @@ pub(super) trait Transactions {
     /// Stored events by their places in the order of publishing; those that are gone are left out.
     fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError>;
 
+    /// Stores a key of the database's own, unless there is one of that name.
+    fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError>;
+
+    /// Whether an index is sought by both halves of a pair that is compared with `>`.
+    fn pairs_seek(&self) -> bool;
+
     /// Appends to the attempt log.
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;
 

@@ -1,4 +1,5 @@
 DROP TABLE webhook_recoveries;
+DROP TABLE webhook_keys;
 DROP TABLE webhook_tokens;
 DROP TABLE webhook_attempts;
 DROP TABLE webhook_deliveries;

@@ -168,9 +168,16 @@ CREATE INDEX webhook_attempts_by_endpoint ON webhook_attempts (endpoint_id, ende
 CREATE TABLE webhook_tokens (
     id         TEXT   NOT NULL PRIMARY KEY,
     name       TEXT   NOT NULL,
-    scope      TEXT   NOT NULL CHECK (scope IN ('admin', 'publish', 'read')),
+    scope      TEXT   NOT NULL CHECK (scope IN ('admin', 'publish', 'read', 'portal')),
     tenant     TEXT,
     hash       BLOB   NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL
+);
+
+-- Keys of the database itself, shared by its processes: what sessions of browsers are signed with.
+CREATE TABLE webhook_keys (
+    name       TEXT NOT NULL PRIMARY KEY,
+    key        TEXT   NOT NULL,
     created_at BIGINT NOT NULL
 );
 

@@ -5,10 +5,43 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 
 use super::Conn;
-use crate::store::key_ring::MARK_AND_ID;
+use crate::domain::clock::Timestamp;
+use crate::domain::session::SessionKey;
+use crate::store::codec::corrupt;
+use crate::store::key_ring::{MARK_AND_ID, Place};
 use crate::store::rows::SecretRow;
-use crate::store::schema::{webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints};
+use crate::store::schema::{
+    webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints, webhook_keys as keys,
+};
 use crate::store::{EndpointCodec, StoreError};
+
+/// What sessions are signed with.
+const SESSIONS: &str = "sessions";
+const SESSION_KEY: Place<'static> = Place { table: "webhook_keys", column: "key", row: SESSIONS };
+
+/// The key that sessions are signed with, made by whoever asks first.
+pub(crate) fn session_key(
+    conn: &mut Conn,
+    codec: &EndpointCodec,
+    now: Timestamp,
+) -> Result<SessionKey, StoreError> {
+    let fresh = codec.ring().seal(&SESSION_KEY, &SessionKey::generate().reveal())?;
+    conn.own().insert_key(SESSIONS, &fresh, now)?;
+    let stored: String = keys::table.find(SESSIONS).select(keys::key).get_result(conn)?;
+    let text = codec.ring().open(&SESSION_KEY, &stored)?;
+    SessionKey::parse(&text).map_err(|detail| corrupt("webhook_keys", "key", detail))
+}
+
+fn reseal_session_key(conn: &mut Conn, codec: &EndpointCodec) -> Result<u64, StoreError> {
+    let stored: Option<String> = keys::table.find(SESSIONS).select(keys::key).get_result(conn).optional()?;
+    let Some(resealed) =
+        stored.map(|stored| codec.ring().reseal(&SESSION_KEY, &stored)).transpose()?.flatten()
+    else {
+        return Ok(0);
+    };
+    diesel::update(keys::table.find(SESSIONS)).set(keys::key.eq(resealed)).execute(conn)?;
+    Ok(1)
+}
 
 /// The beginnings of all stored secrets and headers, each once: they tell what sealed them.
 fn beginnings(conn: &mut Conn) -> Result<Vec<String>, StoreError> {
@@ -17,6 +50,7 @@ fn beginnings(conn: &mut Conn) -> Result<Vec<String>, StoreError> {
     let headers =
         endpoints::table.filter(endpoints::deleted_at.is_null()).filter(endpoints::headers.ne("{}"));
     found.extend(headers.select(start("headers")).distinct().load::<String>(conn)?);
+    found.extend(keys::table.select(start("key")).distinct().load::<String>(conn)?);
     Ok(found)
 }
 
@@ -56,6 +90,9 @@ pub(crate) fn reseal(
         .select((endpoints::id, endpoints::headers))
         .load(conn)?;
     let mut resealed = Resealed { last: rows.last().map(|(id, _)| id.clone()), values: 0 };
+    if after.is_empty() {
+        resealed.values += reseal_session_key(conn, codec)?;
+    }
     for (id, headers) in rows {
         if let Some(headers) = codec.resealed_headers(&id, &headers)? {
             diesel::update(endpoints::table.find(&id)).set(endpoints::headers.eq(headers)).execute(conn)?;

@@ -195,17 +195,22 @@ struct Waiting {
 /// to, and where it is due by then.
 ///
 /// One statement that steps from endpoint to endpoint through the index, so that a long backlog costs no
-/// more than a short one. Pairs are compared and ordered by, because no other index could serve that:
-/// Postgres would take the one by endpoint for a `min`, and read every delivery that there ever was.
+/// more than a short one. On Postgres pairs are compared and ordered by, because no other index could serve that: it
+/// would take the one by endpoint for a `min`, and read every delivery that there ever was. SQLite finds a pair by its
+/// first half alone, and would read a whole shard at each step.
 fn waiting(conn: &mut Conn, held: &[Lease], horizon: Option<Timestamp>) -> Result<Vec<Waiting>, StoreError> {
     // Numbers, so that nothing needs to be quoted.
     let shards: Vec<String> = numbers(held).iter().map(ToString::to_string).collect();
     let pending = format!("FROM webhook_deliveries AS d WHERE d.status = '{}'", Status::Pending);
+    let pairs_seek = conn.own().pairs_seek();
     let first_after = |shard: &str, endpoint: &str| {
-        format!(
-            "(SELECT endpoint_id {pending} AND (d.shard, d.endpoint_id) > ({shard}, {endpoint}) \
-             AND (d.shard, d.endpoint_id) < ({shard} + 1, '') ORDER BY d.shard, d.endpoint_id LIMIT 1)"
-        )
+        let within = match pairs_seek {
+            true => format!(
+                "(d.shard, d.endpoint_id) > ({shard}, {endpoint}) AND (d.shard, d.endpoint_id) < ({shard} + 1, '')"
+            ),
+            false => format!("d.shard = {shard} AND d.endpoint_id > {endpoint}"),
+        };
+        format!("(SELECT endpoint_id {pending} AND {within} ORDER BY d.shard, d.endpoint_id LIMIT 1)")
     };
     let mut sql = format!(
         "WITH RECURSIVE walk (shard, endpoint_id) AS ( \

@@ -96,7 +96,7 @@ fn sqlite_reads_by_index_whatever_has_ended() {
         for (statement, index) in [
             ("UPDATE `webhook_deliveries` SET", "webhook_deliveries USING PRIMARY KEY (id=?)"),
             ("next_attempt_at` IS NOT NULL", "INDEX webhook_deliveries_pending (shard=? AND endpoint_id=?"),
-            ("WITH RECURSIVE walk", "INDEX webhook_deliveries_pending"),
+            ("WITH RECURSIVE walk", "INDEX webhook_deliveries_pending (shard=? AND endpoint_id>?)"),
             (
                 "`webhook_deliveries`.`claim_no` FROM `webhook_deliveries` WHERE (webhook_deliveries.status = 'sending'",
                 "INDEX webhook_deliveries_sending",
