@@ -1,5 +1,6 @@
 //! The integration tests, in one binary. The folders mirror `src`.
 
+mod docs;
 mod engine;
 mod house;
 mod invariants;
