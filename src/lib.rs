@@ -79,7 +79,7 @@ pub mod testing;
 
 pub use engine::{
     Builder, DeliveryQuery, DeliveryView, EndpointHealth, EndpointQuery, EndpointView, Error, EventListQuery,
-    EventView, Happening, Node, Outbox, Postrider, Receipt, StartError, Transaction,
+    EventView, Happening, MetricsFormat, Node, Outbox, Postrider, Receipt, StartError, Transaction,
 };
 pub use sender::sign as signature;
 pub use store::{

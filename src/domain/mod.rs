@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod breaker;
+pub mod census;
 pub mod clock;
 pub mod delivery;
 pub mod endpoint;
@@ -20,6 +21,7 @@ pub mod recovery;
 pub mod retry;
 pub mod secret;
 pub mod settings;
+pub mod trace;
 
 use serde::Serialize;
 

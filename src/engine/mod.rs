@@ -20,9 +20,11 @@ mod outbox;
 mod publishing;
 mod recovery;
 mod registry;
+mod scrape;
 mod seed;
 mod supervisor;
 mod tokens;
+mod trace;
 mod window;
 
 use std::sync::{Arc, PoisonError};
@@ -38,6 +40,8 @@ pub use happenings::Happening;
 pub use nodes::Node;
 pub use outbox::{Outbox, Transaction};
 pub use publishing::{EventListQuery, EventView, Receipt};
+
+pub use crate::metrics::MetricsFormat;
 
 use self::committer::Committer;
 use self::keeper::{Keeper, LeaveAll};
@@ -84,6 +88,8 @@ pub(crate) struct Shared {
     membership: Membership,
     /// When the database last took a write for the sake of readiness.
     probed: std::sync::Mutex<Option<std::time::Instant>>,
+    /// What metrics last showed of the database.
+    census: scrape::LastCensus,
 }
 
 impl Shared {
@@ -180,12 +186,6 @@ impl Postrider {
             Some(why) => Err(why.into()),
             None => Ok(()),
         }
-    }
-
-    /// The engine's metrics in the OpenMetrics text format.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        self.shared.metrics.encode()
     }
 
     /// The engine's time.

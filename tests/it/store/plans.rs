@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_instrumentation};
+use postrider::MetricsFormat;
 use postrider::domain::ids::EndpointId;
 use postrider::domain::lifecycle::Status;
 use postrider::testing::{Reply, on_virtual_time, pass};
@@ -65,7 +66,9 @@ async fn story(engine: TestEngine) -> TestEngine {
 fn sqlite_reads_by_index_whatever_has_ended() {
     set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
     on_virtual_time(async {
-        let engine = story(TestEngine::on(Database::Sqlite)).await;
+        let engine = TestEngine::on(Database::Sqlite);
+        engine.postrider.metrics(MetricsFormat::Text).await;
+        let engine = story(engine).await;
         let path = engine.database();
         let name = match &path {
             postrider::config::DatabaseUrl::Sqlite(path) => path.to_str().unwrap().to_owned(),
@@ -97,6 +100,7 @@ fn sqlite_reads_by_index_whatever_has_ended() {
             ("UPDATE `webhook_deliveries` SET", "webhook_deliveries USING PRIMARY KEY (id=?)"),
             ("next_attempt_at` IS NOT NULL", "INDEX webhook_deliveries_pending (shard=? AND endpoint_id=?"),
             ("WITH RECURSIVE walk", "INDEX webhook_deliveries_pending"),
+            ("count(next_attempt_at) AS timed", "COVERING INDEX webhook_deliveries_pending"),
             (
                 "`webhook_deliveries`.`claim_no` FROM `webhook_deliveries` WHERE (webhook_deliveries.status = 'sending'",
                 "INDEX webhook_deliveries_sending",
@@ -181,4 +185,32 @@ fn postgres_reads_by_index_whatever_has_ended() {
 #[test]
 fn postgres_reads_by_index_what_it_knows_nothing_of_yet() {
     postgres_reads_little(false);
+}
+
+#[test]
+fn postgres_reads_for_metrics_what_waits_and_no_history() {
+    if !Database::Postgres.is_there() {
+        return;
+    }
+    on_virtual_time(async {
+        let engine = TestEngine::on(Database::Postgres);
+        let endpoint = engine.endpoint(9, r#"{"event_types":["old.one"]}"#).await;
+        let place = engine.database();
+        let engine = engine.stop().await;
+        database::execute(&place, &history(&endpoint));
+        database::execute(&place, "ANALYZE");
+        let read = || {
+            // A session tells what it has read a moment later.
+            database::execute(&place, "SELECT pg_stat_force_next_flush(), pg_sleep(1.2)");
+            let what = "SELECT (sum(seq_tup_read) + sum(coalesce(idx_tup_fetch, 0)))::bigint AS n \
+                FROM pg_stat_user_tables WHERE relname IN ('webhook_events', 'webhook_deliveries', 'webhook_attempts')";
+            database::number(&place, what)
+        };
+        let before = read();
+        let metrics = engine.postrider.metrics(MetricsFormat::Text).await;
+        assert!(metrics.contains("\npostrider_waiting 0\n"), "{metrics}");
+        drop(engine);
+        let rows = read() - before;
+        assert!(rows < 100, "{rows} rows were read to find that nothing waits");
+    });
 }
