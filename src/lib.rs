@@ -79,7 +79,8 @@ pub mod testing;
 
 pub use engine::{
     Builder, DeliveryQuery, DeliveryView, EndpointHealth, EndpointQuery, EndpointView, Error, EventListQuery,
-    EventView, Happening, Node, OpenSession, Outbox, PortalLink, Postrider, Receipt, StartError, Transaction,
+    EventView, Happening, MetricsFormat, Node, OpenSession, Outbox, PortalLink, Postrider, Receipt,
+    StartError, Transaction,
 };
 pub use sender::sign as signature;
 pub use store::{

@@ -1,91 +1,142 @@
 //! What is counted, with names and help texts in one place. Imports the domain only.
+//!
+//! No label has more values than these sources name: none grows with the data.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+mod text;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::text::MetricsFormat;
+use crate::domain::breaker::BreakerState;
+use crate::domain::census::Census;
+use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Outcome;
+use crate::domain::endpoint::PauseReason;
+use crate::domain::lifecycle::{FailureReason, State};
+use crate::domain::words;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
-    outcome: OutcomeLabel,
-}
+const PREFIX: &str = "postrider";
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct OutcomeLabel(Outcome);
+/// What an endpoint that is not paused has for a reason.
+const NOT_PAUSED: &str = "none";
 
-impl EncodeLabelValue for OutcomeLabel {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.0.as_str(), encoder)
+words! {
+    /// What became of the right to send for a shard.
+    LeaseChange {
+        /// This process took it.
+        Taken = "taken",
+        /// It left it to another one.
+        GivenBack = "given_back",
+        /// It could not keep it.
+        Lost = "lost",
     }
 }
+
+/// The one label that a metric has: its name, and its value.
+type Label = [(&'static str, &'static str); 1];
 
 /// The counters of one engine. Nothing here is global: two engines count apart.
 pub(crate) struct Metrics {
     registry: Registry,
-    attempts: Family<ByOutcome, Counter>,
+    /// One for each outcome, in their order.
+    attempts: Vec<Counter>,
     attempt_seconds: Histogram,
+    delivered: Counter,
+    /// One for each reason, in their order.
+    failed: Vec<Counter>,
     /// Attempts on the wire.
     pub(crate) in_flight: Gauge,
     /// Endpoints that have a supervisor.
     pub(crate) supervisors: Gauge,
     /// Shards of the endpoints that this process sends for.
     pub(crate) shards: Gauge,
+    /// One for each kind of change, in their order.
+    lease_changes: Vec<Counter>,
     /// Supervisors that were replaced after a panic.
     pub(crate) supervisor_panics: Counter,
     /// Outcomes that came after their claim had been taken away.
     pub(crate) stale_outcomes: Counter,
     /// Events that were stored, duplicates not counted.
     pub(crate) events: Counter,
+    /// Events that had been published before.
+    pub(crate) duplicates: Counter,
     commit_members: Histogram,
     commit_seconds: Histogram,
     /// Commits that failed.
     pub(crate) commit_failures: Counter,
+    /// Times that the database took no writes.
+    pub(crate) refusals: Counter,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("postrider");
-        let metrics = Self {
-            attempts: Family::default(),
-            attempt_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
-            in_flight: Gauge::default(),
-            supervisors: Gauge::default(),
-            shards: Gauge::default(),
-            supervisor_panics: Counter::default(),
-            stale_outcomes: Counter::default(),
-            events: Counter::default(),
-            commit_members: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
-            commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
-            commit_failures: Counter::default(),
-            registry: Registry::default(),
-        };
-        registry.register("attempts", "Finished attempts by outcome", metrics.attempts.clone());
-        let seconds = |registry: &mut Registry, name: &str, help: &str, histogram: &Histogram| {
-            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
-        };
-        seconds(&mut registry, "attempt_duration", "How long attempts took", &metrics.attempt_seconds);
-        seconds(&mut registry, "commit_duration", "How long commits took", &metrics.commit_seconds);
-        registry.register("commit_members", "Requests that shared a commit", metrics.commit_members.clone());
-        registry.register("commit_failures", "Commits that failed", metrics.commit_failures.clone());
-        registry.register("in_flight", "Attempts on the wire", metrics.in_flight.clone());
-        registry.register("supervisors", "Endpoints with live work", metrics.supervisors.clone());
-        let shards = metrics.shards.clone();
-        registry.register("shards", "Shards of the endpoints that this node sends for", shards);
-        let panics = metrics.supervisor_panics.clone();
-        registry.register("supervisor_panics", "Supervisors replaced after a panic", panics);
-        let stale = metrics.stale_outcomes.clone();
-        registry.register("stale_outcomes", "Outcomes dropped because their claim was gone", stale);
-        registry.register("events", "Events stored", metrics.events.clone());
-        Self { registry, ..metrics }
+        let mut registry = Registry::with_prefix(PREFIX);
+        let all = &mut registry;
+        let build = Family::<Label, Gauge>::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        all.register("build_info", "The release that runs", build);
+        let outcomes = Outcome::ALL.iter().map(|word| word.as_str());
+        let reasons = FailureReason::ALL.iter().map(|word| word.as_str());
+        let changes = LeaseChange::ALL.iter().map(|word| word.as_str());
+        let changed = "Shards that this node took, gave back or lost";
+        let given_up = "Deliveries that were given up, by reason";
+        let attempt_buckets = exponential_buckets(0.001, 2.0, 16);
+        let commit_buckets = exponential_buckets(0.000_1, 2.0, 16);
+        Self {
+            attempts: counters(all, "attempts", "Finished attempts by outcome", "outcome", outcomes),
+            attempt_seconds: seconds(all, "attempt_duration", "How long attempts took", attempt_buckets),
+            delivered: counter(all, "deliveries_delivered", "Deliveries that arrived"),
+            failed: counters(all, "deliveries_failed", given_up, "reason", reasons),
+            in_flight: gauge(all, "in_flight", "Attempts on the wire"),
+            supervisors: gauge(all, "supervisors", "Endpoints with live work"),
+            shards: gauge(all, "shards", "Shards of the endpoints that this node sends for"),
+            lease_changes: counters(all, "lease_changes", changed, "change", changes),
+            supervisor_panics: counter(all, "supervisor_panics", "Supervisors replaced after a panic"),
+            stale_outcomes: counter(all, "stale_outcomes", "Outcomes dropped because their claim was gone"),
+            events: counter(all, "events", "Events stored"),
+            duplicates: counter(all, "duplicate_events", "Events that had been published before"),
+            commit_members: {
+                let histogram = Histogram::new(exponential_buckets(1.0, 2.0, 12));
+                all.register("commit_members", "Requests that shared a commit", histogram.clone());
+                histogram
+            },
+            commit_seconds: seconds(all, "commit_duration", "How long commits took", commit_buckets),
+            commit_failures: counter(all, "commit_failures", "Commits that failed"),
+            refusals: counter(all, "database_refusals", "Times that the database took no writes"),
+            registry,
+        }
     }
 
     pub(crate) fn attempt(&self, outcome: Outcome, seconds: f64) {
-        self.attempts.get_or_create(&ByOutcome { outcome: OutcomeLabel(outcome) }).inc();
+        raise(&self.attempts, outcome as usize, 1);
         self.attempt_seconds.observe(seconds);
+    }
+
+    /// Where a delivery has come to, by an attempt or a person.
+    pub(crate) fn reached(&self, state: State) {
+        match state {
+            State::Delivered => {
+                self.delivered.inc();
+            }
+            State::Failed(reason) => self.given_up(reason, 1),
+            State::Pending(_) | State::Sending => {}
+        }
+    }
+
+    pub(crate) fn given_up(&self, reason: FailureReason, deliveries: usize) {
+        raise(&self.failed, reason as usize, deliveries);
+    }
+
+    pub(crate) fn leases(&self, change: LeaseChange, shards: usize) {
+        raise(&self.lease_changes, change as usize, shards);
     }
 
     pub(crate) fn commit(&self, members: usize, seconds: f64) {
@@ -93,11 +144,96 @@ impl Metrics {
         self.commit_seconds.observe(seconds);
     }
 
-    /// The OpenMetrics text of all of them.
-    pub(crate) fn encode(&self) -> String {
+    /// The text of all of them, with what was just looked up.
+    pub(crate) fn encode(&self, format: MetricsFormat, seen: &Seen) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        text
+        let _ = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &seen.registry()))
+            .and_then(|()| encode_eof(&mut text));
+        match format {
+            MetricsFormat::OpenMetrics => text,
+            MetricsFormat::Text => text::classic(&text),
+        }
+    }
+}
+
+/// What is looked up when metrics are read, and not counted as it happens.
+pub(crate) struct Seen {
+    /// `None` where the database did not tell: no value is better than an old one.
+    pub(crate) census: Option<Arc<Census>>,
+    pub(crate) database_up: bool,
+    pub(crate) now: Timestamp,
+}
+
+impl Seen {
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let up = gauge(&mut registry, "database_up", "Whether the database answers and takes writes");
+        up.set(self.database_up.into());
+        let Some(census) = &self.census else { return registry };
+        let set = |gauge: Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(gauge(&mut registry, "waiting", "Deliveries that wait, up to a million"), census.waiting);
+        set(gauge(&mut registry, "held", "Deliveries that wait for a person"), census.held);
+        let age = Gauge::<f64, AtomicU64>::default();
+        age.set(census.oldest_waiting_at.map_or(0.0, |at| self.now.since(at).as_secs_f64()));
+        let oldest = "How long ago the oldest waiting delivery was published";
+        registry.register_with_unit("oldest_waiting", oldest, Unit::Seconds, age);
+
+        let endpoints = Family::<Label, Gauge>::default();
+        let reasons = PauseReason::ALL.iter().copied().map(Some).chain([None]);
+        for reason in reasons {
+            let count = census.endpoints.get(&reason).copied().unwrap_or_default();
+            let word = reason.map_or(NOT_PAUSED, PauseReason::as_str);
+            set(endpoints.get_or_create_owned(&[("pause_reason", word)]), count);
+        }
+        registry.register("endpoints", "Endpoints, by why they are paused", endpoints);
+        let breakers = Family::<Label, Gauge>::default();
+        for state in BreakerState::ALL {
+            let count = census.breakers.get(state).copied().unwrap_or_default();
+            set(breakers.get_or_create_owned(&[("state", state.as_str())]), count);
+        }
+        registry.register("breakers", "Breakers of the endpoints that are not paused", breakers);
+        registry
+    }
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn seconds(registry: &mut Registry, name: &str, help: &str, buckets: impl Iterator<Item = f64>) -> Histogram {
+    let histogram = Histogram::new(buckets);
+    registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+/// A counter for each word. All are there from the start: a rate needs a zero to begin with.
+fn counters(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    words: impl Iterator<Item = &'static str>,
+) -> Vec<Counter> {
+    let family = Family::<Label, Counter>::default();
+    let each = words.map(|word| family.get_or_create_owned(&[(label, word)])).collect();
+    registry.register(name, help, family);
+    each
+}
+
+fn raise(counters: &[Counter], index: usize, by: usize) {
+    if let Some(counter) = counters.get(index) {
+        counter.inc_by(u64::try_from(by).unwrap_or(u64::MAX));
     }
 }

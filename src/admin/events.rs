@@ -15,6 +15,7 @@ use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, EventType, MAX_BATCH, NewEvent, SealedEvent};
 use crate::domain::ids::{EventId, Tenant};
+use crate::domain::trace::{TRACEPARENT, TraceParent};
 use crate::engine::{EventListQuery, Receipt};
 
 /// A single event: 256 KiB of payload, of which JSON may escape every byte into six.
@@ -97,7 +98,8 @@ impl EventRequest {
         };
         match (id, tenant, event_type, content) {
             (Some(id), Some(tenant), Some(event_type), Some(content)) => {
-                Ok(NewEvent { id, tenant, event_type, content, ordering_key: self.ordering_key })
+                let event = NewEvent::new(event_type, content);
+                Ok(NewEvent { id, tenant, ordering_key: self.ordering_key, ..event })
             }
             _ => Err(errors),
         }
@@ -182,13 +184,23 @@ impl From<Receipt> for ReceiptBody {
 async fn publish(
     access: Access<Publish>,
     _: NoParams,
+    request: HttpRequest,
     body: JsonBody<MAX_EVENT_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
-    let event =
+    let mut event =
         body.read::<EventRequest>()?.into_event(&access.tenant(None)?, "").map_err(Problem::invalid)?;
     access.tenant(Some(event.tenant.clone()))?;
+    event.traceparent = traceparent(&request);
     let receipt = ReceiptBody::from(access.postrider().publish(event).await?);
     Ok(receipt_response(&receipt).json(receipt))
+}
+
+/// The trace that a request belongs to. A header that is none begins no trace, and hinders nobody (W3C Trace
+/// Context, section 4.3).
+fn traceparent(request: &HttpRequest) -> Option<TraceParent> {
+    let mut given = request.headers().get_all(TRACEPARENT);
+    let (first, None) = (given.next()?, given.next()) else { return None };
+    TraceParent::parse(first.to_str().ok()?).ok()
 }
 
 /// 202 for what is new, 200 for what was there.
@@ -204,14 +216,16 @@ struct BatchBody {
 async fn publish_batch(
     access: Access<Publish>,
     _: NoParams,
+    request: HttpRequest,
     body: JsonBody<MAX_BATCH_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
+    let parent = traceparent(&request);
     let own = access.tenant(None)?;
     let mut errors = Vec::new();
     let mut events = Vec::new();
     for (i, Object(event)) in body.read::<BatchRequest>()?.events.into_iter().enumerate() {
         match event.into_event(&own, &format!("events[{i}].")) {
-            Ok(event) => events.push(event),
+            Ok(event) => events.push(NewEvent { traceparent: parent, ..event }),
             Err(wrong) => errors.extend(wrong),
         }
     }

@@ -14,7 +14,7 @@ mod request;
 mod session;
 mod tokens;
 
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -25,7 +25,7 @@ use self::auth::Callers;
 #[cfg(feature = "testing")]
 pub(crate) use self::events::read_event;
 use self::problem::{Kind, Problem};
-use crate::engine::Postrider;
+use crate::engine::{MetricsFormat, Postrider};
 
 /// A page of a list.
 #[derive(Debug, Serialize)]
@@ -138,11 +138,15 @@ async fn readyz(postrider: web::Data<Postrider>) -> Result<HttpResponse, Problem
     Ok(HttpResponse::Ok().json(StatusBody { status: "ready" }))
 }
 
-async fn metrics(access: Access<auth::Read>) -> Result<HttpResponse, Problem> {
+async fn metrics(access: Access<auth::Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     access.for_all_tenants()?;
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    let format = MetricsFormat::accepted(accept.unwrap_or_default());
+    let text = access.postrider().metrics(format).await;
     Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
-        .body(access.postrider().metrics()))
+        .insert_header((CONTENT_TYPE, format.content_type()))
+        .insert_header((VARY, "accept"))
+        .body(text))
 }
 
 // Handlers answer with a `Problem` directly where they can do nothing else.

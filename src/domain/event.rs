@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::FieldError;
 use super::clock::Timestamp;
 use super::ids::{EventId, Tenant};
+use super::trace::TraceParent;
 
 /// The largest body that is sent, in bytes: 256 KiB.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -161,13 +162,22 @@ pub struct NewEvent {
     pub content: Content,
     /// Events that share it reach an endpoint with `"ordering":"key"` in order.
     pub ordering_key: Option<String>,
+    /// The trace that publishing it belongs to; it goes on to the receiver. Not part of its content.
+    pub traceparent: Option<TraceParent>,
 }
 
 impl NewEvent {
     /// An event of the default tenant with a fresh UUID v4.
     #[must_use]
     pub fn new(event_type: EventType, content: Content) -> Self {
-        Self { id: EventId::generate(), tenant: Tenant::default(), event_type, content, ordering_key: None }
+        Self {
+            id: EventId::generate(),
+            tenant: Tenant::default(),
+            event_type,
+            content,
+            ordering_key: None,
+            traceparent: None,
+        }
     }
 
     /// An event whose `data` is what `make` makes, inside `{"type","timestamp","data","id"}`. `make` is told
@@ -200,7 +210,7 @@ impl NewEvent {
         let event_type = EventType::parse(E::TYPE).map_err(|detail| invalid("type", detail))?;
         let content = content(&event).map_err(|error| invalid("data", error.to_string()))?;
         let ordering_key = event.ordering_key();
-        Ok(Self { id, tenant: Tenant::default(), event_type, content, ordering_key })
+        Ok(Self { id, ordering_key, ..Self::new(event_type, content) })
     }
 
     /// The same as another tenant's.
@@ -243,6 +253,7 @@ impl NewEvent {
             body,
             content_hash,
             created_at: now,
+            traceparent: self.traceparent,
         })
     }
 
@@ -307,6 +318,8 @@ pub struct SealedEvent {
     pub content_hash: [u8; 32],
     /// When it was published.
     pub created_at: Timestamp,
+    /// The publisher's trace.
+    pub traceparent: Option<TraceParent>,
 }
 
 /// Why an event cannot be published.

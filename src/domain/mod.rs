@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod breaker;
+pub mod census;
 pub mod clock;
 pub mod delivery;
 pub mod endpoint;
@@ -21,6 +22,7 @@ pub mod retry;
 pub mod secret;
 pub mod session;
 pub mod settings;
+pub mod trace;
 
 use serde::Serialize;
 

@@ -12,9 +12,10 @@ use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument as _, Span};
 
-use super::Shared;
 use super::supervisor::EndpointSupervisor;
+use super::{Shared, trace};
 use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Exchange};
@@ -98,18 +99,22 @@ impl Actor for DeliveryAttempt {
         let shared = Arc::clone(&self.job.shared);
         let (endpoint, event) = (Arc::clone(&self.job.endpoint), Arc::clone(&self.job.event));
         let (abort, started_at, lease) = (self.job.abort.clone(), self.job.started_at, self.job.lease);
+        let span = trace::attempt_span(&self.job);
+        let parent = trace::after(&span, event.traceparent);
         let attempt = async move {
-            let mut send = pin!(shared.sender.send(&endpoint, &event, started_at));
+            let mut send = pin!(shared.sender.send(&endpoint, &event, started_at, parent));
             // A process that stood still may find its time long over: it is looked at before each step, and
             // not only when the timer gets its turn.
             let while_held = poll_fn(|cx| match shared.leases.may_send(lease) {
                 true => send.as_mut().poll(cx).map(Some),
                 false => Poll::Ready(None),
             });
-            abort.run_until_cancelled(while_held).await
+            let sent = abort.run_until_cancelled(while_held).await.flatten();
+            trace::note_outcome(&Span::current(), sent.as_ref());
+            sent
         };
-        ctx.spawn(attempt.into_actor(self).map(|sent, attempt, ctx| {
-            attempt.report(match sent.flatten() {
+        ctx.spawn(attempt.instrument(span).into_actor(self).map(|sent, attempt, ctx| {
+            attempt.report(match sent {
                 Some(Sent::Finished { exchange, verdict }) => Ended::Finished(exchange, verdict),
                 Some(Sent::NotSent(why)) => Ended::NotSent(why),
                 None => Ended::Aborted,

@@ -16,7 +16,7 @@ use super::{happenings, lease};
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::FieldError;
 use crate::domain::clock::{Clock, SharedClock, SystemClock};
-use crate::metrics::Metrics;
+use crate::metrics::{LeaseChange, Metrics};
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
 use crate::store::{Hint, Hints, HostPool, ProcessLock, Source, Store, StoreError, query};
@@ -175,6 +175,7 @@ impl Builder {
         store.read_here(|conn, _| tokens.refresh(conn))?;
         // Rehydration: whatever an earlier owner of a shard left `sending` waits again.
         let (membership, leases) = lease::join(&store, lock, &config.node_name, config.lease, &clock)?;
+        metrics.leases(LeaseChange::Taken, leases.all().len());
         let leases = Arc::new(leases);
 
         let actors: Arc<OnceLock<Actors>> = Arc::default();
@@ -228,6 +229,7 @@ impl Builder {
             hazard_told: Arc::default(),
             membership,
             probed: std::sync::Mutex::default(),
+            census: Mutex::default(),
         });
         let registry = Registry::new(Arc::clone(&shared)).start();
         let keeper = Keeper::new(Arc::clone(&shared), registry.clone()).start();

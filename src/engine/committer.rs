@@ -47,16 +47,20 @@ pub(super) struct Committer {
 }
 
 /// Why the database last refused a write, and when.
-#[derive(Clone, Default)]
-struct Refusals(Arc<Mutex<Option<(Instant, Unavailable)>>>);
+#[derive(Clone)]
+struct Refusals {
+    last: Arc<Mutex<Option<(Instant, Unavailable)>>>,
+    metrics: Arc<Metrics>,
+}
 
 impl Refusals {
     fn note(&self, why: Unavailable) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
+        self.metrics.refusals.inc();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
     }
 
     fn recent(&self) -> Option<Unavailable> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_LASTS).map(|(_, why)| why.clone())
     }
 }
@@ -135,7 +139,7 @@ pub(super) fn start(
     on_commit: OnCommit,
     driver: Driver,
 ) -> Result<Committer, StoreError> {
-    let refused = Refusals::default();
+    let refused = Refusals { last: Arc::default(), metrics: Arc::clone(&metrics) };
     let lane = || start_lane(store, patience, &metrics, &refused, &on_commit, driver);
     let queue = lane()?;
     let publishers = if store.takes_many_writers() { lane()? } else { queue.clone() };

@@ -157,7 +157,8 @@ impl Postrider {
     /// Applies what a person asked for, if the state allows it.
     async fn decide(&self, id: &DeliveryId, cause: Cause<'static>) -> Result<DeliveryView, Error> {
         let (of_id, at) = (id.clone(), self.now());
-        self.shared
+        let reached = self
+            .shared
             .committer
             .run(move |tx| {
                 let Some(delivery) = tx.delivery_to_change(&of_id)? else {
@@ -177,9 +178,10 @@ impl Postrider {
                 if matches!(next.state, State::Pending(_)) {
                     query::mark_retried(tx.conn(), &of_id, at)?;
                 }
-                Ok(Ok(()))
+                Ok(Ok(next.state))
             })
             .await??;
+        self.shared.metrics.reached(reached);
         let view = self.delivery(id).await?;
         self.nudge(&view.delivery.endpoint_id);
         Ok(view)

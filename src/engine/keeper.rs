@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::registry::{Lost, PollNow, Registry, Vacate};
 use crate::domain::lease::{Lease, Plan, Shard};
+use crate::metrics::LeaseChange;
 use crate::store::{Hint, LeaseView, StoreError, Writer, look_at_leases, query};
 
 /// How long shards that were vacated wait for others, to be given back together.
@@ -143,6 +144,8 @@ impl Keeper {
         self.lose(&lost, "another process has taken it over, or it ran out");
         let (taken, asked) = done.taken;
         shared.leases.add(&taken, member.end(asked));
+        shared.metrics.leases(LeaseChange::Taken, taken.len());
+        shared.metrics.leases(LeaseChange::GivenBack, done.given_back.len());
         if !taken.is_empty() {
             tracing::info!(
                 shards = taken.len(),
@@ -190,6 +193,7 @@ impl Keeper {
             return;
         }
         self.shared.leases.remove(leases);
+        self.shared.metrics.leases(LeaseChange::Lost, leases.len());
         tracing::warn!(shards = leases.len(), "this node has lost {} of its shards: {why}", leases.len());
         self.registry.do_send(Lost(leases.iter().map(|lease| lease.shard).collect()));
     }

@@ -155,6 +155,7 @@ pub(super) async fn fail_overdue(shared: &Shared, endpoints: Vec<EndpointId>) ->
         for batch in overdue.chunks(usize::try_from(BATCH).unwrap_or(1)) {
             let batch = batch.to_vec();
             let write = move |tx: &mut crate::store::Tx<'_>| {
+                let mut failed = Vec::with_capacity(batch.len());
                 for (id, why) in &batch {
                     let cause = match why {
                         Overdue::Expired { blocks } => Cause::Expired { blocks: *blocks },
@@ -165,14 +166,17 @@ pub(super) async fn fail_overdue(shared: &Shared, endpoints: Vec<EndpointId>) ->
                         && let Ok(next) = lifecycle::next(&life, &cause)
                     {
                         tx.change_life(id, &life, &next, now)?;
+                        failed.push(next.state);
                         if matches!(why, Overdue::Expired { .. }) {
                             tx.announce_expiry(id, now)?;
                         }
                     }
                 }
-                Ok(batch.len())
+                Ok(failed)
             };
             let failed = shared.committer.run(write).await?;
+            failed.iter().for_each(|state| shared.metrics.reached(*state));
+            let failed = failed.len();
             tracing::info!(failed, "{failed} waiting deliveries expired or lost their endpoint");
             tokio::time::sleep(BREATH).await;
         }

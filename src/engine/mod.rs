@@ -20,10 +20,12 @@ mod outbox;
 mod publishing;
 mod recovery;
 mod registry;
+mod scrape;
 mod seed;
 mod sessions;
 mod supervisor;
 mod tokens;
+mod trace;
 mod window;
 
 use std::sync::{Arc, PoisonError};
@@ -40,6 +42,8 @@ pub use nodes::Node;
 pub use outbox::{Outbox, Transaction};
 pub use publishing::{EventListQuery, EventView, Receipt};
 pub use sessions::{OpenSession, PortalLink};
+
+pub use crate::metrics::MetricsFormat;
 
 use self::committer::Committer;
 use self::keeper::{Keeper, LeaveAll};
@@ -88,6 +92,8 @@ pub(crate) struct Shared {
     membership: Membership,
     /// When the database last took a write for the sake of readiness.
     probed: std::sync::Mutex<Option<std::time::Instant>>,
+    /// What metrics last showed of the database.
+    census: scrape::LastCensus,
 }
 
 impl Shared {
@@ -184,12 +190,6 @@ impl Postrider {
             Some(why) => Err(why.into()),
             None => Ok(()),
         }
-    }
-
-    /// The engine's metrics in the OpenMetrics text format.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        self.shared.metrics.encode()
     }
 
     /// The engine's time.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
-use super::{Error, Postrider};
+use super::{Error, Postrider, trace};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{EventType, MAX_BATCH, NewEvent, SealedEvent};
@@ -67,9 +68,12 @@ impl Postrider {
     /// # Errors
     /// [`Error::EventIdConflict`] when its id belongs to a different event, [`Error::TooLarge`],
     /// [`Error::Invalid`], and [`Error::Store`] when the database did not take it.
-    pub async fn publish(&self, event: NewEvent) -> Result<Receipt, Error> {
+    pub async fn publish(&self, mut event: NewEvent) -> Result<Receipt, Error> {
+        let span = trace::publish_span(&event);
+        event.traceparent = trace::stored(&span, event.traceparent);
         let sealed = Arc::new(seal(event, self.now(), "")?);
-        let mut receipts = self.publish_sealed(vec![sealed], None, |_| "id".into()).await?;
+        let publish = self.publish_sealed(vec![sealed], None, |_| "id".into());
+        let mut receipts = publish.instrument(span).await?;
         receipts.pop().ok_or(Error::NotFound("event"))
     }
 
@@ -84,10 +88,14 @@ impl Postrider {
                 format!("must hold 1 to {MAX_BATCH} events, not {}", events.len()),
             ));
         }
+        let span = trace::publish_batch_span(&events);
         let now = self.now();
-        let one = |(i, event)| seal(event, now, &format!("events[{i}].")).map(Arc::new);
+        let one = |(i, mut event): (usize, NewEvent)| {
+            event.traceparent = trace::stored(&span, event.traceparent);
+            seal(event, now, &format!("events[{i}].")).map(Arc::new)
+        };
         let sealed = events.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
-        self.publish_sealed(sealed, None, |i| format!("events[{i}].id")).await
+        self.publish_sealed(sealed, None, |i| format!("events[{i}].id")).instrument(span).await
     }
 
     /// Commits events that are ready; `only` sends them to one endpoint whatever it wants.
@@ -114,6 +122,7 @@ impl Postrider {
         };
         let new = published.iter().filter(|one| !one.duplicate).count();
         self.shared.metrics.events.inc_by(u64::try_from(new).unwrap_or(0));
+        self.shared.metrics.duplicates.inc_by(u64::try_from(published.len() - new).unwrap_or(0));
         Ok(events.iter().zip(published).map(|(event, published)| receipt(event, published)).collect())
     }
 

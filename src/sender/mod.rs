@@ -32,6 +32,7 @@ use crate::domain::delivery::{Exchange, Headers, Outcome, Timings};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
 use crate::domain::headers::MASK;
+use crate::domain::trace::{TRACEPARENT, TraceParent};
 
 /// How much of an answer's body is kept, in bytes.
 const MAX_KEPT_BODY: usize = 16 * 1024;
@@ -132,15 +133,21 @@ impl Sender {
         Self { transport, policy, event_id_header }
     }
 
-    /// Sends `event` to `endpoint` once, signed as of `now`.
-    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &SealedEvent, now: Timestamp) -> Sent {
+    /// Sends `event` to `endpoint` once, signed as of `now`, as a part of the trace `parent`.
+    pub(crate) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        event: &SealedEvent,
+        now: Timestamp,
+        parent: Option<TraceParent>,
+    ) -> Sent {
         let url = &endpoint.settings.url;
         if let Err(blocked) = self.policy.check_literal(url) {
             let error = blocked.to_string();
             let exchange = Exchange::without_answer(Outcome::BlockedAddress, error);
             return Sent::Finished { exchange, verdict: Verdict::Failed };
         }
-        let headers = self.headers(endpoint, event, now);
+        let headers = self.headers(endpoint, event, now, parent);
         let shown = masked(&headers, endpoint);
         let request =
             WireRequest { url: url.clone(), headers, body: event.body.clone(), timeout: endpoint.timeout };
@@ -158,7 +165,13 @@ impl Sender {
     }
 
     /// Standard Webhooks 1.0.0, then the endpoint's own headers.
-    fn headers(&self, endpoint: &Endpoint, event: &SealedEvent, now: Timestamp) -> Headers {
+    fn headers(
+        &self,
+        endpoint: &Endpoint,
+        event: &SealedEvent,
+        now: Timestamp,
+        parent: Option<TraceParent>,
+    ) -> Headers {
         let timestamp = now.as_seconds();
         let content = sign::Content { id: event.id.as_str(), timestamp, body: &event.body };
         let signature = content.signature_header(endpoint.live_keys(now), &endpoint.settings.signing);
@@ -169,6 +182,9 @@ impl Sender {
             ("webhook-timestamp".into(), timestamp.to_string()),
             ("webhook-signature".into(), signature),
         ];
+        if let Some(parent) = parent {
+            headers.push((TRACEPARENT.into(), parent.to_string()));
+        }
         if let Some(name) = &self.event_id_header {
             headers.push((name.clone(), event.id.to_string()));
         }

@@ -16,6 +16,7 @@ use crate::domain::ids::{DeliveryId, EndpointId, EventId, RecoveryId, Tenant, To
 use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
 use crate::domain::recovery::Recovery;
+use crate::domain::trace::TraceParent;
 
 const DELIVERIES: &str = "webhook_deliveries";
 const HEALTH: &str = "webhook_endpoint_health";
@@ -146,6 +147,8 @@ pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
     let event_type = event_type(&row.event_type)?;
     let content_hash = <[u8; 32]>::try_from(row.content_hash.as_slice())
         .map_err(|_| corrupt(EVENTS, "content_hash", "is not 32 bytes"))?;
+    let traceparent = row.traceparent.as_deref().map(TraceParent::parse).transpose();
+    let traceparent = traceparent.map_err(|error| corrupt(EVENTS, "traceparent", error))?;
     Ok(SealedEvent {
         id: EventId::from_text(row.id),
         tenant: Tenant::from_text(row.tenant),
@@ -155,6 +158,7 @@ pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
         body: row.body.into(),
         content_hash,
         created_at: time(row.created_at),
+        traceparent,
     })
 }
 

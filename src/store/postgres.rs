@@ -410,8 +410,9 @@ fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashSet
     let rows: Vec<Inserted> = prepared!(
         diesel::sql_query(
             "INSERT INTO webhook_events \
-         (seq, tenant, id, event_type, ordering_key, content_type, content_hash, body, created_at) \
-         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         (seq, tenant, id, event_type, ordering_key, content_type, content_hash, body, created_at, \
+          traceparent) \
+         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
          ON CONFLICT (tenant, id) DO NOTHING RETURNING seq",
         )
         .bind::<Array<BigInt>, _>(new.iter().map(|(.., seq)| *seq).collect::<Vec<_>>())
@@ -425,6 +426,9 @@ fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashSet
         .bind::<Array<Binary>, _>(each().map(|event| &event.content_hash[..]).collect::<Vec<_>>())
         .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
         .bind::<Array<BigInt>, _>(each().map(|event| event.created_at.as_micros()).collect::<Vec<_>>())
+        .bind::<Array<Nullable<Text>>, _>(
+            each().map(|event| event.traceparent.map(|parent| parent.to_string())).collect::<Vec<_>>()
+        )
     )
     .load(conn)?;
     let went_in: HashSet<i64> = rows.into_iter().map(|row| row.seq).collect();

@@ -72,6 +72,7 @@ pub(super) struct NewEventRow<'a> {
     pub(super) content_hash: &'a [u8],
     pub(super) body: &'a [u8],
     pub(super) created_at: i64,
+    pub(super) traceparent: Option<String>,
 }
 
 #[derive(Debug, Queryable, Selectable)]
@@ -86,6 +87,7 @@ pub(super) struct EventRow {
     pub(super) content_hash: Vec<u8>,
     pub(super) body: Vec<u8>,
     pub(super) created_at: i64,
+    pub(super) traceparent: Option<String>,
 }
 
 #[derive(Debug, Insertable)]

@@ -85,6 +85,7 @@ diesel::table! {
         content_hash -> Binary,
         body -> Binary,
         created_at -> BigInt,
+        traceparent -> Nullable<Text>,
     }
 }
 

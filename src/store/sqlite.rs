@@ -247,6 +247,7 @@ fn publish_one(
         content_hash: &event.content_hash,
         body: &event.body,
         created_at: event.created_at.as_micros(),
+        traceparent: event.traceparent.map(|parent| parent.to_string()),
     };
     let new = diesel::insert_into(events::table)
         .values(&row)

@@ -91,7 +91,9 @@ CREATE TABLE webhook_events (
     content_type TEXT    NOT NULL,
     content_hash BYTEA    NOT NULL,
     body         BYTEA    NOT NULL,
-    created_at   BIGINT  NOT NULL
+    created_at   BIGINT  NOT NULL,
+    -- The publisher's trace (W3C Trace Context).
+    traceparent  TEXT
 );
 CREATE UNIQUE INDEX webhook_events_by_id ON webhook_events (tenant, id);
 

@@ -89,7 +89,9 @@ CREATE TABLE webhook_events (
     content_type TEXT    NOT NULL,
     content_hash BLOB    NOT NULL,
     body         BLOB    NOT NULL,
-    created_at   BIGINT  NOT NULL
+    created_at   BIGINT  NOT NULL,
+    -- The publisher's trace (W3C Trace Context).
+    traceparent  TEXT
 );
 CREATE UNIQUE INDEX webhook_events_by_id ON webhook_events (tenant, id);
 

@@ -7,6 +7,7 @@ mod deliveries;
 mod endpoints;
 mod keys;
 mod listen;
+mod log;
 mod migrate;
 mod nodes;
 mod output;

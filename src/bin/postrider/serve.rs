@@ -1,6 +1,5 @@
 //! `postrider serve`: settings in, a server out.
 
-use std::io::IsTerminal as _;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -10,8 +9,8 @@ use postrider::Postrider;
 use postrider::admin::ApiToken;
 use postrider::config::DatabaseUrl;
 use postrider::domain::access::MIN_TOKEN_CHARS;
-use tracing_subscriber::EnvFilter;
 
+use crate::log::Log;
 use crate::settings::{Settings, SettingsFile};
 use crate::token;
 
@@ -31,24 +30,13 @@ pub(crate) struct Serve {
     #[command(flatten)]
     file: SettingsFile,
 
-    /// What to log, such as info or postrider=debug
-    #[arg(long, env = "POSTRIDER_LOG", value_name = "FILTER", default_value = "info,actix_server=warn")]
-    log: String,
-
-    /// How to log it
-    #[arg(long, env = "POSTRIDER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    #[command(flatten)]
+    log: Log,
 }
 
 impl Serve {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        self.start_log()?;
+        let _logging = self.log.start()?;
         raise_file_limit();
         let settings = self.settings.over_file(self.file.path.as_deref())?;
         let (database, address) = (settings.database()?, settings.address()?);
@@ -85,19 +73,6 @@ impl Serve {
         tokio::select! {
             () = finish => tracing::info!("stopped"),
             signal = stop_signal() => bail!("{}: ended before everything in flight had; it is sent again after the next start", signal?),
-        }
-        Ok(())
-    }
-
-    fn start_log(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log).context("--log")?;
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal());
-        match self.log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().init(),
         }
         Ok(())
     }

@@ -272,6 +272,7 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
         self.recording.remove(&answer.id);
         match answer.result {
             Ok(Recorded::Written(life)) => {
+                self.shared.metrics.reached(life.state);
                 self.log_outcome(&answer, life.state);
                 self.tell(&answer, life.state);
                 match life.state {

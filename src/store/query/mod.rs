@@ -1,5 +1,6 @@
 //! Single statements, the same for every database. None of them begins a transaction.
 
+mod census;
 mod deliveries;
 mod endpoints;
 mod events;
@@ -12,6 +13,7 @@ mod work;
 
 use diesel::prelude::*;
 
+pub(crate) use self::census::census;
 pub(crate) use self::deliveries::*;
 pub(crate) use self::endpoints::*;
 pub(crate) use self::events::*;

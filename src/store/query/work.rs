@@ -199,9 +199,36 @@ struct Waiting {
 /// would take the one by endpoint for a `min`, and read every delivery that there ever was. SQLite finds a pair by its
 /// first half alone, and would read a whole shard at each step.
 fn waiting(conn: &mut Conn, held: &[Lease], horizon: Option<Timestamp>) -> Result<Vec<Waiting>, StoreError> {
+    let walk = walk(conn, &numbers(held));
+    let mut sql = format!(
+        "WITH RECURSIVE {walk}, waiting AS ( \
+             SELECT endpoint_id, (SELECT min(next_attempt_at) {pending} AND d.shard = walk.shard \
+                 AND d.endpoint_id = walk.endpoint_id) AS next \
+             FROM walk WHERE endpoint_id IS NOT NULL \
+         ) SELECT endpoint_id, next FROM waiting",
+        pending = pending(),
+    );
+    if let Some(horizon) = horizon {
+        sql.push_str(&format!(
+            " JOIN webhook_endpoints ON webhook_endpoints.id = endpoint_id \
+             WHERE pause_reason IS NULL AND deleted_at IS NULL AND next <= {}",
+            horizon.as_micros()
+        ));
+    }
+    Ok(diesel::sql_query(sql).load(conn)?)
+}
+
+/// The start of what reads pending rows.
+fn pending() -> String {
+    format!("FROM webhook_deliveries AS d WHERE d.status = '{}'", Status::Pending)
+}
+
+/// The part of a recursive statement that steps from endpoint to endpoint at which something is pending; it
+/// ends each shard with one that is none.
+pub(super) fn walk(conn: &mut Conn, shards: &[i32]) -> String {
     // Numbers, so that nothing needs to be quoted.
-    let shards: Vec<String> = numbers(held).iter().map(ToString::to_string).collect();
-    let pending = format!("FROM webhook_deliveries AS d WHERE d.status = '{}'", Status::Pending);
+    let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
+    let pending = pending();
     let pairs_seek = conn.own().pairs_seek();
     let first_after = |shard: &str, endpoint: &str| {
         let within = match pairs_seek {
@@ -212,28 +239,16 @@ fn waiting(conn: &mut Conn, held: &[Lease], horizon: Option<Timestamp>) -> Resul
         };
         format!("(SELECT endpoint_id {pending} AND {within} ORDER BY d.shard, d.endpoint_id LIMIT 1)")
     };
-    let mut sql = format!(
-        "WITH RECURSIVE walk (shard, endpoint_id) AS ( \
+    format!(
+        "walk (shard, endpoint_id) AS ( \
              SELECT shard, {first} FROM webhook_shards WHERE shard IN ({shards}) \
              UNION ALL \
              SELECT shard, {next} FROM walk WHERE endpoint_id IS NOT NULL \
-         ), waiting AS ( \
-             SELECT endpoint_id, (SELECT min(next_attempt_at) {pending} AND d.shard = walk.shard \
-                 AND d.endpoint_id = walk.endpoint_id) AS next \
-             FROM walk WHERE endpoint_id IS NOT NULL \
-         ) SELECT endpoint_id, next FROM waiting",
+         )",
         first = first_after("webhook_shards.shard", "''"),
         next = first_after("walk.shard", "walk.endpoint_id"),
         shards = if shards.is_empty() { "NULL".to_owned() } else { shards.join(", ") },
-    );
-    if let Some(horizon) = horizon {
-        sql.push_str(&format!(
-            " JOIN webhook_endpoints ON webhook_endpoints.id = endpoint_id \
-             WHERE pause_reason IS NULL AND deleted_at IS NULL AND next <= {}",
-            horizon.as_micros()
-        ));
-    }
-    Ok(diesel::sql_query(sql).load(conn)?)
+    )
 }
 
 /// All that has not ended, in one look.

@@ -72,7 +72,7 @@ fn a_supervisor_that_panics_is_replaced_and_its_work_is_rehydrated() {
         }
         assert_eq!(interrupted, 3);
         assert!(engine.receivers.most_at_once(&host(1)) <= 3, "the old attempts end before new ones begin");
-        assert_eq!(engine.metric("postrider_supervisor_panics_total"), 1.0);
+        assert_eq!(engine.metric("postrider_supervisor_panics_total").await, 1.0);
         let view = engine.until(&neighbour, Status::Delivered, secs(1)).await;
         assert_eq!(view.attempts.len(), 1, "the neighbour did not notice");
     });

@@ -57,7 +57,7 @@ fn the_limit_is_remembered_while_the_supervisor_is_gone_and_across_a_restart() {
             engine.publish_one("a.b").await;
         }
         pass(secs(30)).await;
-        assert_eq!(engine.metric("postrider_supervisors"), 0.0, "idle endpoints own no actor");
+        assert_eq!(engine.metric("postrider_supervisors").await, 0.0, "idle endpoints own no actor");
         let last = engine.publish_one("a.b").await;
         pass(secs(5)).await;
         assert_eq!(engine.receivers.received(&host(1)).len(), 10);

@@ -6,4 +6,5 @@ mod lifecycle;
 mod limits;
 mod maintenance;
 mod notices;
+mod observed;
 mod together;

@@ -7,6 +7,7 @@ mod contract;
 mod example;
 mod hostile;
 mod kill;
+mod metrics;
 mod mission;
 mod namespace;
 mod neighbours;

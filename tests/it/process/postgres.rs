@@ -129,6 +129,12 @@ fn a_server_that_says_nothing_is_answered_for_and_waited_out() {
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert_eq!(api.try_request("GET", "/readyz", &[], None).unwrap().status, 503);
     assert_eq!(api.try_request("GET", "/healthz", &[], None).unwrap().status, 200);
+    let bearer = format!("Bearer {TOKEN}");
+    let metrics = api.try_request("GET", "/metrics", &[("authorization", &bearer)], None).unwrap();
+    let metrics = metrics.body.as_str().unwrap();
+    assert!(metrics.contains("\npostrider_database_up 0\n"), "{metrics}");
+    assert!(!metrics.contains("\npostrider_waiting "), "what is not known is not shown: {metrics}");
+    assert!(!metrics.contains("\npostrider_database_refusals_total 0\n"), "{metrics}");
     cluster.signal("CONT");
     // By its id nothing is there twice, whatever became of the one that was refused.
     until("it takes events again", Duration::from_secs(20), || {

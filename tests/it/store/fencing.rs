@@ -37,7 +37,7 @@ fn an_outcome_whose_claim_was_taken_away_is_counted_and_dropped(database: Databa
         // Another owner took it over: its claim has the next number.
         look::execute(&engine.database(), "UPDATE webhook_deliveries SET claim_no = claim_no + 1");
         pass(Duration::from_millis(2500)).await;
-        assert_eq!(engine.metric("postrider_stale_outcomes_total"), 1.0);
+        assert_eq!(engine.metric("postrider_stale_outcomes_total").await, 1.0);
         let view = engine.delivery(&id).await;
         assert!(view.attempts.is_empty());
     });

@@ -97,7 +97,7 @@ fn many_publishers_at_once_share_commits_and_get_their_own_answers(database: Dat
         }
         assert_eq!((stored, conflicts), (451, 49));
         assert_eq!(database::number(&engine.database(), "SELECT count(*) AS n FROM webhook_events"), 451);
-        let commits = engine.metric("postrider_commit_duration_seconds_count");
+        let commits = engine.metric("postrider_commit_duration_seconds_count").await;
         assert!(commits < 100.0, "{commits} commits for 500 publishers");
     });
 }

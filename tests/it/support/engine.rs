@@ -12,7 +12,7 @@ use postrider::domain::lifecycle::Status;
 use postrider::domain::settings::EndpointChange;
 pub use postrider::testing::START;
 use postrider::testing::{ScriptedReceivers, launch, pass};
-use postrider::{DeliveryView, Postrider, Receipt};
+use postrider::{DeliveryView, MetricsFormat, Postrider, Receipt};
 use serde_json::value::RawValue;
 
 use super::postgres::Cluster;
@@ -150,8 +150,8 @@ impl TestEngine {
     }
 
     /// The value of one metric's line.
-    pub fn metric(&self, line: &str) -> f64 {
-        let text = self.postrider.metrics();
+    pub async fn metric(&self, line: &str) -> f64 {
+        let text = self.postrider.metrics(MetricsFormat::Text).await;
         let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no metric {line} in\n{text}")).parse().unwrap()
     }

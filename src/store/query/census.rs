@@ -1,0 +1,100 @@
+//! What there is in the whole database, for metrics. What it costs grows with what waits (of which it stops to
+//! count), and with the endpoints; never with what has ended.
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable};
+
+use super::Conn;
+use super::work::walk;
+use crate::domain::breaker::BreakerState;
+use crate::domain::census::Census;
+use crate::domain::lease::Shard;
+use crate::domain::lifecycle::{HoldReason, Status};
+use crate::store::schema::{webhook_endpoint_health as health, webhook_endpoints as endpoints};
+use crate::store::{StoreError, codec};
+
+/// Where counting stops.
+const MOST: i64 = 1_000_000;
+
+#[derive(QueryableByName)]
+struct Pending {
+    #[diesel(sql_type = BigInt)]
+    waiting: i64,
+    /// Those that wait for a time.
+    #[diesel(sql_type = BigInt)]
+    timed: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    oldest: Option<i64>,
+}
+
+#[derive(QueryableByName)]
+struct Held {
+    #[diesel(sql_type = BigInt)]
+    held: i64,
+}
+
+/// Counts.
+pub(crate) fn census(conn: &mut Conn) -> Result<Census, StoreError> {
+    let mut census = Census::default();
+    // The index of what waits holds all of it.
+    let sql = format!(
+        "SELECT count(*) AS waiting, count(next_attempt_at) AS timed, min(created_at) AS oldest \
+         FROM (SELECT next_attempt_at, created_at FROM webhook_deliveries \
+               WHERE status = '{}' LIMIT {MOST}) AS pending",
+        Status::Pending
+    );
+    let pending: Pending = diesel::sql_query(sql).get_result(conn)?;
+    census.waiting = pending.waiting.unsigned_abs();
+    census.oldest_waiting_at = pending.oldest.map(codec::time);
+    if pending.timed < pending.waiting {
+        census.held = held(conn)?;
+    }
+    count_endpoints(conn, &mut census)?;
+    Ok(census)
+}
+
+/// Looked for at each endpoint at which something waits: most of what waits for no time waits for its turn.
+fn held(conn: &mut Conn) -> Result<u64, StoreError> {
+    let shards: Vec<i32> = Shard::all().map(Shard::number).collect();
+    let walk = walk(conn, &shards);
+    let sql = format!(
+        "WITH RECURSIVE {walk} SELECT CAST(coalesce(sum((SELECT count(*) FROM webhook_deliveries AS d \
+             WHERE d.status = '{pending}' AND d.shard = walk.shard AND d.endpoint_id = walk.endpoint_id \
+             AND d.next_attempt_at IS NULL AND d.hold_reason = '{reason}')), 0) AS BIGINT) AS held \
+         FROM walk WHERE endpoint_id IS NOT NULL",
+        pending = Status::Pending,
+        reason = HoldReason::Interrupted,
+    );
+    let found: Held = diesel::sql_query(sql).get_result(conn)?;
+    Ok(found.held.unsigned_abs())
+}
+
+fn count_endpoints(conn: &mut Conn, census: &mut Census) -> Result<(), StoreError> {
+    let live = || endpoints::table.filter(endpoints::deleted_at.is_null());
+    let paused: Vec<(Option<String>, i64)> = live()
+        .group_by(endpoints::pause_reason)
+        .select((endpoints::pause_reason, diesel::dsl::count_star()))
+        .load(conn)?;
+    for (reason, count) in paused {
+        let reason =
+            reason.map(|text| codec::word("webhook_endpoints", "pause_reason", &text)).transpose()?;
+        census.endpoints.insert(reason, count.unsigned_abs());
+    }
+    let active = census.endpoints.get(&None).copied().unwrap_or_default();
+    let of_active = health::table
+        .inner_join(endpoints::table)
+        .filter(endpoints::deleted_at.is_null())
+        .filter(endpoints::pause_reason.is_null());
+    let breakers: Vec<(String, i64)> = of_active
+        .group_by(health::breaker)
+        .select((health::breaker, diesel::dsl::count_star()))
+        .load(conn)?;
+    for (state, count) in breakers {
+        let state = codec::word("webhook_endpoint_health", "breaker", &state)?;
+        census.breakers.insert(state, count.unsigned_abs());
+    }
+    // Of most endpoints there is nothing to say, and their breakers are closed.
+    let told: u64 = census.breakers.values().sum();
+    *census.breakers.entry(BreakerState::Closed).or_default() += active.saturating_sub(told);
+    Ok(())
+}
