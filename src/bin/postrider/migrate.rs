@@ -76,7 +76,8 @@ impl Migrate {
 fn status(args: Args) -> anyhow::Result<()> {
     let all = postrider::migrations_at(&args.database.settings()?.database()?)?;
     if args.json {
-        let all = all.iter().map(|one| json!({"version": one.version, "run_at": one.run_at, "known": one.known}));
+        let all =
+            all.iter().map(|one| json!({"version": one.version, "run_at": one.run_at, "known": one.known}));
         emit(&format!("{:#}", json!({ "data": all.collect::<Vec<_>>() })));
         return Ok(());
     }

@@ -171,9 +171,8 @@ impl Play {
     }
 
     async fn until_ended(&self, endpoint: &str) -> Result<(), Failure> {
-        let ended = |endpoint: &Value| {
-            endpoint["health"]["pending"] == 0 && endpoint["health"]["sending"] == 0
-        };
+        let ended =
+            |endpoint: &Value| endpoint["health"]["pending"] == 0 && endpoint["health"]["sending"] == 0;
         self.until(endpoint, ended).await
     }
 

@@ -43,7 +43,11 @@ impl Answer {
             Ok((200, _)) => {}
             Ok((status, _)) => {
                 let found = format!("{server} answers {status}, which no Postrider does");
-                return Check::wrong("server", found, "name the server's own address by --server or `listen`");
+                return Check::wrong(
+                    "server",
+                    found,
+                    "name the server's own address by --server or `listen`",
+                );
             }
         }
         if !matches!(probe(&format!("{server}/readyz")).await, Ok((200, _))) {

@@ -138,19 +138,19 @@ fn read_one(
     let Some(setting) = known.iter().find(|known| known.name == name) else {
         return Err((None, format!("is no setting; {}", nearest(name, &known))));
     };
-    let remedy = || format!("it is: {}", setting.help);
     let start = key.span().start;
     let alone = if value.get_ref().is_table() { None } else { text.get(start..value.span().end) };
-    let Some(alone) = alone else { return Err((None, format!("is no table; {}", remedy()))) };
+    let Some(alone) = alone else { return Err((None, format!("is no table ({})", setting.help))) };
     toml::from_str(alone).map_err(|error| {
         // At the value; within an array, at the very one.
-        let offset = error.span().map_or(value.span().start, |span| (start + span.start).max(value.span().start));
+        let offset =
+            error.span().map_or(value.span().start, |span| (start + span.start).max(value.span().start));
         let detail = if SECRET.contains(&name) {
             format!("cannot be a {}", value.get_ref().type_str())
         } else {
             error.message().lines().next().unwrap_or_default().to_owned()
         };
-        (Some(offset), format!("{detail}; {}", remedy()))
+        (Some(offset), format!("{detail} ({})", setting.help))
     })
 }
 
