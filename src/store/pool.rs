@@ -241,12 +241,12 @@ pub(super) fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreErro
 
 /// What of a server's own settings could take away what it has committed, with its remedy.
 pub(super) fn hazards_of_server(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
-    let mut hazards = Vec::new();
     match conn {
         #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(_) => {}
+        AnyConnection::Sqlite(_) => Ok(Vec::new()),
         #[cfg(feature = "postgres")]
         AnyConnection::Postgres(conn) => {
+            let mut hazards = Vec::new();
             for name in ["fsync", "full_page_writes"] {
                 if setting(conn, name)? == "off" {
                     hazards.push(format!(
@@ -254,9 +254,9 @@ pub(super) fn hazards_of_server(conn: &mut AnyConnection) -> Result<Vec<String>,
                     ));
                 }
             }
+            Ok(hazards)
         }
     }
-    Ok(hazards)
 }
 
 /// One of the server's settings, as this session has it.

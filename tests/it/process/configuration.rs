@@ -1,7 +1,7 @@
 //! The settings file, and what `config` and `doctor` say of it.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -84,7 +84,7 @@ fn everything_wrong_in_a_file_is_named_with_its_place_and_remedy() {
         "line 2, column 1: listen_on: is no setting; did you mean `listen`?",
         "line 3, column 1: retention",
         "30d",
-        "line 4, column 36: allow_networks",
+        "line 4, column 35: allow_networks",
         "line 5, column 19: encryption_keys",
         "line 6, column 2: server",
     ] {

@@ -89,11 +89,11 @@ impl Doctor {
         } else {
             checks.iter().for_each(|check| emit(&line(check)));
         }
-        Ok(match wrong {
-            0 => (),
-            1 => return Err(anyhow::anyhow!("1 thing is wrong").into()),
-            wrong => return Err(anyhow::anyhow!("{wrong} things are wrong").into()),
-        })
+        match wrong {
+            0 => Ok(()),
+            1 => Err(anyhow::anyhow!("1 thing is wrong").into()),
+            wrong => Err(anyhow::anyhow!("{wrong} things are wrong").into()),
+        }
     }
 
     /// The settings, if they can stand.
