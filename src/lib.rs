@@ -84,6 +84,6 @@ pub use engine::{
 };
 pub use sender::sign as signature;
 pub use store::{
-    HostConnection, HostPool, MigrationStatus, SchemaError, StoreError, Unavailable, migrate, migrate_at,
-    migrations_at, revert, revert_at, rotate_keys,
+    HostConnection, HostPool, Inspection, MigrationStatus, SchemaError, StoreError, Unavailable, inspect_at,
+    migrate, migrate_at, migrations_at, revert, revert_at, rotate_keys,
 };

@@ -17,6 +17,7 @@ mod endpoint_codec;
 mod group;
 mod hints;
 mod host;
+mod inspect;
 mod key_ring;
 mod leases;
 mod lines;
@@ -47,6 +48,7 @@ pub(crate) use group::{
 };
 pub(crate) use hints::{Hint, Hints};
 pub use host::HostConnection;
+pub use inspect::{Inspection, inspect_at};
 pub(crate) use leases::{LeaseView, look as look_at_leases};
 pub use migrate::{MigrationStatus, SchemaError};
 pub(crate) use pool::AnyConnection;

@@ -239,6 +239,26 @@ pub(super) fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreErro
     Ok(conn)
 }
 
+/// What of a server's own settings could take away what it has committed, with its remedy.
+pub(super) fn hazards_of_server(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => Ok(Vec::new()),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => {
+            let mut hazards = Vec::new();
+            for name in ["fsync", "full_page_writes"] {
+                if setting(conn, name)? == "off" {
+                    hazards.push(format!(
+                        "{name} is off in the server: a power cut loses or corrupts what was accepted; turn it on in postgresql.conf"
+                    ));
+                }
+            }
+            Ok(hazards)
+        }
+    }
+}
+
 /// One of the server's settings, as this session has it.
 #[cfg(feature = "postgres")]
 fn setting(conn: &mut PgConnection, name: &str) -> Result<String, StoreError> {

@@ -44,15 +44,23 @@ pub(crate) struct Page {
 impl Page {
     /// The path of this page of a list, with those filters that are given.
     pub(crate) fn of(self, list: &str, filters: &[(&str, Option<String>)]) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
         let page = [("limit", self.limit.map(|limit| limit.to_string())), ("cursor", self.cursor)];
-        for (name, value) in filters.iter().chain(&page) {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
-        }
-        format!("{list}?{}", query.finish())
+        query(list, filters.iter().chain(&page))
     }
+}
+
+/// A path with those parameters that are given.
+pub(crate) fn query<'a>(
+    path: &str,
+    parameters: impl IntoIterator<Item = &'a (&'a str, Option<String>)>,
+) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    format!("{path}?{}", query.finish())
 }
 
 /// An id as one segment of a path.
@@ -60,7 +68,28 @@ pub(crate) fn segment(id: &str) -> String {
     url::form_urlencoded::byte_serialize(id.as_bytes()).collect()
 }
 
+/// A server, and the right to call it.
+pub(crate) struct Connection {
+    server: String,
+    token: Token,
+    http: reqwest::Client,
+}
+
+struct Token {
+    text: String,
+    /// Where it is from, for who has to mend it.
+    from: String,
+}
+
 impl Client {
+    /// Finds the server and the token.
+    pub(crate) fn connect(&self) -> Result<Connection, Failure> {
+        let listen = std::env::var("POSTRIDER_LISTEN").ok().and_then(|address| address.parse().ok());
+        let own = Settings { database_url: self.database_url.clone(), listen, ..Settings::default() };
+        let settings = own.over_file(self.file.path.as_deref())?;
+        Connection::new(&server_of(self.server.as_ref(), &settings), find_token(&settings)?)
+    }
+
     /// Makes one call and returns its answer, `null` where it has none.
     pub(crate) async fn call(
         &self,
@@ -68,18 +97,55 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<Value, Failure> {
-        let listen = std::env::var("POSTRIDER_LISTEN").ok().and_then(|address| address.parse().ok());
-        let own = Settings { database_url: self.database_url.clone(), listen, ..Settings::default() };
-        let settings = own.over_file(self.file.path.as_deref())?;
-        let server = match (&self.server, settings.listen) {
-            (Some(url), _) => url.to_string(),
-            (None, Some(address)) => format!("http://{address}"),
-            (None, None) => format!("http://{DEFAULT_LISTEN}"),
-        };
-        let url = format!("{}/api/v1{path}", server.trim_end_matches('/'));
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
-        let mut request =
-            client.context("cannot set up HTTP")?.request(method, &url).bearer_auth(find_token(&settings)?);
+        self.connect()?.call(method, path, body).await
+    }
+}
+
+/// Where the server is: as it was named, or where these settings have it listen.
+pub(crate) fn server_of(named: Option<&Url>, settings: &Settings) -> String {
+    match (named, settings.listen) {
+        (Some(url), _) => url.to_string().trim_end_matches('/').to_owned(),
+        (None, Some(address)) => format!("http://{address}"),
+        (None, None) => format!("http://{DEFAULT_LISTEN}"),
+    }
+}
+
+/// Whether anything answers there, without a token: the status, and the server's time.
+pub(crate) async fn probe(url: &str) -> Result<(u16, Option<String>), reqwest::Error> {
+    let http = reqwest::Client::builder().no_proxy().timeout(PROBE_TIMEOUT).build()?;
+    let answer = http.get(url).send().await?;
+    let date = answer.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
+    Ok((answer.status().as_u16(), date))
+}
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Connection {
+    /// To the server that runs by these settings.
+    pub(crate) fn of(server: &str, settings: &Settings) -> Result<Self, Failure> {
+        Self::new(server, find_token(settings)?)
+    }
+
+    fn new(server: &str, token: Token) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
+        let http = http.context("cannot set up HTTP")?;
+        Ok(Self { server: server.trim_end_matches('/').to_owned(), token, http })
+    }
+
+    /// To a server whose token is known.
+    pub(crate) fn with_token(server: &str, token: &str) -> Result<Self, Failure> {
+        Self::new(server, Token { text: token.to_owned(), from: "this command".to_owned() })
+    }
+
+    /// Makes one call and returns its answer, `null` where it has none.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Value, Failure> {
+        let (server, url) = (&self.server, format!("{}/api/v1{path}", self.server));
+        let mut request = self.http.request(method, &url).bearer_auth(&self.token.text);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
@@ -97,30 +163,60 @@ impl Client {
             serde_json::from_slice(&bytes)
                 .with_context(|| format!("{url} answered no JSON; is it a Postrider?"))?
         };
-        if status.is_success() { Ok(value) } else { Err(Failure::Refused(problem(status.as_u16(), &value))) }
+        if status.is_success() { Ok(value) } else { Err(self.refused(status.as_u16(), &value)) }
+    }
+
+    /// A call that servers before this release do not know. `parent` is there if it is only the call that
+    /// is missing, and not what it is about.
+    pub(crate) async fn call_new(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        parent: Option<&str>,
+    ) -> Result<Value, Failure> {
+        let answer = self.call(method, path, body).await;
+        let Err(Failure::Refused { status: 404, .. }) = answer else { return answer };
+        if let Some(parent) = parent {
+            self.call(Method::GET, parent, None).await?;
+        }
+        let text = format!(
+            "the server at {} does not know this call: it is older than this command; update it",
+            self.server
+        );
+        Err(Failure::Refused { status: 404, text })
+    }
+
+    /// A problem (RFC 9457) in words, with what helps.
+    fn refused(&self, status: u16, value: &Value) -> Failure {
+        let detail = value["detail"].as_str().or(value["title"].as_str()).unwrap_or("no reason given");
+        let remedy = match status {
+            401 => format!("; the token is from {}: is it this server's?", self.token.from),
+            403 => format!("; the token is from {}: use one whose scope allows this", self.token.from),
+            _ => String::new(),
+        };
+        Failure::Refused { status, text: format!("the server refused ({status}): {detail}{remedy}") }
     }
 }
 
 /// The token from the environment, the settings file, or beside the local database.
-fn find_token(settings: &Settings) -> Result<String, Failure> {
-    if let Ok(token) = std::env::var("POSTRIDER_API_TOKEN") {
-        return Ok(token);
+fn find_token(settings: &Settings) -> Result<Token, Failure> {
+    if let Ok(text) = std::env::var("POSTRIDER_API_TOKEN") {
+        return Ok(Token { text, from: "POSTRIDER_API_TOKEN".into() });
     }
     if let Some(token) = &settings.api_token {
-        return Ok(token.0.clone());
+        return Ok(Token { text: token.0.clone(), from: "`api_token` of the settings file".into() });
     }
     let path = token::path_of(&settings.database()?);
     let kept = path.as_deref().map(token::read).transpose()?.flatten();
-    kept.ok_or_else(|| {
-        let looked = path.map_or(String::new(), |path| format!(" ({} is not there)", path.display()));
-        Failure::Other(anyhow::anyhow!(
-            "no token{looked}: set POSTRIDER_API_TOKEN, or name the server's database by --database-url"
-        ))
-    })
-}
-
-/// A problem (RFC 9457) in words.
-fn problem(status: u16, value: &Value) -> String {
-    let detail = value["detail"].as_str().or(value["title"].as_str()).unwrap_or("no reason given");
-    format!("the server refused ({status}): {detail}")
+    let shown = path.map(|path| path.display().to_string());
+    match (kept, shown) {
+        (Some(text), shown) => Ok(Token { text, from: shown.unwrap_or_default() }),
+        (None, shown) => {
+            let looked = shown.map_or(String::new(), |path| format!(" ({path} is not there)"));
+            Err(Failure::Other(anyhow::anyhow!(
+                "no token{looked}: set POSTRIDER_API_TOKEN, or name the server's database by --database-url"
+            )))
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! What is printed, and what a failure means to a script.
 
 use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table};
+use console::Term;
 use serde_json::Value;
 
 /// Why a command failed.
@@ -13,7 +15,7 @@ pub(crate) enum Failure {
     /// No answer from the server.
     Unreachable(String),
     /// The server answered with a problem.
-    Refused(String),
+    Refused { status: u16, text: String },
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -23,7 +25,7 @@ impl Failure {
         match self {
             Self::Other(_) => ExitCode::from(1),
             Self::Unreachable(_) => ExitCode::from(3),
-            Self::Refused(_) => ExitCode::from(4),
+            Self::Refused { .. } => ExitCode::from(4),
         }
     }
 }
@@ -31,7 +33,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(text) | Self::Refused(text) => f.write_str(text),
+            Self::Unreachable(text) | Self::Refused { text, .. } => f.write_str(text),
             // The whole chain, so that the remedy in its last link is seen.
             Self::Other(error) => write!(f, "{error:#}"),
         }
@@ -46,36 +48,100 @@ impl From<anyhow::Error> for Failure {
 
 /// Prints JSON as it is, or what `human` makes of it.
 pub(crate) fn print(value: &Value, json: bool, human: impl FnOnce(&Value) -> String) {
-    let text = if json { format!("{value:#}") } else { human(value) };
-    println!("{}", text.trim_end());
+    emit(&if json { format!("{value:#}") } else { human(value) });
+}
+
+/// Writes to standard output. Who reads it may have had enough (`| head`): then there is nothing left to do.
+pub(crate) fn emit(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
 }
 
 /// A field as text; nothing for null.
 pub(crate) fn text(value: &Value, field: &str) -> String {
-    match value.pointer(&format!("/{}", field.replace('.', "/"))) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+    value.pointer(&format!("/{}", field.replace('.', "/"))).map(plain).unwrap_or_default()
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", plain(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
+        other => other.to_string(),
     }
 }
 
-/// A table of some fields of a list's rows.
+/// The rows of a list.
+pub(crate) fn rows(list: &Value) -> &[Value] {
+    list["data"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// A table of some fields of a list's rows: as wide as the terminal, or as it needs where there is none.
 pub(crate) fn table(list: &Value, columns: &[(&str, &str)]) -> String {
-    let rows = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if rows.is_empty() {
+    if rows(list).is_empty() {
         return "none".into();
-    }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(columns.iter().map(|(title, _)| *title));
-    for row in rows {
-        table.add_row(columns.iter().map(|(_, field)| text(row, field)));
     }
     let more = match list["next_cursor"].as_str() {
         Some(cursor) => format!("\nmore: --cursor {cursor}"),
         None => String::new(),
     };
-    format!("{}{more}", table.trim_fmt())
+    format!("{}{more}", tabulated(rows(list), columns))
+}
+
+/// The same of rows that are no page of a list.
+pub(crate) fn tabulated(rows: &[Value], columns: &[(&str, &str)]) -> String {
+    tabulate(rows, columns, terminal_width())
+}
+
+/// How wide the terminal is that standard output goes to, if it goes to one.
+fn terminal_width() -> Option<u16> {
+    let term = Term::stdout();
+    if !term.is_term() {
+        return None;
+    }
+    term.size_checked().map(|(_, columns)| columns)
+}
+
+/// One line a row. What names a row is never cut; the rest is where there is too little room.
+fn tabulate(rows: &[Value], columns: &[(&str, &str)], width: Option<u16>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_truncation_indicator("…");
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    let in_one_line = |mut row: Row| {
+        if width.is_some() {
+            row.max_height(1);
+        }
+        row
+    };
+    table.set_header(in_one_line(columns.iter().map(|(title, _)| *title).collect::<Vec<_>>().into()));
+    for row in rows {
+        let cells: Vec<String> = columns.iter().map(|(_, field)| cell(row, field, width.is_some())).collect();
+        table.add_row(in_one_line(cells.into()));
+    }
+    if let Some(name) = table.column_mut(0) {
+        name.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table.trim_fmt()
+}
+
+/// A field in a table. People need no microseconds.
+fn cell(row: &Value, field: &str, short: bool) -> String {
+    let text = text(row, field);
+    match text.split_once('.') {
+        Some((seconds, fraction)) if short && field.ends_with("_at") && fraction.ends_with('Z') => {
+            format!("{seconds}Z")
+        }
+        _ => text,
+    }
 }
 
 /// Lines of `name  value`, with nothing for what is empty.
@@ -86,4 +152,40 @@ pub(crate) fn card(value: &Value, fields: &[(&str, &str)]) -> String {
         (!text.is_empty()).then(|| format!("{title:width$}  {text}"))
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const COLUMNS: [(&str, &str); 4] =
+        [("ID", "id"), ("STATUS", "status"), ("MADE", "created_at"), ("URL", "url")];
+
+    fn list() -> Vec<Value> {
+        let url = format!("https://example.com/{}", "long/".repeat(40));
+        let made = "2026-01-31T12:00:00.123456Z";
+        vec![
+            json!({"id": "ep_0123456789abcdef", "status": "active", "created_at": made, "url": url}),
+            json!({"id": "ep_fedcba9876543210", "status": "paused", "created_at": made, "url": "https://b.example"}),
+        ]
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_names_are_whole() {
+        for width in [60, 80, 120] {
+            let shown = tabulate(&list(), &COLUMNS, Some(width));
+            assert_eq!(shown.lines().count(), 3, "{shown}");
+            assert!(shown.lines().all(|line| line.chars().count() <= usize::from(width)), "{shown}");
+            assert!(shown.contains("ep_0123456789abcdef") && shown.contains('…'), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_piped_is_whole() {
+        let shown = tabulate(&list(), &COLUMNS, None);
+        assert_eq!(shown.lines().count(), 3, "{shown}");
+        assert!(shown.contains(&"long/".repeat(40)) && shown.contains(".123456Z"), "{shown}");
+    }
 }

@@ -79,7 +79,7 @@ impl Serve {
 }
 
 /// Each connection is a file: as many as this user may have.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, getrlimit, setrlimit};

@@ -1,16 +1,19 @@
 //! The server's settings: flags over environment over file over defaults, one struct for all.
 
+mod file;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use ipnet::IpNet;
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::retry::RetrySchedule;
 use postrider::domain::secret::EncryptionKey;
 use postrider::domain::settings::{check_concurrency, check_timeout_ms};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::file::{Known, Place, Places, SECRET, Wrong, known};
 
 pub(crate) const DEFAULT_DATABASE_URL: &str = "sqlite:postrider.db";
 pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8400";
@@ -132,6 +135,11 @@ pub(crate) struct Settings {
     /// Its time-out in milliseconds [default: 15000]
     #[arg(long, env = "POSTRIDER_DEFAULT_TIMEOUT_MS", value_name = "MS")]
     pub(crate) default_timeout_ms: Option<u64>,
+
+    /// Where in a file those are that are from one.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) places: Places,
 }
 
 /// Whether a start brings the schema up to date.
@@ -146,33 +154,43 @@ impl Settings {
     /// These settings, over those of the file, if one is named.
     pub(crate) fn over_file(&self, file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = file else { return Ok(self.clone()) };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the settings file {}", path.display()))?;
-        let in_file: Self = toml::from_str(&text).map_err(|error| wrong_file(path, &text, &error))?;
-        self.over(in_file)
+        let (in_file, wrong) = Self::read_file(path)?;
+        if wrong.is_empty() {
+            return self.over(in_file);
+        }
+        let wrong = wrong.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Err(anyhow::anyhow!(wrong.join("\n")))
     }
 
     /// These settings, and where they say nothing those of `other`.
     pub(crate) fn over(&self, other: Self) -> anyhow::Result<Self> {
-        let (mut merged, over) = (serde_json::to_value(other)?, serde_json::to_value(self)?);
+        let (mut merged, over) = (serde_json::to_value(&other)?, serde_json::to_value(self)?);
+        let mut places = other.places;
         if let (Some(merged), Some(over)) = (merged.as_object_mut(), over.as_object()) {
             for (name, value) in over.iter().filter(|(_, value)| !value.is_null()) {
                 merged.insert(name.clone(), value.clone());
+                places.remove(name);
             }
         }
-        Ok(serde_json::from_value(merged)?)
+        places.extend(self.places.clone());
+        Ok(Self { places, ..serde_json::from_value(merged)? })
+    }
+
+    /// What is wrong with a setting, and where it is.
+    fn wrong(&self, setting: &str, detail: impl ToString) -> anyhow::Error {
+        Wrong::new(setting, self.places.get(setting).cloned(), detail.to_string()).into()
     }
 
     fn keys(&self) -> anyhow::Result<Vec<EncryptionKey>> {
         let keys = self.encryption_keys.iter().flatten().map(|key| EncryptionKey::parse(key.0.trim()));
         keys.collect::<Result<_, _>>().map_err(|detail| {
-            anyhow::anyhow!("encryption_keys: each {detail}; `postrider keys generate` makes one")
+            self.wrong("encryption_keys", format!("each {detail}; `postrider keys generate` makes one"))
         })
     }
 
     pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
         let url = self.database_url.as_ref().map_or(DEFAULT_DATABASE_URL, |url| url.0.as_str());
-        url.parse().map_err(|error| anyhow::anyhow!("database_url: {error}"))
+        url.parse().map_err(|error| self.wrong("database_url", error))
     }
 
     pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
@@ -184,9 +202,16 @@ impl Settings {
 
     /// What the engine is told.
     pub(crate) fn engine(&self) -> anyhow::Result<EngineConfig> {
+        let config = self.read()?;
+        config.check().map_err(|error| self.wrong(&error.field, error.detail))?;
+        Ok(config)
+    }
+
+    /// The same, whether or not its parts fit each other.
+    pub(crate) fn read(&self) -> anyhow::Result<EngineConfig> {
         let mut config = EngineConfig::default();
         let defaults = &mut config.endpoint_defaults;
-        let wrong = |name: &str, detail: String| anyhow::anyhow!("{name}: {detail}");
+        let wrong = |name: &str, detail: String| self.wrong(name, detail);
         if let Some(limit) = &self.default_rate_limit {
             defaults.rate_limit = limit.parse().map_err(|detail| wrong("default_rate_limit", detail))?;
         }
@@ -218,7 +243,8 @@ impl Settings {
         if let Some(retention) = duration("retention", &self.retention)? {
             config.retention = retention;
             if config.retention < Duration::from_secs(3600) {
-                bail!("retention: at least 1h: the rate limits need the attempts of the last hour");
+                let detail = "at least 1h: the rate limits need the attempts of the last hour";
+                return Err(self.wrong("retention", detail));
             }
         }
         config.endpoint_defaults.max_age = config.retention;
@@ -236,14 +262,34 @@ impl Settings {
         }
         Ok(config)
     }
-}
 
-/// What is wrong with a settings file, and where. Not the line itself: it may hold a secret.
-fn wrong_file(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
-    let line =
-        error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
-    let line = line.map_or(String::new(), |line| format!(", line {line}"));
-    anyhow::anyhow!("in the settings file {}{line}: {}", path.display(), error.message())
+    /// What holds where nothing is set.
+    pub(crate) fn defaults() -> anyhow::Result<Self> {
+        let EngineConfig { endpoint_defaults, lease, retention, max_in_flight, node_name, .. } =
+            EngineConfig::default();
+        let text = |duration: Duration| humantime::format_duration(duration).to_string();
+        Ok(Self {
+            database_url: Some(Hidden(DEFAULT_DATABASE_URL.to_owned())),
+            listen: Some(DEFAULT_LISTEN.parse()?),
+            encryption_keys: Some(Vec::new()),
+            allow_networks: Some(Vec::new()),
+            deny_networks: Some(Vec::new()),
+            https_only: Some(false),
+            // As people write it; humantime says `30days`.
+            retention: Some(text(retention).replace("days", "d")),
+            max_in_flight: Some(max_in_flight),
+            node_name: Some(node_name),
+            lease_ttl: Some(text(lease.ttl)),
+            lease_renewal: Some(text(lease.renewal)),
+            lease_margin: Some(text(lease.margin)),
+            migrate: Some(Migrate::Auto),
+            default_rate_limit: Some(endpoint_defaults.rate_limit.to_string()),
+            default_concurrency: Some(endpoint_defaults.concurrency),
+            default_retry_delays_s: Some(endpoint_defaults.retry_schedule.delays_s().to_vec()),
+            default_timeout_ms: Some(u64::try_from(endpoint_defaults.timeout.as_millis())?),
+            ..Self::default()
+        })
+    }
 }
 
 /// Where the settings file is.

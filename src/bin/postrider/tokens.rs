@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::api::{Client, Page, segment};
 use crate::output::{Failure, card, print, table, text};
+use crate::watch::Watch;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tokens {
@@ -38,6 +39,8 @@ pub(crate) struct List {
     tenant: Option<String>,
     #[command(flatten)]
     page: Page,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     client: Client,
 }
@@ -76,7 +79,6 @@ impl Create {
 impl List {
     async fn run(self) -> Result<(), Failure> {
         let path = self.page.of("/tokens", &[("tenant", self.tenant)]);
-        let answer = self.client.call(Method::GET, &path, None).await?;
         let columns = [
             ("ID", "id"),
             ("NAME", "name"),
@@ -84,8 +86,7 @@ impl List {
             ("TENANT", "tenant"),
             ("CREATED", "created_at"),
         ];
-        print(&answer, self.client.json, |answer| table(answer, &columns));
-        Ok(())
+        self.watch.show(&self.client, &path, |answer| table(answer, &columns)).await
     }
 }
 

@@ -3,6 +3,8 @@
 mod access;
 mod cli;
 mod cluster;
+mod commands;
+mod configuration;
 mod contract;
 mod example;
 mod hostile;

@@ -1,24 +1,36 @@
 //! `postrider deliveries`: what became of events.
 
+mod tail;
+
 use clap::Subcommand;
 use reqwest::Method;
 use serde_json::Value;
 
+use self::tail::Tail;
 use crate::api::{Client, Page, segment};
+use crate::input;
 use crate::output::{Failure, card, print, table, text};
+use crate::watch::Watch;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Deliveries {
     /// List deliveries, newest first.
     List(List),
     /// Show one delivery with its attempts.
-    Show(One),
+    Show(Show),
+    /// Follow deliveries as they end.
+    Tail(Tail),
     /// Send a failed, delivered or held delivery again.
     Retry(One),
+    /// Give a waiting delivery up.
+    Cancel(One),
+    /// Lift a delivery's hold, or let those behind a failed one in its ordering key go on.
+    Release(One),
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct List {
+/// Which deliveries.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Filter {
     /// Only to this endpoint
     #[arg(long, value_name = "ID")]
     endpoint: Option<String>,
@@ -28,11 +40,41 @@ pub(crate) struct List {
     /// Only this tenant's
     #[arg(long)]
     tenant: Option<String>,
+}
+
+impl Filter {
+    fn parameters(self) -> [(&'static str, Option<String>); 3] {
+        [("endpoint_id", self.endpoint), ("event_id", self.event), ("tenant", self.tenant)]
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    filter: Filter,
     /// Only pending, sending, delivered or failed ones
     #[arg(long)]
     status: Option<String>,
+    /// Made from this time on, or so long ago, such as 2h
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Made before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
     #[command(flatten)]
     page: Page,
+    #[command(flatten)]
+    watch: Watch,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// The delivery's id, dlv_…
+    id: String,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     client: Client,
 }
@@ -49,24 +91,27 @@ impl Deliveries {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::List(list) => list.run().await,
-            Self::Show(one) => one.run(Method::GET, "").await,
-            Self::Retry(one) => one.run(Method::POST, "/retry").await,
+            Self::Show(show) => show.watch.show(&show.client, &path_of(&show.id, ""), shown).await,
+            Self::Tail(tail) => tail.run().await,
+            Self::Retry(one) => one.run("/retry").await,
+            Self::Cancel(one) => one.run("/cancel").await,
+            Self::Release(one) => one.run("/release").await,
         }
     }
 }
 
+fn path_of(id: &str, below: &str) -> String {
+    format!("/deliveries/{}{below}", segment(id))
+}
+
 impl List {
     async fn run(self) -> Result<(), Failure> {
-        let path = self.page.of(
-            "/deliveries",
-            &[
-                ("endpoint_id", self.endpoint),
-                ("event_id", self.event),
-                ("tenant", self.tenant),
-                ("status", self.status),
-            ],
-        );
-        let answer = self.client.call(Method::GET, &path, None).await?;
+        let mut filters = self.filter.parameters().to_vec();
+        filters.extend([
+            ("status", self.status),
+            ("since", self.since.as_deref().map(input::time)),
+            ("until", self.until.as_deref().map(input::time)),
+        ]);
         let columns = [
             ("ID", "id"),
             ("STATUS", "status"),
@@ -76,15 +121,14 @@ impl List {
             ("EVENT", "event_id"),
             ("ENDPOINT", "endpoint_id"),
         ];
-        print(&answer, self.client.json, |answer| table(answer, &columns));
-        Ok(())
+        let path = self.page.of("/deliveries", &filters);
+        self.watch.show(&self.client, &path, |answer| table(answer, &columns)).await
     }
 }
 
 impl One {
-    async fn run(self, method: Method, action: &str) -> Result<(), Failure> {
-        let path = format!("/deliveries/{}{action}", segment(&self.id));
-        let answer = self.client.call(method, &path, None).await?;
+    async fn run(self, action: &str) -> Result<(), Failure> {
+        let answer = self.client.call(Method::POST, &path_of(&self.id, action), None).await?;
         print(&answer, self.client.json, shown);
         Ok(())
     }
@@ -97,9 +141,11 @@ fn shown(delivery: &Value) -> String {
             ("id", "id"),
             ("event", "event_id"),
             ("type", "event_type"),
+            ("tenant", "tenant"),
             ("endpoint", "endpoint_id"),
             ("status", "status"),
             ("failed by", "failure_reason"),
+            ("held by", "hold_reason"),
             ("waits for", "waiting_for"),
             ("next attempt", "next_attempt_at"),
             ("delivered", "delivered_at"),

@@ -1,0 +1,300 @@
+//! What people look at: how all of it is doing, and how one endpoint has been doing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{EndpointQuery, EndpointView, Error, Postrider};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Outcome;
+use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::lifecycle::Status;
+use crate::domain::recovery::Include;
+use crate::store::query::{self, Sample};
+
+/// Into how many spans a series is cut.
+const BUCKETS: usize = 30;
+/// How long a span of the overview is, in seconds.
+const OVERVIEW_BUCKET_S: u64 = 10;
+/// How many endpoints in trouble an overview names.
+const TROUBLED: usize = 20;
+/// The most endpoints of one tenant that an overview adds up.
+const ADDED_UP: i64 = 250;
+
+/// The attempts that ended within one span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Bucket {
+    /// Where it begins.
+    pub at: Timestamp,
+    /// How many got a 2xx.
+    pub delivered: u64,
+    /// How many did not.
+    pub failed: u64,
+}
+
+/// Spans up to now, oldest first, without anything in them.
+fn buckets(now: Timestamp, each: Duration) -> Vec<Bucket> {
+    let span = i64::try_from(each.as_micros()).unwrap_or(i64::MAX).max(1);
+    let last = now.as_micros() / span * span;
+    let at = |back: usize| Timestamp::from_micros(last - span * i64::try_from(back).unwrap_or(0));
+    (0..BUCKETS).rev().map(|back| Bucket { at: at(back), delivered: 0, failed: 0 }).collect()
+}
+
+/// Counts an attempt where it belongs, if it is not too old.
+fn count(buckets: &mut [Bucket], at: Timestamp, delivered: bool) {
+    if let Some(bucket) = buckets.iter_mut().rev().find(|bucket| bucket.at <= at) {
+        *(if delivered { &mut bucket.delivered } else { &mut bucket.failed }) += 1;
+    }
+}
+
+/// What this process has sent lately, by the tenth second.
+#[derive(Debug, Default)]
+pub(super) struct Activity(Mutex<VecDeque<Bucket>>);
+
+impl Activity {
+    pub(super) fn note(&self, at: Timestamp, outcome: Outcome) {
+        let span = i64::try_from(OVERVIEW_BUCKET_S).unwrap_or(1) * 1_000_000;
+        let start = Timestamp::from_micros(at.as_micros() / span * span);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.back().is_none_or(|last| last.at < start) {
+            kept.push_back(Bucket { at: start, delivered: 0, failed: 0 });
+            while kept.len() > BUCKETS {
+                kept.pop_front();
+            }
+        }
+        count(kept.make_contiguous(), at, outcome == Outcome::Delivered);
+    }
+
+    fn series(&self, now: Timestamp) -> Vec<Bucket> {
+        let mut series = buckets(now, Duration::from_secs(OVERVIEW_BUCKET_S));
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for bucket in &mut series {
+            if let Some(found) = kept.iter().find(|found| found.at == bucket.at) {
+                *bucket = *found;
+            }
+        }
+        series
+    }
+}
+
+/// How many endpoints there are, and how they are doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointCounts {
+    /// All of them.
+    pub total: u64,
+    /// Those that may be sent to and whose breaker is closed.
+    pub active: u64,
+    /// Those that are paused.
+    pub paused: u64,
+    /// Those that may be sent to and whose breaker is not closed.
+    pub failing: u64,
+}
+
+/// How all of it is doing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Overview {
+    /// The attempts of the last five minutes: of this process, or of one tenant's endpoints.
+    pub series: Vec<Bucket>,
+    /// Deliveries that wait. The count stops at a million.
+    pub waiting: u64,
+    /// Attempts on the wire, of this process.
+    pub in_flight: u64,
+    /// Deliveries that wait for a person.
+    pub held: u64,
+    /// When the oldest of those that wait was published.
+    pub oldest_waiting_at: Option<Timestamp>,
+    /// The endpoints.
+    pub endpoints: EndpointCounts,
+    /// Those that a person should look at.
+    pub troubled: Vec<EndpointView>,
+}
+
+/// How an endpoint has been doing within a window of time.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EndpointStats {
+    /// Deliveries by state: what waits and is sent now, what ended within the window.
+    pub deliveries: BTreeMap<Status, u64>,
+    /// Attempts that ended within the window, by outcome. The latest 100,000.
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// How long the half, 95 and 99 of a hundred of them took at most, in milliseconds.
+    pub duration_ms: Option<[f64; 3]>,
+    /// The attempts by time.
+    pub series: Vec<Bucket>,
+}
+
+/// What a recovery would bring back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryPreview {
+    /// Deliveries that were given up.
+    pub failed: u64,
+    /// Events that the endpoint never got.
+    pub missing: u64,
+    /// There may be more: counting stops at 100,000.
+    pub capped: bool,
+}
+
+impl Postrider {
+    /// How all of it is doing; with `tenant`, all of that tenant's.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn overview(&self, tenant: Option<Tenant>) -> Result<Overview, Error> {
+        let now = self.now();
+        let (limit, of) = (TROUBLED as i64, tenant.clone());
+        let ids = self
+            .read("endpoints in trouble", move |conn, _| query::troubled(conn, of.as_ref(), now, limit))
+            .await?;
+        let mut troubled = Vec::new();
+        for id in ids {
+            match self.endpoint(&id).await {
+                Ok(view) if tenant.as_ref().is_none_or(|tenant| view.endpoint.tenant == *tenant) => {
+                    troubled.push(view);
+                }
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        troubled.truncate(TROUBLED);
+        match tenant {
+            None => self.overview_of_all(troubled).await,
+            Some(tenant) => self.overview_of_tenant(tenant, troubled).await,
+        }
+    }
+
+    async fn overview_of_all(&self, troubled: Vec<EndpointView>) -> Result<Overview, Error> {
+        let census = self.census().await.ok_or(crate::store::Unavailable::Silent)?;
+        let of = |paused: bool| {
+            let matching = census.endpoints.iter().filter(move |(reason, _)| reason.is_some() == paused);
+            matching.map(|(_, count)| count).sum::<u64>()
+        };
+        let closed = crate::domain::breaker::BreakerState::Closed;
+        let open = census.breakers.iter().filter(|(state, _)| **state != closed).map(|(_, count)| count);
+        let failing: u64 = open.sum();
+        let (paused, running) = (of(true), of(false));
+        let endpoints = EndpointCounts {
+            total: paused + running,
+            active: running.saturating_sub(failing),
+            paused,
+            failing,
+        };
+        Ok(Overview {
+            series: self.shared.activity.series(self.now()),
+            waiting: census.waiting,
+            in_flight: self.shared.metrics.in_flight.get().unsigned_abs(),
+            held: census.held,
+            oldest_waiting_at: census.oldest_waiting_at,
+            endpoints,
+            troubled,
+        })
+    }
+
+    async fn overview_of_tenant(
+        &self,
+        tenant: Tenant,
+        troubled: Vec<EndpointView>,
+    ) -> Result<Overview, Error> {
+        let list = EndpointQuery { tenant: Some(tenant), paused: None, after: None, limit: ADDED_UP };
+        let (views, _) = self.endpoints(list).await?;
+        let (now, mut counts) = (self.now(), EndpointCounts::default());
+        let mut series = buckets(now, Duration::from_secs(OVERVIEW_BUCKET_S));
+        let since = series.first().map_or(now, |bucket| bucket.at);
+        let (mut waiting, mut in_flight, mut held, mut oldest) = (0, 0, 0, None::<Timestamp>);
+        for view in views {
+            counts.total += 1;
+            let well = view.health.state.breaker.state() == crate::domain::breaker::BreakerState::Closed;
+            match (view.endpoint.paused, well) {
+                (Some(_), _) => counts.paused += 1,
+                (None, true) => counts.active += 1,
+                (None, false) => counts.failing += 1,
+            }
+            let backlog = view.health.backlog;
+            waiting += backlog.pending;
+            in_flight += backlog.sending;
+            held += backlog.held;
+            oldest = [oldest, backlog.oldest_pending_at].into_iter().flatten().min();
+            for sample in self.samples(&view.endpoint.id, since).await? {
+                count(&mut series, sample.ended_at, sample.outcome == Outcome::Delivered);
+            }
+        }
+        Ok(Overview {
+            series,
+            waiting,
+            in_flight,
+            held,
+            oldest_waiting_at: oldest,
+            endpoints: counts,
+            troubled,
+        })
+    }
+
+    async fn samples(&self, id: &EndpointId, since: Timestamp) -> Result<Vec<Sample>, Error> {
+        let id = id.clone();
+        Ok(self.read("attempts", move |conn, _| query::samples(conn, &id, since)).await?)
+    }
+
+    /// How an endpoint has been doing for that long.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn endpoint_stats(&self, id: &EndpointId, window: Duration) -> Result<EndpointStats, Error> {
+        let endpoint = self.find_endpoint(id).await?;
+        let now = self.now();
+        let since = now - window;
+        let of = endpoint.id.clone();
+        let (samples, failed, backlog) = self
+            .read("statistics", move |conn, _| {
+                let failed = query::failed_since(conn, &of, since)?;
+                Ok((query::samples(conn, &of, since)?, failed, query::backlog(conn, &of)?))
+            })
+            .await?;
+        let mut stats = EndpointStats {
+            deliveries: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            duration_ms: None,
+            series: buckets(now, window / u32::try_from(BUCKETS).unwrap_or(1)),
+        };
+        let mut took = Vec::with_capacity(samples.len());
+        for Sample { started_at, ended_at, outcome } in samples {
+            *stats.outcomes.entry(outcome).or_default() += 1;
+            if outcome != Outcome::Interrupted {
+                count(&mut stats.series, ended_at, outcome == Outcome::Delivered);
+                took.push(ended_at.since(started_at).as_secs_f64() * 1000.0);
+            }
+        }
+        took.sort_by(f64::total_cmp);
+        let at = |part: f64| took[((took.len() as f64 * part) as usize).min(took.len() - 1)];
+        stats.duration_ms = (!took.is_empty()).then(|| [at(0.5), at(0.95), at(0.99)]);
+        let delivered = stats.outcomes.get(&Outcome::Delivered).copied().unwrap_or(0);
+        stats.deliveries = BTreeMap::from([
+            (Status::Pending, backlog.pending),
+            (Status::Sending, backlog.sending),
+            (Status::Delivered, delivered),
+            (Status::Failed, failed),
+        ]);
+        Ok(stats)
+    }
+
+    /// What [`recover_endpoint`](Self::recover_endpoint) would bring back. Changes nothing.
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn preview_recovery(
+        &self,
+        id: &EndpointId,
+        include: Include,
+        since: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<RecoveryPreview, Error> {
+        let endpoint = self.find_endpoint(id).await?;
+        let recovery = super::recovery::asked_for(&endpoint, include, since, until, self.now())?;
+        let wants = endpoint.settings.event_types;
+        let (failed, missing, capped) =
+            self.read("recoverable", move |conn, _| query::recoverable(conn, &recovery, &wants)).await?;
+        Ok(RecoveryPreview { failed, missing, capped })
+    }
+}
