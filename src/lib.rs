@@ -78,9 +78,9 @@ mod store;
 pub mod testing;
 
 pub use engine::{
-    Builder, DeliveryQuery, DeliveryView, EndpointHealth, EndpointQuery, EndpointView, Error, EventListQuery,
-    EventView, Happening, MetricsFormat, Node, OpenSession, Outbox, PortalLink, Postrider, Receipt,
-    StartError, Transaction,
+    Bucket, Builder, DeliveryQuery, DeliveryView, EndpointCounts, EndpointHealth, EndpointQuery,
+    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node,
+    OpenSession, Outbox, Overview, PortalLink, Postrider, Receipt, RecoveryPreview, StartError, Transaction,
 };
 pub use sender::sign as signature;
 pub use store::{

@@ -42,6 +42,9 @@ pub enum StartError {
     Died,
 }
 
+/// Blocking threads of the engine beside those that read.
+const SPARE_THREADS: usize = 4;
+
 /// Whom hints are for, once they are there.
 type Actors = (Addr<Registry>, Addr<Keeper>, Addr<Recoverer>);
 
@@ -109,10 +112,13 @@ impl Builder {
     /// When a setting is wrong, or the database cannot be used.
     pub async fn start(self) -> Result<Postrider, StartError> {
         let (started, start) = oneshot::channel();
+        // Reads wait for a connection anyway: more threads than connections would only cost their memory.
+        let blocking_threads = self.config.read_connections.max(1) as usize + SPARE_THREADS;
         std::thread::Builder::new().name("postrider-engine".into()).spawn(move || {
-            let runtime = || {
+            let runtime = move || {
                 tokio::runtime::Builder::new_current_thread()
                     .enable_all()
+                    .max_blocking_threads(blocking_threads)
                     .build()
                     .expect("an I/O driver and a timer, which the process has had already")
             };
@@ -223,6 +229,7 @@ impl Builder {
             metrics,
             tokens,
             session_key,
+            activity: Default::default(),
             hints,
             leases,
             happenings: happenings::channel(),

@@ -12,6 +12,7 @@ mod deliveries;
 mod endpoints;
 mod error;
 mod happenings;
+mod insight;
 mod keeper;
 mod lease;
 mod maintenance;
@@ -38,6 +39,7 @@ pub use deliveries::{DeliveryQuery, DeliveryView};
 pub use endpoints::{EndpointHealth, EndpointQuery, EndpointView};
 pub use error::Error;
 pub use happenings::Happening;
+pub use insight::{Bucket, EndpointCounts, EndpointStats, Overview, RecoveryPreview};
 pub use nodes::Node;
 pub use outbox::{Outbox, Transaction};
 pub use publishing::{EventListQuery, EventView, Receipt};
@@ -81,6 +83,8 @@ pub(crate) struct Shared {
     /// How many supervisors live: they share what may be read ahead.
     supervisors: std::sync::atomic::AtomicUsize,
     tokens: KnownTokens,
+    /// What was sent lately.
+    activity: insight::Activity,
     /// What sessions are signed with.
     session_key: crate::domain::session::SessionKey,
     /// What is told to the other processes.

@@ -9,6 +9,7 @@ use actix::prelude::*;
 use super::registry::{Due, Registry};
 use super::{Error, Postrider, Shared};
 use crate::domain::clock::Timestamp;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{EndpointId, RecoveryId};
 use crate::domain::lifecycle::{self, Cause};
 use crate::domain::recovery::{Include, Progress, Recovery};
@@ -162,6 +163,33 @@ impl Tx<'_> {
     }
 }
 
+/// A recovery that has not begun.
+pub(super) fn asked_for(
+    endpoint: &Endpoint,
+    include: Include,
+    since: Timestamp,
+    until: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Recovery, Error> {
+    // What fails from now on is not what was asked for.
+    let until = until.unwrap_or(now).min(now);
+    if since >= until {
+        return Err(Error::field("since", "must be before `until`, and before now"));
+    }
+    Ok(Recovery {
+        id: RecoveryId::generate(now),
+        endpoint_id: endpoint.id.clone(),
+        tenant: endpoint.tenant.clone(),
+        include,
+        since,
+        until,
+        progress: Progress::Running,
+        matched: 0,
+        requeued: 0,
+        created_at: now,
+    })
+}
+
 impl Postrider {
     /// Sends (again) what an endpoint has not got between `since` and `until` (default: now), in the background.
     ///
@@ -175,24 +203,7 @@ impl Postrider {
         until: Option<Timestamp>,
     ) -> Result<Recovery, Error> {
         let endpoint = self.find_endpoint(id).await?;
-        let now = self.now();
-        // What fails from now on is not what was asked for.
-        let until = until.unwrap_or(now).min(now);
-        if since >= until {
-            return Err(Error::field("since", "must be before `until`, and before now"));
-        }
-        let recovery = Recovery {
-            id: RecoveryId::generate(now),
-            endpoint_id: endpoint.id,
-            tenant: endpoint.tenant,
-            include,
-            since,
-            until,
-            progress: Progress::Running,
-            matched: 0,
-            requeued: 0,
-            created_at: now,
-        };
+        let recovery = asked_for(&endpoint, include, since, until, self.now())?;
         let row = recovery.clone();
         self.shared.committer.run(move |tx| query::insert_recovery(tx.conn(), &row)).await?;
         tracing::info!(recovery = %recovery.id, endpoint = %id, "recovery {} was asked for", recovery.id);

@@ -36,7 +36,7 @@ impl Postrider {
     }
 
     /// Whoever asks meanwhile waits for the same count.
-    async fn census(&self) -> Option<Arc<Census>> {
+    pub(super) async fn census(&self) -> Option<Arc<Census>> {
         let clock = &self.shared.clock;
         let mut last = self.shared.census.lock().await;
         let asked = clock.monotonic();

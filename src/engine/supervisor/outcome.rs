@@ -42,6 +42,7 @@ impl EndpointSupervisor {
             _ => health.has_given_up(at).then_some(PauseReason::Failing),
         };
         let pause = pause.filter(|_| endpoint.is_active());
+        self.shared.activity.note(at, exchange.outcome);
         self.shared.metrics.attempt(exchange.outcome, at.since(ended.started_at).as_secs_f64());
         let (id, event_id) = (ended.claimed.id.clone(), ended.event_id);
         let outcome = exchange.outcome;

@@ -56,7 +56,7 @@ pub(crate) fn forget_recoveries(conn: &mut Conn, cutoff: Timestamp) -> Result<()
 }
 
 /// Where a recovery goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cursor {
     /// The last delivery of those that were given up: when, and which.
     pub(crate) failed: Option<(i64, String)>,

@@ -183,12 +183,12 @@ pub(crate) fn stirring(
 
 /// An endpoint at which something is pending.
 #[derive(QueryableByName)]
-struct Waiting {
+pub(super) struct Waiting {
     #[diesel(sql_type = Text)]
-    endpoint_id: String,
+    pub(super) endpoint_id: String,
     /// When the next of it is due, unless all of it is held.
     #[diesel(sql_type = Nullable<BigInt>)]
-    next: Option<i64>,
+    pub(super) next: Option<i64>,
 }
 
 /// The endpoints of held shards at which something is pending; with `horizon` only those that may be sent
@@ -198,7 +198,11 @@ struct Waiting {
 /// more than a short one. On Postgres pairs are compared and ordered by, because no other index could serve that: it
 /// would take the one by endpoint for a `min`, and read every delivery that there ever was. SQLite finds a pair by its
 /// first half alone, and would read a whole shard at each step.
-fn waiting(conn: &mut Conn, held: &[Lease], horizon: Option<Timestamp>) -> Result<Vec<Waiting>, StoreError> {
+pub(super) fn waiting(
+    conn: &mut Conn,
+    held: &[Lease],
+    horizon: Option<Timestamp>,
+) -> Result<Vec<Waiting>, StoreError> {
     let walk = walk(conn, &numbers(held));
     let mut sql = format!(
         "WITH RECURSIVE {walk}, waiting AS ( \

@@ -35,26 +35,27 @@ const ROUTES: &[Route] = &[
     route("GET", "/events", "read", About::Tenant),
     route("POST", "/events/batch", "publish", About::Tenant),
     route("GET", "/events/{id}", "read", About::Tenant),
-    route("POST", "/endpoints", "admin", About::Tenant),
+    route("POST", "/endpoints", "portal", About::Tenant),
     route("GET", "/endpoints", "read", About::Tenant),
     route("GET", "/endpoints/{id}", "read", About::Thing),
-    route("PATCH", "/endpoints/{id}", "admin", About::Thing),
-    route("DELETE", "/endpoints/{id}", "admin", About::Thing),
-    route("POST", "/endpoints/{id}/pause", "admin", About::Thing),
-    route("POST", "/endpoints/{id}/resume", "admin", About::Thing),
-    route("GET", "/endpoints/{id}/secret", "admin", About::Thing),
-    route("POST", "/endpoints/{id}/secret/rotate", "admin", About::Thing),
-    route("POST", "/endpoints/{id}/test", "admin", About::Thing),
-    route("POST", "/endpoints/{id}/recover", "admin", About::Thing),
+    route("PATCH", "/endpoints/{id}", "portal", About::Thing),
+    route("DELETE", "/endpoints/{id}", "portal", About::Thing),
+    route("POST", "/endpoints/{id}/pause", "portal", About::Thing),
+    route("POST", "/endpoints/{id}/resume", "portal", About::Thing),
+    route("GET", "/endpoints/{id}/secret", "portal", About::Thing),
+    route("POST", "/endpoints/{id}/secret/rotate", "portal", About::Thing),
+    route("POST", "/endpoints/{id}/test", "portal", About::Thing),
+    route("POST", "/endpoints/{id}/recover", "portal", About::Thing),
     route("GET", "/recoveries/{id}", "read", About::Thing),
     route("GET", "/deliveries", "read", About::Tenant),
     route("GET", "/deliveries/{id}", "read", About::Thing),
-    route("POST", "/deliveries/{id}/retry", "admin", About::Thing),
-    route("POST", "/deliveries/{id}/cancel", "admin", About::Thing),
-    route("POST", "/deliveries/{id}/release", "admin", About::Thing),
+    route("POST", "/deliveries/{id}/retry", "portal", About::Thing),
+    route("POST", "/deliveries/{id}/cancel", "portal", About::Thing),
+    route("POST", "/deliveries/{id}/release", "portal", About::Thing),
     route("POST", "/tokens", "admin", About::Tenant),
     route("GET", "/tokens", "admin", About::Tenant),
     route("DELETE", "/tokens/{id}", "admin", About::Thing),
+    route("POST", "/tenants/{tenant}/portal-link", "admin", About::Tenant),
     route("GET", "/nodes", "read", About::Everyone),
     route("GET", "/metrics", "read", About::Everyone),
 ];
@@ -107,7 +108,8 @@ fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: 
         _ => &things.token,
     };
     let prefix = if route.path == "/metrics" { "" } else { "/api/v1" };
-    let mut path = format!("{prefix}{}", route.path.replace("{id}", id));
+    let path = route.path.replace("{id}", id).replace("{tenant}", tenant.unwrap_or("other"));
+    let mut path = format!("{prefix}{path}");
     let mut body = match (route.method, route.path) {
         ("POST", "/events") => json!({"type": "a.b", "data": 1}),
         ("POST", "/endpoints") => json!({"url": "http://127.0.0.1:9/"}),
@@ -118,7 +120,7 @@ fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: 
     if let Some(tenant) = tenant {
         if route.method == "GET" {
             path = format!("{path}?tenant={tenant}");
-        } else {
+        } else if !route.path.contains("{tenant}") {
             body["tenant"] = tenant.into();
         }
     }
@@ -146,8 +148,11 @@ fn every_route_asks_for_its_scope_and_keeps_to_its_tenant() {
     let server = Server::start(folder.path(), &[]);
     let api = server.api();
     let mut tokens = Vec::new();
-    for scope in ["admin", "publish", "read"] {
+    for scope in ["admin", "publish", "read", "portal"] {
         for tenant in [None, Some("mine"), Some("other")] {
+            if scope == "portal" && tenant.is_none() {
+                continue;
+            }
             let made =
                 api.post("/tokens", &json!({"name": scope, "scope": scope, "tenant": tenant}).to_string());
             assert_eq!(made.status, 201, "{}", made.body);
@@ -161,7 +166,8 @@ fn every_route_asks_for_its_scope_and_keeps_to_its_tenant() {
         assert_eq!((without.status, without.problem()), (401, "unauthorized"), "{what} without a token");
         for (scope, bound, token) in &tokens {
             let what = format!("{what} with a {scope} token of {bound:?}");
-            let allowed = *scope == "admin" || *scope == route.scope;
+            let reads = *scope == "portal" && route.scope == "read";
+            let allowed = *scope == "admin" || *scope == route.scope || reads;
             if !allowed {
                 let answer = call(&api, Some(token), route, &untouched, None);
                 assert_eq!((answer.status, answer.problem()), (403, "forbidden"), "{what}: {}", answer.body);
@@ -284,4 +290,112 @@ fn a_flood_of_wrong_tokens_is_turned_away_and_locks_nobody_out() {
     assert!((1..=61).contains(&seconds));
     assert_eq!(server.api().get("/endpoints").status, 200, "the right one always passes");
     assert_eq!(server.log().matches("wrong tokens").count(), 1, "told once");
+}
+
+/// A browser signs in: the cookie is for no script and no other page, and a call that changes something needs what
+/// only the page that signed in knows.
+#[test]
+fn a_session_is_opened_by_a_token_and_safe_from_other_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let api = server.api();
+    let endpoint = api.endpoint("http://127.0.0.1:9/", "{}");
+    let nobody = api.try_request("GET", "/api/v1/session", &[], None).unwrap();
+    assert_eq!(nobody.status, 401);
+    let wrong = open(&api, r#"{"token":"a wrong one, but long"}"#);
+    assert_eq!((wrong.status, wrong.problem()), (401, "unauthorized"));
+
+    let made = api.post("/tokens", r#"{"name":"browser","scope":"admin"}"#);
+    let session = open(&api, &json!({"token": made.text("token")}).to_string());
+    assert_eq!(
+        (session.status, session.text("kind").as_str(), session.text("scope").as_str()),
+        (201, "token", "admin")
+    );
+    let set = session.header("set-cookie");
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/", "Max-Age="] {
+        assert!(set.contains(part), "{set}");
+    }
+    let cookie = set.split(';').next().unwrap().to_owned();
+    let csrf = session.text("csrf");
+    let by_cookie = |method, path: &str, csrf: Option<&str>| {
+        let mut headers = vec![("cookie", cookie.as_str())];
+        headers.extend(csrf.map(|csrf| ("x-csrf-token", csrf)));
+        api.try_request(method, path, &headers, None).unwrap()
+    };
+    let again = by_cookie("GET", "/api/v1/session", None);
+    assert_eq!((again.status, again.text("csrf")), (200, csrf.clone()));
+    let pause = format!("/api/v1/endpoints/{endpoint}/pause");
+    for wrong in [None, Some("AAAA"), Some("")] {
+        let refused = by_cookie("POST", &pause, wrong);
+        assert_eq!((refused.status, refused.problem()), (403, "csrf"), "{}", refused.body);
+    }
+    assert_eq!(by_cookie("POST", &pause, Some(&csrf)).status, 200);
+    assert_eq!(by_cookie("GET", "/api/v1/endpoints", None).status, 200);
+    api.delete(&format!("/tokens/{}", made.text("id")));
+    assert_eq!(by_cookie("GET", "/api/v1/endpoints", None).status, 401, "it ends with its token");
+    let closed = by_cookie("DELETE", "/api/v1/session", None);
+    assert_eq!(closed.status, 204);
+    assert!(closed.header("set-cookie").contains("Max-Age=0"), "{}", closed.header("set-cookie"));
+}
+
+/// A tenant's link opens what is that tenant's, and nothing else.
+#[test]
+fn a_portal_link_opens_one_tenants_endpoints_and_deliveries() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let api = server.api();
+    let (mine, other) = (things(&api, "mine"), things(&api, "other"));
+    let link = api.post("/tenants/mine/portal-link", r#"{"expires_s":600}"#);
+    assert_eq!(link.status, 201, "{}", link.body);
+    let url = link.text("url");
+    let credential = url.split_once("/#portal=").expect("in the fragment").1.to_owned();
+    let too_long = api.post("/tenants/mine/portal-link", r#"{"expires_s":999999999}"#);
+    assert_eq!((too_long.status, too_long.fields()), (422, vec!["expires_s"]));
+
+    let session = open(&api, &json!({"portal": credential}).to_string());
+    assert_eq!(
+        (session.status, session.text("kind").as_str(), session.text("tenant").as_str()),
+        (201, "portal", "mine")
+    );
+    let cookie = session.header("set-cookie").split(';').next().unwrap().to_owned();
+    let csrf = session.text("csrf");
+    let call = |method, path: String| {
+        let headers = [
+            ("cookie", cookie.as_str()),
+            ("x-csrf-token", csrf.as_str()),
+            ("content-type", "application/json"),
+        ];
+        let body = (method == "POST").then(|| "{}".to_owned());
+        api.try_request(method, &format!("/api/v1{path}"), &headers, body).unwrap()
+    };
+    let listed = call("GET", "/endpoints".into()).body.to_string();
+    assert!(listed.contains(&mine.endpoint) && !listed.contains(&other.endpoint));
+    assert_eq!(call("POST", format!("/endpoints/{}/resume", mine.endpoint)).status, 200);
+    assert_eq!(call("GET", format!("/deliveries/{}", mine.delivery)).status, 200);
+    for (method, path, status) in [
+        ("GET", format!("/endpoints/{}", other.endpoint), 404),
+        ("POST", format!("/endpoints/{}/resume", other.endpoint), 404),
+        ("POST", format!("/deliveries/{}/retry", other.delivery), 404),
+        ("GET", "/tokens".into(), 403),
+        ("POST", "/tokens".into(), 403),
+        ("POST", "/events".into(), 403),
+        ("GET", "/nodes".into(), 403),
+        ("POST", "/tenants/mine/portal-link".into(), 403),
+    ] {
+        assert_eq!(call(method, path.clone()).status, status, "{method} {path}");
+    }
+    let forged = open(&api, &json!({"portal": format!("{credential}x")}).to_string());
+    assert_eq!(forged.status, 401);
+    let as_session = api.try_request(
+        "GET",
+        "/api/v1/endpoints",
+        &[("cookie", &format!("postrider_session={credential}"))],
+        None,
+    );
+    assert_eq!(as_session.unwrap().status, 401, "a link is no session");
+}
+
+fn open(api: &Api, body: &str) -> Answer {
+    let headers = [("content-type", "application/json")];
+    api.try_request("POST", "/api/v1/session", &headers, Some(body.to_owned())).unwrap()
 }

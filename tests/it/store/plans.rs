@@ -103,7 +103,10 @@ fn sqlite_reads_by_index_whatever_has_ended() {
         }
         for (statement, index) in [
             ("UPDATE `webhook_deliveries` SET", "webhook_deliveries USING PRIMARY KEY (id=?)"),
-            ("next_attempt_at` IS NOT NULL", "INDEX webhook_deliveries_pending (shard=? AND endpoint_id=?"),
+            (
+                "SELECT `webhook_deliveries`.`id`, `webhook_deliveries`.`event_seq`, `webhook_deliveries`.`claim_no`",
+                "INDEX webhook_deliveries_pending (shard=? AND endpoint_id=?",
+            ),
             ("WITH RECURSIVE walk", "INDEX webhook_deliveries_pending (shard=? AND endpoint_id>?)"),
             ("count(next_attempt_at) AS timed", "COVERING INDEX webhook_deliveries_pending"),
             (

@@ -26,6 +26,11 @@ impl Answer {
         errors.iter().filter_map(|error| error["field"].as_str()).collect()
     }
 
+    /// One of its headers; empty where it has none of that name.
+    pub fn header(&self, name: &str) -> String {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    }
+
     pub fn text(&self, field: &str) -> String {
         self.body[field].as_str().unwrap_or_else(|| panic!("no text `{field}` in {}", self.body)).to_owned()
     }
