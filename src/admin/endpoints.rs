@@ -66,7 +66,7 @@ struct HealthBody {
 }
 
 #[derive(Serialize)]
-struct EndpointBody {
+pub(super) struct EndpointBody {
     id: EndpointId,
     url: String,
     tenant: Tenant,
@@ -93,7 +93,7 @@ struct EndpointBody {
 }
 
 impl EndpointBody {
-    fn new(view: EndpointView) -> Self {
+    pub(super) fn new(view: EndpointView) -> Self {
         let EndpointView { endpoint, health, .. } = view;
         let public_key = endpoint.public_key().map(|key| key.to_string());
         let settings = endpoint.settings;

@@ -4,14 +4,17 @@
 //! answer; what is wrong becomes a `problem`.
 
 mod auth;
+mod dashboard;
 mod deliveries;
 mod endpoints;
 mod events;
+mod insight;
 mod nodes;
 mod problem;
 mod recoveries;
 mod request;
 mod session;
+mod stream;
 mod tokens;
 
 use actix_web::http::header::{ACCEPT, CONTENT_TYPE, VARY};
@@ -101,8 +104,11 @@ fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::Servic
                     .configure(tokens::routes)
                     .configure(nodes::routes)
                     .configure(recoveries::routes)
+                    .configure(insight::routes)
+                    .configure(stream::routes)
                     .default_service(web::route().to(not_found)),
             )
+            .configure(dashboard::routes)
             .default_service(web::route().to(not_found));
     }
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod commands;
 mod configuration;
 mod contract;
+mod dashboard;
 mod example;
 mod hostile;
 mod kill;

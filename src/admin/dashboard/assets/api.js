@@ -1,0 +1,93 @@
+// The HTTP API: one fetch wrapper that adds the CSRF value and turns every failure into a `Problem`.
+
+import { learnServerTime } from './clock.js';
+
+/** Relative to the page, so that the dashboard works under any prefix. */
+export const API_ROOT = new URL('api/v1/', document.baseURI);
+
+let csrf = null;
+let onSignedOut = () => {};
+
+/** What the session gave for calls that change something; null where none is needed. */
+export function useCsrf(value) {
+  csrf = value;
+}
+
+/** Called whenever the server no longer knows the session. */
+export function whenSignedOut(callback) {
+  onSignedOut = callback;
+}
+
+/** An answer that is no success (RFC 9457), or none at all (`status` 0). */
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body.detail || body.title || `The server answered ${status}`);
+    this.status = status;
+    this.title = body.title || `The server answered ${status}`;
+    this.kind = String(body.type ?? '').replace('urn:postrider:problem:', '');
+    /** @type {{field: string, detail: string}[]} */
+    this.errors = Array.isArray(body.errors) ? body.errors : [];
+  }
+
+  static unreachable() {
+    return new Problem(0, {
+      type: 'urn:postrider:problem:unreachable',
+      title: 'The server does not answer',
+      detail: 'The request did not reach Postrider.',
+    });
+  }
+}
+
+/** A path with what is put into it encoded: path`endpoints/${id}/pause`. */
+export function path(parts, ...values) {
+  return String.raw({ raw: parts }, ...values.map(encodeURIComponent));
+}
+
+/** `query`: empty values are left out. */
+export function get(where, query = {}, signal = undefined) {
+  return call('GET', where, { query, signal });
+}
+
+export function post(where, body = {}) {
+  return call('POST', where, { body });
+}
+
+export function patch(where, body) {
+  return call('PATCH', where, { body });
+}
+
+export function remove(where) {
+  return call('DELETE', where, {});
+}
+
+async function call(method, where, { query = {}, body, signal }) {
+  const url = new URL(where, API_ROOT);
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== null && value !== undefined && value !== '') url.searchParams.set(name, value);
+  }
+  const headers = { Accept: 'application/json' };
+  if (body !== undefined) headers['Content-Type'] = 'application/json';
+  if (method !== 'GET' && csrf) headers['X-CSRF-Token'] = csrf;
+
+  const request = { method, headers, body: JSON.stringify(body), signal, credentials: 'same-origin', cache: 'no-store' };
+  const response = await fetch(url, request).catch((error) => {
+    throw error.name === 'AbortError' ? error : Problem.unreachable();
+  });
+  learnServerTime(response.headers.get('Date'));
+  const answer = await read(response);
+  if (response.ok) return answer;
+  if (response.status === 401 && where !== 'session') onSignedOut();
+  throw new Problem(response.status, answer ?? {});
+}
+
+/** What was answered, as JSON; null where it is empty or something else (a proxy's error page). */
+async function read(response) {
+  const text = await response.text().catch(() => {
+    throw Problem.unreachable();
+  });
+  try {
+    return text === '' ? null : JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

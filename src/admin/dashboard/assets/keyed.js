@@ -1,0 +1,45 @@
+// A list that is shown again and again while somebody reads it: rows that did not change stay as they are, and
+// the keyboard's focus stays where it was.
+
+/**
+ * Shows `items` in `parent`.
+ * @param {(item) => string} keyOf tells the items apart
+ * @param {(item) => Element} render makes an item's element
+ */
+export function showKeyed(parent, items, keyOf, render) {
+  const before = new Map([...parent.children].map((element) => [element.getAttribute('data-key'), element]));
+  const shown = items.map((item) => {
+    const [key, state] = [keyOf(item), JSON.stringify(item)];
+    const old = before.get(key);
+    if (old && states.get(old) === state) return old;
+    const element = render(item);
+    element.setAttribute('data-key', key);
+    states.set(element, state);
+    return element;
+  });
+  const focus = focusIn(parent);
+  if (shown.length !== parent.children.length || shown.some((element, at) => parent.children[at] !== element)) {
+    parent.replaceChildren(...shown);
+  }
+  if (focus) focus.restore();
+}
+
+/** What each element shows, to see whether it changed. */
+const states = new WeakMap();
+
+const FOCUSABLE = 'a[href], button, input, select, summary';
+
+function focusIn(parent) {
+  const focused = document.activeElement;
+  if (!parent.contains(focused)) return null;
+  const row = focused.closest('[data-key]');
+  if (!row) return null;
+  const at = [...row.querySelectorAll(FOCUSABLE)].indexOf(focused);
+  const key = row.getAttribute('data-key');
+  return {
+    restore() {
+      const now = [...parent.children].find((element) => element.getAttribute('data-key') === key);
+      now?.querySelectorAll(FOCUSABLE)[at]?.focus({ preventScroll: true });
+    },
+  };
+}
