@@ -191,8 +191,15 @@ async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Resul
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
+/// What is looked for in URLs and descriptions.
+fn search(text: &str) -> Result<String, String> {
+    let chars = text.chars().count();
+    let sought = (1..=200).contains(&chars) && !text.chars().any(char::is_control);
+    sought.then(|| text.to_owned()).ok_or_else(|| "must be 1 to 200 characters".into())
+}
+
 async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let mut params = Params::read(&request, &["tenant", "status", "limit", "cursor"]);
+    let mut params = Params::read(&request, &["tenant", "status", "search", "limit", "cursor"]);
     let (limit, after) = params.page(LIST);
     let tenant = params.take_with("tenant", Tenant::parse);
     let paused = params.take_with("status", |text| match text {
@@ -200,9 +207,11 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
         "paused" => Ok(true),
         _ => Err("must be active or paused".into()),
     });
+    let search = params.take_with("search", search);
     params.done()?;
     let tenant = access.tenant_filter(tenant)?;
-    let (views, next) = access.postrider().endpoints(EndpointQuery { tenant, paused, after, limit }).await?;
+    let query = EndpointQuery { tenant, paused, search, after, limit };
+    let (views, next) = access.postrider().endpoints(query).await?;
     let data = views.into_iter().map(EndpointBody::new).collect();
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }

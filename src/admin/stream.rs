@@ -90,10 +90,9 @@ impl Reader {
         if lagged {
             text.push_str(&written("lagged", &json!({})));
         }
-        if told > 0 || lagged || self.beats % OVERVIEW_BEATS == 0 {
-            if let Ok(overview) = self.postrider.overview(self.tenant.clone()).await {
-                text.push_str(&written("overview", &OverviewBody::new(overview)));
-            }
+        let due = told > 0 || lagged || self.beats.is_multiple_of(OVERVIEW_BEATS);
+        if due && let Ok(overview) = self.postrider.overview(self.tenant.clone()).await {
+            text.push_str(&written("overview", &OverviewBody::new(overview)));
         }
         self.beats = self.beats.wrapping_add(1);
         if text.is_empty() { ":\n\n".into() } else { text }

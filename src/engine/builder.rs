@@ -43,7 +43,7 @@ pub enum StartError {
 }
 
 /// Blocking threads of the engine beside those that read.
-const SPARE_THREADS: usize = 4;
+const SPARE_THREADS: usize = 60;
 
 /// Whom hints are for, once they are there.
 type Actors = (Addr<Registry>, Addr<Keeper>, Addr<Recoverer>);

@@ -59,6 +59,8 @@ pub struct EndpointQuery {
     pub tenant: Option<Tenant>,
     /// Only the paused ones, or only the others.
     pub paused: Option<bool>,
+    /// Only those with this in their URL or description, whatever its case.
+    pub search: Option<String>,
     /// Where the page before ended.
     pub after: Option<String>,
     /// At most so many.
@@ -268,7 +270,7 @@ impl Postrider {
     /// # Errors
     /// [`Error::Store`].
     pub async fn endpoints(&self, list: EndpointQuery) -> Result<(Vec<EndpointView>, Option<String>), Error> {
-        let filter = query::EndpointFilter { tenant: list.tenant, paused: list.paused };
+        let filter = query::EndpointFilter { tenant: list.tenant, paused: list.paused, search: list.search };
         let page = Page { after: list.after, limit: list.limit + 1 };
         let mut found = self
             .read("endpoints", move |conn, codec| query::endpoints_page(conn, codec, &filter, &page))

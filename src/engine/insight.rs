@@ -198,7 +198,7 @@ impl Postrider {
         tenant: Tenant,
         troubled: Vec<EndpointView>,
     ) -> Result<Overview, Error> {
-        let list = EndpointQuery { tenant: Some(tenant), paused: None, after: None, limit: ADDED_UP };
+        let list = EndpointQuery { tenant: Some(tenant), limit: ADDED_UP, ..EndpointQuery::default() };
         let (views, _) = self.endpoints(list).await?;
         let (now, mut counts) = (self.now(), EndpointCounts::default());
         let mut series = buckets(now, Duration::from_secs(OVERVIEW_BUCKET_S));

@@ -77,6 +77,14 @@ pub(crate) struct EndpointFilter {
     pub(crate) tenant: Option<Tenant>,
     /// Only the paused ones, or only the others.
     pub(crate) paused: Option<bool>,
+    /// Only those with this in their URL or description.
+    pub(crate) search: Option<String>,
+}
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// Without upper case.
+    fn lower(text: diesel::sql_types::Text) -> diesel::sql_types::Text;
 }
 
 pub(crate) fn endpoints_page(
@@ -98,6 +106,13 @@ pub(crate) fn endpoints_page(
         Some(true) => query = query.filter(endpoints::pause_reason.is_not_null()),
         Some(false) => query = query.filter(endpoints::pause_reason.is_null()),
         None => {}
+    }
+    if let Some(search) = &filter.search {
+        // What LIKE makes something of is meant as it stands.
+        let escaped = search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+        let pattern = format!("%{escaped}%");
+        let found = lower(endpoints::url).like(pattern.clone()).escape('\\');
+        query = query.filter(found.or(lower(endpoints::description).like(pattern).escape('\\')));
     }
     if let Some(after) = &page.after {
         query = query.filter(endpoints::id.lt(after.clone()));

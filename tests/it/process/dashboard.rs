@@ -69,6 +69,12 @@ fn overview_and_statistics_tell_what_was_sent_what_failed_and_what_is_in_trouble
     assert_eq!(api.get("/overview?tenant=other").body["endpoints"]["total"], 0);
     assert_eq!(api.get(&format!("/endpoints/{good}/stats?window=2y")).fields(), ["window"]);
 
+    let found = |text: &str| {
+        let listed = api.get(&format!("/endpoints?search={text}"));
+        listed.body["data"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!((found("127.0.0.1:9%2F"), found("HTTP"), found("%25"), found("_")), (1, 2, 0, 0));
+
     let span = json!({"since": "2026-01-01T00:00:00Z", "include": "all"}).to_string();
     let preview = api.post(&format!("/endpoints/{bad}/recover/preview"), &span);
     // Of the good ones it wants none.
