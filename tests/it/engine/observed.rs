@@ -188,6 +188,9 @@ impl Spans {
 #[test]
 fn spans_tell_of_publishing_and_of_each_attempt() {
     let spans = Spans::default();
+    // While there is one subscriber alone, tracing asks the thread that comes to a span first, which may be another
+    // test's, whether anybody wants it; of two it asks both.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(spans.clone()));
     on_virtual_time(async {
         let engine = TestEngine::start();
