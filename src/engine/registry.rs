@@ -151,10 +151,10 @@ impl Registry {
     /// The endpoint's supervisor, started if need be. `None` while one must not run.
     fn supervisor(&mut self, endpoint: &Arc<Endpoint>, ctx: &mut Context<Self>) -> Option<&mut Entry> {
         self.shared.leases.for_new_work(&endpoint.id)?;
-        let entries = self.entries.entry(Shard::of(&endpoint.id)).or_default();
-        if !entries.contains_key(&endpoint.id) && !endpoint.is_active() {
+        if !endpoint.is_active() && self.entry(&endpoint.id).is_none() {
             return None;
         }
+        let entries = self.entries.entry(Shard::of(&endpoint.id)).or_default();
         let entry = entries.entry(endpoint.id.clone()).or_insert_with(|| {
             self.generation += 1;
             let roster = Roster::default();

@@ -49,7 +49,7 @@ const MAX_WINDOW: usize = 256;
 const MAX_WINDOW_BYTES: usize = 1024 * 1024;
 
 /// The same of all endpoints together: each has its share.
-const MAX_WINDOWS: usize = 16 * 1024;
+const MAX_WINDOWS: usize = 32 * 1024;
 const MAX_WINDOWS_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ const OLDEST_SQLITE: i64 = 3_051_003;
 /// What the writer keeps in memory, in KiB (at most, and only once it is used), and after how many pages its log
 /// goes into the database's file. Measured: a busy page is written there once for many commits.
 #[cfg(feature = "sqlite")]
-const WRITER_PRAGMAS: [&str; 2] = ["PRAGMA cache_size = -8000", "PRAGMA wal_autocheckpoint = 4000"];
+const WRITER_PRAGMAS: [&str; 2] = ["PRAGMA cache_size = -16000", "PRAGMA wal_autocheckpoint = 4000"];
 
 /// How long a statement waits for another connection's write lock, in milliseconds.
 #[cfg(feature = "sqlite")]

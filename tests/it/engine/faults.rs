@@ -134,3 +134,18 @@ fn a_drain_ends_what_is_in_flight_and_breaks_off_what_takes_too_long() {
         assert_eq!(engine.receivers.received(&host(1)).len(), 1);
     });
 }
+
+#[test]
+fn a_drain_does_not_wait_for_endpoints_where_nothing_is_at_work() {
+    on_virtual_time(async {
+        let engine = TestEngine::start();
+        for n in 1..4 {
+            let endpoint = engine.endpoint(n, "{}").await;
+            engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        }
+        engine.publish("order.filled").await;
+        let before = tokio::time::Instant::now();
+        engine.postrider.drain().await;
+        assert!(before.elapsed() < secs(1), "{:?}", before.elapsed());
+    });
+}
