@@ -48,8 +48,9 @@ const BREATH: Duration = Duration::from_millis(100);
 const MAX_WINDOW: usize = 256;
 const MAX_WINDOW_BYTES: usize = 1024 * 1024;
 
-/// The same of all endpoints together: each has its share.
-const MAX_WINDOWS: usize = 32 * 1024;
+/// The same of all endpoints together: each has its share, and each at least so many deliveries.
+const MAX_WINDOWS: usize = 16 * 1024;
+const LEAST_WINDOW: usize = 3;
 const MAX_WINDOWS_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +146,8 @@ impl EndpointSupervisor {
 
     /// How far the window reads ahead.
     fn look_ahead(&self) -> usize {
-        (4 * self.endpoint.concurrency as usize).min(MAX_WINDOW).min(MAX_WINDOWS / self.sharers()).max(1)
+        let share = (MAX_WINDOWS / self.sharers()).max(LEAST_WINDOW);
+        (4 * self.endpoint.concurrency as usize).min(MAX_WINDOW).min(share)
     }
 
     /// How many bytes of bodies it may have at hand.

@@ -64,7 +64,7 @@ impl Tx<'_> {
         if tenant.is_reserved() {
             return Ok(false);
         }
-        let listeners = self.cache.of_tenant(self.conn, self.codec, &Tenant::reserved())?;
+        let listeners = self.cache.of_tenant(self.conn, &Tenant::reserved())?;
         let wanted = topic.event_type();
         Ok(listeners.iter().any(|target| EventFilter::any_matches(&target.event_types, &wanted)))
     }

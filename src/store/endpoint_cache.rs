@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::group::Target;
 use super::transactions::Targets;
 use super::{AnyConnection, EndpointCodec, StoreError, query};
 use crate::domain::endpoint::Endpoint;
@@ -45,7 +44,6 @@ impl EndpointCache {
     pub(super) fn wanting(
         &mut self,
         conn: &mut AnyConnection,
-        codec: &EndpointCodec,
         tenant: &Tenant,
         event_type: &EventType,
     ) -> Result<Targets, StoreError> {
@@ -53,7 +51,7 @@ impl EndpointCache {
         if let Some(targets) = self.by_type.get(&key) {
             return Ok(Arc::clone(targets));
         }
-        let all = self.of_tenant(conn, codec, tenant)?;
+        let all = self.of_tenant(conn, tenant)?;
         let targets: Targets = all.iter().filter(|target| target.wants(event_type)).cloned().collect();
         if self.by_type.len() >= MAX_TYPES {
             self.by_type.clear();
@@ -66,17 +64,12 @@ impl EndpointCache {
     pub(super) fn of_tenant(
         &mut self,
         conn: &mut AnyConnection,
-        codec: &EndpointCodec,
         tenant: &Tenant,
     ) -> Result<Targets, StoreError> {
         if let Some(targets) = self.by_tenant.get(tenant) {
             return Ok(Arc::clone(targets));
         }
-        let endpoints = query::endpoints_of(conn, codec, tenant)?;
-        let targets: Targets = endpoints.iter().map(Target::from).collect();
-        for endpoint in endpoints {
-            self.by_id.insert(endpoint.id.clone(), Some(Arc::new(endpoint)));
-        }
+        let targets: Targets = query::targets_of(conn, tenant)?.into();
         self.by_tenant.insert(tenant.clone(), Arc::clone(&targets));
         Ok(targets)
     }

@@ -50,16 +50,6 @@ impl Target {
     }
 }
 
-impl From<&Endpoint> for Target {
-    fn from(endpoint: &Endpoint) -> Self {
-        Self {
-            id: endpoint.id.clone(),
-            tenant: endpoint.tenant.clone(),
-            event_types: endpoint.settings.event_types.clone(),
-        }
-    }
-}
-
 /// What publishing one event came to.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {

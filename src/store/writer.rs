@@ -154,11 +154,11 @@ impl Tx<'_> {
 
     /// Whom an event goes to.
     fn targets(&mut self, publish: &Publish, event: &SealedEvent) -> Result<Targets, StoreError> {
-        let Self { conn, codec, cache, .. } = self;
+        let Self { conn, cache, .. } = self;
         match &publish.only {
-            None => cache.wanting(conn, codec, &event.tenant, &event.event_type),
+            None => cache.wanting(conn, &event.tenant, &event.event_type),
             Some(only) => {
-                let all = cache.of_tenant(conn, codec, &event.tenant)?;
+                let all = cache.of_tenant(conn, &event.tenant)?;
                 Ok(all.iter().filter(|target| target.id == *only).cloned().collect())
             }
         }

@@ -41,21 +41,6 @@ pub(crate) fn tenant_of_endpoint(conn: &mut Conn, id: &EndpointId) -> Result<Opt
     Ok(tenant.map(Tenant::from_text))
 }
 
-/// All endpoints of a tenant.
-pub(crate) fn endpoints_of(
-    conn: &mut Conn,
-    codec: &EndpointCodec,
-    tenant: &Tenant,
-) -> Result<Vec<Endpoint>, StoreError> {
-    let rows = endpoints::table
-        .filter(endpoints::tenant.eq(tenant.as_str()))
-        .filter(endpoints::deleted_at.is_null())
-        .order(endpoints::id)
-        .select(EndpointRow::as_select())
-        .load(conn)?;
-    with_secrets(conn, codec, rows)
-}
-
 /// All endpoints of a tenant, as publishing needs to know them: no key is needed to read that.
 pub(crate) fn targets_of(conn: &mut Conn, tenant: &Tenant) -> Result<Vec<Target>, StoreError> {
     let rows: Vec<(String, String)> = endpoints::table

@@ -197,7 +197,8 @@ pub(super) struct Waiting {
 /// One statement that steps from endpoint to endpoint through the index, so that a long backlog costs no
 /// more than a short one. On Postgres pairs are compared and ordered by, because no other index could serve that: it
 /// would take the one by endpoint for a `min`, and read every delivery that there ever was. SQLite finds a pair by its
-/// first half alone, and would read a whole shard at each step.
+/// first half alone, and would read a whole shard at each step. An endpoint is looked up for each row: as a join it could
+/// be the outer one, by all of which the walk is gone through.
 pub(super) fn waiting(
     conn: &mut Conn,
     held: &[Lease],
@@ -205,7 +206,7 @@ pub(super) fn waiting(
 ) -> Result<Vec<Waiting>, StoreError> {
     let walk = walk(conn, &numbers(held));
     let mut sql = format!(
-        "WITH RECURSIVE {walk}, waiting AS ( \
+        "WITH RECURSIVE {walk}, waiting AS MATERIALIZED ( \
              SELECT endpoint_id, (SELECT min(next_attempt_at) {pending} AND d.shard = walk.shard \
                  AND d.endpoint_id = walk.endpoint_id) AS next \
              FROM walk WHERE endpoint_id IS NOT NULL \
@@ -214,8 +215,8 @@ pub(super) fn waiting(
     );
     if let Some(horizon) = horizon {
         sql.push_str(&format!(
-            " JOIN webhook_endpoints ON webhook_endpoints.id = endpoint_id \
-             WHERE pause_reason IS NULL AND deleted_at IS NULL AND next <= {}",
+            " WHERE next <= {} AND (SELECT pause_reason IS NULL AND deleted_at IS NULL \
+             FROM webhook_endpoints WHERE webhook_endpoints.id = waiting.endpoint_id)",
             horizon.as_micros()
         ));
     }

@@ -224,3 +224,51 @@ fn postgres_reads_for_metrics_what_waits_and_no_history() {
         assert!(rows < 100, "{rows} rows were read to find that nothing waits");
     });
 }
+
+/// As a join, endpoints could be the outer side of it: all of the walk for each of them.
+#[test]
+fn postgres_polls_many_endpoints_once_each() {
+    const MANY: i64 = 2_000;
+    if !Database::Postgres.is_there() {
+        return;
+    }
+    on_virtual_time(async {
+        let engine = TestEngine::on(Database::Postgres);
+        let first = engine.endpoint(9, r#"{"event_types":["old.one"]}"#).await;
+        let place = engine.database();
+        let engine = engine.stop().await;
+        // Nothing of it is due today: a poll finds it and starts nobody.
+        let (now, later) = (START.as_micros(), START.as_micros() + 86_400_000_000);
+        database::execute(
+            &place,
+            &format!(
+                "INSERT INTO webhook_endpoints SELECT (jsonb_populate_record(e, jsonb_build_object('id', 'ep_' || i))).* \
+                 FROM webhook_endpoints AS e, generate_series(1, {MANY}) AS i WHERE e.id = '{first}'; \
+                 INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
+                 SELECT 'default', 'new-' || i, 'old.one', 'text/plain', '\\x00', 'body', {now} FROM generate_series(1, {MANY}) AS i; \
+                 INSERT INTO webhook_deliveries (id, event_seq, shard, endpoint_id, tenant, status, next_attempt_at, \
+                     retries_used, attempt_count, interruptions, owner_epoch, claim_no, created_at, updated_at, in_line) \
+                 SELECT 'dlv_' || id, seq, 1, 'ep_' || substr(id, 5), 'default', 'pending', {later}, 0, 0, 0, 1, 0, {now}, {now}, false \
+                 FROM webhook_events WHERE id LIKE 'new-%'"
+            ),
+        );
+        let scans = || {
+            database::execute(&place, "SELECT pg_stat_force_next_flush(), pg_sleep(1.2)");
+            database::number(
+                &place,
+                "SELECT sum(idx_scan)::bigint AS n FROM pg_stat_user_indexes WHERE relname = 'webhook_deliveries'",
+            )
+        };
+        let before = scans();
+        let engine = engine.start_again();
+        pass(secs(1)).await;
+        // A session that has been busy tells of it with what it does a second later.
+        scans();
+        pass(secs(5)).await;
+        let after = scans() - before;
+        drop(engine);
+        assert!(after > MANY, "no poll has looked: {after}");
+        // Each poll steps to each of them and asks when it is due; there were a few.
+        assert!(after < 40 * MANY, "the index was gone through {after} times");
+    });
+}
