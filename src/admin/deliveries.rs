@@ -2,9 +2,11 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
 
 use super::ListBody;
 use super::auth::{Access, Portal, Read};
+use super::openapi::AttemptShape;
 use super::problem::Problem;
 use super::request::{NoFields, NoParams, Params};
 use crate::domain::clock::Timestamp;
@@ -15,6 +17,10 @@ use crate::engine::{DeliveryQuery, DeliveryView};
 
 /// What its cursors are told by.
 const LIST: &str = "deliveries";
+
+#[derive(OpenApi)]
+#[openapi(paths(list, show, retry, cancel, release))]
+pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -28,7 +34,14 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 }
 
 /// A delivery as lists show it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Delivery, example = json!({
+    "id": "dlv_01a2116c8d0f7c22a1c04c7d3f2b9e10", "event_id": "3f1e9a52-6b1c-4c35-9a70-0d1f6d1e2b7a",
+    "event_type": "invoice.paid", "endpoint_id": "ep_01a2116c7ac0750b83c2f73300529619", "tenant": "default",
+    "status": "pending", "attempt_count": 1, "next_attempt_at": "2026-11-25T10:00:10.041200Z",
+    "waiting_for": "due_time", "hold_reason": null, "failure_reason": null,
+    "created_at": "2026-11-25T10:00:00.000000Z", "updated_at": "2026-11-25T10:00:00.041200Z", "delivered_at": null
+}))]
 pub(super) struct DeliveryBody {
     id: DeliveryId,
     event_id: EventId,
@@ -79,10 +92,13 @@ impl DeliveryBody {
     }
 }
 
-#[derive(Serialize)]
+/// A delivery with its attempts.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FullDelivery)]
 struct FullDeliveryBody {
     #[serde(flatten)]
     delivery: DeliveryBody,
+    #[schema(value_type = Vec<AttemptShape>)]
     attempts: Vec<Attempt>,
 }
 
@@ -93,11 +109,44 @@ impl FullDeliveryBody {
     }
 }
 
+/// One delivery with its attempts, oldest first
+#[utoipa::path(
+    get,
+    path = "/deliveries/{id}",
+    operation_id = "showDelivery",
+    tag = "Deliveries",
+    params(
+        ("id" = DeliveryId, Path),
+    ),
+    responses(
+        (status = 200, description = "The delivery.", body = FullDeliveryBody),
+    )
+)]
 async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let view = access.postrider().delivery(&access.delivery(id).await?).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
 
+/// Deliveries
+#[utoipa::path(
+    get,
+    path = "/deliveries",
+    operation_id = "listDeliveries",
+    tag = "Deliveries",
+    params(
+        ("endpoint_id" = Option<EndpointId>, Query, description = "Only to that endpoint."),
+        ("event_id" = Option<EventId>, Query, description = "Only of that event."),
+        ("tenant" = Option<Tenant>, Query, description = "Only this tenant's."),
+        ("status" = Option<Status>, Query, description = "Only those that stand there."),
+        ("since" = Option<Timestamp>, Query, description = "Published then or later."),
+        ("until" = Option<Timestamp>, Query, description = "Published before that."),
+        ("limit" = Option<i64>, Query, description = "How many at most: 50 unless given.", minimum = 1, maximum = 250),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before.", pattern = "^deliveries:[A-Za-z0-9_-]{1,64}$"),
+    ),
+    responses(
+        (status = 200, description = "A page.", body = ListBody<DeliveryBody>),
+    )
+)]
 async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let known = ["endpoint_id", "event_id", "tenant", "status", "since", "until", "limit", "cursor"];
     let mut params = Params::read(&request, &known);
@@ -121,6 +170,22 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }
 
+/// Send a delivery again
+///
+/// From `failed`, `delivered` or held: pending at once, with a fresh set of retries.
+#[utoipa::path(
+    post,
+    path = "/deliveries/{id}/retry",
+    operation_id = "retryDelivery",
+    tag = "Deliveries",
+    params(
+        ("id" = DeliveryId, Path),
+    ),
+    responses(
+        (status = 202, description = "The delivery as it is now.", body = FullDeliveryBody),
+        (status = 409, description = "It is on its way already, or its endpoint was deleted."),
+    )
+)]
 async fn retry(
     access: Access<Portal>,
     _: NoParams,
@@ -131,6 +196,22 @@ async fn retry(
     Ok(HttpResponse::Accepted().json(FullDeliveryBody::new(view)))
 }
 
+/// Give a delivery up
+///
+/// From `pending`: failed, with the reason `cancelled`.
+#[utoipa::path(
+    post,
+    path = "/deliveries/{id}/cancel",
+    operation_id = "cancelDelivery",
+    tag = "Deliveries",
+    params(
+        ("id" = DeliveryId, Path),
+    ),
+    responses(
+        (status = 200, description = "The delivery as it is now.", body = FullDeliveryBody),
+        (status = 409, description = "It is not pending."),
+    )
+)]
 async fn cancel(
     access: Access<Portal>,
     _: NoParams,
@@ -141,6 +222,22 @@ async fn cancel(
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
 
+/// Lift a hold
+///
+/// Or let the ordering key behind a failed delivery go on.
+#[utoipa::path(
+    post,
+    path = "/deliveries/{id}/release",
+    operation_id = "releaseDelivery",
+    tag = "Deliveries",
+    params(
+        ("id" = DeliveryId, Path),
+    ),
+    responses(
+        (status = 200, description = "The delivery as it is now.", body = FullDeliveryBody),
+        (status = 409, description = "It is not held, and holds nothing up."),
+    )
+)]
 async fn release(
     access: Access<Portal>,
     _: NoParams,

@@ -6,9 +6,11 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::{OpenApi, ToSchema};
 
 use super::ListBody;
 use super::auth::{Access, Portal, Read};
+use super::openapi::{ChangedEndpoint, NewEndpoint, NewSecretText, Standing};
 use super::problem::Problem;
 use super::request::{JsonBody, NoFields, NoParams, Params, Strict, wrong_json};
 use crate::domain::breaker::{Breaker, BreakerState};
@@ -32,6 +34,10 @@ type Body = JsonBody<MAX_REQUEST>;
 /// What its cursors are told by.
 const LIST: &str = "endpoints";
 
+#[derive(OpenApi)]
+#[openapi(paths(create, list, show, update, delete, pause, resume, secret, rotate, test))]
+pub(super) struct Api;
+
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/endpoints").post(create).get(list).default_service(super::only("POST, GET")))
@@ -51,7 +57,12 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/endpoints/{id}/test").post(test).default_service(super::only("POST")));
 }
 
-#[derive(Serialize)]
+/// How an endpoint is doing.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health, example = json!({
+    "breaker": "closed", "consecutive_failures": 0, "hold_until": null, "next_probe_at": null, "next_slot_at": null,
+    "pending": 412, "sending": 3, "held": 0, "oldest_pending_at": "2026-11-25T09:58:00.000000Z", "estimated_drain_s": 2472
+}))]
 struct HealthBody {
     breaker: BreakerState,
     consecutive_failures: u32,
@@ -65,13 +76,27 @@ struct HealthBody {
     estimated_drain_s: Option<u64>,
 }
 
-#[derive(Serialize)]
+/// Where webhooks go.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Endpoint, example = json!({
+    "id": "ep_01a2116c7ac0750b83c2f73300529619", "url": "https://example.com/hook", "tenant": "default",
+    "description": "Billing", "event_types": ["invoice.*"], "headers": {"x-team": "***"}, "rate_limit": "10/min",
+    "concurrency": 3, "timeout_ms": 15000, "retry_delays_s": [10, 20, 40, 80], "max_age_s": 2592000,
+    "breaker_after": 10, "ordering": "none", "on_failed": "block", "signing": ["v1"], "status": "active",
+    "pause_reason": null, "public_key": null, "created_at": "2026-11-25T10:00:00.000000Z",
+    "updated_at": "2026-11-25T10:00:00.000000Z", "health": {
+        "breaker": "closed", "consecutive_failures": 0, "hold_until": null, "next_probe_at": null,
+        "next_slot_at": null, "pending": 0, "sending": 0, "held": 0, "oldest_pending_at": null, "estimated_drain_s": null
+    }
+}))]
 pub(super) struct EndpointBody {
     id: EndpointId,
     url: String,
     tenant: Tenant,
     description: String,
     event_types: Vec<EventFilter>,
+    /// Values are shown as `***`.
+    #[schema(value_type = BTreeMap<String, String>)]
     headers: BTreeMap<String, &'static str>,
     rate_limit: RateLimit,
     concurrency: u32,
@@ -82,12 +107,14 @@ pub(super) struct EndpointBody {
     ordering: Ordering,
     on_failed: OnFailed,
     signing: Vec<Signing>,
+    #[schema(value_type = Standing)]
     status: &'static str,
     pause_reason: Option<PauseReason>,
     public_key: Option<String>,
     created_at: Timestamp,
     updated_at: Timestamp,
     health: HealthBody,
+    /// In the answer that creates it alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }
@@ -138,7 +165,19 @@ impl EndpointBody {
     }
 }
 
+/// Create an endpoint
+///
 /// `tenant` and `secret` can be given once; the rest is what can be changed later too.
+#[utoipa::path(
+    post,
+    path = "/endpoints",
+    operation_id = "createEndpoint",
+    tag = "Endpoints",
+    request_body(content = NewEndpoint),
+    responses(
+        (status = 201, description = "The endpoint, and this once its secret.", body = EndpointBody),
+    )
+)]
 async fn create(access: Access<Portal>, _: NoParams, body: Body) -> Result<HttpResponse, Problem> {
     let mut fields = body.read::<Strict>()?.into_fields();
     let tenant = access.tenant(take_text(&mut fields, "tenant", Tenant::parse)?)?;
@@ -168,6 +207,22 @@ fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
     })
 }
 
+/// Change an endpoint
+///
+/// It takes effect at once. Arrays and headers are replaced whole.
+#[utoipa::path(
+    patch,
+    path = "/endpoints/{id}",
+    operation_id = "changeEndpoint",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+    ),
+    request_body(content = ChangedEndpoint),
+    responses(
+        (status = 200, description = "The endpoint as it is now.", body = EndpointBody),
+    )
+)]
 async fn update(
     access: Access<Portal>,
     _: NoParams,
@@ -186,6 +241,15 @@ async fn update(
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
+/// One endpoint
+#[utoipa::path(
+    get,
+    path = "/endpoints/{id}",
+    operation_id = "showEndpoint",
+    tag = "Endpoints",
+    params(("id" = EndpointId, Path)),
+    responses((status = 200, description = "The endpoint.", body = EndpointBody))
+)]
 async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let view = access.postrider().endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
@@ -198,6 +262,23 @@ fn search(text: &str) -> Result<String, String> {
     sought.then(|| text.to_owned()).ok_or_else(|| "must be 1 to 200 characters".into())
 }
 
+/// Endpoints
+#[utoipa::path(
+    get,
+    path = "/endpoints",
+    operation_id = "listEndpoints",
+    tag = "Endpoints",
+    params(
+        ("tenant" = Option<Tenant>, Query, description = "Only this tenant's."),
+        ("status" = Option<Standing>, Query, description = "Only active or only paused ones."),
+        ("search" = Option<String>, Query, description = "Only those with this in their URL or description.", pattern = "^[ -~]{1,200}$"),
+        ("limit" = Option<i64>, Query, description = "How many at most: 50 unless given.", minimum = 1, maximum = 250),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before.", pattern = "^endpoints:[A-Za-z0-9_-]{1,64}$"),
+    ),
+    responses(
+        (status = 200, description = "A page.", body = ListBody<EndpointBody>),
+    )
+)]
 async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["tenant", "status", "search", "limit", "cursor"]);
     let (limit, after) = params.page(LIST);
@@ -216,11 +297,39 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
 }
 
+/// Delete an endpoint
+#[utoipa::path(
+    delete,
+    path = "/endpoints/{id}",
+    operation_id = "deleteEndpoint",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+    ),
+    responses(
+        (status = 204, description = "What waited for it has failed (`endpoint_deleted`); its history stays."),
+    )
+)]
 async fn delete(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     access.postrider().delete_endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
+/// Pause an endpoint
+///
+/// Nothing new is sent, what is in flight ends, everything waits.
+#[utoipa::path(
+    post,
+    path = "/endpoints/{id}/pause",
+    operation_id = "pauseEndpoint",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+    ),
+    responses(
+        (status = 200, description = "The endpoint as it is now.", body = EndpointBody),
+    )
+)]
 async fn pause(
     access: Access<Portal>,
     _: NoParams,
@@ -231,6 +340,21 @@ async fn pause(
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
+/// Resume an endpoint
+///
+/// Whatever paused it; it also clears a hold and closes the breaker.
+#[utoipa::path(
+    post,
+    path = "/endpoints/{id}/resume",
+    operation_id = "resumeEndpoint",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+    ),
+    responses(
+        (status = 200, description = "The endpoint as it is now.", body = EndpointBody),
+    )
+)]
 async fn resume(
     access: Access<Portal>,
     _: NoParams,
@@ -241,23 +365,58 @@ async fn resume(
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
-#[derive(Serialize)]
+/// A signing secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointSecret)]
 struct SecretBody {
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     secret: String,
 }
 
+/// Show the secret
+#[utoipa::path(
+    get,
+    path = "/endpoints/{id}/secret",
+    operation_id = "showSecret",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+    ),
+    responses(
+        (status = 200, description = "The present secret.", body = SecretBody),
+    )
+)]
 async fn secret(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let secret = access.postrider().endpoint_secret(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
 }
 
-#[derive(Deserialize)]
+/// The secret to come; one is made where it is absent.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewSecret, example = json!({"grace_s": 86400}))]
 struct RotateRequest {
+    #[schema(value_type = Option<NewSecretText>)]
     secret: Option<String>,
+    /// How long both sign, in seconds: a day unless given.
+    #[schema(minimum = 0, maximum = 604800)]
     grace_s: Option<u64>,
 }
 
+/// Give it another secret
+#[utoipa::path(
+    post,
+    path = "/endpoints/{id}/secret/rotate",
+    operation_id = "rotateSecret",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+    ),
+    request_body(content = RotateRequest),
+    responses(
+        (status = 200, description = "The new secret. Both sign until the grace ends.", body = SecretBody),
+    )
+)]
 async fn rotate(
     access: Access<Portal>,
     _: NoParams,
@@ -272,12 +431,27 @@ async fn rotate(
     Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
 }
 
-#[derive(Serialize)]
+/// The test that was sent.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointTest)]
 struct TestBody {
     event_id: crate::domain::ids::EventId,
     delivery_id: Option<crate::domain::ids::DeliveryId>,
 }
 
+/// Send it a test event
+#[utoipa::path(
+    post,
+    path = "/endpoints/{id}/test",
+    operation_id = "testEndpoint",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+    ),
+    responses(
+        (status = 202, description = "A `postrider.test` event is on its way to this endpoint alone.", body = TestBody),
+    )
+)]
 async fn test(
     access: Access<Portal>,
     _: NoParams,

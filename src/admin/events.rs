@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use utoipa::{OpenApi, ToSchema};
 
 use super::ListBody;
 use super::auth::{Access, Publish, Read, id_of};
@@ -25,6 +26,10 @@ const MAX_BATCH_REQUEST: usize = 16 * 1024 * 1024;
 /// What its cursors are told by.
 const LIST: &str = "events";
 
+#[derive(OpenApi)]
+#[openapi(paths(publish, publish_batch, list, show))]
+pub(super) struct Api;
+
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/events").post(publish).get(list).default_service(super::only("POST, GET")))
@@ -32,16 +37,30 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/events/{id}").get(show).default_service(super::only("GET")));
 }
 
-#[derive(Deserialize)]
+/// An event to publish: `data`, or `payload` with its `content_type`.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewEvent, example = json!({"type": "invoice.paid", "data": {"amount": 1200}}))]
 struct EventRequest {
+    #[schema(value_type = EventType)]
     r#type: String,
+    /// Any JSON, sent as it came in `{"type","timestamp","data","id"}`; `null` is data.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = serde_json::Value)]
     data: Option<Box<RawValue>>,
+    /// Sent byte for byte.
     payload: Option<String>,
+    /// Of `payload`.
+    #[schema(pattern = "^[!-.0-~]{1,60}/[!-~]{1,60}$")]
     content_type: Option<String>,
+    /// A UUID v4 is made where it is absent.
+    #[schema(value_type = Option<EventId>)]
     id: Option<String>,
+    /// The token's own, or `default`.
+    #[schema(value_type = Option<Tenant>)]
     tenant: Option<String>,
+    /// Events that share one arrive in order at endpoints with `"ordering": "key"`.
+    #[schema(pattern = "^[ -~]{1,256}$")]
     ordering_key: Option<String>,
 }
 
@@ -113,9 +132,12 @@ pub(crate) fn read_event(body: &[u8]) -> Option<NewEvent> {
     body.read::<EventRequest>().ok()?.into_event(&Tenant::default(), "").ok()
 }
 
-#[derive(Deserialize)]
+/// Events to publish together.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewEvents)]
 struct BatchRequest {
+    #[schema(value_type = Vec<EventRequest>, min_items = 1, max_items = 1000)]
     #[serde(deserialize_with = "at_most_a_batch")]
     events: Vec<Object<EventRequest>>,
 }
@@ -151,17 +173,20 @@ where
     deserializer.deserialize_seq(Batch)
 }
 
-#[derive(Serialize)]
+/// What became of an event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Receipt)]
 struct ReceiptBody {
     id: EventId,
     r#type: EventType,
     tenant: Tenant,
     created_at: Timestamp,
+    /// Whether it had been published before.
     duplicate: bool,
     deliveries: Vec<ReceiptDelivery>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ReceiptDelivery {
     id: crate::domain::ids::DeliveryId,
     endpoint_id: crate::domain::ids::EndpointId,
@@ -181,6 +206,21 @@ impl From<Receipt> for ReceiptBody {
     }
 }
 
+/// Publish an event
+///
+/// Give either `data`, any JSON, or `payload` with its `content_type`. The same id with the same content is a duplicate and answered as the first time.
+#[utoipa::path(
+    post,
+    path = "/events",
+    operation_id = "publish",
+    tag = "Publishing",
+    request_body(content = EventRequest),
+    responses(
+        (status = 202, description = "It is durable, and on its way.", body = ReceiptBody),
+        (status = 200, description = "It was there already: the first answer again.", body = ReceiptBody),
+        (status = 409, description = "The id belongs to another event (`event-id-conflict`)."),
+    )
+)]
 async fn publish(
     access: Access<Publish>,
     _: NoParams,
@@ -208,11 +248,25 @@ fn receipt_response(receipt: &ReceiptBody) -> actix_web::HttpResponseBuilder {
     if receipt.duplicate { HttpResponse::Ok() } else { HttpResponse::Accepted() }
 }
 
-#[derive(Serialize)]
+/// One receipt for each event, in their order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Receipts)]
 struct BatchBody {
     data: Vec<ReceiptBody>,
 }
 
+/// Publish up to 1,000 events, all or none
+#[utoipa::path(
+    post,
+    path = "/events/batch",
+    operation_id = "publishBatch",
+    tag = "Publishing",
+    request_body(content = BatchRequest),
+    responses(
+        (status = 202, description = "All of them are durable.", body = BatchBody),
+        (status = 409, description = "The id of one belongs to another event; none was published."),
+    )
+)]
 async fn publish_batch(
     access: Access<Publish>,
     _: NoParams,
@@ -240,7 +294,9 @@ async fn publish_batch(
     Ok(HttpResponse::Accepted().json(BatchBody { data }))
 }
 
-#[derive(Serialize)]
+/// An event as lists show it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 struct EventBody {
     id: EventId,
     r#type: EventType,
@@ -263,7 +319,9 @@ impl EventBody {
     }
 }
 
-#[derive(Serialize)]
+/// An event, its body and its deliveries.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FullEvent)]
 struct FullEventBody {
     #[serde(flatten)]
     event: EventBody,
@@ -274,6 +332,20 @@ struct FullEventBody {
     deliveries: Vec<DeliveryBody>,
 }
 
+/// One event, its body and its deliveries
+#[utoipa::path(
+    get,
+    path = "/events/{id}",
+    operation_id = "showEvent",
+    tag = "Publishing",
+    params(
+        ("id" = EventId, Path),
+        ("tenant" = Option<Tenant>, Query, description = "Whose it is, unless the token says so: ids are unique per tenant."),
+    ),
+    responses(
+        (status = 200, description = "The event.", body = FullEventBody),
+    )
+)]
 async fn show(
     access: Access<Read>,
     request: HttpRequest,
@@ -294,6 +366,24 @@ async fn show(
     }))
 }
 
+/// Events
+#[utoipa::path(
+    get,
+    path = "/events",
+    operation_id = "listEvents",
+    tag = "Publishing",
+    params(
+        ("type" = Option<EventType>, Query, description = "Only events of that type."),
+        ("tenant" = Option<Tenant>, Query, description = "Only this tenant's."),
+        ("since" = Option<Timestamp>, Query, description = "Published then or later."),
+        ("until" = Option<Timestamp>, Query, description = "Published before that."),
+        ("limit" = Option<i64>, Query, description = "How many at most: 50 unless given.", minimum = 1, maximum = 250),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before.", pattern = "^events:[0-9]{1,18}$"),
+    ),
+    responses(
+        (status = 200, description = "A page.", body = ListBody<EventBody>),
+    )
+)]
 async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["type", "tenant", "since", "until", "limit", "cursor"]);
     let (limit, after) = params.page(LIST);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
 
 use super::auth::{Access, Read};
 use super::endpoints::EndpointBody;
@@ -12,12 +13,16 @@ use super::problem::Problem;
 use super::request::Params;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Outcome;
-use crate::domain::ids::Tenant;
+use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lifecycle::Status;
 use crate::engine::{Bucket, EndpointStats, Overview};
 
 const DEFAULT_WINDOW: Duration = Duration::from_secs(3600);
 const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3600);
+
+#[derive(OpenApi)]
+#[openapi(paths(overview, stats))]
+pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -25,7 +30,9 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/endpoints/{id}/stats").get(stats).default_service(super::only("GET")));
 }
 
-#[derive(Serialize)]
+/// Attempts in a part of the time.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Bucket)]
 struct BucketBody {
     at: Timestamp,
     delivered: u64,
@@ -48,14 +55,16 @@ fn success_rate(delivered: u64, total: u64) -> Option<f64> {
     (total > 0).then(|| delivered as f64 / total as f64)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AttemptCounts)]
 struct AttemptsBody {
     total: u64,
     delivered: u64,
     failed: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointCounts)]
 struct EndpointsBody {
     total: u64,
     active: u64,
@@ -63,7 +72,9 @@ struct EndpointsBody {
     failing: u64,
 }
 
-#[derive(Serialize)]
+/// How all of it is doing.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Overview)]
 pub(super) struct OverviewBody {
     window_s: u64,
     attempts: AttemptsBody,
@@ -105,6 +116,19 @@ impl OverviewBody {
     }
 }
 
+/// How all of it is doing
+#[utoipa::path(
+    get,
+    path = "/overview",
+    operation_id = "overview",
+    tag = "Operating",
+    params(
+        ("tenant" = Option<Tenant>, Query, description = "Only this tenant's."),
+    ),
+    responses(
+        (status = 200, description = "The last five minutes, what waits, and which endpoints are in trouble.", body = OverviewBody),
+    )
+)]
 async fn overview(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["tenant"]);
     let tenant = params.take_with("tenant", Tenant::parse);
@@ -114,17 +138,25 @@ async fn overview(access: Access<Read>, request: HttpRequest) -> Result<HttpResp
     Ok(HttpResponse::Ok().json(OverviewBody::new(overview)))
 }
 
-#[derive(Serialize)]
+/// Milliseconds.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Percentiles)]
 struct DurationBody {
     p50: f64,
     p95: f64,
     p99: f64,
 }
 
-#[derive(Serialize)]
+/// How an endpoint has been doing.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointStats)]
 struct StatsBody {
     window_s: u64,
+    /// By status.
+    #[schema(value_type = BTreeMap<String, u64>)]
     deliveries: BTreeMap<Status, u64>,
+    /// Attempts by outcome.
+    #[schema(value_type = BTreeMap<String, u64>)]
     outcomes: BTreeMap<Outcome, u64>,
     attempts: u64,
     success_rate: Option<f64>,
@@ -155,6 +187,20 @@ fn window(text: &str) -> Result<Duration, String> {
     given.ok_or_else(|| "must be 1m to 24h, such as 1h".into())
 }
 
+/// How an endpoint has been doing
+#[utoipa::path(
+    get,
+    path = "/endpoints/{id}/stats",
+    operation_id = "endpointStats",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+        ("window" = Option<String>, Query, description = "1m to 24h; 1h unless given.", pattern = "^([1-9]|[1-5][0-9])m|([1-9]|1[0-9]|2[0-4])h$"),
+    ),
+    responses(
+        (status = 200, description = "Counts, and how long attempts took.", body = StatsBody),
+    )
+)]
 async fn stats(
     access: Access<Read>,
     request: HttpRequest,

@@ -10,6 +10,7 @@ mod endpoints;
 mod events;
 mod insight;
 mod nodes;
+mod openapi;
 mod problem;
 mod recoveries;
 mod request;
@@ -21,19 +22,23 @@ use actix_web::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
 
 use self::auth::Access;
 pub use self::auth::ApiToken;
 use self::auth::Callers;
 #[cfg(feature = "testing")]
 pub(crate) use self::events::read_event;
+pub use self::openapi::openapi;
 use self::problem::{Kind, Problem};
 use crate::engine::{MetricsFormat, Postrider};
 
 /// A page of a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = List)]
 struct ListBody<T> {
     data: Vec<T>,
+    /// `cursor` of the next page; null: this is the last.
     next_cursor: Option<String>,
 }
 
@@ -42,6 +47,10 @@ impl<T> ListBody<T> {
         Self { data, next_cursor: next.map(|key| request::cursor(list, &key)) }
     }
 }
+
+#[derive(OpenApi)]
+#[openapi(paths(healthz, readyz, metrics))]
+struct Api;
 
 impl Postrider {
     /// Mounts the HTTP API, without any authentication of its own: whoever reaches it may do everything, so
@@ -106,6 +115,7 @@ fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::Servic
                     .configure(recoveries::routes)
                     .configure(insight::routes)
                     .configure(stream::routes)
+                    .configure(openapi::routes)
                     .default_service(web::route().to(not_found)),
             )
             .configure(dashboard::routes)
@@ -130,20 +140,54 @@ fn only(allowed: &'static str) -> actix_web::Route {
     })
 }
 
-#[derive(Serialize)]
+/// That all is well.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Probe)]
 struct StatusBody {
     status: &'static str,
 }
 
+/// Whether the process lives
+#[utoipa::path(
+    get,
+    path = "healthz",
+    operation_id = "healthz",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "It does.", body = StatusBody),
+    ),
+    security(())
+)]
 async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(StatusBody { status: "ok" })
 }
 
+/// Whether events are taken and sent
+#[utoipa::path(
+    get,
+    path = "readyz",
+    operation_id = "readyz",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "The database takes writes, and the supervisors run.", body = StatusBody),
+    ),
+    security(())
+)]
 async fn readyz(postrider: web::Data<Postrider>) -> Result<HttpResponse, Problem> {
     postrider.ready().await?;
     Ok(HttpResponse::Ok().json(StatusBody { status: "ready" }))
 }
 
+/// Metrics
+#[utoipa::path(
+    get,
+    path = "metrics",
+    operation_id = "metrics",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "OpenMetrics or the text format of Prometheus, as `accept` says.", body = String, content_type = "text/plain", example = "# TYPE postrider_waiting gauge\\npostrider_waiting 0\\n"),
+    )
+)]
 async fn metrics(access: Access<auth::Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     access.for_all_tenants()?;
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());

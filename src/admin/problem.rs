@@ -36,7 +36,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const fn parts(self) -> (&'static str, &'static str, StatusCode) {
+    /// Its name, its title and its status.
+    pub(super) const fn parts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
             Self::MalformedJson => ("malformed-json", "The body is not JSON", StatusCode::BAD_REQUEST),
             Self::Unauthorized => ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED),
@@ -112,6 +113,11 @@ impl Problem {
     }
 }
 
+/// The URI that stands for a problem.
+pub(super) fn type_of(name: &str) -> String {
+    format!("urn:postrider:problem:{name}")
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -146,7 +152,7 @@ impl ResponseError for Problem {
             response.insert_header((RETRY_AFTER, seconds));
         }
         let body = Body {
-            r#type: format!("urn:postrider:problem:{name}"),
+            r#type: type_of(name),
             title,
             status: status.as_u16(),
             detail: &self.detail,

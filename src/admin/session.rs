@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, ToSchema};
 
 use super::auth::{Access, Admin, Caller, Callers, id_of};
 use super::problem::{Kind, Problem};
@@ -27,6 +28,10 @@ const DEFAULT_LINK_S: u64 = 3600;
 /// What the API's own paths begin with, below wherever it is mounted.
 const API: &str = "/api/v1/";
 
+#[derive(OpenApi)]
+#[openapi(paths(open, show, close, portal_link))]
+pub(super) struct Api;
+
 /// Without authentication: it is what authenticates.
 pub(super) fn resource(path: &str) -> actix_web::Resource {
     let only = super::only("POST, GET, DELETE");
@@ -39,7 +44,7 @@ pub(super) fn link_routes(config: &mut web::ServiceConfig) {
 }
 
 /// What a session was opened by.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum SessionKind {
     Token,
@@ -48,11 +53,14 @@ enum SessionKind {
     Host,
 }
 
-#[derive(Serialize)]
+/// A browser's session.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 struct SessionBody {
     scope: Scope,
     tenant: Option<Tenant>,
     kind: SessionKind,
+    /// What calls that change something send in `x-csrf-token`.
     csrf: Option<String>,
     expires_at: Option<Timestamp>,
 }
@@ -72,13 +80,30 @@ impl SessionBody {
 }
 
 /// What is exchanged, where it is not a bearer token in the header.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewSession, example = json!({"token": "the operator's token"}))]
 struct SessionRequest {
     token: Option<String>,
     portal: Option<String>,
 }
 
+/// Sign a browser in
+///
+/// By a token in the header or the body, or by the credential of a portal link.
+#[utoipa::path(
+    post,
+    path = "/session",
+    operation_id = "openSession",
+    tag = "Access",
+    request_body(content = SessionRequest),
+    responses(
+        (status = 201, description = "The session is in an HttpOnly cookie.", body = SessionBody),
+        (status = 401, description = "The token or link is not valid."),
+        (status = 429, description = "Too many wrong tokens from this address."),
+    ),
+    security(())
+)]
 async fn open(
     request: HttpRequest,
     postrider: web::Data<Postrider>,
@@ -124,6 +149,18 @@ fn cookie(request: &HttpRequest, credential: String, lasts: Duration) -> Cookie<
         .finish()
 }
 
+/// Who is signed in
+#[utoipa::path(
+    get,
+    path = "/session",
+    operation_id = "showSession",
+    tag = "Access",
+    responses(
+        (status = 200, description = "The session.", body = SessionBody),
+        (status = 401, description = "Nobody is."),
+    ),
+    security(())
+)]
 async fn show(
     request: HttpRequest,
     postrider: web::Data<Postrider>,
@@ -139,23 +176,56 @@ async fn show(
     Ok(HttpResponse::Ok().json(SessionBody::new(&open, grant)))
 }
 
-/// Takes the cookie away. (To sign somebody out everywhere, revoke the token.)
+/// Sign out
+///
+/// To sign somebody out everywhere, revoke the token.
+#[utoipa::path(
+    delete,
+    path = "/session",
+    operation_id = "closeSession",
+    tag = "Access",
+    responses(
+        (status = 204, description = "The cookie is taken away."),
+    ),
+    security(())
+)]
 async fn close(request: HttpRequest, _: NoParams) -> HttpResponse {
     HttpResponse::NoContent().cookie(cookie(&request, String::new(), Duration::ZERO)).finish()
 }
 
-#[derive(Deserialize)]
+/// How long the link is to be good for.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewPortalLink, example = json!({"expires_s": 3600}))]
 struct LinkRequest {
+    /// In seconds: an hour unless given.
+    #[schema(minimum = 60, maximum = 604800)]
     expires_s: Option<u64>,
 }
 
-#[derive(Serialize)]
+/// A link to a tenant's own page.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PortalLink)]
 struct LinkBody {
+    #[schema(example = "https://webhooks.example.com/#portal=…")]
     url: String,
     expires_at: Timestamp,
 }
 
+/// A link to a tenant's own page
+#[utoipa::path(
+    post,
+    path = "/tenants/{tenant}/portal-link",
+    operation_id = "portalLink",
+    tag = "Access",
+    params(
+        ("tenant" = Tenant, Path),
+    ),
+    request_body(content = LinkRequest),
+    responses(
+        (status = 201, description = "The credential is in the fragment of the URL.", body = LinkBody),
+    )
+)]
 async fn portal_link(
     access: Access<Admin>,
     request: HttpRequest,

@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use utoipa::OpenApi;
 
 use super::auth::{Access, Read};
 use super::insight::OverviewBody;
@@ -31,6 +32,10 @@ const MOST_TOLD: usize = 100;
 /// After how many beats an overview is told although nothing happened.
 const OVERVIEW_BEATS: u32 = 10;
 
+#[derive(OpenApi)]
+#[openapi(paths(open))]
+pub(super) struct Api;
+
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(web::resource("/stream").get(open).default_service(super::only("GET")));
 }
@@ -46,6 +51,16 @@ struct Reader {
     beats: u32,
 }
 
+/// What happens, as it happens
+#[utoipa::path(
+    get,
+    path = "/stream",
+    operation_id = "stream",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "Server-sent events: `overview`, `delivery`, `endpoint`, `lagged`.", body = String, content_type = "text/event-stream", example = "event: delivery\\ndata: {}\\n\\n"),
+    )
+)]
 async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem> {
     let tenant = access.tenant_filter(None)?;
     let mut beat = interval(BEAT);

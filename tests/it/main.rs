@@ -4,6 +4,7 @@ mod docs;
 mod engine;
 mod house;
 mod invariants;
+mod openapi;
 mod process;
 mod sender;
 mod store;

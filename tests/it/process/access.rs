@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::support::api::{Answer, Api};
+use crate::support::document::DOCUMENT;
 use crate::support::server::{Server, run};
 
 /// A route, the scope that it needs, and what it is about.
@@ -66,11 +67,9 @@ const ROUTES: &[Route] = &[
 /// The routes that the sources mount.
 fn mounted() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            continue; // The dashboard's files.
-        }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    for path in files.filter(|path| path.is_file()).chain([folder.join("openapi/mod.rs")]) {
         let text = std::fs::read_to_string(path).unwrap();
         for mount in text.split("web::resource(\"").skip(1) {
             let (path, rest) = mount.split_once('"').unwrap();
@@ -83,6 +82,13 @@ fn mounted() -> BTreeSet<(String, String)> {
         }
     }
     found
+}
+
+/// The calls below `/api/v1` that the document describes.
+fn described() -> impl Iterator<Item = (String, String)> {
+    let paths = DOCUMENT["paths"].as_object().unwrap().iter();
+    let below = paths.filter_map(|(path, item)| Some((path.strip_prefix("/api/v1")?, item.as_object()?)));
+    below.flat_map(|(path, item)| item.keys().map(move |method| (method.to_uppercase(), path.to_owned())))
 }
 
 /// An endpoint, a delivery that was cancelled, an event and a token, all of one tenant.
@@ -151,8 +157,15 @@ fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: 
 #[test]
 fn every_route_asks_for_its_scope_and_keeps_to_its_tenant() {
     let mut mounted = mounted();
-    // The dashboard's files are for everyone, and the stream, which never ends, has a test of its own.
-    for apart in ["/assets/{path:.*}", "/stream"] {
+    let described: BTreeSet<_> = described().collect();
+    // Who signs in has no token yet.
+    let open = ["POST", "GET", "DELETE"].map(|method| (method.to_owned(), "/session".to_owned()));
+    let files = ("GET".to_owned(), "/assets/{path:.*}".to_owned());
+    let calls: BTreeSet<_> = mounted.iter().filter(|call| **call != files).cloned().chain(open).collect();
+    assert_eq!(described, calls, "the API's description knows other calls");
+    // The dashboard's files are for everyone, so is the description for who may read; the stream, which never ends,
+    // has a test of its own.
+    for apart in ["/assets/{path:.*}", "/stream", "/openapi.json"] {
         assert!(mounted.remove(&("GET".to_owned(), apart.to_owned())), "{apart} is gone");
     }
     let listed = ROUTES.iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();

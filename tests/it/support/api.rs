@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::document;
+
 /// An answer of the API.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -63,8 +65,8 @@ impl Api {
         body: Option<String>,
     ) -> Result<Answer, reqwest::Error> {
         self.runtime.block_on(async {
-            let method: reqwest::Method = method.parse().unwrap();
-            let mut request = self.client.request(method, format!("{}{path}", self.base));
+            let verb: reqwest::Method = method.parse().unwrap();
+            let mut request = self.client.request(verb, format!("{}{path}", self.base));
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
@@ -76,7 +78,9 @@ impl Api {
             let bytes = answer.bytes().await?;
             let body = serde_json::from_slice(&bytes)
                 .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-            Ok(Answer { status, headers, body })
+            let answer = Answer { status, headers, body };
+            document::hold(method, path, status, &answer.header("content-type"), &answer.body);
+            Ok(answer)
         })
     }
 

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod database;
+pub mod document;
 pub mod engine;
 pub mod postgres;
 pub mod proxy;

@@ -1,0 +1,240 @@
+//! The API as it describes itself (OpenAPI 3.1): put together from what stands at each handler.
+//!
+//! What holds for every call is not repeated there: its refusals, its security, and that an answer has all of
+//! its fields, are added here. `docs/openapi.json` is this document; a test compares them.
+
+mod shapes;
+mod words;
+
+use std::sync::LazyLock;
+
+use actix_web::{HttpResponse, web};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+pub(super) use self::shapes::{
+    AttemptShape, ChangedEndpoint, NewEndpoint, NewSecretText, NodeShape, ProblemShape, RecoveryShape,
+    Standing, TokenShape,
+};
+use super::problem::{Kind, type_of};
+use super::{deliveries, endpoints, events, insight, nodes, recoveries, session, stream, tokens};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Postrider",
+        description = "Webhooks that are not lost. Times are RFC 3339 in UTC with microseconds, ids are opaque, lists are newest first; an answer may get more fields. After a 503 the commit may have happened: publish again with your own id.",
+        license(name = "MIT OR Apache-2.0")
+    ),
+    nest(
+        (path = "/api/v1", api = events::Api),
+        (path = "/api/v1", api = endpoints::Api),
+        (path = "/api/v1", api = recoveries::Api),
+        (path = "/api/v1", api = deliveries::Api),
+        (path = "/api/v1", api = insight::Api),
+        (path = "/api/v1", api = stream::Api),
+        (path = "/api/v1", api = tokens::Api),
+        (path = "/api/v1", api = nodes::Api),
+        (path = "/api/v1", api = session::Api),
+        (path = "/api/v1", api = Own),
+        (path = "/", api = super::Api),
+    ),
+    components(schemas(ProblemShape))
+)]
+struct Whole;
+
+#[derive(OpenApi)]
+#[openapi(paths(show))]
+struct Own;
+
+/// Fields of answers that are there only at times.
+const AT_TIMES: [(&str, &str); 2] = [("Endpoint", "secret"), ("Problem", "errors")];
+
+/// Whether a call may be refused so.
+type Applies = fn(&Value) -> bool;
+
+/// What calls are refused with, by what they take.
+const REFUSALS: [(Kind, Applies); 10] = [
+    (Kind::MalformedJson, has_body),
+    (Kind::Unauthorized, is_guarded),
+    (Kind::Forbidden, is_guarded),
+    (Kind::NotFound, has_path),
+    (Kind::RequestTimeout, has_body),
+    (Kind::TooLarge, has_body),
+    (Kind::UnsupportedMediaType, has_body),
+    (Kind::Invalid, |_| true),
+    (Kind::TooManyRequests, is_guarded),
+    (Kind::Unavailable, |_| true),
+];
+
+fn has_body(operation: &Value) -> bool {
+    operation.get("requestBody").is_some()
+}
+
+fn has_path(operation: &Value) -> bool {
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    parameters.into_iter().any(|parameter| parameter["in"] == "path")
+}
+
+fn is_guarded(operation: &Value) -> bool {
+    operation["security"] != json!([])
+}
+
+/// The document as it is served.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| openapi().into());
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/openapi.json").get(show).default_service(super::only("GET")));
+}
+
+/// This document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    operation_id = "openapi",
+    tag = "Operating",
+    responses((status = 200, description = "OpenAPI 3.1.", body = serde_json::Value, example = json!({"openapi": "3.1.0"})))
+)]
+async fn show(_: super::auth::Access<super::auth::Read>, _: super::request::NoParams) -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(DOCUMENT.clone())
+}
+
+/// The API's description as JSON (OpenAPI 3.1): what `GET /api/v1/openapi.json` answers.
+pub fn openapi() -> String {
+    let mut document = serde_json::to_value(Whole::openapi()).unwrap_or_default();
+    document["components"]["securitySchemes"] = json!({
+        "token": {"type": "http", "scheme": "bearer", "description": "The operator's token, or one made with it."},
+        "session": {"type": "apiKey", "in": "cookie", "name": session::COOKIE,
+            "description": "A browser's session (POST /api/v1/session); what changes something needs its CSRF value in the header x-csrf-token."}
+    });
+    document["security"] = json!([{"token": []}, {"session": []}]);
+    let schemas = document["components"]["schemas"].as_object_mut();
+    let schemas = schemas.map(std::mem::take).unwrap_or_default();
+    let schemas: Map<String, Value> =
+        schemas.into_iter().map(|(name, schema)| (name.clone(), complete(&name, schema))).collect();
+    for operation in operations(&mut document) {
+        refuse(operation);
+        exemplify(operation, &schemas);
+    }
+    document["components"]["schemas"] = schemas.into();
+    document["components"]["responses"] = refusals().into();
+    format!("{document:#}\n")
+}
+
+fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut)
+}
+
+/// An answer has all of its fields, null or not.
+fn complete(name: &str, mut schema: Value) -> Value {
+    let closed = schema.get("additionalProperties").is_some();
+    let parts = schema.get("allOf").and_then(Value::as_array).map_or(0, Vec::len);
+    for part in 0..=parts {
+        let object = if part == parts { &mut schema } else { &mut schema["allOf"][part] };
+        let Some(properties) = object.get("properties").and_then(Value::as_object) else { continue };
+        let always = |field: &&String| !AT_TIMES.contains(&(name, field.as_str()));
+        let required: Vec<String> = properties.keys().filter(always).cloned().collect();
+        if !closed && !required.is_empty() {
+            object["required"] = required.into();
+        }
+    }
+    schema
+}
+
+/// What a call may be refused with.
+fn refuse(operation: &mut Value) {
+    for (kind, applies) in REFUSALS {
+        if !applies(operation) {
+            continue;
+        }
+        let (name, _, status) = kind.parts();
+        let present = operation["responses"].as_object().is_some_and(|all| all.contains_key(status.as_str()));
+        if !present {
+            operation["responses"][status.as_str()] =
+                json!({"$ref": format!("#/components/responses/{name}")});
+        }
+    }
+    // What stands at the handler says why, and no more.
+    let answers = operation["responses"].as_object_mut().into_iter().flatten();
+    for (_, answer) in
+        answers.filter(|(status, answer)| !status.starts_with('2') && answer.get("$ref").is_none())
+    {
+        answer["content"] = problem(None);
+    }
+}
+
+/// The refusals that calls have in common.
+fn refusals() -> Map<String, Value> {
+    let answer = |(kind, _): &(Kind, Applies)| {
+        let (name, title, status) = kind.parts();
+        let example =
+            json!({"type": type_of(name), "title": title, "status": status.as_u16(), "detail": title});
+        (name.to_owned(), json!({"description": title, "content": problem(Some(example))}))
+    };
+    REFUSALS.iter().map(answer).collect()
+}
+
+fn problem(example: Option<Value>) -> Value {
+    let mut media = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
+    if let Some(example) = example {
+        media["example"] = example;
+    }
+    json!({"application/problem+json": media})
+}
+
+/// Every body has an example: its own, or that of what it holds.
+fn exemplify(operation: &mut Value, schemas: &Map<String, Value>) {
+    let answers = operation.get("responses").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut places: Vec<String> =
+        answers.keys().map(|status| format!("/responses/{status}/content")).collect();
+    places.push("/requestBody/content".into());
+    for place in places {
+        let Some(Value::Object(content)) = operation.pointer_mut(&place) else { continue };
+        for media in content.values_mut() {
+            if media.get("example").is_none()
+                && let Some(example) = example(&media["schema"], schemas)
+            {
+                media["example"] = example;
+            }
+        }
+    }
+}
+
+/// An example of a schema: its own, or made of those of its parts.
+fn example(schema: &Value, schemas: &Map<String, Value>) -> Option<Value> {
+    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+        return example(&schemas[name], schemas);
+    }
+    if let Some(given) = schema.get("example").or_else(|| schema["examples"].get(0)) {
+        return Some(given.clone());
+    }
+    if let Some(Value::Array(parts)) = schema.get("allOf") {
+        let parts = parts.iter().map(|part| example(part, schemas)).collect::<Option<Vec<_>>>()?;
+        let fields = parts.into_iter().filter_map(|part| match part {
+            Value::Object(fields) => Some(fields),
+            _ => None,
+        });
+        return Some(Value::Object(fields.flatten().collect()));
+    }
+    if let Some(Value::Array(choices)) = schema.get("oneOf") {
+        return choices.iter().find_map(|choice| example(choice, schemas));
+    }
+    if let Some(word) = schema["enum"].get(0) {
+        return Some(word.clone());
+    }
+    if let Some(Value::Object(fields)) = schema.get("properties") {
+        let field = |(name, of): (&String, &Value)| Some((name.clone(), example(of, schemas)?));
+        return Some(Value::Object(fields.iter().filter_map(field).collect()));
+    }
+    let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str())?;
+    Some(match kind {
+        "array" => Value::Array(example(&schema["items"], schemas).into_iter().collect()),
+        "integer" | "number" => schema.get("minimum").cloned().unwrap_or(json!(1)),
+        "boolean" => json!(false),
+        "null" => Value::Null,
+        "object" => json!({}),
+        _ => json!("…"),
+    })
+}
