@@ -38,7 +38,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 #[schema(as = Delivery, example = json!({
     "id": "dlv_01a2116c8d0f7c22a1c04c7d3f2b9e10", "event_id": "3f1e9a52-6b1c-4c35-9a70-0d1f6d1e2b7a",
     "event_type": "invoice.paid", "endpoint_id": "ep_01a2116c7ac0750b83c2f73300529619", "tenant": "default",
-    "status": "pending", "attempt_count": 1, "next_attempt_at": "2026-11-25T10:00:10.041200Z",
+    "status": Status::Pending, "attempt_count": 1, "next_attempt_at": "2026-11-25T10:00:10.041200Z",
     "waiting_for": "due_time", "hold_reason": null, "failure_reason": null,
     "created_at": "2026-11-25T10:00:00.000000Z", "updated_at": "2026-11-25T10:00:00.041200Z", "delivered_at": null
 }))]

@@ -31,7 +31,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 /// The span that is brought back; `until` is now unless given.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewRecovery, example = json!({"since": "2026-11-25T08:00:00Z", "until": null, "include": "failed"}))]
+#[schema(as = NewRecovery, example = json!({"since": "2026-11-25T08:00:00Z", "until": null, "include": Include::Failed}))]
 struct RecoverRequest {
     since: Timestamp,
     until: Option<Timestamp>,
