@@ -25,7 +25,7 @@ use crate::domain::session::Holder;
 use crate::engine::{OpenSession, Postrider};
 
 /// How many wrong tokens an address may send in a minute before it is told to wait.
-const FAILURES: u32 = 20;
+const FAILURES: u32 = 100;
 
 /// The most addresses that failures are remembered of.
 const MAX_ADDRESSES: usize = 4096;

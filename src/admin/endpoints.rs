@@ -12,7 +12,7 @@ use super::ListBody;
 use super::auth::{Access, Portal, Read};
 use super::openapi::{ChangedEndpoint, NewEndpoint, NewSecretText, Standing};
 use super::problem::Problem;
-use super::request::{JsonBody, NoFields, NoParams, Params, Strict, wrong_json};
+use super::request::{JsonBody, NoFields, NoParams, Params, Strict, whole, wrong_json};
 use crate::domain::breaker::{Breaker, BreakerState};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
@@ -59,10 +59,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 
 /// How an endpoint is doing.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Health, example = json!({
-    "breaker": "closed", "consecutive_failures": 0, "hold_until": null, "next_probe_at": null, "next_slot_at": null,
-    "pending": 412, "sending": 3, "held": 0, "oldest_pending_at": "2026-11-25T09:58:00.000000Z", "estimated_drain_s": 2472
-}))]
+#[schema(as = Health)]
 struct HealthBody {
     breaker: BreakerState,
     consecutive_failures: u32,
@@ -78,31 +75,28 @@ struct HealthBody {
 
 /// Where webhooks go.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Endpoint, example = json!({
-    "id": "ep_01a2116c7ac0750b83c2f73300529619", "url": "https://example.com/hook", "tenant": "default",
-    "description": "Billing", "event_types": ["invoice.*"], "headers": {"x-team": "***"}, "rate_limit": "10/min",
-    "concurrency": 3, "timeout_ms": 15000, "retry_delays_s": [10, 20, 40, 80], "max_age_s": 2592000,
-    "breaker_after": 10, "ordering": "none", "on_failed": "block", "signing": ["v1"], "status": "active",
-    "pause_reason": null, "public_key": null, "created_at": "2026-11-25T10:00:00.000000Z",
-    "updated_at": "2026-11-25T10:00:00.000000Z", "health": {
-        "breaker": "closed", "consecutive_failures": 0, "hold_until": null, "next_probe_at": null,
-        "next_slot_at": null, "pending": 0, "sending": 0, "held": 0, "oldest_pending_at": null, "estimated_drain_s": null
-    }
-}))]
+#[schema(as = Endpoint)]
 pub(super) struct EndpointBody {
     id: EndpointId,
+    #[schema(example = "https://example.com/hook")]
     url: String,
     tenant: Tenant,
+    #[schema(example = "Billing")]
     description: String,
     event_types: Vec<EventFilter>,
     /// Values are shown as `***`.
     #[schema(value_type = BTreeMap<String, String>)]
     headers: BTreeMap<String, &'static str>,
     rate_limit: RateLimit,
+    #[schema(example = 3)]
     concurrency: u32,
+    #[schema(example = 15000)]
     timeout_ms: u64,
+    #[schema(example = json!([10, 20, 40, 80]))]
     retry_delays_s: Vec<u32>,
+    #[schema(example = 2592000)]
     max_age_s: u64,
+    #[schema(example = 10)]
     breaker_after: Option<u32>,
     ordering: Ordering,
     on_failed: OnFailed,
@@ -271,7 +265,7 @@ fn search(text: &str) -> Result<String, String> {
     params(
         ("tenant" = Option<Tenant>, Query, description = "Only this tenant's."),
         ("status" = Option<Standing>, Query, description = "Only active or only paused ones."),
-        ("search" = Option<String>, Query, description = "Only those with this in their URL or description.", pattern = "^[ -~]{1,200}$"),
+        ("search" = Option<String>, Query, description = "Only those with this in their URL or description.", max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$"),
         ("limit" = Option<i64>, Query, description = "How many at most: 50 unless given.", minimum = 1, maximum = 250),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before.", pattern = "^endpoints:[A-Za-z0-9_-]{1,64}$"),
     ),
@@ -400,6 +394,7 @@ struct RotateRequest {
     secret: Option<String>,
     /// How long both sign, in seconds: a day unless given.
     #[schema(minimum = 0, maximum = 604800)]
+    #[serde(default, deserialize_with = "whole")]
     grace_s: Option<u64>,
 }
 
@@ -415,6 +410,7 @@ struct RotateRequest {
     request_body(content = RotateRequest),
     responses(
         (status = 200, description = "The new secret. Both sign until the grace ends.", body = SecretBody),
+        (status = 409, description = "Five keys sign already."),
     )
 )]
 async fn rotate(

@@ -51,7 +51,7 @@ struct EventRequest {
     /// Sent byte for byte.
     payload: Option<String>,
     /// Of `payload`.
-    #[schema(pattern = "^[!-.0-~]{1,60}/[!-~]{1,60}$")]
+    #[schema(max_length = 128, pattern = "^[ -~]*/[ -~]*$")]
     content_type: Option<String>,
     /// A UUID v4 is made where it is absent.
     #[schema(value_type = Option<EventId>)]
@@ -60,7 +60,7 @@ struct EventRequest {
     #[schema(value_type = Option<Tenant>)]
     tenant: Option<String>,
     /// Events that share one arrive in order at endpoints with `"ordering": "key"`.
-    #[schema(pattern = "^[ -~]{1,256}$")]
+    #[schema(max_length = 256, pattern = "^[^\\x00]+$")]
     ordering_key: Option<String>,
 }
 

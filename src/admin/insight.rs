@@ -195,7 +195,7 @@ fn window(text: &str) -> Result<Duration, String> {
     tag = "Endpoints",
     params(
         ("id" = EndpointId, Path),
-        ("window" = Option<String>, Query, description = "1m to 24h; 1h unless given.", pattern = "^([1-9]|[1-5][0-9])m|([1-9]|1[0-9]|2[0-4])h$"),
+        ("window" = Option<String>, Query, description = "1m to 24h; 1h unless given.", pattern = "^(([1-9]|[1-5][0-9])m|([1-9]|1[0-9]|2[0-4])h)$"),
     ),
     responses(
         (status = 200, description = "Counts, and how long attempts took.", body = StatsBody),

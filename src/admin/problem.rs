@@ -51,7 +51,7 @@ impl Kind {
                 ("event-id-conflict", "The id belongs to another event", StatusCode::CONFLICT)
             }
             Self::StateConflict => {
-                ("state-conflict", "The delivery's state does not allow it", StatusCode::CONFLICT)
+                ("state-conflict", "Its present state does not allow it", StatusCode::CONFLICT)
             }
             Self::TooLarge => ("too-large", "The request is too large", StatusCode::PAYLOAD_TOO_LARGE),
             Self::UnsupportedMediaType => {
@@ -179,7 +179,9 @@ impl From<Error> for Problem {
                 let errors = vec![FieldError::new(field, "belongs to an event with other content")];
                 Self { errors, ..Self::new(Kind::EventIdConflict, detail) }
             }
-            Error::Refused(_) | Error::EndpointDeleted => Self::new(Kind::StateConflict, detail),
+            Error::Refused(_) | Error::EndpointDeleted | Error::ManyKeys(_) => {
+                Self::new(Kind::StateConflict, detail)
+            }
             Error::Store(StoreError::Unavailable(_)) => Self::new(Kind::Unavailable, detail),
             Error::Store(_) => {
                 tracing::error!(%detail, "a request failed");

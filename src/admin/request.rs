@@ -140,7 +140,7 @@ impl<'de> Deserialize<'de> for Strict {
             }
 
             fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
-                Ok(Strict(value.into()))
+                Ok(Strict(whole_number(value).map_or(value.into(), Value::from)))
             }
 
             fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
@@ -170,6 +170,43 @@ impl<'de> Deserialize<'de> for Strict {
 
         deserializer.deserialize_any(Any)
     }
+}
+
+/// To JSON Schema 5.0 is an integer.
+fn whole_number(value: f64) -> Option<u64> {
+    let whole = value.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&value);
+    whole.then_some(value as u64)
+}
+
+/// A whole number, however it is written.
+pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    struct Whole;
+
+    impl Visitor<'_> for Whole {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("u64")
+        }
+
+        fn visit_u64<E>(self, value: u64) -> Result<u64, E> {
+            Ok(value)
+        }
+
+        fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<u64, E> {
+            whole_number(value).ok_or_else(|| E::invalid_type(serde::de::Unexpected::Float(value), &self))
+        }
+    }
+
+    struct Given(u64);
+
+    impl<'de> Deserialize<'de> for Given {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_u64(Whole).map(Self)
+        }
+    }
+
+    Ok(Option::<Given>::deserialize(deserializer)?.map(|Given(value)| value))
 }
 
 /// A call that takes no fields: no body, or an empty object.

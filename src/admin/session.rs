@@ -9,7 +9,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::auth::{Access, Admin, Caller, Callers, id_of};
 use super::problem::{Kind, Problem};
-use super::request::{JsonBody, NoParams};
+use super::request::{JsonBody, NoParams, whole};
 use crate::domain::access::{Grant, Scope};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::Tenant;
@@ -200,6 +200,7 @@ async fn close(request: HttpRequest, _: NoParams) -> HttpResponse {
 struct LinkRequest {
     /// In seconds: an hour unless given.
     #[schema(minimum = 60, maximum = 604800)]
+    #[serde(default, deserialize_with = "whole")]
     expires_s: Option<u64>,
 }
 

@@ -33,7 +33,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 #[schema(as = NewToken, example = json!({"name": "the shop's publisher", "scope": "publish", "tenant": "default"}))]
 struct TokenRequest {
     /// For people.
-    #[schema(pattern = "^[ -~]{1,100}$")]
+    #[schema(max_length = 100, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$")]
     name: String,
     #[schema(value_type = Scope)]
     scope: String,

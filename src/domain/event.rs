@@ -20,7 +20,7 @@ pub const MAX_BODY_BYTES: usize = 256 * 1024;
 pub const MAX_BATCH: usize = 1000;
 
 const MAX_TYPE_BYTES: usize = 128;
-const MAX_ORDERING_KEY_BYTES: usize = 256;
+const MAX_ORDERING_KEY_CHARS: usize = 256;
 const MAX_CONTENT_TYPE_BYTES: usize = 128;
 
 /// An event's name, such as `invoice.paid`: `[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*`, at most 128 bytes.
@@ -225,9 +225,9 @@ impl NewEvent {
     /// When the body is larger than [`MAX_BODY_BYTES`], or a field cannot be sent.
     pub fn seal(self, now: Timestamp) -> Result<SealedEvent, EventError> {
         if let Some(key) = &self.ordering_key
-            && (!(1..=MAX_ORDERING_KEY_BYTES).contains(&key.len()) || key.contains('\0'))
+            && (!(1..=MAX_ORDERING_KEY_CHARS).contains(&key.chars().count()) || key.contains('\0'))
         {
-            let detail = format!("must be 1 to {MAX_ORDERING_KEY_BYTES} bytes long, without NUL");
+            let detail = format!("must be 1 to {MAX_ORDERING_KEY_CHARS} characters, without NUL");
             return Err(EventError::Invalid(FieldError::new("ordering_key", detail)));
         }
         let content_hash = self.content_hash();

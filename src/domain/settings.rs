@@ -180,7 +180,7 @@ pub struct Settings {
 static NOWHERE: LazyLock<Url> = LazyLock::new(|| Url::parse("http://nowhere.invalid/").unwrap());
 
 const MAX_URL_BYTES: usize = 2048;
-const MAX_DESCRIPTION_BYTES: usize = 1024;
+const MAX_DESCRIPTION_CHARS: usize = 1024;
 const MAX_FILTERS: usize = 100;
 const MIN_MAX_AGE: Duration = Duration::from_secs(60);
 
@@ -246,8 +246,8 @@ impl Settings {
             },
         }
         change.description.apply_to(&mut new.description, String::new);
-        if new.description.len() > MAX_DESCRIPTION_BYTES || new.description.contains('\0') {
-            fail("description", format!("at most {MAX_DESCRIPTION_BYTES} bytes, and no NUL"));
+        if new.description.chars().count() > MAX_DESCRIPTION_CHARS || new.description.contains('\0') {
+            fail("description", format!("at most {MAX_DESCRIPTION_CHARS} characters, and no NUL"));
         }
         match change.event_types {
             Change::Keep => {}

@@ -212,7 +212,7 @@ impl Postrider {
     /// the public key is shown with the endpoint.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and [`Error::Invalid`] for a grace of more than seven days.
+    /// [`Error::NotFound`], [`Error::Invalid`] for a grace of more than seven days, and [`Error::ManyKeys`].
     pub async fn rotate_secret(
         &self,
         id: &EndpointId,
@@ -228,10 +228,7 @@ impl Postrider {
             let (conn, codec) = tx.parts();
             // Each of them signs each attempt.
             if query::live_keys(conn, &endpoint.id, now)? >= MAX_KEYS {
-                let detail = format!(
-                    "{MAX_KEYS} keys sign already: wait until the grace of one has ended, and give a shorter one"
-                );
-                return Ok(Err(Error::field("grace_s", detail)));
+                return Ok(Err(Error::ManyKeys(MAX_KEYS)));
             }
             query::add_keys(conn, codec, &endpoint.id, &keys, now, now + grace)?;
             Ok(Ok(()))

@@ -34,6 +34,9 @@ pub enum Error {
     /// The delivery's endpoint is gone, so nothing would send it.
     #[error("its endpoint was deleted, so it can not be sent any more")]
     EndpointDeleted,
+    /// The endpoint has been given as many secrets lately as may sign at once.
+    #[error("{0} keys sign already: wait until the grace of one has ended, and give a shorter one")]
+    ManyKeys(i64),
     /// The delivery's state does not allow it.
     #[error(transparent)]
     Refused(#[from] lifecycle::Refused),

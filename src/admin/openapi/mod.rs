@@ -19,6 +19,7 @@ pub(super) use self::shapes::{
 };
 use super::problem::{Kind, type_of};
 use super::{deliveries, endpoints, events, insight, nodes, recoveries, session, stream, tokens};
+use crate::domain::access::Scope;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -111,10 +112,12 @@ pub fn openapi() -> String {
     document["security"] = json!([{"token": []}, {"session": []}]);
     let schemas = document["components"]["schemas"].as_object_mut();
     let schemas = schemas.map(std::mem::take).unwrap_or_default();
-    let schemas: Map<String, Value> =
+    let mut schemas: Map<String, Value> =
         schemas.into_iter().map(|(name, schema)| (name.clone(), complete(&name, schema))).collect();
+    bind(&mut schemas);
     for operation in operations(&mut document) {
         refuse(operation);
+        ease(operation, &schemas);
         exemplify(operation, &schemas);
     }
     document["components"]["schemas"] = schemas.into();
@@ -125,6 +128,30 @@ pub fn openapi() -> String {
 fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
     let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
     paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut)
+}
+
+/// What the fields of a request have to do with each other, by the name of its schema.
+fn bind(schemas: &mut Map<String, Value>) {
+    let null = |name: &str| (name.to_owned(), json!({"type": "null"}));
+    let none = |names: &[&str]| Value::Object(names.iter().map(|name| null(name)).collect());
+    schemas["NewEvent"]["oneOf"] = json!([
+        {"required": ["data"], "properties": none(&["payload", "content_type"])},
+        {"required": ["payload", "content_type"], "not": {"required": ["data"]},
+         "properties": {"payload": {"type": "string"}, "content_type": {"type": "string"}}}
+    ]);
+    schemas["NewSession"]["anyOf"] =
+        json!([{"properties": none(&["token"])}, {"properties": none(&["portal"])}]);
+    schemas["HeaderValues"] = json!({
+        "description": "Values by names that Postrider does not set itself.", "type": "object", "maxProperties": 50,
+        "propertyNames": {"pattern": "^(?!(host|connection|content-length|content-type|transfer-encoding|te|trailer|upgrade|expect|keep-alive)$|proxy-|webhook-)[a-z0-9!#$%&'*+.^_`|~-]{1,128}$"},
+        "additionalProperties": {"type": "string", "maxLength": 1024, "pattern": "^[ -~]*$"}
+    });
+    // A portal is one tenant's.
+    let others: Vec<&Scope> = Scope::ALL.iter().filter(|scope| **scope != Scope::Portal).collect();
+    schemas["NewToken"]["anyOf"] = json!([
+        {"properties": {"scope": {"enum": others}}},
+        {"required": ["tenant"], "properties": {"tenant": {"type": "string"}}}
+    ]);
 }
 
 /// An answer has all of its fields, null or not.
@@ -184,6 +211,16 @@ fn problem(example: Option<Value>) -> Value {
     json!({"application/problem+json": media})
 }
 
+/// A body of which nothing is needed is none that is.
+fn ease(operation: &mut Value, schemas: &Map<String, Value>) {
+    let schema =
+        operation.pointer("/requestBody/content/application~1json/schema/$ref").and_then(Value::as_str);
+    let Some(name) = schema.and_then(|path| path.rsplit('/').next()) else { return };
+    if schemas[name].get("required").is_none() {
+        operation["requestBody"]["required"] = false.into();
+    }
+}
+
 /// Every body has an example: its own, or that of what it holds.
 fn exemplify(operation: &mut Value, schemas: &Map<String, Value>) {
     let answers = operation.get("responses").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -218,8 +255,10 @@ fn example(schema: &Value, schemas: &Map<String, Value>) -> Option<Value> {
         });
         return Some(Value::Object(fields.flatten().collect()));
     }
-    if let Some(Value::Array(choices)) = schema.get("oneOf") {
-        return choices.iter().find_map(|choice| example(choice, schemas));
+    let choices = schema.get("oneOf").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let types = schema["type"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if choices.iter().any(|choice| choice["type"] == "null") || types.contains(&json!("null")) {
+        return Some(Value::Null);
     }
     if let Some(word) = schema["enum"].get(0) {
         return Some(word.clone());
@@ -228,12 +267,10 @@ fn example(schema: &Value, schemas: &Map<String, Value>) -> Option<Value> {
         let field = |(name, of): (&String, &Value)| Some((name.clone(), example(of, schemas)?));
         return Some(Value::Object(fields.iter().filter_map(field).collect()));
     }
-    let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str())?;
-    Some(match kind {
+    Some(match schema["type"].as_str()? {
         "array" => Value::Array(example(&schema["items"], schemas).into_iter().collect()),
-        "integer" | "number" => schema.get("minimum").cloned().unwrap_or(json!(1)),
+        "integer" | "number" => schema.get("minimum").cloned().unwrap_or(json!(0)),
         "boolean" => json!(false),
-        "null" => Value::Null,
         "object" => json!({}),
         _ => json!("…"),
     })

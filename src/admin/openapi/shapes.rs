@@ -27,8 +27,8 @@ pub(in crate::admin) struct ChangedEndpoint {
     /// Where webhooks go. Addresses are taken in place of a name, where they may be sent to.
     #[schema(value_type = String, required = false, max_length = 2048, pattern = "^https?://([A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?\\.){0,4}[A-Za-z]([A-Za-wyz0-9]{0,30})?(:[0-9]{1,4})?(/[A-Za-z0-9/_.~-]*)?([?][A-Za-z0-9=&_.~-]*)?$")]
     url: Option<String>,
-    /// For people; at most 1,024 bytes.
-    #[schema(max_length = 256, pattern = "^[^\\x00]*$")]
+    /// For people.
+    #[schema(max_length = 1024, pattern = "^[^\\x00]*$")]
     description: Option<String>,
     /// Which events it gets; none: all.
     #[schema(max_items = 100)]
@@ -52,7 +52,7 @@ pub(in crate::admin) struct ChangedEndpoint {
     breaker_after: Option<u32>,
     ordering: Option<Ordering>,
     on_failed: Option<OnFailed>,
-    #[schema(min_items = 1, max_items = 10)]
+    #[schema(min_items = 1)]
     signing: Option<Vec<Signing>>,
 }
 

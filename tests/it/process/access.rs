@@ -309,9 +309,9 @@ fn a_flood_of_wrong_tokens_is_turned_away_and_locks_nobody_out() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let wrong = Api::new(&server.base, "a-token-that-nobody-made");
-    let statuses: Vec<u16> = (0..30).map(|_| wrong.get("/endpoints").status).collect();
-    assert_eq!(statuses[..20], [401; 20]);
-    assert_eq!(statuses[20..], [429; 10]);
+    let statuses: Vec<u16> = (0..110).map(|_| wrong.get("/endpoints").status).collect();
+    assert_eq!(statuses[..100], [401; 100]);
+    assert_eq!(statuses[100..], [429; 10]);
     let told = wrong.get("/endpoints");
     assert_eq!(told.problem(), "too-many-requests");
     let seconds: u64 = told.headers["retry-after"].to_str().unwrap().parse().unwrap();
