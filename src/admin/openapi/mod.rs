@@ -141,6 +141,7 @@ fn bind(schemas: &mut Map<String, Value>) {
     ]);
     schemas["NewSession"]["anyOf"] =
         json!([{"properties": none(&["token"])}, {"properties": none(&["portal"])}]);
+    schemas["RetryDelays"]["items"]["maximum"] = 604_800.into();
     schemas["HeaderValues"] = json!({
         "description": "Values by names that Postrider does not set itself.", "type": "object", "maxProperties": 50,
         "propertyNames": {"pattern": "^(?!(host|connection|content-length|content-type|transfer-encoding|te|trailer|upgrade|expect|keep-alive)$|proxy-|webhook-)[a-z0-9!#$%&'*+.^_`|~-]{1,128}$"},
