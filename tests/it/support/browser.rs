@@ -175,9 +175,11 @@ impl Browser {
         serde_json::from_value(told).expect("the sentinel is there")
     }
 
-    /// Whether a dialog of the browser's own is open.
-    pub fn has_dialog(&self) -> bool {
-        self.runtime.block_on(self.client().get_alert_text()).is_ok()
+    /// Whether there is a dialog of the browser's own, or another window.
+    pub fn has_opened_something(&self) -> bool {
+        let client = self.client();
+        let windows = self.runtime.block_on(client.windows()).unwrap().len();
+        windows > 1 || self.runtime.block_on(client.get_alert_text()).is_ok()
     }
 
     /// All text of the first element that is so; empty where there is none.

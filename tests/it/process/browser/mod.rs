@@ -1,6 +1,9 @@
 //! The dashboard in a real browser, before the real server: what an operator and a tenant see and do.
 
+mod corpus;
+mod hostile;
 mod operator;
+mod pictures;
 mod portal;
 
 use std::time::Duration;
