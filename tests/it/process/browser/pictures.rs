@@ -2,6 +2,7 @@
 //! `POSTRIDER_SCREENSHOTS` names a folder that pictures of all of them are written to.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use crate::support::api::Api;
 use crate::support::browser::Browser;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
+use crate::support::until;
 
 /// What is wider than the window, and text that does not stand out from what is behind it
 /// (WCAG 2.2, 1.4.3: 4.5 to 1, or 3 to 1 where it is large).
@@ -96,19 +98,16 @@ impl Scene {
             });
             publish(api, tenant, kinds[number % kinds.len()], &data)
         };
-        make(
-            "shop",
-            "/ok/webhooks/billing",
-            json!({"description": "Billing: posts invoices to the ledger", "event_types": ["invoice.*"]}),
-        );
-        make("shop", "/slow/180/crm/v2/inbound-events", json!({"description": "CRM"}));
-        let endpoint = make(
-            "shop",
-            "/status/503/integrations/warehouse-synchronisation/eu-central-1/inbound?account=4f0c2b7e9d",
-            json!({
-                "description": "Warehouse in Stuttgart", "retry_delays_s": [1, 2], "breaker_after": 6, "headers": {"x-team": "logistics"},
-            }),
-        );
+        let long =
+            "/status/integrations/warehouse-synchronisation/eu-central-1/inbound/503?account=4f0c2b7e9d";
+        let more = json!({"description": "Warehouse in Stuttgart", "retry_delays_s": [1, 2], "breaker_after": 6, "headers": {"x-team": "logistics"}});
+        let endpoint = make("shop", long, more);
+        let delivery = send("shop", 0);
+        until_all(api, std::slice::from_ref(&delivery), "failed");
+        let billing =
+            json!({"description": "Billing: posts invoices to the ledger", "event_types": ["invoice.*"]});
+        make("shop", "/ok/webhooks/billing", billing);
+        make("shop", "/slow/crm/v2/inbound-events/180", json!({"description": "CRM"}));
         let paused =
             make("shop", "/ok/staging", json!({"description": "Staging, until the migration is over"}));
         api.post(&format!("/endpoints/{paused}/pause"), "");
@@ -117,25 +116,15 @@ impl Scene {
             "/ok/hooks",
             json!({"description": "Nordwind's partner portal", "rate_limit": "5/min"}),
         );
-        make("nordwind", "/status/410/old", json!({"description": "Their old system"}));
-        let mut sent: Vec<_> = (0..14).map(|number| send("shop", number)).collect();
-        for number in 0..12 {
+        make("nordwind", "/status/old/410", json!({"description": "Their old system"}));
+        for number in 1..14 {
+            send("shop", number);
             send("nordwind", number);
         }
-        let listed = api.get(&format!("/deliveries?endpoint_id={endpoint}&limit=250"));
-        sent.clear();
-        sent.extend(
-            listed.body["data"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter_map(|one| one["id"].as_str())
-                .map(str::to_owned),
-        );
-        let first = sent.last().expect("something was sent to it").clone();
-        api.post(&format!("/endpoints/{endpoint}/resume"), "");
-        until_all(api, std::slice::from_ref(&first), "failed");
-        Self { endpoint, delivery: first }
+        until("it is given a rest", Duration::from_secs(30), || {
+            api.get(&format!("/endpoints/{endpoint}")).body["health"]["breaker"] == "open"
+        });
+        Self { endpoint, delivery }
     }
 }
 
