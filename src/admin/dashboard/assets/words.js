@@ -103,7 +103,7 @@ const WAITS = {
   paused: () => 'For its endpoint to be resumed.',
   order: () => 'For an earlier delivery of its ordering key.',
   held: () => 'Its attempts were cut short again and again. Release, retry or cancel it.',
-  unsaid: () => 'It is due. Open it to see what it waits for.',
+  unsaid: () => 'Due. Its page says what for.',
 };
 
 /** A list does not say what a delivery waits for: all that is known is whether its time has come. */
