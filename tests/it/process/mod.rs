@@ -1,6 +1,7 @@
 //! The real binary as a process, over loopback.
 
 mod access;
+mod browser;
 mod cli;
 mod cluster;
 mod commands;

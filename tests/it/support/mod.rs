@@ -2,6 +2,7 @@
 //! records, and a look into the database file.
 
 pub mod api;
+pub mod browser;
 pub mod database;
 pub mod document;
 pub mod engine;

@@ -1,7 +1,8 @@
 //! A receiver on loopback, in this process but on threads of its own, that records what it gets.
 //!
 //! The path says what it answers: `/ok/…`, `/status/CODE`, `/slow/MS`, `/hang`, `/flaky` (every
-//! third is a 500), `/recovers/N` (200 after N times 500), `/endless` (200, and a body without end), `/redirect`.
+//! third is a 500), `/recovers/N` (200 after N times 500), `/endless` (200, and a body without end), `/redirect`,
+//! `/mirror` (500, with the request's body, and once more in a header).
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderValue;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 
 #[derive(Debug, Clone)]
@@ -68,6 +70,11 @@ impl Receiver {
         self.record.at_once.lock().unwrap().values().map(|(_, most)| *most).max().unwrap_or(0)
     }
 
+    /// What of a text a header can carry.
+    pub fn as_header(text: &str) -> String {
+        text.chars().filter(|c| *c >= ' ' && *c != '\u{7f}').collect()
+    }
+
     pub fn at(&self, path: &str) -> Vec<Got> {
         self.got().iter().filter(|one| one.path == path).cloned().collect()
     }
@@ -103,6 +110,7 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
     let id =
         request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let body = String::from_utf8_lossy(&body).into_owned();
+    let mirrored = body.clone();
     let before = record.got.lock().unwrap().iter().filter(|one| one.path == path).count();
     record.got.lock().unwrap().push(Got { at: Instant::now(), path: path.clone(), id, body, headers });
     let _at_once = AtOnce::new(&record, &path);
@@ -121,6 +129,10 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
         "flaky" if count.is_multiple_of(3) => HttpResponse::InternalServerError().finish(),
         "recovers" if before < usize::from(number) => HttpResponse::InternalServerError().finish(),
         "endless" => HttpResponse::Ok().body(Endless),
+        "mirror" => {
+            let header = HeaderValue::from_bytes(Receiver::as_header(&mirrored).as_bytes()).unwrap();
+            HttpResponse::InternalServerError().insert_header(("x-mirror", header)).body(mirrored)
+        }
         "redirect" => HttpResponse::Found().insert_header(("location", "/ok/redirected")).finish(),
         _ => HttpResponse::Ok().finish(),
     }

@@ -6,6 +6,9 @@ const exactTime = new Intl.DateTimeFormat('en-GB', { timeStyle: 'medium' });
 const dayTime = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit' });
 const clockTime = new Intl.DateTimeFormat('en-GB', { timeStyle: 'short' });
 
+/** A space that keeps a number and its unit on one line. */
+const NO_BREAK = '\u00a0';
+
 const UNITS = [
   ['d', 86_400],
   ['h', 3_600],
@@ -36,7 +39,7 @@ export function duration(seconds) {
   const [unit, size] = UNITS[first];
   const next = UNITS[first + 1];
   const rest = next ? Math.floor((total % size) / next[1]) : 0;
-  return `${Math.floor(total / size)} ${unit}${rest ? ` ${rest} ${next[0]}` : ''}`;
+  return `${Math.floor(total / size)} ${unit}${rest ? ` ${rest} ${next[0]}` : ''}`.replaceAll(' ', NO_BREAK);
 }
 
 export function milliseconds(ms) {

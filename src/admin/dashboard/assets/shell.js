@@ -31,7 +31,7 @@ export function showShell(onSignedOut) {
     h(
       'header',
       { class: 'bar' },
-      h('a', { class: 'brand', href: '#/' }, h('img', { src: 'assets/icon.svg', alt: '', width: 22, height: 22 }), name),
+      h('a', { class: 'brand', href: '#/' }, h('img', { src: 'assets/icon.svg', alt: '', width: 22, height: 22 }), h('span', null, name)),
       session && h('nav', { 'aria-label': 'Pages' }, PAGES.map(([segment, label, id]) => h('a', { href: segment ? to(segment) : '#/', 'data-page': segment, 'data-testid': id }, label))),
       h(
         'div',

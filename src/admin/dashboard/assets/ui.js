@@ -123,5 +123,6 @@ export function facts(pairs, props = {}) {
 }
 
 function sentence(text) {
-  return /[.!?:]$/.test(text) ? text : `${text}.`;
+  const begun = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?:]$/.test(begun) ? begun : `${begun}.`;
 }

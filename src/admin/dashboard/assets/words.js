@@ -103,16 +103,25 @@ const WAITS = {
   paused: () => 'For its endpoint to be resumed.',
   order: () => 'For an earlier delivery of its ordering key.',
   held: () => 'Its attempts were cut short again and again. Release, retry or cancel it.',
+  unsaid: () => 'Due. Its page says what for.',
 };
+
+/** A list does not say what a delivery waits for: all that is known is whether its time has come. */
+function reasonByTime({ next_attempt_at: next }) {
+  return next && secondsUntil(next) >= 1 ? 'due_time' : 'unsaid';
+}
 
 /** @returns {{tone: string, label: string, why: () => string}} */
 export function explainDelivery(delivery) {
   const { status } = delivery;
   if (status === 'pending') {
     const held = delivery.hold_reason !== null;
-    const why = WAITS[delivery.waiting_for ?? (held ? 'held' : 'due_time')];
     const label = held ? 'On hold' : 'Waiting';
-    return { tone: held ? 'warn' : TONES[status], label, why: () => why?.(delivery) ?? 'For something that is new to this page.' };
+    const why = () => {
+      const reason = delivery.waiting_for ?? (held ? 'held' : reasonByTime(delivery));
+      return WAITS[reason]?.(delivery) ?? 'For something that is new to this page.';
+    };
+    return { tone: held ? 'warn' : TONES[status], label, why };
   }
   if (status === 'failed') {
     const why = FAILURES[delivery.failure_reason] ?? 'For a reason that is new to this page.';

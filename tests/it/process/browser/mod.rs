@@ -1,0 +1,35 @@
+//! The dashboard in a real browser, before the real server: what an operator and a tenant see and do.
+
+mod corpus;
+mod hostile;
+mod operator;
+mod pictures;
+mod portal;
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::api::Api;
+use crate::support::until;
+
+/// One attempt and no more, as fast as it may.
+const ONCE: &str = r#"{"rate_limit":"unlimited","retry_delays_s":[],"breaker_after":0}"#;
+
+/// Publishes an event of `tenant`; the id of the one delivery that comes of it.
+fn publish(api: &Api, tenant: &str, event_type: &str, data: &serde_json::Value) -> String {
+    let event = json!({"type": event_type, "data": data, "tenant": tenant});
+    let answer = api.post("/events", &event.to_string());
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    answer.body["deliveries"][0]["id"].as_str().unwrap_or_else(|| panic!("{}", answer.body)).to_owned()
+}
+
+/// Waits until each of these deliveries is `status`.
+fn until_all(api: &Api, deliveries: &[String], status: &str) {
+    for id in deliveries {
+        let path = format!("/deliveries/{id}");
+        until(&format!("{id} is {status}"), Duration::from_secs(30), || {
+            api.get(&path).body["status"] == status
+        });
+    }
+}
