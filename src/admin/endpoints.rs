@@ -159,6 +159,22 @@ impl EndpointBody {
     }
 }
 
+/// What the stream tells of an endpoint.
+#[derive(Serialize)]
+pub(super) struct EndpointOutline {
+    id: EndpointId,
+    status: &'static str,
+    pause_reason: Option<PauseReason>,
+    breaker: BreakerState,
+}
+
+impl EndpointBody {
+    pub(super) fn outline(self) -> EndpointOutline {
+        let Self { id, status, pause_reason, health, .. } = self;
+        EndpointOutline { id, status, pause_reason, breaker: health.breaker }
+    }
+}
+
 /// Create an endpoint
 ///
 /// `tenant` and `secret` can be given once; the rest is what can be changed later too.

@@ -90,7 +90,7 @@ pub(super) struct OverviewBody {
 }
 
 impl OverviewBody {
-    pub(super) fn new(overview: Overview) -> Self {
+    pub(super) fn new(overview: &Overview) -> Self {
         let (delivered, failed) =
             overview.series.iter().fold((0, 0), |(good, bad), one| (good + one.delivered, bad + one.failed));
         let window_s = 10 * overview.series.len() as u64;
@@ -111,7 +111,7 @@ impl OverviewBody {
                 paused: counts.paused,
                 failing: counts.failing,
             },
-            troubled: overview.troubled.into_iter().map(EndpointBody::new).collect(),
+            troubled: overview.troubled.iter().cloned().map(EndpointBody::new).collect(),
         }
     }
 }
@@ -135,7 +135,7 @@ async fn overview(access: Access<Read>, request: HttpRequest) -> Result<HttpResp
     params.done()?;
     let tenant = access.tenant_filter(tenant)?;
     let overview = access.postrider().overview(tenant).await?;
-    Ok(HttpResponse::Ok().json(OverviewBody::new(overview)))
+    Ok(HttpResponse::Ok().json(OverviewBody::new(&overview)))
 }
 
 /// Milliseconds.

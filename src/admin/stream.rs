@@ -18,6 +18,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use utoipa::OpenApi;
 
 use super::auth::{Access, Read};
+use super::endpoints::EndpointBody;
 use super::insight::OverviewBody;
 use super::problem::Problem;
 use super::request::NoParams;
@@ -106,8 +107,8 @@ impl Reader {
             text.push_str(&written("lagged", &json!({})));
         }
         let due = told > 0 || lagged || self.beats.is_multiple_of(OVERVIEW_BEATS);
-        if due && let Ok(overview) = self.postrider.overview(self.tenant.clone()).await {
-            text.push_str(&written("overview", &OverviewBody::new(overview)));
+        if due && let Ok(overview) = self.postrider.recent_overview(&self.tenant, BEAT).await {
+            text.push_str(&written("overview", &OverviewBody::new(&overview)));
         }
         self.beats = self.beats.wrapping_add(1);
         if text.is_empty() { ":\n\n".into() } else { text }
@@ -117,6 +118,7 @@ impl Reader {
         let endpoint = match happening {
             Happening::Delivered { endpoint, .. }
             | Happening::Failed { endpoint, .. }
+            | Happening::Changed { endpoint }
             | Happening::Paused { endpoint, .. } => endpoint.clone(),
         };
         if self.tenant.is_some() && self.tenant_of(&endpoint).await != self.tenant {
@@ -133,8 +135,11 @@ impl Reader {
                                   "status": Status::Failed, "failure_reason": reason});
                 written("delivery", &body)
             }
-            Happening::Paused { endpoint, reason } => {
-                written("endpoint", &json!({"id": endpoint, "status": "paused", "pause_reason": reason}))
+            Happening::Changed { endpoint } | Happening::Paused { endpoint, .. } => {
+                match self.postrider.endpoint(endpoint).await {
+                    Ok(view) => written("endpoint", &EndpointBody::new(view).outline()),
+                    Err(_) => written("endpoint", &json!({"id": endpoint, "status": null})),
+                }
             }
         })
     }

@@ -230,6 +230,7 @@ impl Builder {
             tokens,
             session_key,
             activity: Default::default(),
+            overviews: Default::default(),
             hints,
             leases,
             happenings: happenings::channel(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use url::Host;
 
+use super::happenings::Happening;
 use super::publishing::next_key;
 use super::registry::{EndpointChanged, InspectEndpoint, Nudge};
 use super::seed::Seed;
@@ -100,6 +101,7 @@ impl Postrider {
             })
             .await?;
         tracing::info!(endpoint = %endpoint.id, "endpoint {} was created", endpoint.id);
+        let _ = self.shared.happenings.send(Happening::Changed { endpoint: endpoint.id.clone() });
         self.view(endpoint).await
     }
 
@@ -364,6 +366,7 @@ impl Postrider {
     }
 
     async fn tell(&self, endpoint: Endpoint, resumed: bool) {
+        let _ = self.shared.happenings.send(Happening::Changed { endpoint: endpoint.id.clone() });
         let changed = EndpointChanged { endpoint: Arc::new(endpoint), resumed };
         // An engine that is stopping sends nothing more in any case.
         let _ = self.registry.send(changed).await;

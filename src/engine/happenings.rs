@@ -31,6 +31,11 @@ pub enum Happening {
         /// Why.
         reason: FailureReason,
     },
+    /// A person created, changed, paused, resumed or deleted an endpoint, in this process.
+    Changed {
+        /// Which one.
+        endpoint: EndpointId,
+    },
     /// An endpoint was paused by what its receiver answered, or did not.
     Paused {
         /// Which one.

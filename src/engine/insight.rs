@@ -1,7 +1,7 @@
 //! What people look at: how all of it is doing, and how one endpoint has been doing.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{EndpointQuery, EndpointView, Error, Postrider};
@@ -78,6 +78,9 @@ impl Activity {
     }
 }
 
+/// Overviews and when each was made, for as long as they are shown to others who ask.
+pub(super) type Overviews = tokio::sync::Mutex<HashMap<Option<Tenant>, (Duration, Arc<Overview>)>>;
+
 /// How many endpoints there are, and how they are doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -139,6 +142,27 @@ pub struct RecoveryPreview {
 }
 
 impl Postrider {
+    /// As [`overview`](Self::overview), or one that was made for somebody else within that time: many who look
+    /// cost no more than one.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) async fn recent_overview(
+        &self,
+        tenant: &Option<Tenant>,
+        within: Duration,
+    ) -> Result<Arc<Overview>, Error> {
+        let mut made = self.shared.overviews.lock().await;
+        let now = self.shared.clock.monotonic();
+        made.retain(|_, (at, _)| now.saturating_sub(*at) < within);
+        if let Some((_, overview)) = made.get(tenant) {
+            return Ok(Arc::clone(overview));
+        }
+        let overview = Arc::new(self.overview(tenant.clone()).await?);
+        made.insert(tenant.clone(), (now, Arc::clone(&overview)));
+        Ok(overview)
+    }
+
     /// How all of it is doing; with `tenant`, all of that tenant's.
     ///
     /// # Errors

@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     tokens: KnownTokens,
     /// What was sent lately.
     activity: insight::Activity,
+    /// What readers of the stream were shown lately.
+    overviews: insight::Overviews,
     /// What sessions are signed with.
     session_key: crate::domain::session::SessionKey,
     /// What is told to the other processes.

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
@@ -82,13 +82,13 @@ fn overview_and_statistics_tell_what_was_sent_what_failed_and_what_is_in_trouble
 }
 
 #[test]
-fn the_stream_tells_of_a_delivery_to_its_tenant_alone() {
+fn the_stream_tells_a_tenant_of_its_own_deliveries_and_endpoints_alone() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
     let mine = json!({"tenant": "mine", "rate_limit": "unlimited"}).to_string();
-    api.endpoint(&receiver.url("/ok"), &mine);
-    api.endpoint(&receiver.url("/ok"), r#"{"tenant":"other","rate_limit":"unlimited"}"#);
+    let endpoint = api.endpoint(&receiver.url("/ok"), &mine);
+    let other = api.endpoint(&receiver.url("/ok"), r#"{"tenant":"other","rate_limit":"unlimited"}"#);
     let token = api.post("/tokens", r#"{"name":"t","scope":"read","tenant":"mine"}"#).text("token");
     let address = api.base.trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(&address).unwrap();
@@ -106,4 +106,13 @@ fn the_stream_tells_of_a_delivery_to_its_tenant_alone() {
     let listed = api.get("/deliveries?tenant=mine");
     let id = listed.body["data"][0]["id"].as_str().unwrap();
     assert!(told.contains(id) && told.contains("delivered"), "{told} is not of {id}");
+
+    for paused in [&other, &endpoint] {
+        api.post(&format!("/endpoints/{paused}/pause"), "");
+    }
+    assert!(lines.any(|line| line == "event: endpoint"));
+    let told: Value = serde_json::from_str(lines.next().unwrap().trim_start_matches("data: ")).unwrap();
+    let outline =
+        json!({"id": endpoint, "status": "paused", "pause_reason": "operator", "breaker": "closed"});
+    assert_eq!(told, outline);
 }
