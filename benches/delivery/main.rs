@@ -3,6 +3,7 @@
 //!
 //! Figures of one machine mean little by themselves; the ratio to the parts, measured in the same run, means more.
 
+mod database;
 mod parts;
 mod scenario;
 mod server;
@@ -44,6 +45,10 @@ struct Options {
     /// Only with so many endpoints
     #[arg(long, value_delimiter = ',')]
     endpoints: Vec<usize>,
+
+    /// Beside so many deliveries that ended before
+    #[arg(long, default_value_t = 0)]
+    history: u64,
 
     #[arg(long, hide = true)]
     part: Option<Part>,
@@ -108,7 +113,7 @@ fn main() {
                 None => continue,
             },
         };
-        let mut bench = Bench::new(cluster.as_ref(), sizes, &bar, &mut table);
+        let mut bench = Bench::new(cluster.as_ref(), sizes, options.history, &bar, &mut table);
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
             for measure in &options.only {

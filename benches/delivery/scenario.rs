@@ -11,6 +11,7 @@ use postrider::domain::event::{Content, EventType, NewEvent};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::database::{Database, write_history};
 use crate::parts;
 use crate::postgres::Cluster;
 use crate::server::{Server, cpu_seconds, endpoint, event_type};
@@ -59,6 +60,7 @@ pub struct Bench<'a> {
     database: &'static str,
     cluster: Option<&'a Cluster>,
     sizes: Sizes,
+    history: u64,
     bar: &'a ProgressBar,
     table: &'a mut Table,
     receiver: SocketAddr,
@@ -76,12 +78,13 @@ impl<'a> Bench<'a> {
     pub fn new(
         cluster: Option<&'a Cluster>,
         sizes: Sizes,
+        history: u64,
         bar: &'a ProgressBar,
         table: &'a mut Table,
     ) -> Self {
         let (receiver, arrivals) = receiver();
         let database = if cluster.is_some() { "postgres" } else { "sqlite" };
-        Self { database, cluster, sizes, bar, table, receiver, arrivals, filler: "x".repeat(1000) }
+        Self { database, cluster, sizes, history, bar, table, receiver, arrivals, filler: "x".repeat(1000) }
     }
 
     fn place(&self) -> Place {
@@ -168,7 +171,13 @@ impl<'a> Bench<'a> {
     /// Publishing, delivering while publishing, draining.
     pub async fn flow(&mut self, endpoints: usize) {
         let (count, place) = (self.sizes.events, self.place());
-        let server = self.server_with(&place, endpoints).await;
+        let mut server = self.server_with(&place, endpoints).await;
+        if self.history > 0 {
+            server.stop();
+            self.begin(format!("a history of {}", self.history), 1);
+            write_history(Database::open(&place.url), self.history);
+            server = Server::start(place.folder.path(), &place.url);
+        }
         let of = if endpoints == 1 { "1 endpoint".into() } else { format!("{endpoints} endpoints") };
 
         self.begin(format!("{of}: one event a request"), count);
@@ -382,22 +391,12 @@ impl<'a> Bench<'a> {
 
     /// Resumes every endpoint behind the server's back.
     fn release(&self, place: &Place) {
-        use diesel::prelude::*;
         let statements = [
             "UPDATE webhook_endpoints SET pause_reason = NULL",
             "UPDATE webhook_counters SET value = value + 1 WHERE name = 'endpoints'",
         ];
-        for statement in statements {
-            let query = diesel::sql_query(statement);
-            let done = match self.cluster {
-                Some(_) => query.execute(&mut PgConnection::establish(&place.url).expect("a connection")),
-                None => {
-                    let path = place.url.trim_start_matches("sqlite:");
-                    query.execute(&mut SqliteConnection::establish(path).expect("a file"))
-                }
-            };
-            done.expect("it is written");
-        }
+        let mut database = Database::open(&place.url);
+        statements.into_iter().for_each(|sql| database.run(sql));
     }
 
     /// When a server with many endpoints listens, and sends what is published then.
