@@ -41,8 +41,7 @@ pub fn write_history(mut database: Database, count: u64) {
             "decode(repeat('78', 100), 'hex')",
         ),
     };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_micros();
-    let then = now - 86_400_000_000;
+    let then = "(SELECT min(created_at) - 86400000000 FROM webhook_endpoints)";
     let statements = [
         format!(
             "{series} INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
