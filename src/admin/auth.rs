@@ -19,6 +19,7 @@ use subtle::ConstantTimeEq;
 use super::problem::{Kind, Problem};
 use super::session::{COOKIE, CSRF_HEADER};
 use crate::domain::access::{Grant, Scope, TokenHash, check_token};
+use crate::domain::clock::Timestamp;
 use crate::domain::ids::{DeliveryId, EndpointId, Tenant, could_be_id};
 use crate::domain::rate_limit::{Period, RateLimit, SlidingWindow};
 use crate::domain::session::Holder;
@@ -137,12 +138,19 @@ fn grant(request: &ServiceRequest) -> Result<Grant, Problem> {
         return Err(Problem::new(Kind::Unauthorized, "nobody can be asked who calls"));
     };
     if let Callers::Trusted = ***callers {
+        // Browsers say which page a call comes from; the host's cookie may come along with it (Fetch Metadata).
+        let site = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
+        if !request.method().is_safe() && site.is_some_and(|site| !["same-origin", "none"].contains(&site)) {
+            return Err(Problem::new(Kind::Csrf, "a call that changes something must come from this page"));
+        }
         return Ok(Grant::ALL);
     }
     let caller = Caller::new(request.request(), callers, postrider);
     if let Some(token) = caller.bearer() {
         let holder = Holder::Token(caller.token(&token)?);
-        return caller.grant_of(&holder).ok_or_else(|| caller.wrong("the token is not valid"));
+        let grant = caller.grant_of(&holder).ok_or_else(|| caller.wrong("the token is not valid"))?;
+        request.extensions_mut().insert(Standing { holder, until: None });
+        return Ok(grant);
     }
     let Some(open) = caller.session() else {
         return Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`"));
@@ -153,7 +161,54 @@ fn grant(request: &ServiceRequest) -> Result<Grant, Problem> {
         return Err(Problem::new(Kind::Csrf, detail));
     }
     let ended = || Problem::new(Kind::Unauthorized, "the session has ended: sign in again");
-    caller.grant_of(&open.session.holder).ok_or_else(ended)
+    let grant = caller.grant_of(&open.session.holder).ok_or_else(ended)?;
+    let until = Some(open.session.expires_at);
+    request.extensions_mut().insert(Standing { holder: open.session.holder, until });
+    Ok(grant)
+}
+
+/// What a caller was let in by, for an answer that goes on.
+#[derive(Debug, Clone)]
+struct Standing {
+    holder: Holder,
+    until: Option<Timestamp>,
+}
+
+/// Tells whether a caller would still be let in.
+pub(super) struct StillGood {
+    /// `None`: the host has asked who calls.
+    standing: Option<Standing>,
+    callers: web::Data<Callers>,
+    postrider: web::Data<Postrider>,
+    grant: Grant,
+}
+
+impl StillGood {
+    pub(super) fn ask(&self) -> bool {
+        let Some(Standing { holder, until }) = &self.standing else { return true };
+        let own = match &**self.callers {
+            Callers::Bearers(own) => Some(&own.hash),
+            Callers::Trusted => None,
+        };
+        until.is_none_or(|until| self.postrider.now() < until)
+            && self.postrider.grant_of_holder(holder, own).as_ref() == Some(&self.grant)
+    }
+}
+
+impl FromRequest for StillGood {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let standing = request.extensions().get::<Standing>().cloned();
+        let grant = request.extensions().get::<Grant>().cloned();
+        let callers = request.app_data::<web::Data<Callers>>().cloned();
+        let postrider = request.app_data::<web::Data<Postrider>>().cloned();
+        std::future::ready(match (grant, callers, postrider) {
+            (Some(grant), Some(callers), Some(postrider)) => Ok(Self { standing, callers, postrider, grant }),
+            _ => Err(Problem::new(Kind::Unauthorized, "nobody can be asked who calls")),
+        })
+    }
 }
 
 /// Who makes a request, as far as it says.

@@ -18,8 +18,8 @@ mod session;
 mod stream;
 mod tokens;
 
-use actix_web::http::header::{ACCEPT, CONTENT_TYPE, VARY};
-use actix_web::middleware::from_fn;
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
+use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
@@ -106,6 +106,7 @@ fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::Servic
             .service(
                 web::scope("/api/v1")
                     .wrap(from_fn(auth::authenticate))
+                    .wrap(private())
                     .configure(session::link_routes)
                     .configure(events::routes)
                     .configure(endpoints::routes)
@@ -121,6 +122,11 @@ fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::Servic
             .configure(dashboard::routes)
             .default_service(web::route().to(not_found));
     }
+}
+
+/// Answers that hold secrets among others: no cache keeps them, and they are what they say.
+fn private() -> DefaultHeaders {
+    DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
 }
 
 fn probe(path: &str, get: actix_web::Route, head: actix_web::Route) -> actix_web::Resource {
@@ -185,7 +191,7 @@ async fn readyz(postrider: web::Data<Postrider>) -> Result<HttpResponse, Problem
     operation_id = "metrics",
     tag = "Operating",
     responses(
-        (status = 200, description = "OpenMetrics or the text format of Prometheus, as `accept` says.", body = String, content_type = "text/plain", example = "# TYPE postrider_waiting gauge\\npostrider_waiting 0\\n"),
+        (status = 200, description = "OpenMetrics or the text format of Prometheus, as `accept` says.", body = String, content_type = "text/plain", example = "# TYPE postrider_waiting gauge\npostrider_waiting 0\n"),
     )
 )]
 async fn metrics(access: Access<auth::Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {

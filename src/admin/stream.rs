@@ -17,9 +17,9 @@ use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use utoipa::OpenApi;
 
-use super::auth::{Access, Read};
+use super::auth::{Access, Read, StillGood};
 use super::endpoints::EndpointBody;
-use super::insight::OverviewBody;
+use super::insight::{FRESH, OverviewBody};
 use super::problem::Problem;
 use super::request::NoParams;
 use crate::domain::ids::{EndpointId, Tenant};
@@ -30,6 +30,8 @@ use crate::engine::{Happening, Postrider};
 const BEAT: Duration = Duration::from_secs(1);
 /// The most deliveries that one beat tells of: nobody reads more.
 const MOST_TOLD: usize = 100;
+/// Of how many endpoints a reader remembers whose they are.
+const MOST_TENANTS: usize = 10_000;
 /// After how many beats an overview is told although nothing happened.
 const OVERVIEW_BEATS: u32 = 10;
 
@@ -47,7 +49,8 @@ struct Reader {
     tenant: Option<Tenant>,
     happenings: Receiver<Happening>,
     /// Whose the endpoints are that were heard of.
-    tenants: HashMap<EndpointId, Option<Tenant>>,
+    tenants: HashMap<EndpointId, Tenant>,
+    still: StillGood,
     beat: Interval,
     beats: u32,
 }
@@ -59,10 +62,10 @@ struct Reader {
     operation_id = "stream",
     tag = "Operating",
     responses(
-        (status = 200, description = "Server-sent events: `overview`, `delivery`, `endpoint`, `lagged`.", body = String, content_type = "text/event-stream", example = "event: delivery\\ndata: {}\\n\\n"),
+        (status = 200, description = "Server-sent events: `overview`, `delivery`, `endpoint`, `lagged`.", body = String, content_type = "text/event-stream", example = "event: delivery\ndata: {}\n\n"),
     )
 )]
-async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem> {
+async fn open(access: Access<Read>, still: StillGood, _: NoParams) -> Result<HttpResponse, Problem> {
     let tenant = access.tenant_filter(None)?;
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -71,11 +74,12 @@ async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem
         tenant,
         happenings: access.postrider().subscribe(),
         tenants: HashMap::new(),
+        still,
         beat,
         beats: 0,
     };
     let told = stream::unfold(reader, |mut reader| async move {
-        let text = reader.next().await;
+        let text = reader.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(text)), reader))
     });
     Ok(HttpResponse::Ok()
@@ -88,8 +92,12 @@ async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem
 
 impl Reader {
     /// What there is to tell at the next beat; a comment, where that is nothing, keeps the connection open.
-    async fn next(&mut self) -> String {
+    /// `None`: what let the reader in has ended.
+    async fn next(&mut self) -> Option<String> {
         self.beat.tick().await;
+        if !self.still.ask() {
+            return None;
+        }
         let (mut text, mut told, mut lagged) = (String::new(), 0, false);
         loop {
             match self.happenings.try_recv() {
@@ -107,11 +115,11 @@ impl Reader {
             text.push_str(&written("lagged", &json!({})));
         }
         let due = told > 0 || lagged || self.beats.is_multiple_of(OVERVIEW_BEATS);
-        if due && let Ok(overview) = self.postrider.recent_overview(&self.tenant, BEAT).await {
+        if due && let Ok(overview) = self.postrider.recent_overview(&self.tenant, FRESH).await {
             text.push_str(&written("overview", &OverviewBody::new(&overview)));
         }
         self.beats = self.beats.wrapping_add(1);
-        if text.is_empty() { ":\n\n".into() } else { text }
+        Some(if text.is_empty() { ":\n\n".into() } else { text })
     }
 
     async fn event(&mut self, happening: &Happening) -> Option<String> {
@@ -146,11 +154,14 @@ impl Reader {
 
     async fn tenant_of(&mut self, endpoint: &EndpointId) -> Option<Tenant> {
         if let Some(known) = self.tenants.get(endpoint) {
-            return known.clone();
+            return Some(known.clone());
         }
-        let tenant = self.postrider.tenant_of_endpoint(endpoint).await.ok();
+        let tenant = self.postrider.tenant_of_endpoint(endpoint).await.ok()?;
+        if self.tenants.len() >= MOST_TENANTS {
+            self.tenants.clear();
+        }
         self.tenants.insert(endpoint.clone(), tenant.clone());
-        tenant
+        Some(tenant)
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{EndpointQuery, EndpointView, Error, Postrider};
+use crate::domain::breaker::BreakerState;
+use crate::domain::census::Census;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Outcome;
 use crate::domain::ids::{EndpointId, Tenant};
@@ -18,6 +20,8 @@ const BUCKETS: usize = 30;
 const OVERVIEW_BUCKET_S: u64 = 10;
 /// How many endpoints in trouble an overview names.
 const TROUBLED: usize = 20;
+/// Of how many tenants overviews are kept.
+const MOST_OVERVIEWS: usize = 1000;
 /// The most endpoints of one tenant that an overview adds up.
 const ADDED_UP: i64 = 250;
 
@@ -78,8 +82,11 @@ impl Activity {
     }
 }
 
-/// Overviews and when each was made, for as long as they are shown to others who ask.
-pub(super) type Overviews = tokio::sync::Mutex<HashMap<Option<Tenant>, (Duration, Arc<Overview>)>>;
+/// The overview that was made last, and when.
+type LastOverview = Arc<tokio::sync::Mutex<Option<(Duration, Arc<Overview>)>>>;
+
+/// Overviews, each for as long as it is shown to others who ask.
+pub(super) type Overviews = Mutex<HashMap<Option<Tenant>, LastOverview>>;
 
 /// How many endpoints there are, and how they are doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,6 +100,19 @@ pub struct EndpointCounts {
     pub paused: u64,
     /// Those that may be sent to and whose breaker is not closed.
     pub failing: u64,
+}
+
+impl EndpointCounts {
+    fn of(census: &Census) -> Self {
+        let counted = |paused: bool| {
+            let matching = census.endpoints.iter().filter(move |(reason, _)| reason.is_some() == paused);
+            matching.map(|(_, count)| count).sum::<u64>()
+        };
+        let open = census.breakers.iter().filter(|(state, _)| **state != BreakerState::Closed);
+        let failing: u64 = open.map(|(_, count)| count).sum();
+        let (paused, running) = (counted(true), counted(false));
+        Self { total: paused + running, active: running.saturating_sub(failing), paused, failing }
+    }
 }
 
 /// How all of it is doing.
@@ -152,14 +172,23 @@ impl Postrider {
         tenant: &Option<Tenant>,
         within: Duration,
     ) -> Result<Arc<Overview>, Error> {
-        let mut made = self.shared.overviews.lock().await;
+        let last = {
+            let mut all = self.shared.overviews.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() >= MOST_OVERVIEWS {
+                all.clear();
+            }
+            Arc::clone(all.entry(tenant.clone()).or_default())
+        };
+        // Who comes while it is being made waits for that one.
+        let mut last = last.lock().await;
         let now = self.shared.clock.monotonic();
-        made.retain(|_, (at, _)| now.saturating_sub(*at) < within);
-        if let Some((_, overview)) = made.get(tenant) {
+        if let Some((at, overview)) = &*last
+            && now.saturating_sub(*at) < within
+        {
             return Ok(Arc::clone(overview));
         }
         let overview = Arc::new(self.overview(tenant.clone()).await?);
-        made.insert(tenant.clone(), (now, Arc::clone(&overview)));
+        *last = Some((self.shared.clock.monotonic(), Arc::clone(&overview)));
         Ok(overview)
     }
 
@@ -192,27 +221,13 @@ impl Postrider {
 
     async fn overview_of_all(&self, troubled: Vec<EndpointView>) -> Result<Overview, Error> {
         let census = self.census().await.ok_or(crate::store::Unavailable::Silent)?;
-        let of = |paused: bool| {
-            let matching = census.endpoints.iter().filter(move |(reason, _)| reason.is_some() == paused);
-            matching.map(|(_, count)| count).sum::<u64>()
-        };
-        let closed = crate::domain::breaker::BreakerState::Closed;
-        let open = census.breakers.iter().filter(|(state, _)| **state != closed).map(|(_, count)| count);
-        let failing: u64 = open.sum();
-        let (paused, running) = (of(true), of(false));
-        let endpoints = EndpointCounts {
-            total: paused + running,
-            active: running.saturating_sub(failing),
-            paused,
-            failing,
-        };
         Ok(Overview {
             series: self.shared.activity.series(self.now()),
             waiting: census.waiting,
             in_flight: self.shared.metrics.in_flight.get().unsigned_abs(),
             held: census.held,
             oldest_waiting_at: census.oldest_waiting_at,
-            endpoints,
+            endpoints: EndpointCounts::of(&census),
             troubled,
         })
     }
@@ -222,26 +237,22 @@ impl Postrider {
         tenant: Tenant,
         troubled: Vec<EndpointView>,
     ) -> Result<Overview, Error> {
+        let of = tenant.clone();
+        let census = self.read("endpoints", move |conn, _| query::endpoint_census(conn, &of)).await?;
         let list = EndpointQuery { tenant: Some(tenant), limit: ADDED_UP, ..EndpointQuery::default() };
         let (views, _) = self.endpoints(list).await?;
-        let (now, mut counts) = (self.now(), EndpointCounts::default());
+        let now = self.now();
         let mut series = buckets(now, Duration::from_secs(OVERVIEW_BUCKET_S));
         let since = series.first().map_or(now, |bucket| bucket.at);
         let (mut waiting, mut in_flight, mut held, mut oldest) = (0, 0, 0, None::<Timestamp>);
         for view in views {
-            counts.total += 1;
-            let well = view.health.state.breaker.state() == crate::domain::breaker::BreakerState::Closed;
-            match (view.endpoint.paused, well) {
-                (Some(_), _) => counts.paused += 1,
-                (None, true) => counts.active += 1,
-                (None, false) => counts.failing += 1,
-            }
             let backlog = view.health.backlog;
             waiting += backlog.pending;
             in_flight += backlog.sending;
             held += backlog.held;
             oldest = [oldest, backlog.oldest_pending_at].into_iter().flatten().min();
-            for sample in self.samples(&view.endpoint.id, since).await? {
+            let samples = self.samples(&view.endpoint.id, since).await?;
+            for sample in samples.into_iter().filter(|sample| sample.outcome != Outcome::Interrupted) {
                 count(&mut series, sample.ended_at, sample.outcome == Outcome::Delivered);
             }
         }
@@ -251,7 +262,7 @@ impl Postrider {
             in_flight,
             held,
             oldest_waiting_at: oldest,
-            endpoints: counts,
+            endpoints: EndpointCounts::of(&census),
             troubled,
         })
     }

@@ -56,7 +56,7 @@ const AT_TIMES: [(&str, &str); 2] = [("Endpoint", "secret"), ("Problem", "errors
 type Applies = fn(&Value) -> bool;
 
 /// What calls are refused with, by what they take.
-const REFUSALS: [(Kind, Applies); 10] = [
+const REFUSALS: [(Kind, Applies); 11] = [
     (Kind::MalformedJson, has_body),
     (Kind::Unauthorized, is_guarded),
     (Kind::Forbidden, is_guarded),
@@ -66,6 +66,7 @@ const REFUSALS: [(Kind, Applies); 10] = [
     (Kind::UnsupportedMediaType, has_body),
     (Kind::Invalid, |_| true),
     (Kind::TooManyRequests, is_guarded),
+    (Kind::Internal, |_| true),
     (Kind::Unavailable, |_| true),
 ];
 
@@ -79,7 +80,7 @@ fn has_path(operation: &Value) -> bool {
 }
 
 fn is_guarded(operation: &Value) -> bool {
-    operation["security"] != json!([])
+    operation["security"] != json!([{}])
 }
 
 /// The document as it is served.

@@ -173,7 +173,7 @@ pub(in crate::admin) struct TokenShape {
 /// A recovery, and what has come of it so far.
 #[derive(ToSchema, Serialize)]
 #[schema(as = Recovery, example = json!({
-    "id": "rcv_01a2116c9b3d7f0f8e2d5a6b7c8d9e0f", "endpoint_id": "ep_01a2116c7ac0750b83c2f73300529619",
+    "id": "rec_01a2116c9b3d7f0f8e2d5a6b7c8d9e0f", "endpoint_id": "ep_01a2116c7ac0750b83c2f73300529619",
     "tenant": "default", "include": Include::Failed, "since": "2026-11-25T08:00:00.000000Z",
     "until": "2026-11-25T10:00:00.000000Z", "status": "running", "matched": 120, "requeued": 100,
     "created_at": "2026-11-25T10:00:00.000000Z"

@@ -97,7 +97,7 @@ texts! {
     EndpointId: "An endpoint's id.", "^[A-Za-z0-9_-]{1,128}$", Some(128), "ep_01a2116c7ac0750b83c2f73300529619";
     DeliveryId: "A delivery's id: one event on its way to one endpoint.",
         "^[A-Za-z0-9_-]{1,128}$", Some(128), "dlv_01a2116c8d0f7c22a1c04c7d3f2b9e10";
-    RecoveryId: "A recovery's id.", "^[A-Za-z0-9_-]{1,128}$", Some(128), "rcv_01a2116c9b3d7f0f8e2d5a6b7c8d9e0f";
+    RecoveryId: "A recovery's id.", "^[A-Za-z0-9_-]{1,128}$", Some(128), "rec_01a2116c9b3d7f0f8e2d5a6b7c8d9e0f";
     TokenId: "A token's id, which is no secret.", "^[A-Za-z0-9_-]{1,128}$", Some(128), "tok_01a2116c9f5e7b1a9c3d4e5f60718293";
     Tenant: "Whose it is.", "^[A-Za-z0-9_-]{1,64}$", Some(64), "default";
     EventType: "What happened: words joined by dots.",

@@ -1,10 +1,9 @@
 //! `postrider completions`: what a shell needs to complete this command.
 
-use std::io::Write as _;
-
-use anyhow::Context;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+
+use crate::output::emit;
 
 /// Print what a shell needs to complete this command.
 ///
@@ -21,6 +20,7 @@ impl Completions {
         // Made in memory first: who reads it may stop early.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut crate::Cli::command(), "postrider", &mut script);
-        std::io::stdout().write_all(&script).context("cannot write to standard output")
+        emit(String::from_utf8_lossy(&script).trim_end());
+        Ok(())
     }
 }

@@ -70,7 +70,7 @@ impl Given {
             wrong.extend(judge(&Settings { places: merged.places.clone(), ..alone }, Settings::read));
         }
         if wrong.is_empty() {
-            wrong.extend(judge(&merged, Settings::engine));
+            wrong.extend(judge(&merged, |settings| settings.token().and_then(|_| settings.engine())));
         }
         Ok(wrong)
     }

@@ -67,6 +67,11 @@ pub(crate) fn text(value: &Value, field: &str) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
+        // As many digits as say something.
+        Value::Number(number) if number.is_f64() => {
+            let short = format!("{:.3}", number.as_f64().unwrap_or_default());
+            short.trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
         Value::Object(fields) => fields

@@ -8,7 +8,6 @@ use anyhow::{Context, bail};
 use postrider::Postrider;
 use postrider::admin::ApiToken;
 use postrider::config::DatabaseUrl;
-use postrider::domain::access::MIN_TOKEN_CHARS;
 
 use crate::log::Log;
 use crate::settings::{Settings, SettingsFile};
@@ -48,7 +47,7 @@ impl Serve {
             )
         })?;
         let address = listener.local_addr()?;
-        let token = api_token(&settings, &database, address.ip().is_loopback())?;
+        let token = api_token(&settings, &database)?;
 
         let postrider = Postrider::builder().database(database).config(config).start().await?;
         let (handle, api_token) = (postrider.clone(), token.clone());
@@ -92,21 +91,14 @@ pub(crate) fn raise_file_limit() {
 }
 
 /// The token that was set, or the one kept beside a local database.
-fn api_token(settings: &Settings, database: &DatabaseUrl, loopback: bool) -> anyhow::Result<ApiToken> {
-    let set = settings.api_token.clone();
-    let token = match (set, token::path_of(database)) {
-        (Some(token), _) => token.0,
-        (None, Some(path)) if loopback => {
-            let token = token::read_or_make(&path)?;
-            tracing::info!("the API's token is in {}", path.display());
-            token
-        }
-        (None, _) => bail!(
-            "an address that others can reach, or a shared database, needs a token that you set: POSTRIDER_API_TOKEN (at least {} characters)",
-            MIN_TOKEN_CHARS
-        ),
-    };
-    ApiToken::new(&token).map_err(|detail| anyhow::anyhow!("api_token: {detail}"))
+fn api_token(settings: &Settings, database: &DatabaseUrl) -> anyhow::Result<ApiToken> {
+    if let Some(token) = settings.token()? {
+        return Ok(token);
+    }
+    let path = token::path_of(database).context("there is no file to keep a token beside")?;
+    let token = token::read_or_make(&path)?;
+    tracing::info!("the API's token is in {}", path.display());
+    ApiToken::new(&token).map_err(|detail| anyhow::anyhow!("{}: {detail}", path.display()))
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use postrider::admin::ApiToken;
 use postrider::config::{DatabaseUrl, EngineConfig};
+use postrider::domain::access::MIN_TOKEN_CHARS;
 use postrider::domain::retry::RetrySchedule;
 use postrider::domain::secret::EncryptionKey;
 use postrider::domain::settings::{check_concurrency, check_timeout_ms};
@@ -186,6 +188,20 @@ impl Settings {
         keys.collect::<Result<_, _>>().map_err(|detail| {
             self.wrong("encryption_keys", format!("each {detail}; `postrider keys generate` makes one"))
         })
+    }
+
+    /// The token that was set. `None`: one is made, and kept beside a local database.
+    pub(crate) fn token(&self) -> anyhow::Result<Option<ApiToken>> {
+        match &self.api_token {
+            Some(token) => ApiToken::new(&token.0).map(Some).map_err(|detail| self.wrong("api_token", detail)),
+            None if self.address()?.ip().is_loopback() && crate::token::path_of(&self.database()?).is_some() => Ok(None),
+            None => Err(self.wrong(
+                "api_token",
+                format!(
+                    "an address that others can reach, or a shared database, needs a token that you set: POSTRIDER_API_TOKEN (at least {MIN_TOKEN_CHARS} characters)"
+                ),
+            )),
+        }
     }
 
     pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {

@@ -1,13 +1,15 @@
 //! What there is in the whole database, for metrics. What it costs grows with what waits (of which it stops to
 //! count), and with the endpoints; never with what has ended.
 
+use diesel::IntoSql as _;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable};
+use diesel::sql_types::{BigInt, Bool, Nullable};
 
 use super::Conn;
 use super::work::walk;
 use crate::domain::breaker::BreakerState;
 use crate::domain::census::Census;
+use crate::domain::ids::Tenant;
 use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{HoldReason, Status};
 use crate::store::schema::{webhook_endpoint_health as health, webhook_endpoints as endpoints};
@@ -49,7 +51,7 @@ pub(crate) fn census(conn: &mut Conn) -> Result<Census, StoreError> {
     if pending.timed < pending.waiting {
         census.held = held(conn)?;
     }
-    count_endpoints(conn, &mut census)?;
+    count_endpoints(conn, None, &mut census)?;
     Ok(census)
 }
 
@@ -69,8 +71,17 @@ fn held(conn: &mut Conn) -> Result<u64, StoreError> {
     Ok(found.held.unsigned_abs())
 }
 
-fn count_endpoints(conn: &mut Conn, census: &mut Census) -> Result<(), StoreError> {
-    let live = || endpoints::table.filter(endpoints::deleted_at.is_null());
+/// Of a census, the endpoints of one tenant alone.
+pub(crate) fn endpoint_census(conn: &mut Conn, tenant: &Tenant) -> Result<Census, StoreError> {
+    let mut census = Census::default();
+    count_endpoints(conn, Some(tenant), &mut census)?;
+    Ok(census)
+}
+
+fn count_endpoints(conn: &mut Conn, tenant: Option<&Tenant>, census: &mut Census) -> Result<(), StoreError> {
+    let (name, all) = (tenant.map_or("", Tenant::as_str), tenant.is_none());
+    let of = || endpoints::tenant.eq(name).or(all.into_sql::<Bool>());
+    let live = || endpoints::table.filter(endpoints::deleted_at.is_null()).filter(of());
     let paused: Vec<(Option<String>, i64)> = live()
         .group_by(endpoints::pause_reason)
         .select((endpoints::pause_reason, diesel::dsl::count_star()))
@@ -84,6 +95,7 @@ fn count_endpoints(conn: &mut Conn, census: &mut Census) -> Result<(), StoreErro
     let of_active = health::table
         .inner_join(endpoints::table)
         .filter(endpoints::deleted_at.is_null())
+        .filter(of())
         .filter(endpoints::pause_reason.is_null());
     let breakers: Vec<(String, i64)> = of_active
         .group_by(health::breaker)

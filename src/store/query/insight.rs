@@ -1,12 +1,15 @@
 //! What people look at: how an endpoint has been doing, which ones are in trouble, what a recovery would bring back.
 //! Each stops counting somewhere, so that a look costs little whatever there is.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use diesel::dsl::count_star;
 use diesel::prelude::*;
 
-use super::Conn;
 use super::recoveries::{Cursor, given_up, missing};
 use super::work::waiting;
+use super::{Conn, targets_of};
 use crate::domain::breaker::BreakerState;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Outcome;
@@ -60,8 +63,11 @@ pub(crate) fn failed_since(conn: &mut Conn, id: &EndpointId, since: Timestamp) -
     Ok(failed.unsigned_abs())
 }
 
-/// Endpoints that a person should look at: paused by themselves, their breaker not closed, or something of theirs
-/// is overdue the longest. At most `limit` of each kind.
+/// How long after its time a delivery is overdue: healthy endpoints with much to do are never quite up to date.
+const OVERDUE: Duration = Duration::from_secs(10);
+
+/// Endpoints that a person should look at: paused by themselves or failing, the worst first, and those where
+/// something is overdue the longest. At most `limit` of each kind.
 pub(crate) fn troubled(
     conn: &mut Conn,
     tenant: Option<&Tenant>,
@@ -76,9 +82,13 @@ pub(crate) fn troubled(
             endpoints::pause_reason
                 .eq_any(by_itself)
                 .assume_not_null()
-                .or(health::breaker.ne(BreakerState::Closed.as_str()).assume_not_null()),
+                .or(health::breaker.ne(BreakerState::Closed.as_str()).assume_not_null())
+                .or(health::consecutive_failures
+                    .gt(0)
+                    .assume_not_null()
+                    .and(endpoints::pause_reason.is_null())),
         )
-        .order(endpoints::id.desc())
+        .order((health::consecutive_failures.desc(), endpoints::id.desc()))
         .limit(limit)
         .select(endpoints::id)
         .into_boxed();
@@ -87,7 +97,12 @@ pub(crate) fn troubled(
     }
     let mut found: Vec<String> = ill.load(conn)?;
     let all: Vec<Lease> = Shard::all().map(|shard| Lease { shard, epoch: 0 }).collect();
-    let mut overdue = waiting(conn, &all, Some(now))?;
+    let mut overdue = waiting(conn, &all, Some(now - OVERDUE))?;
+    if let Some(tenant) = tenant {
+        let own = targets_of(conn, tenant)?;
+        let own: HashSet<&str> = own.iter().map(|target| target.id.as_str()).collect();
+        overdue.retain(|waiting| own.contains(waiting.endpoint_id.as_str()));
+    }
     overdue.sort_by_key(|waiting| waiting.next);
     for late in overdue.into_iter().take(usize::try_from(limit).unwrap_or(0)) {
         if !found.contains(&late.endpoint_id) {

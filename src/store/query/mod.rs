@@ -14,7 +14,7 @@ mod work;
 
 use diesel::prelude::*;
 
-pub(crate) use self::census::census;
+pub(crate) use self::census::{census, endpoint_census};
 pub(crate) use self::deliveries::*;
 pub(crate) use self::endpoints::*;
 pub(crate) use self::events::*;

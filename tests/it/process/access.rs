@@ -5,8 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use postrider::testing::on_virtual_time;
+
 use crate::support::api::{Answer, Api};
 use crate::support::document::DOCUMENT;
+use crate::support::engine::TestEngine;
 use crate::support::server::{Server, run};
 
 /// A route, the scope that it needs, and what it is about.
@@ -426,4 +429,25 @@ fn a_portal_link_opens_one_tenants_endpoints_and_deliveries() {
 fn open(api: &Api, body: &str) -> Answer {
     let headers = [("content-type", "application/json")];
     api.try_request("POST", "/api/v1/session", &headers, Some(body.to_owned())).unwrap()
+}
+
+#[test]
+fn behind_a_hosts_login_another_page_changes_nothing() {
+    use actix_web::test::{TestRequest, init_service, try_call_service};
+    use actix_web::{App, web};
+
+    on_virtual_time(async {
+        let engine = TestEngine::start();
+        let endpoint = engine.endpoint(1, "{}").await;
+        let scope = web::scope("/webhooks").configure(engine.postrider.admin());
+        let app = init_service(App::new().service(scope)).await;
+        let pause = format!("/webhooks/api/v1/endpoints/{endpoint}/pause");
+        for (site, status) in [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)] {
+            let request =
+                TestRequest::post().uri(&pause).insert_header(("sec-fetch-site", site)).to_request();
+            assert_eq!(call_service(&app, request).await.status().as_u16(), status, "{site}");
+        }
+        let by_a_program = TestRequest::post().uri(&pause).to_request();
+        assert_eq!(call_service(&app, by_a_program).await.status().as_u16(), 200);
+    });
 }

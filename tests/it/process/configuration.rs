@@ -149,7 +149,21 @@ fn the_doctor_finds_what_is_broken() {
     let (_, found) =
         doctor(folder, &["--database-url", "sqlite:/no/such/folder/x.db", "--listen", "127.0.0.1:0"]);
     assert_eq!(wrong(&found), vec!["folder"], "{found}");
-    let (_, found) =
-        doctor(folder, &["--database-url", "postgres://127.0.0.1:1/x", "--listen", "127.0.0.1:0"]);
+    let away = "database_url = \"postgres://127.0.0.1:1/x\"\nlisten = \"127.0.0.1:0\"\n";
+    std::fs::write(folder.join("p.toml"), away).unwrap();
+    let (_, found) = doctor(folder, &["--config", "p.toml"]);
+    assert_eq!(wrong(&found), vec!["settings"], "a shared database without a token: {found}");
+    std::fs::write(folder.join("p.toml"), format!("{away}api_token = \"a-token-that-is-long-enough\"\n"))
+        .unwrap();
+    let (_, found) = doctor(folder, &["--config", "p.toml"]);
     assert_eq!(wrong(&found), vec!["database"], "{found}");
+
+    for (settings, remedy) in
+        [("api_token = \"short\"", "at least 16"), ("listen = \"0.0.0.0:8400\"", "POSTRIDER_API_TOKEN")]
+    {
+        std::fs::write(folder.join("p.toml"), settings).unwrap();
+        let checked = run(folder, &["config", "check", "--config", "p.toml"]);
+        let told = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(!checked.status.success() && told.contains(remedy), "{settings}: {told}");
+    }
 }

@@ -82,6 +82,47 @@ fn overview_and_statistics_tell_what_was_sent_what_failed_and_what_is_in_trouble
 }
 
 #[test]
+fn an_endpoint_that_fails_is_in_trouble_before_its_breaker_opens_and_whatever_others_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let (api, receiver) = (server.api(), Receiver::start());
+    for n in 0..25 {
+        let late = json!({"tenant": "other", "rate_limit": "1/h", "event_types": [format!("late.n{n}")]});
+        api.endpoint(&receiver.url("/ok"), &late.to_string());
+        let one = json!({"type": format!("late.n{n}"), "data": 1, "tenant": "other"});
+        api.post("/events/batch", &json!({"events": [one, one]}).to_string());
+    }
+    let fails = r#"{"tenant":"shop","breaker_after":0,"retry_delays_s":[]}"#;
+    let bad = api.endpoint("http://127.0.0.1:9/", fails);
+    api.post("/events", r#"{"type":"a.b","data":1,"tenant":"shop"}"#);
+    until("its failure is seen", Duration::from_secs(20), || {
+        let overview = api.get("/overview?tenant=shop").body;
+        overview["attempts"]["failed"] == 1 && overview["troubled"][0]["id"] == json!(bad)
+    });
+    until("the first of all", Duration::from_secs(20), || {
+        api.get("/overview").body["troubled"][0]["id"] == json!(bad)
+    });
+}
+
+#[test]
+fn a_stream_ends_with_the_token_that_opened_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let api = server.api();
+    let made = api.post("/tokens", r#"{"name":"t","scope":"read","tenant":"mine"}"#);
+    let (id, token) = (made.text("id"), made.text("token"));
+    let mut stream = TcpStream::connect(api.base.trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET /api/v1/stream HTTP/1.0\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n")
+        .unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| line == "event: overview"));
+    assert_eq!(api.delete(&format!("/tokens/{id}")).status, 204);
+    let broken = lines.find_map(Result::err);
+    assert!(broken.is_none(), "it went on: {broken:?}");
+}
+
+#[test]
 fn the_stream_tells_a_tenant_of_its_own_deliveries_and_endpoints_alone() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
