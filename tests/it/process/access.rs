@@ -445,9 +445,13 @@ fn behind_a_hosts_login_another_page_changes_nothing() {
         for (site, status) in [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)] {
             let request =
                 TestRequest::post().uri(&pause).insert_header(("sec-fetch-site", site)).to_request();
-            assert_eq!(call_service(&app, request).await.status().as_u16(), status, "{site}");
+            let answered = match try_call_service(&app, request).await {
+                Ok(answer) => answer.status(),
+                Err(refused) => refused.as_response_error().status_code(),
+            };
+            assert_eq!(answered.as_u16(), status, "{site}");
         }
         let by_a_program = TestRequest::post().uri(&pause).to_request();
-        assert_eq!(call_service(&app, by_a_program).await.status().as_u16(), 200);
+        assert!(try_call_service(&app, by_a_program).await.unwrap().status().is_success());
     });
 }

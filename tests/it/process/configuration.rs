@@ -156,7 +156,7 @@ fn the_doctor_finds_what_is_broken() {
     std::fs::write(folder.join("p.toml"), format!("{away}api_token = \"a-token-that-is-long-enough\"\n"))
         .unwrap();
     let (_, found) = doctor(folder, &["--config", "p.toml"]);
-    assert_eq!(wrong(&found), vec!["database"], "{found}");
+    assert_eq!(wrong(&found), vec!["database", "permissions"], "{found}");
 
     for (settings, remedy) in
         [("api_token = \"short\"", "at least 16"), ("listen = \"0.0.0.0:8400\"", "POSTRIDER_API_TOKEN")]
