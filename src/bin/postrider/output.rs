@@ -114,8 +114,30 @@ fn terminal_width() -> Option<u16> {
     term.size_checked().map(|(_, columns)| columns)
 }
 
+/// So many characters of a cell say something.
+const LEGIBLE: usize = 12;
+
+/// The columns that a width has room for: the first two, the last, and as many between as can be read.
+fn fitting<'c>(rows: &[Value], columns: &[(&'c str, &'c str)], width: u16) -> Vec<(&'c str, &'c str)> {
+    let needs = |place: usize, (title, field): &(&str, &str)| {
+        let widest = rows.iter().map(|row| cell(row, field, true).chars().count()).max().unwrap_or(0);
+        let widest = widest.max(title.chars().count());
+        2 + if place == 0 { widest } else { widest.min(LEGIBLE) }
+    };
+    let mut shown = columns.to_vec();
+    let room = usize::from(width);
+    while shown.len() > 3 && shown.iter().enumerate().map(|(i, one)| needs(i, one)).sum::<usize>() > room {
+        shown.remove(shown.len() - 2);
+    }
+    shown
+}
+
 /// One line a row. What names a row is never cut; the rest is where there is too little room.
 fn tabulate(rows: &[Value], columns: &[(&str, &str)], width: Option<u16>) -> String {
+    let columns = match width {
+        Some(width) => &fitting(rows, columns, width)[..],
+        None => columns,
+    };
     let mut table = Table::new();
     table.load_style(NOTHING).set_truncation_indicator("…");
     if let Some(width) = width {
@@ -185,6 +207,21 @@ mod tests {
             assert!(shown.lines().all(|line| line.chars().count() <= usize::from(width)), "{shown}");
             assert!(shown.contains("ep_0123456789abcdef") && shown.contains('…'), "{shown}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_left_out() {
+        let columns = [
+            ("ID", "id"),
+            ("STATUS", "status"),
+            ("ONE", "created_at"),
+            ("TWO", "created_at"),
+            ("URL", "url"),
+        ];
+        let shown = tabulate(&list(), &columns, Some(60));
+        let head: Vec<&str> = shown.lines().next().unwrap().split_whitespace().collect();
+        assert_eq!(head, ["ID", "STATUS", "ONE", "URL"], "{shown}");
+        assert!(shown.contains("active") && shown.contains("https://exa"), "{shown}");
     }
 
     #[test]

@@ -47,14 +47,42 @@ fn shown(overview: &Value) -> String {
     let columns = [
         ("IN TROUBLE", "id"),
         ("STATUS", "status"),
-        ("WHY", "pause_reason"),
-        ("BREAKER", "health.breaker"),
+        ("WHY", "why"),
         ("WAITING", "health.pending"),
         ("URL", "url"),
     ];
     let card = card(overview, &fields);
     match overview["troubled"].as_array().map(Vec::as_slice) {
         None | Some([]) => card,
-        Some(troubled) => format!("{card}\n\n{}", tabulated(troubled, &columns)),
+        Some(troubled) => {
+            let explained = |one: &Value| {
+                let mut one = one.clone();
+                one["why"] = why(&one).into();
+                one
+            };
+            let troubled: Vec<Value> = troubled.iter().map(explained).collect();
+            format!("{card}\n\n{}", tabulated(&troubled, &columns))
+        }
     }
+}
+
+/// What an endpoint suffers from.
+fn why(endpoint: &Value) -> String {
+    let health = &endpoint["health"];
+    if let Some(reason) = endpoint["pause_reason"].as_str() {
+        return format!("paused: {reason}");
+    }
+    let failures = health["consecutive_failures"].as_u64().unwrap_or(0);
+    if let Some(at) = health["next_probe_at"].as_str() {
+        return format!("{failures} failures, next probe {at}");
+    }
+    if failures > 0 {
+        return format!("{failures} failures in a row");
+    }
+    for (field, what) in [("hold_until", "asked to wait until"), ("next_slot_at", "rate limit, next slot")] {
+        if let Some(at) = health[field].as_str() {
+            return format!("{what} {at}");
+        }
+    }
+    "behind".into()
 }
