@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::output::{emit, print, tabulated};
 use crate::serve::raise_file_limit;
-use crate::settings::{Known, Place, SECRET, Settings, SettingsFile, Wrong, known};
+use crate::settings::{Known, Place, SECRET, Settings, SettingsFile, Wrong, known, misspelt};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
@@ -69,6 +69,8 @@ impl Given {
             let alone: Settings = serde_json::from_value(json!({ name: value }))?;
             wrong.extend(judge(&Settings { places: merged.places.clone(), ..alone }, Settings::read));
         }
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        wrong.extend(misspelt(variables));
         if wrong.is_empty() {
             wrong.extend(judge(&merged, |settings| settings.token().and_then(|_| settings.engine())));
         }

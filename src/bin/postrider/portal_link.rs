@@ -28,7 +28,11 @@ impl PortalLink {
         let answer = connection.call_new(Method::POST, &path, Some(body), None).await?;
         print(&answer, self.client.json, |answer| {
             let (url, until) = (text(answer, "url"), text(answer, "expires_at"));
-            format!("{url}\nWhoever has it may see to the endpoints of {}, until {until}.", self.tenant)
+            let told =
+                format!("{url}\nWhoever has it may see to the endpoints of {}, until {until}.", self.tenant);
+            let here = ["://127.", "://localhost", "://[::1]"].iter().any(|host| url.contains(host));
+            let remedy = "\nIt leads to this machine: name the server as its customers do, by --server.";
+            if here { told + remedy } else { told }
         });
         Ok(())
     }

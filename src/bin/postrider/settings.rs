@@ -15,7 +15,7 @@ use postrider::domain::secret::EncryptionKey;
 use postrider::domain::settings::{check_concurrency, check_timeout_ms};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::file::{Known, Place, Places, SECRET, Wrong, known};
+pub(crate) use self::file::{Known, Place, Places, SECRET, Wrong, known, misspelt};
 
 pub(crate) const DEFAULT_DATABASE_URL: &str = "sqlite:postrider.db";
 pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8400";

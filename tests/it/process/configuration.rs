@@ -158,6 +158,12 @@ fn the_doctor_finds_what_is_broken() {
     let (_, found) = doctor(folder, &["--config", "p.toml"]);
     assert_eq!(wrong(&found), vec!["database", "permissions"], "{found}");
 
+    let mut misspelt = command(folder, &["config", "check"]);
+    misspelt.env("POSTRIDER_RETENTIN", "30d").env("POSTRIDER_PORT", "tcp://10.0.0.1:80");
+    let told = misspelt.output().unwrap();
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("POSTRIDER_RETENTION") && !told.contains("POSTRIDER_PORT"), "{told}");
+
     for (settings, remedy) in
         [("api_token = \"short\"", "at least 16"), ("listen = \"0.0.0.0:8400\"", "POSTRIDER_API_TOKEN")]
     {

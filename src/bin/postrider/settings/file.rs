@@ -157,6 +157,22 @@ fn read_one(
 /// How alike two names must be for one to be meant by the other.
 const ALIKE: f64 = 0.8;
 
+/// Variables of the environment that are no settings, and all but one. (Others may be anybody's: Kubernetes makes
+/// some of the names of services.)
+pub(crate) fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Wrong> {
+    const ALL_BUT: f64 = 0.93;
+    let known = known();
+    let all: Vec<&str> = known.iter().map(|known| known.variable.as_str()).collect();
+    let wrong = |variable: String| {
+        let name = variable.strip_prefix("POSTRIDER_").filter(|_| !all.contains(&variable.as_str()))?;
+        let likeness = |other: &&str| strsim::jaro_winkler(name, other.trim_start_matches("POSTRIDER_"));
+        let best = all.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+        let detail = format!("is no setting: did you mean {best}?");
+        (likeness(&best) >= ALL_BUT).then(|| Wrong::new(&variable, None, detail))
+    };
+    variables.filter_map(wrong).collect()
+}
+
 fn nearest(name: &str, known: &[Known]) -> String {
     let name = name.replace('-', "_").to_lowercase();
     let likeness = |known: &Known| strsim::jaro_winkler(&name, &known.name);
