@@ -25,7 +25,7 @@ use crate::domain::settings::{OnFailed, Ordering, Signing};
 #[schema(as = EndpointChange, example = json!({"rate_limit": "100/s", "concurrency": 20, "description": null}))]
 pub(in crate::admin) struct ChangedEndpoint {
     /// Where webhooks go. Addresses are taken in place of a name, where they may be sent to.
-    #[schema(value_type = String, required = false, max_length = 2048, pattern = "^https?://([A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?\\.){0,4}[A-Za-z]([A-Za-wyz0-9]{0,30})?(:[0-9]{1,4})?(/[A-Za-z0-9/_.~-]*)?([?][A-Za-z0-9=&_.~-]*)?$")]
+    #[schema(value_type = String, required = false, max_length = 2048, pattern = "^https?://([A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?\\.){0,4}[A-Za-z]([A-Za-wyz0-9]{0,30})?(:[0-9]{1,4})?([/?#][\\s\\S]*)?$")]
     url: Option<String>,
     /// For people.
     #[schema(max_length = 1024, pattern = "^[^\\x00]*$")]

@@ -56,7 +56,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Run a receiver for development: it verifies and prints each webhook.
     Listen(listen::Listen),
-    /// Show in half a minute what Postrider does, and leave nothing behind.
+    /// Show in some seconds what Postrider does, and leave nothing behind.
     Demo(demo::Demo),
     /// Publish an event, or many.
     Send(send::Send),

@@ -184,7 +184,10 @@ impl Settings {
     }
 
     fn keys(&self) -> anyhow::Result<Vec<EncryptionKey>> {
-        let keys = self.encryption_keys.iter().flatten().map(|key| EncryptionKey::parse(key.0.trim()));
+        // A variable that is set to nothing is not set.
+        let given =
+            self.encryption_keys.iter().flatten().map(|key| key.0.trim()).filter(|key| !key.is_empty());
+        let keys = given.map(EncryptionKey::parse);
         keys.collect::<Result<_, _>>().map_err(|detail| {
             self.wrong("encryption_keys", format!("each {detail}; `postrider keys generate` makes one"))
         })
