@@ -1,5 +1,5 @@
 //! `postrider demo`: a server and a receiver in one process and a temporary folder, and what happens between
-//! them in half a minute. It shows what the README promises, and leaves nothing behind.
+//! them in some seconds. It shows what the README promises, and leaves nothing behind.
 
 mod receiver;
 mod stage;
@@ -32,7 +32,7 @@ const BETWEEN_EVENTS: Duration = Duration::from_millis(500);
 /// Failures in a row that open the dead endpoint's breaker: fewer than events, so that some wait.
 const BREAKER_AFTER: u64 = 3;
 
-/// Show in half a minute what Postrider does: deliveries, retries, a breaker and a recovery.
+/// Show in some seconds what Postrider does: deliveries, retries, a breaker and a recovery.
 ///
 /// Needs nothing and leaves nothing behind: server, receiver and database are this command's own.
 #[derive(Debug, clap::Args)]

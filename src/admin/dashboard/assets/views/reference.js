@@ -6,6 +6,7 @@ import { exampleOf, resolver, typeLines } from '../openapi.js';
 import { filterField, filters } from '../listing.js';
 import { empty, failure, loading } from '../ui.js';
 
+const PROBLEM = 'application/problem+json';
 const METHODS = ['get', 'post', 'put', 'patch', 'delete'];
 
 export default function referenceView({ root, signal, setTitle }) {
@@ -69,15 +70,23 @@ function operationElement(method, path, operation, parameters, resolve) {
 
 function contentsOf(operation, parameters, resolve) {
   const request = resolve(operation.requestBody);
+  const answers = Object.entries(operation.responses ?? {}).map(([status, answer]) => ({ status, ...resolve(answer) }));
+  const refusals = answers.filter(({ content }) => content?.[PROBLEM]);
   return [
     operation.description && h('p', { class: 'prose' }, operation.description),
     parameters.length > 0 && [h('h3', null, 'Parameters'), h('ul', { class: 'schema' }, parameters.map((parameter) => parameterLine(parameter, resolve)))],
     request && [h('h3', null, 'Request'), request.description && h('p', null, request.description), mediaTypes(request.content, resolve)],
-    Object.entries(operation.responses ?? {}).map(([status, answer]) => {
-      const { description, content } = resolve(answer);
-      return [h('h3', null, `${status} `, h('span', { class: 'muted' }, description)), mediaTypes(content, resolve)];
-    }),
+    answers
+      .filter((answer) => !refusals.includes(answer))
+      .map(({ status, description, content }) => [h('h3', null, `${status} `, h('span', { class: 'muted' }, description)), mediaTypes(content, resolve)]),
+    refusals.length > 0 && [h('h3', null, 'Refused with'), h('ul', { class: 'schema' }, refusals.map(refusalLine))],
   ];
+}
+
+/** They all look the same: what differs is said in a line. */
+function refusalLine({ status, description, content }) {
+  const type = content[PROBLEM].example?.type;
+  return h('li', null, h('code', null, status), ` ${description} `, type && h('span', { class: 'muted break' }, type));
 }
 
 function parameterLine({ name, in: place, required, description, schema }, resolve) {
