@@ -56,6 +56,11 @@ struct Reader {
 }
 
 /// What happens, as it happens
+///
+/// `overview` has what `GET /overview` answers: at most once a second, and every ten. `delivery`, when one has ended:
+/// `id`, `event_id`, `endpoint_id`, `status`, `failure_reason`. `endpoint`, when one was changed or paused: `id`,
+/// `status` (null: deleted), `pause_reason`, `breaker`. `lagged`, with nothing in it, when some were missed: read anew
+/// what is shown. It tells of what the node that is asked sends, and ends with the token or session.
 #[utoipa::path(
     get,
     path = "/stream",

@@ -367,3 +367,19 @@ fn attempts_stay_below_the_file_limit_and_no_file_left_fails_no_delivery() {
     }
     assert!(most <= (100 - 64) / 2, "{most} in flight");
 }
+
+#[test]
+fn a_log_in_json_is_an_object_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = serve(folder.path(), &[]);
+    command.env("POSTRIDER_LOG_FORMAT", "json");
+    let server = Server::spawn(folder.path(), command);
+    let log = server.log();
+    drop(server);
+    assert!(log.contains("listens on"), "{log}");
+    for line in log.lines() {
+        let told: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(told["level"].is_string() && told["fields"]["message"].is_string(), "{line}");
+    }
+}
