@@ -33,7 +33,7 @@ export default function overviewView({ root, signal, setTitle }) {
       replace(trouble, noEndpoints());
     } else if (list.length === 0 && (attempts.failed > 0 || held > 0)) {
       const why = [attempts.failed > 0 && `${attempts.failed} attempts failed lately`, held > 0 && `${held} deliveries wait for you`].filter(Boolean).join(', ');
-      replace(trouble, h('p', { class: 'all-well' }, badge({ tone: 'warn', label: 'Look' }), `No endpoint is failing now; ${why}.`));
+      replace(trouble, h('p', { class: 'all-well' }, badge({ tone: 'warn', label: 'Look' }), `No endpoint is in trouble now; ${why}.`));
     } else if (list.length === 0) {
       replace(trouble, h('p', { class: 'all-well' }, badge({ tone: 'ok', label: 'All well' }), 'No endpoint is in trouble.'));
     } else {
