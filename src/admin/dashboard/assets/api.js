@@ -70,9 +70,7 @@ async function call(method, where, { query = {}, body, signal }) {
   if (method !== 'GET' && csrf) headers['X-CSRF-Token'] = csrf;
 
   const request = { method, headers, body: JSON.stringify(body), signal, credentials: 'same-origin', cache: 'no-store' };
-  const response = await fetch(url, request).catch((error) => {
-    throw error.name === 'AbortError' ? error : Problem.unreachable();
-  });
+  const response = await fetch(url, request).catch(broken);
   learnServerTime(response.headers.get('Date'));
   const answer = await read(response);
   if (response.ok) return answer;
@@ -80,11 +78,14 @@ async function call(method, where, { query = {}, body, signal }) {
   throw new Problem(response.status, answer ?? {});
 }
 
+/** A page that was left meanwhile is no failure, at whatever point of the answer. */
+function broken(error) {
+  throw error.name === 'AbortError' ? error : Problem.unreachable();
+}
+
 /** What was answered, as JSON; null where it is empty or something else (a proxy's error page). */
 async function read(response) {
-  const text = await response.text().catch(() => {
-    throw Problem.unreachable();
-  });
+  const text = await response.text().catch(broken);
   try {
     return text === '' ? null : JSON.parse(text);
   } catch {
