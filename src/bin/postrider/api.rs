@@ -30,30 +30,11 @@ pub(crate) struct Client {
     pub(crate) json: bool,
 }
 
-/// Which part of a list to show.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Page {
-    /// At most so many (250)
-    #[arg(long)]
-    limit: Option<u32>,
-    /// Where the page before ended
-    #[arg(long)]
-    cursor: Option<String>,
-}
-
-impl Page {
-    /// The path of this page of a list, with those filters that are given.
-    pub(crate) fn of(self, list: &str, filters: &[(&str, Option<String>)]) -> String {
-        let page = [("limit", self.limit.map(|limit| limit.to_string())), ("cursor", self.cursor)];
-        query(list, filters.iter().chain(&page))
-    }
-}
+/// A parameter of a query, if it is given.
+pub(crate) type Parameter = (&'static str, Option<String>);
 
 /// A path with those parameters that are given.
-pub(crate) fn query<'a>(
-    path: &str,
-    parameters: impl IntoIterator<Item = &'a (&'a str, Option<String>)>,
-) -> String {
+pub(crate) fn query<'a>(path: &str, parameters: impl IntoIterator<Item = &'a Parameter>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in parameters {
         if let Some(value) = value {
@@ -164,27 +145,6 @@ impl Connection {
                 .with_context(|| format!("{url} answered no JSON; is it a Postrider?"))?
         };
         if status.is_success() { Ok(value) } else { Err(self.refused(status.as_u16(), &value)) }
-    }
-
-    /// A call that servers before this release do not know. `parent` is there if it is only the call that
-    /// is missing, and not what it is about.
-    pub(crate) async fn call_new(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<String>,
-        parent: Option<&str>,
-    ) -> Result<Value, Failure> {
-        let answer = self.call(method, path, body).await;
-        let Err(Failure::Refused { status: 404, .. }) = answer else { return answer };
-        if let Some(parent) = parent {
-            self.call(Method::GET, parent, None).await?;
-        }
-        let text = format!(
-            "the server at {} does not know this call: it is older than this command; update it",
-            self.server
-        );
-        Err(Failure::Refused { status: 404, text })
     }
 
     /// A problem (RFC 9457) in words, with what helps.

@@ -3,10 +3,9 @@
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::api::{Client, Page, query, segment};
-use crate::input;
-use crate::output::{Failure, card, table, tabulated};
-use crate::watch::Watch;
+use crate::api::{query, segment};
+use crate::look::{Listing, Look, Span};
+use crate::output::{Failure, card, tabulated};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Events {
@@ -24,18 +23,10 @@ pub(crate) struct List {
     /// Only this tenant's
     #[arg(long)]
     tenant: Option<String>,
-    /// Published from this time on, or so long ago, such as 2h
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Published before this time
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
     #[command(flatten)]
-    page: Page,
+    span: Span,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    listing: Listing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,9 +37,7 @@ pub(crate) struct Show {
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    look: Look,
 }
 
 impl Events {
@@ -58,7 +47,7 @@ impl Events {
             Self::Show(show) => {
                 let path = format!("/events/{}", segment(&show.id));
                 let path = query(&path, &[("tenant", show.tenant)]);
-                show.watch.show(&show.client, &path, shown).await
+                show.look.show(&path, shown).await
             }
         }
     }
@@ -66,12 +55,8 @@ impl Events {
 
 impl List {
     async fn run(self) -> Result<(), Failure> {
-        let filters = [
-            ("type", self.event_type),
-            ("tenant", self.tenant),
-            ("since", self.since.as_deref().map(input::time)),
-            ("until", self.until.as_deref().map(input::time)),
-        ];
+        let [since, until] = self.span.parameters();
+        let filters = [("type", self.event_type), ("tenant", self.tenant), since, until];
         let columns = [
             ("ID", "id"),
             ("TYPE", "type"),
@@ -79,8 +64,7 @@ impl List {
             ("KEY", "ordering_key"),
             ("PUBLISHED", "created_at"),
         ];
-        let path = self.page.of("/events", &filters);
-        self.watch.show(&self.client, &path, |answer| table(answer, &columns)).await
+        self.listing.show("/events", &filters, &columns).await
     }
 }
 

@@ -14,6 +14,7 @@ mod input;
 mod keys;
 mod listen;
 mod log;
+mod look;
 mod migrate;
 mod nodes;
 mod output;
@@ -26,7 +27,6 @@ mod serve;
 mod settings;
 mod token;
 mod tokens;
-mod watch;
 
 use std::process::ExitCode;
 

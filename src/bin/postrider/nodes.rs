@@ -1,21 +1,18 @@
 //! `postrider nodes`: the processes that send.
 
-use crate::api::Client;
+use crate::look::Look;
 use crate::output::{Failure, table};
-use crate::watch::Watch;
 
 /// List the processes that send from the server's database.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Nodes {
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    look: Look,
 }
 
 impl Nodes {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let columns = [("NAME", "name"), ("SINCE", "since"), ("ALIVE", "alive"), ("SHARDS", "shards")];
-        self.watch.show(&self.client, "/nodes", |answer| table(answer, &columns)).await
+        self.look.show("/nodes", |answer| table(answer, &columns)).await
     }
 }

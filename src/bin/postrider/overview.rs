@@ -1,11 +1,10 @@
 //! `postrider overview`: how it goes, in a few lines.
 
-use reqwest::Method;
 use serde_json::Value;
 
-use crate::api::{Client, query};
-use crate::output::{Failure, card, print, tabulated};
-use crate::watch::Watch;
+use crate::api::query;
+use crate::look::Look;
+use crate::output::{Failure, card, tabulated};
 
 /// Show how it goes: what was sent of late, what waits, and which endpoints are in trouble.
 #[derive(Debug, clap::Args)]
@@ -14,21 +13,13 @@ pub(crate) struct Overview {
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    look: Look,
 }
 
 impl Overview {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let path = query("/overview", &[("tenant", self.tenant)]);
-        // The first look tells whether the server knows of it.
-        let answer = self.client.connect()?.call_new(Method::GET, &path, None, None).await?;
-        if self.watch.is_on() {
-            return self.watch.show(&self.client, &path, shown).await;
-        }
-        print(&answer, self.client.json, shown);
-        Ok(())
+        self.look.show(&path, shown).await
     }
 }
 

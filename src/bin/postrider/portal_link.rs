@@ -24,8 +24,7 @@ impl PortalLink {
         let expires = humantime::parse_duration(&self.expires).context("--expires: write it as 1h or 30m")?;
         let path = format!("/tenants/{}/portal-link", segment(&self.tenant));
         let body = json!({"expires_s": expires.as_secs()}).to_string();
-        let connection = self.client.connect()?;
-        let answer = connection.call_new(Method::POST, &path, Some(body), None).await?;
+        let answer = self.client.call(Method::POST, &path, Some(body)).await?;
         print(&answer, self.client.json, |answer| {
             let (url, until) = (text(answer, "url"), text(answer, "expires_at"));
             let told =

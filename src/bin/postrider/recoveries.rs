@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::api::{Client, Connection, segment};
 use crate::endpoints::path_of;
 use crate::input;
+use crate::look::Look;
 use crate::output::{Failure, card, print, text};
 use crate::progress::{is_seen, progress};
-use crate::watch::Watch;
 
 /// How often a running one is looked at.
 const EVERY: Duration = Duration::from_millis(300);
@@ -54,9 +54,7 @@ pub(crate) struct Show {
     #[arg(long, conflicts_with = "watch")]
     wait: bool,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    look: Look,
 }
 
 impl Recover {
@@ -86,8 +84,7 @@ impl Recover {
     }
 
     async fn preview(&self, connection: &Connection, body: String) -> Result<Value, Failure> {
-        let path = path_of(&self.id, "/recover/preview");
-        connection.call_new(Method::POST, &path, Some(body), Some(&path_of(&self.id, ""))).await
+        connection.call(Method::POST, &path_of(&self.id, "/recover/preview"), Some(body)).await
     }
 }
 
@@ -126,12 +123,12 @@ impl Recoveries {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let Self::Show(show) = self;
         if !show.wait {
-            return show.watch.show(&show.client, &path(&show.id), shown).await;
+            return show.look.show(&path(&show.id), shown).await;
         }
-        let connection = show.client.connect()?;
+        let connection = show.look.client.connect()?;
         let answer = connection.call(Method::GET, &path(&show.id), None).await?;
         let answer = follow(&connection, answer, None).await?;
-        print(&answer, show.client.json, shown);
+        print(&answer, show.look.client.json, shown);
         Ok(())
     }
 }

@@ -4,9 +4,9 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::api::{Client, Page, segment};
-use crate::output::{Failure, card, print, table, text};
-use crate::watch::Watch;
+use crate::api::{Client, segment};
+use crate::look::Listing;
+use crate::output::{Failure, card, print, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tokens {
@@ -38,11 +38,7 @@ pub(crate) struct List {
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    page: Page,
-    #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    listing: Listing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,7 +74,6 @@ impl Create {
 
 impl List {
     async fn run(self) -> Result<(), Failure> {
-        let path = self.page.of("/tokens", &[("tenant", self.tenant)]);
         let columns = [
             ("ID", "id"),
             ("NAME", "name"),
@@ -86,7 +81,7 @@ impl List {
             ("TENANT", "tenant"),
             ("CREATED", "created_at"),
         ];
-        self.watch.show(&self.client, &path, |answer| table(answer, &columns)).await
+        self.listing.show("/tokens", &[("tenant", self.tenant)], &columns).await
     }
 }
 

@@ -7,10 +7,9 @@ use reqwest::Method;
 use serde_json::Value;
 
 use self::tail::Tail;
-use crate::api::{Client, Page, segment};
-use crate::input;
-use crate::output::{Failure, card, print, table, text};
-use crate::watch::Watch;
+use crate::api::{Client, Parameter, segment};
+use crate::look::{Listing, Look, Span};
+use crate::output::{Failure, card, print, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Deliveries {
@@ -43,7 +42,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    fn parameters(self) -> [(&'static str, Option<String>); 3] {
+    fn parameters(self) -> [Parameter; 3] {
         [("endpoint_id", self.endpoint), ("event_id", self.event), ("tenant", self.tenant)]
     }
 }
@@ -55,18 +54,10 @@ pub(crate) struct List {
     /// Only pending, sending, delivered or failed ones
     #[arg(long)]
     status: Option<String>,
-    /// Made from this time on, or so long ago, such as 2h
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Made before this time
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
     #[command(flatten)]
-    page: Page,
+    span: Span,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    listing: Listing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,9 +65,7 @@ pub(crate) struct Show {
     /// The delivery's id, dlv_…
     id: String,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    look: Look,
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,7 +80,7 @@ impl Deliveries {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::List(list) => list.run().await,
-            Self::Show(show) => show.watch.show(&show.client, &path_of(&show.id, ""), shown).await,
+            Self::Show(show) => show.look.show(&path_of(&show.id, ""), shown).await,
             Self::Tail(tail) => tail.run().await,
             Self::Retry(one) => one.run("/retry").await,
             Self::Cancel(one) => one.run("/cancel").await,
@@ -107,11 +96,8 @@ fn path_of(id: &str, below: &str) -> String {
 impl List {
     async fn run(self) -> Result<(), Failure> {
         let mut filters = self.filter.parameters().to_vec();
-        filters.extend([
-            ("status", self.status),
-            ("since", self.since.as_deref().map(input::time)),
-            ("until", self.until.as_deref().map(input::time)),
-        ]);
+        filters.push(("status", self.status));
+        filters.extend(self.span.parameters());
         let columns = [
             ("ID", "id"),
             ("STATUS", "status"),
@@ -121,8 +107,7 @@ impl List {
             ("EVENT", "event_id"),
             ("ENDPOINT", "endpoint_id"),
         ];
-        let path = self.page.of("/deliveries", &filters);
-        self.watch.show(&self.client, &path, |answer| table(answer, &columns)).await
+        self.listing.show("/deliveries", &filters, &columns).await
     }
 }
 

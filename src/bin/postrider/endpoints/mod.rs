@@ -12,10 +12,10 @@ use serde_json::Value;
 use self::change::{Add, Set};
 use self::secret::Secret;
 use self::stats::Stats;
-use crate::api::{Client, Page, segment};
-use crate::output::{Failure, card, print, table, text};
+use crate::api::{Client, segment};
+use crate::look::{Listing, Look};
+use crate::output::{Failure, card, print, text};
 use crate::recoveries::Recover;
-use crate::watch::Watch;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Endpoints {
@@ -58,11 +58,7 @@ pub(crate) struct List {
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
     #[command(flatten)]
-    page: Page,
-    #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    listing: Listing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,9 +66,7 @@ pub(crate) struct Show {
     /// The endpoint's id, ep_…
     id: String,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    look: Look,
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,7 +87,7 @@ impl Endpoints {
         match self {
             Self::Add(add) => add.run().await,
             Self::List(list) => list.run().await,
-            Self::Show(show) => show.watch.show(&show.client, &path_of(&show.id, ""), shown).await,
+            Self::Show(show) => show.look.show(&path_of(&show.id, ""), shown).await,
             Self::Set(set) => set.run().await,
             Self::Pause(one) => one.run(Method::POST, "/pause", shown).await,
             Self::Resume(one) => one.run(Method::POST, "/resume", shown).await,
@@ -121,8 +115,7 @@ impl List {
             ("LIMIT", "rate_limit"),
             ("URL", "url"),
         ];
-        let path = self.page.of("/endpoints", &filters);
-        self.watch.show(&self.client, &path, |answer| table(answer, &columns)).await
+        self.listing.show("/endpoints", &filters, &columns).await
     }
 }
 

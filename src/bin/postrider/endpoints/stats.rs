@@ -1,12 +1,11 @@
 //! `postrider endpoints stats`: how an endpoint's deliveries went of late.
 
-use reqwest::Method;
 use serde_json::Value;
 
 use super::path_of;
-use crate::api::{Client, query};
-use crate::output::{Failure, card, print};
-use crate::watch::Watch;
+use crate::api::query;
+use crate::look::Look;
+use crate::output::{Failure, card};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stats {
@@ -16,23 +15,13 @@ pub(crate) struct Stats {
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     window: String,
     #[command(flatten)]
-    watch: Watch,
-    #[command(flatten)]
-    client: Client,
+    look: Look,
 }
 
 impl Stats {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let path = query(&path_of(&self.id, "/stats"), &[("window", Some(self.window))]);
-        let connection = self.client.connect()?;
-        // The first look tells whether the server knows of it.
-        let parent = path_of(&self.id, "");
-        let answer = connection.call_new(Method::GET, &path, None, Some(&parent)).await?;
-        if self.watch.is_on() {
-            return self.watch.show(&self.client, &path, shown).await;
-        }
-        print(&answer, self.client.json, shown);
-        Ok(())
+        self.look.show(&path, shown).await
     }
 }
 

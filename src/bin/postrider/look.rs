@@ -1,4 +1,4 @@
-//! Looking at something again and again: `--watch`.
+//! What the commands that show something have in common: which page of a list, and `--watch`.
 
 use std::time::Duration;
 
@@ -6,32 +6,71 @@ use console::Term;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::api::Client;
-use crate::output::{Failure, emit, print};
+use crate::api::{Client, Parameter, query};
+use crate::input;
+use crate::output::{Failure, emit, print, table};
 use crate::serve::stop_signal;
 
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Whether to look once, or until told to stop.
+/// To look once, or until told to stop.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Watch {
+pub(crate) struct Look {
     /// Look again every two seconds, until Ctrl-C (with --json: a line each time)
     #[arg(long)]
     watch: bool,
+    #[command(flatten)]
+    pub(crate) client: Client,
 }
 
-impl Watch {
-    pub(crate) fn is_on(&self) -> bool {
-        self.watch
-    }
+/// To look at a page of a list.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Listing {
+    /// At most so many (250)
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+    #[command(flatten)]
+    look: Look,
+}
 
-    /// Shows what is at `path`: once, or again and again.
+/// Of a list, what was made within a span of time.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Span {
+    /// Made from this time on, or so long ago, such as 2h
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Made before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
+impl Span {
+    pub(crate) fn parameters(&self) -> [Parameter; 2] {
+        [("since", self.since.as_deref().map(input::time)), ("until", self.until.as_deref().map(input::time))]
+    }
+}
+
+impl Listing {
+    /// Shows some fields of what is listed at `list`, by those filters that are given.
     pub(crate) async fn show(
-        &self,
-        client: &Client,
-        path: &str,
-        human: impl Fn(&Value) -> String,
+        self,
+        list: &str,
+        filters: &[Parameter],
+        columns: &[(&str, &str)],
     ) -> Result<(), Failure> {
+        let page = [("limit", self.limit.map(|limit| limit.to_string())), ("cursor", self.cursor)];
+        let path = query(list, filters.iter().chain(&page));
+        self.look.show(&path, |answer| table(answer, columns)).await
+    }
+}
+
+impl Look {
+    /// Shows what is at `path`: once, or again and again.
+    pub(crate) async fn show(&self, path: &str, human: impl Fn(&Value) -> String) -> Result<(), Failure> {
+        let client = &self.client;
         if !self.watch {
             let answer = client.call(Method::GET, path, None).await?;
             print(&answer, client.json, human);
