@@ -38,6 +38,18 @@ struct RecoverRequest {
     include: Include,
 }
 
+type Body = JsonBody<{ 64 * 1024 }>;
+
+/// Of which endpoint, and what.
+async fn asked<N>(
+    access: &Access<N>,
+    id: web::Path<String>,
+    body: &Body,
+) -> Result<(EndpointId, RecoverRequest), Problem> {
+    let request = body.read()?;
+    Ok((access.endpoint(id).await?, request))
+}
+
 /// Send again what an endpoint has not got
 ///
 /// What failed in that span becomes pending again, and with `missing` events that it has no delivery of.
@@ -58,10 +70,9 @@ async fn recover(
     access: Access<Portal>,
     _: NoParams,
     id: web::Path<String>,
-    body: JsonBody<{ 64 * 1024 }>,
+    body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let RecoverRequest { since, until, include } = body.read()?;
-    let id = access.endpoint(id).await?;
+    let (id, RecoverRequest { since, until, include }) = asked(&access, id, &body).await?;
     let recovery = access.postrider().recover_endpoint(&id, include, since, until).await?;
     Ok(HttpResponse::Accepted().json(recovery))
 }
@@ -84,10 +95,9 @@ async fn preview(
     access: Access<Read>,
     _: NoParams,
     id: web::Path<String>,
-    body: JsonBody<{ 64 * 1024 }>,
+    body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let RecoverRequest { since, until, include } = body.read()?;
-    let id = access.endpoint(id).await?;
+    let (id, RecoverRequest { since, until, include }) = asked(&access, id, &body).await?;
     let RecoveryPreview { failed, missing, capped } =
         access.postrider().preview_recovery(&id, include, since, until).await?;
     Ok(HttpResponse::Ok().json(PreviewBody { failed, missing, capped }))

@@ -4,101 +4,30 @@
 //! A supervisor that panicked is replaced only after its attempts were told to stop and seen to
 //! end, and its claims were taken back; its neighbours go on meanwhile.
 
+mod inbox;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
 
+#[cfg(feature = "testing")]
+pub(super) use self::inbox::PanicSupervisor;
+pub(super) use self::inbox::{
+    AbortAll, Due, EndpointChanged, InspectEndpoint, Lost, MayLeave, NewDeliveries, Nudge, PollNow,
+    SupervisorGone, Vacate,
+};
 use super::Shared;
-use super::supervisor::{Changed, Drain, EndpointSupervisor, Inspect, Leave, Live, Polled, Roster, Wake};
-use crate::domain::delivery::Queued;
+use super::supervisor::{Changed, Drain, EndpointSupervisor, Polled, Roster};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
 use crate::store::query::{self, ClaimName, Stirring};
-use crate::store::{Scope, StoreError, Wake as Committed};
+use crate::store::{Scope, StoreError};
 
 /// A supervisor is started this long before its next delivery is due.
 const HEAD_START: Duration = Duration::from_secs(2);
-
-/// From the committer: deliveries that were just made. A hint; the poll finds what is lost of it.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct NewDeliveries(pub(super) Vec<Committed>);
-
-/// An endpoint was changed, paused, resumed or created. Answered once its supervisor knows.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct EndpointChanged {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) resumed: bool,
-}
-
-/// Something became due at an endpoint other than by publishing.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Nudge(pub(super) EndpointId);
-
-/// From a supervisor with nothing to do.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct MayLeave {
-    pub(super) endpoint_id: EndpointId,
-    pub(super) generation: u64,
-    /// How many of our messages it had got by then.
-    pub(super) heard: u64,
-    pub(super) supervisor: Addr<EndpointSupervisor>,
-}
-
-/// From a supervisor's `Drop`.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct SupervisorGone {
-    pub(super) endpoint_id: EndpointId,
-    pub(super) generation: u64,
-    pub(super) cleanly: bool,
-}
-
-/// From the keeper: start nothing more in a shard; answered by `done` when every supervisor of it has left.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Vacate {
-    pub(super) shard: Shard,
-    pub(super) done: oneshot::Sender<()>,
-}
-
-/// From the keeper: these shards are not ours any more. What is in flight in them is broken off.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Lost(pub(super) Vec<Shard>);
-
-/// From another process: something is due at these endpoints. A hint, as all that comes from there.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Due(pub(super) Vec<EndpointId>);
-
-/// Look for due work, and for changes, without waiting for the next poll.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct PollNow;
-
-/// Break off what is still in flight.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct AbortAll;
-
-/// What an endpoint's supervisor is doing; `None` where there is none.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<Live>")]
-pub(super) struct InspectEndpoint(pub(super) EndpointId);
-
-/// Makes an endpoint's supervisor panic. False where there is none.
-#[cfg(feature = "testing")]
-#[derive(Debug, Message)]
-#[rtype(result = "bool")]
-pub(super) struct PanicSupervisor(pub(super) EndpointId);
 
 enum Entry {
     Running {
@@ -360,148 +289,5 @@ impl Actor for Registry {
         ctx.set_mailbox_capacity(1024);
         self.poll(ctx);
         ctx.run_interval(self.shared.config.poll_interval, Self::poll);
-    }
-}
-
-impl Handler<NewDeliveries> for Registry {
-    type Result = ();
-    fn handle(&mut self, NewDeliveries(new): NewDeliveries, ctx: &mut Self::Context) {
-        let mut by_endpoint: HashMap<EndpointId, (Arc<Endpoint>, Vec<Queued>)> = HashMap::new();
-        for Committed { endpoint, queued } in new {
-            by_endpoint.entry(endpoint.id.clone()).or_insert_with(|| (endpoint, Vec::new())).1.push(queued);
-        }
-        for (endpoint, queued) in by_endpoint.into_values() {
-            if let Some(Entry::Running { supervisor, told, .. }) = self.supervisor(&endpoint, ctx) {
-                *told += 1;
-                supervisor.do_send(Wake(queued));
-            }
-        }
-    }
-}
-
-impl Handler<EndpointChanged> for Registry {
-    type Result = ResponseFuture<()>;
-    fn handle(&mut self, changed: EndpointChanged, ctx: &mut Self::Context) -> Self::Result {
-        let EndpointChanged { endpoint, resumed } = changed;
-        let Some(Entry::Running { supervisor, told, .. }) = self.supervisor(&endpoint, ctx) else {
-            return Box::pin(async {});
-        };
-        *told += 1;
-        let told = supervisor.send(Changed { endpoint, resumed });
-        // A supervisor that is gone by then reads the endpoint anew when it is replaced.
-        Box::pin(async move {
-            let _ = told.await;
-        })
-    }
-}
-
-impl Handler<Nudge> for Registry {
-    type Result = ();
-    fn handle(&mut self, Nudge(id): Nudge, ctx: &mut Self::Context) {
-        self.nudge(id, ctx);
-    }
-}
-
-impl Handler<MayLeave> for Registry {
-    type Result = ();
-    fn handle(&mut self, ask: MayLeave, _: &mut Self::Context) {
-        let up_to_date = matches!(
-            self.entry(&ask.endpoint_id),
-            Some(Entry::Running { generation, told, .. }) if *generation == ask.generation && *told == ask.heard
-        );
-        if up_to_date {
-            self.remove(&ask.endpoint_id);
-        }
-        ask.supervisor.do_send(if up_to_date { Leave::Go } else { Leave::Stay });
-    }
-}
-
-impl Handler<SupervisorGone> for Registry {
-    type Result = ();
-    fn handle(&mut self, gone: SupervisorGone, ctx: &mut Self::Context) {
-        let roster = match self.entry(&gone.endpoint_id) {
-            Some(Entry::Running { generation, roster, .. }) if *generation == gone.generation => {
-                roster.clone()
-            }
-            _ => return,
-        };
-        if gone.cleanly {
-            self.remove(&gone.endpoint_id);
-        } else {
-            self.recover(gone.endpoint_id, roster, ctx);
-        }
-    }
-}
-
-impl Handler<Due> for Registry {
-    type Result = ();
-    fn handle(&mut self, Due(endpoints): Due, ctx: &mut Self::Context) {
-        for id in endpoints {
-            if self.shared.leases.for_new_work(&id).is_some() {
-                self.nudge(id, ctx);
-            }
-        }
-    }
-}
-
-impl Handler<PollNow> for Registry {
-    type Result = ();
-    fn handle(&mut self, _: PollNow, ctx: &mut Self::Context) {
-        self.poll(ctx);
-    }
-}
-
-impl Handler<Vacate> for Registry {
-    type Result = ();
-    fn handle(&mut self, vacate: Vacate, _: &mut Self::Context) {
-        let shard = vacate.shard;
-        self.vacating.push(vacate);
-        self.drain(shard, false);
-        self.answer_vacated(shard);
-    }
-}
-
-impl Handler<Lost> for Registry {
-    type Result = ();
-    fn handle(&mut self, Lost(shards): Lost, _: &mut Self::Context) {
-        for shard in shards {
-            self.drain(shard, true);
-        }
-    }
-}
-
-impl Handler<AbortAll> for Registry {
-    type Result = ();
-    fn handle(&mut self, _: AbortAll, _: &mut Self::Context) {
-        for entry in self.entries.values().flat_map(HashMap::values) {
-            if let Entry::Running { roster, .. } = entry {
-                roster.abort.cancel();
-            }
-        }
-    }
-}
-
-impl Handler<InspectEndpoint> for Registry {
-    type Result = ResponseFuture<Option<Live>>;
-    fn handle(&mut self, InspectEndpoint(id): InspectEndpoint, _: &mut Self::Context) -> Self::Result {
-        let asked = match self.entry(&id) {
-            Some(Entry::Running { supervisor, .. }) => Some(supervisor.send(Inspect)),
-            _ => None,
-        };
-        Box::pin(async move { asked?.await.ok() })
-    }
-}
-
-#[cfg(feature = "testing")]
-impl Handler<PanicSupervisor> for Registry {
-    type Result = bool;
-    fn handle(&mut self, PanicSupervisor(id): PanicSupervisor, _: &mut Self::Context) -> bool {
-        match self.entry(&id) {
-            Some(Entry::Running { supervisor, .. }) => {
-                supervisor.do_send(super::supervisor::InjectPanic);
-                true
-            }
-            _ => false,
-        }
     }
 }
