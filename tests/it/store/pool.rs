@@ -9,8 +9,8 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::ids::Tenant;
-use postrider::domain::lifecycle::Status;
-use postrider::{HostConnection, HostPool, Postrider};
+use postrider::{Happening, HostConnection, HostPool, Postrider};
+use tokio::sync::broadcast;
 
 use crate::support::database;
 use crate::support::engine::{Database, event};
@@ -43,6 +43,15 @@ async fn start(pool: impl Into<HostPool>) -> Result<Postrider, String> {
     started.map_err(|error| error.to_string())
 }
 
+/// Waits until so many deliveries have succeeded, and nothing else has happened.
+async fn delivered(happenings: &mut broadcast::Receiver<Happening>, count: usize) {
+    for _ in 0..count {
+        let next = tokio::time::timeout(Duration::from_secs(20), happenings.recv()).await;
+        let next = next.expect("it happens within 20 s").unwrap();
+        assert!(matches!(next, Happening::Delivered { .. }), "{next:?}");
+    }
+}
+
 /// Publishes from a transaction on the pool, and without one; all of it arrives, and every connection comes back.
 async fn story<C>(pool: Pool<ConnectionManager<C>>, database: &DatabaseUrl)
 where
@@ -58,33 +67,22 @@ where
             let change = serde_json::from_value(change).unwrap();
             postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
         }
-        let mut last = None;
+        let mut happenings = postrider.subscribe();
         for _ in 0..20 {
             let mut conn = pool.get().unwrap();
             let done: Result<_, postrider::Error> =
                 postrider.transaction(&mut *conn, |host| host.publish(&event("a.b", "1")));
-            last = done.unwrap().deliveries.pop();
+            done.unwrap();
         }
         postrider.publish(event("a.b", "2")).await.unwrap();
-        let (last, _) = last.unwrap();
-        for _ in 0..200 {
-            let state = postrider.delivery(&last).await.unwrap().delivery.life.state;
-            if state.status() == Status::Delivered && receiver.got().len() == 21 * round {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        delivered(&mut happenings, 21).await;
         assert_eq!(receiver.got().len(), 21 * round);
         postrider.drain().await;
         drop(postrider);
-        // The threads of the engine let go of what they hold.
-        for _ in 0..100 {
-            if pool.state().idle_connections == pool.state().connections {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert_eq!(pool.state().idle_connections, size, "all of them are back");
+        // The threads of the engine let go of what they hold: whoever asks for all of it gets it.
+        let own = pool.clone();
+        let all = move || (0..size).map(|_| own.get()).collect::<Result<Vec<_>, _>>().map(|all| all.len());
+        assert_eq!(tokio::task::spawn_blocking(all).await.unwrap().ok(), Some(size as usize));
     }
     assert_eq!(database::number(database, "SELECT count(*) AS n FROM own"), 0);
 }
@@ -141,15 +139,11 @@ fn what_runs_for_each_delivery_is_prepared_once(database: Database) {
         let change = serde_json::json!({"url": receiver.url("/ok"), "rate_limit": "unlimited"});
         let change = serde_json::from_value(change).unwrap();
         postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
+        let mut happenings = postrider.subscribe();
         for _ in 0..EVENTS {
             postrider.publish(event("a.b", "1")).await.unwrap();
         }
-        for _ in 0..200 {
-            if receiver.got().len() == EVENTS {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        delivered(&mut happenings, EVENTS).await;
         assert_eq!(receiver.got().len(), EVENTS);
         postrider.drain().await;
     }

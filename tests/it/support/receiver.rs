@@ -122,10 +122,7 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
             tokio::time::sleep(Duration::from_millis(number.into())).await;
             HttpResponse::Ok().finish()
         }
-        "hang" => {
-            tokio::time::sleep(Duration::from_secs(120)).await;
-            HttpResponse::Ok().finish()
-        }
+        "hang" => std::future::pending().await,
         "flaky" if count.is_multiple_of(3) => HttpResponse::InternalServerError().finish(),
         "recovers" if before < usize::from(number) => HttpResponse::InternalServerError().finish(),
         "endless" => HttpResponse::Ok().body(Endless),
