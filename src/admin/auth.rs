@@ -56,8 +56,8 @@ impl ApiToken {
     }
 
     /// Hashes are compared, in constant time: not even the length is told by the time it takes.
-    fn is(&self, token: &str) -> bool {
-        self.hash.bytes().ct_eq(TokenHash::of(token).bytes()).into()
+    fn is(&self, hash: &TokenHash) -> bool {
+        self.hash.bytes().ct_eq(hash.bytes()).into()
     }
 }
 
@@ -67,6 +67,23 @@ pub(super) enum Callers {
     Bearers(ApiToken),
     /// Everyone who gets that far: the host has asked who they are.
     Trusted,
+}
+
+impl Callers {
+    fn own(&self) -> Option<&ApiToken> {
+        match self {
+            Self::Bearers(own) => Some(own),
+            Self::Trusted => None,
+        }
+    }
+
+    /// What the holder of a session, or a token's bearer, may do now.
+    fn grant_of(&self, postrider: &Postrider, holder: &Holder) -> Option<Grant> {
+        match holder {
+            Holder::Token(hash) if self.own().is_some_and(|own| own.is(hash)) => Some(Grant::ALL),
+            holder => postrider.grant_of_holder(holder),
+        }
+    }
 }
 
 /// Wrong tokens by the address that they came from. A right one always passes: whoever floods a proxy
@@ -117,21 +134,29 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What a caller was let in with.
+#[derive(Debug, Clone)]
+struct Admission {
+    grant: Grant,
+    /// By what, and until when. `None`: the host has asked who calls.
+    by: Option<(Holder, Option<Timestamp>)>,
+}
+
 /// Finds out what a request may do, and lets it through with that.
 pub(super) async fn authenticate(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    match grant(&request) {
-        Ok(grant) => {
-            request.extensions_mut().insert(grant);
+    match admission(&request) {
+        Ok(admission) => {
+            request.extensions_mut().insert(admission);
             next.call(request).await
         }
         Err(problem) => Err(problem.into()),
     }
 }
 
-fn grant(request: &ServiceRequest) -> Result<Grant, Problem> {
+fn admission(request: &ServiceRequest) -> Result<Admission, Problem> {
     let callers = request.app_data::<web::Data<Callers>>();
     let postrider = request.app_data::<web::Data<Postrider>>();
     let (Some(callers), Some(postrider)) = (callers, postrider) else {
@@ -143,14 +168,13 @@ fn grant(request: &ServiceRequest) -> Result<Grant, Problem> {
         if !request.method().is_safe() && site.is_some_and(|site| !["same-origin", "none"].contains(&site)) {
             return Err(Problem::new(Kind::Csrf, "a call that changes something must come from this page"));
         }
-        return Ok(Grant::ALL);
+        return Ok(Admission { grant: Grant::ALL, by: None });
     }
     let caller = Caller::new(request.request(), callers, postrider);
     if let Some(token) = caller.bearer() {
-        let holder = Holder::Token(caller.token(&token)?);
+        let holder = Holder::Token(TokenHash::of(&token));
         let grant = caller.grant_of(&holder).ok_or_else(|| caller.wrong("the token is not valid"))?;
-        request.extensions_mut().insert(Standing { holder, until: None });
-        return Ok(grant);
+        return Ok(Admission { grant, by: Some((holder, None)) });
     }
     let Some(open) = caller.session() else {
         return Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`"));
@@ -162,53 +186,7 @@ fn grant(request: &ServiceRequest) -> Result<Grant, Problem> {
     }
     let ended = || Problem::new(Kind::Unauthorized, "the session has ended: sign in again");
     let grant = caller.grant_of(&open.session.holder).ok_or_else(ended)?;
-    let until = Some(open.session.expires_at);
-    request.extensions_mut().insert(Standing { holder: open.session.holder, until });
-    Ok(grant)
-}
-
-/// What a caller was let in by, for an answer that goes on.
-#[derive(Debug, Clone)]
-struct Standing {
-    holder: Holder,
-    until: Option<Timestamp>,
-}
-
-/// Tells whether a caller would still be let in.
-pub(super) struct StillGood {
-    /// `None`: the host has asked who calls.
-    standing: Option<Standing>,
-    callers: web::Data<Callers>,
-    postrider: web::Data<Postrider>,
-    grant: Grant,
-}
-
-impl StillGood {
-    pub(super) fn ask(&self) -> bool {
-        let Some(Standing { holder, until }) = &self.standing else { return true };
-        let own = match &**self.callers {
-            Callers::Bearers(own) => Some(&own.hash),
-            Callers::Trusted => None,
-        };
-        until.is_none_or(|until| self.postrider.now() < until)
-            && self.postrider.grant_of_holder(holder, own).as_ref() == Some(&self.grant)
-    }
-}
-
-impl FromRequest for StillGood {
-    type Error = Problem;
-    type Future = std::future::Ready<Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let standing = request.extensions().get::<Standing>().cloned();
-        let grant = request.extensions().get::<Grant>().cloned();
-        let callers = request.app_data::<web::Data<Callers>>().cloned();
-        let postrider = request.app_data::<web::Data<Postrider>>().cloned();
-        std::future::ready(match (grant, callers, postrider) {
-            (Some(grant), Some(callers), Some(postrider)) => Ok(Self { standing, callers, postrider, grant }),
-            _ => Err(Problem::new(Kind::Unauthorized, "nobody can be asked who calls")),
-        })
-    }
+    Ok(Admission { grant, by: Some((open.session.holder, Some(open.session.expires_at))) })
 }
 
 /// Who makes a request, as far as it says.
@@ -223,13 +201,6 @@ impl<'r> Caller<'r> {
         Self { request, callers, postrider }
     }
 
-    fn own(&self) -> Option<&ApiToken> {
-        match self.callers {
-            Callers::Bearers(own) => Some(own),
-            Callers::Trusted => None,
-        }
-    }
-
     /// The token in the header.
     pub(super) fn bearer(&self) -> Option<String> {
         let value = self.request.headers().get(AUTHORIZATION)?.to_str().ok()?;
@@ -242,23 +213,14 @@ impl<'r> Caller<'r> {
         self.postrider.session(self.request.cookie(COOKIE)?.value())
     }
 
-    /// What a token is known by, if it is a right one.
-    pub(super) fn token(&self, token: &str) -> Result<TokenHash, Problem> {
-        let hash = TokenHash::of(token);
-        if self.own().is_some_and(|own| own.is(token)) || self.postrider.grant_of(token).is_some() {
-            return Ok(hash);
-        }
-        Err(self.wrong("the token is not valid"))
-    }
-
-    /// What the holder of a session may do now.
+    /// What the holder of a session, or a token's bearer, may do now.
     pub(super) fn grant_of(&self, holder: &Holder) -> Option<Grant> {
-        self.postrider.grant_of_holder(holder, self.own().map(|own| &own.hash))
+        self.callers.grant_of(self.postrider, holder)
     }
 
     /// The answer to a wrong credential, which is counted.
     pub(super) fn wrong(&self, detail: &str) -> Problem {
-        let failures = self.own().map(|own| &own.failures).zip(self.request.peer_addr());
+        let failures = self.callers.own().map(|own| &own.failures).zip(self.request.peer_addr());
         match failures.map(|(failures, peer)| failures.count(peer.ip())) {
             Some(Err(wait)) => Problem::too_many("too many wrong tokens came from this address", wait),
             _ => Problem::new(Kind::Unauthorized, detail),
@@ -291,7 +253,8 @@ pub(super) fn id_of(path: web::Path<String>, what: &'static str) -> Result<Strin
 /// The engine, for a call whose token is good for what it does.
 pub(super) struct Access<N> {
     postrider: web::Data<Postrider>,
-    grant: Grant,
+    callers: web::Data<Callers>,
+    admission: Admission,
     needs: PhantomData<N>,
 }
 
@@ -300,17 +263,19 @@ impl<N: Needs> FromRequest for Access<N> {
     type Future = std::future::Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let grant = request.extensions().get::<Grant>().cloned();
+        let admission = request.extensions().get::<Admission>().cloned();
+        let callers = request.app_data::<web::Data<Callers>>().cloned();
         let postrider = request.app_data::<web::Data<Postrider>>().cloned();
-        std::future::ready(match (grant, postrider) {
-            (Some(grant), Some(postrider)) if grant.scope.allows(N::SCOPE) => {
-                Ok(Self { postrider, grant, needs: PhantomData })
-            }
-            (Some(Grant { scope, .. }), Some(_)) => Err(Problem::new(
-                Kind::Forbidden,
-                format!("this token has the scope `{scope}`; the call needs `{}`", N::SCOPE),
-            )),
-            _ => Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`")),
+        let (Some(admission), Some(callers), Some(postrider)) = (admission, callers, postrider) else {
+            let detail = "send it as `Authorization: Bearer TOKEN`";
+            return std::future::ready(Err(Problem::new(Kind::Unauthorized, detail)));
+        };
+        let scope = admission.grant.scope;
+        std::future::ready(if scope.allows(N::SCOPE) {
+            Ok(Self { postrider, callers, admission, needs: PhantomData })
+        } else {
+            let detail = format!("this token has the scope `{scope}`; the call needs `{}`", N::SCOPE);
+            Err(Problem::new(Kind::Forbidden, detail))
         })
     }
 }
@@ -324,13 +289,20 @@ impl<N> Access<N> {
 
     /// What the token is good for.
     pub(super) fn grant(&self) -> &Grant {
-        &self.grant
+        &self.admission.grant
+    }
+
+    /// Whether the caller would still be let in with that: for an answer that goes on.
+    pub(super) fn still_holds(&self) -> bool {
+        let Some((holder, until)) = &self.admission.by else { return true };
+        until.is_none_or(|until| self.postrider.now() < until)
+            && self.callers.grant_of(&self.postrider, holder).as_ref() == Some(self.grant())
     }
 
     /// The endpoint that a path names, if it is there for this token.
     pub(super) async fn endpoint(&self, path: web::Path<String>) -> Result<EndpointId, Problem> {
         let id = EndpointId::from_text(id_of(path, "endpoint")?);
-        if self.grant.tenant.is_some() {
+        if self.grant().tenant.is_some() {
             let tenant = self.postrider.tenant_of_endpoint(&id).await?;
             self.require(&tenant, "endpoint")?;
         }
@@ -340,7 +312,7 @@ impl<N> Access<N> {
     /// The delivery that a path names, if it is there for this token.
     pub(super) async fn delivery(&self, path: web::Path<String>) -> Result<DeliveryId, Problem> {
         let id = DeliveryId::from_text(id_of(path, "delivery")?);
-        if self.grant.tenant.is_some() {
+        if self.grant().tenant.is_some() {
             let tenant = self.postrider.tenant_of_delivery(&id).await?;
             self.require(&tenant, "delivery")?;
         }
@@ -349,21 +321,21 @@ impl<N> Access<N> {
 
     /// That a thing is there for this token.
     pub(super) fn require(&self, tenant: &Tenant, what: &'static str) -> Result<(), Problem> {
-        if self.grant.covers(tenant) { Ok(()) } else { Err(crate::engine::Error::NotFound(what).into()) }
+        if self.grant().covers(tenant) { Ok(()) } else { Err(crate::engine::Error::NotFound(what).into()) }
     }
 
     /// Whose things a list shows: those that were asked for, within what the token is good for.
     pub(super) fn tenant_filter(&self, asked: Option<Tenant>) -> Result<Option<Tenant>, Problem> {
         match asked {
             Some(tenant) => self.tenant(Some(tenant)).map(Some),
-            None => Ok(self.grant.tenant.clone()),
+            None => Ok(self.grant().tenant.clone()),
         }
     }
 
     /// Whose thing is meant: that tenant's, or the token's own, or the default.
     pub(super) fn tenant(&self, named: Option<Tenant>) -> Result<Tenant, Problem> {
-        let tenant = named.or_else(|| self.grant.tenant.clone()).unwrap_or_default();
-        if self.grant.covers(&tenant) {
+        let tenant = named.or_else(|| self.grant().tenant.clone()).unwrap_or_default();
+        if self.grant().covers(&tenant) {
             return Ok(tenant);
         }
         Err(Problem::new(Kind::Forbidden, format!("this token is not good for the tenant `{tenant}`")))
@@ -371,7 +343,7 @@ impl<N> Access<N> {
 
     /// Refuses a token that is good for one tenant alone.
     pub(super) fn for_all_tenants(&self) -> Result<(), Problem> {
-        match &self.grant.tenant {
+        match &self.grant().tenant {
             None => Ok(()),
             Some(tenant) => {
                 let detail = format!(

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
@@ -17,14 +17,14 @@ use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use utoipa::OpenApi;
 
-use super::auth::{Access, Read, StillGood};
+use super::auth::{Access, Read};
 use super::endpoints::EndpointBody;
 use super::insight::{FRESH, OverviewBody};
 use super::problem::Problem;
 use super::request::NoParams;
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lifecycle::Status;
-use crate::engine::{Happening, Postrider};
+use crate::engine::Happening;
 
 /// How often it is looked whether there is something to tell.
 const BEAT: Duration = Duration::from_secs(1);
@@ -45,12 +45,11 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 
 /// One reader.
 struct Reader {
-    postrider: Postrider,
+    access: Access<Read>,
     tenant: Option<Tenant>,
     happenings: Receiver<Happening>,
     /// Whose the endpoints are that were heard of.
     tenants: HashMap<EndpointId, Tenant>,
-    still: StillGood,
     beat: Interval,
     beats: u32,
 }
@@ -70,16 +69,15 @@ struct Reader {
         (status = 200, description = "Server-sent events: `overview`, `delivery`, `endpoint`, `lagged`.", body = String, content_type = "text/event-stream", example = "event: delivery\ndata: {}\n\n"),
     )
 )]
-async fn open(access: Access<Read>, still: StillGood, _: NoParams) -> Result<HttpResponse, Problem> {
+async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem> {
     let tenant = access.tenant_filter(None)?;
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let reader = Reader {
-        postrider: access.postrider().clone(),
-        tenant,
         happenings: access.postrider().subscribe(),
+        access,
+        tenant,
         tenants: HashMap::new(),
-        still,
         beat,
         beats: 0,
     };
@@ -89,7 +87,6 @@ async fn open(access: Access<Read>, still: StillGood, _: NoParams) -> Result<Htt
     });
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
-        .insert_header((CACHE_CONTROL, "no-store"))
         // A proxy that collects it would tell nothing in time.
         .insert_header(("x-accel-buffering", "no"))
         .streaming(told))
@@ -100,7 +97,7 @@ impl Reader {
     /// `None`: what let the reader in has ended.
     async fn next(&mut self) -> Option<String> {
         self.beat.tick().await;
-        if !self.still.ask() {
+        if !self.access.still_holds() {
             return None;
         }
         let (mut text, mut told, mut lagged) = (String::new(), 0, false);
@@ -120,7 +117,7 @@ impl Reader {
             text.push_str(&written("lagged", &json!({})));
         }
         let due = told > 0 || lagged || self.beats.is_multiple_of(OVERVIEW_BEATS);
-        if due && let Ok(overview) = self.postrider.recent_overview(&self.tenant, FRESH).await {
+        if due && let Ok(overview) = self.access.postrider().recent_overview(&self.tenant, FRESH).await {
             text.push_str(&written("overview", &OverviewBody::new(&overview)));
         }
         self.beats = self.beats.wrapping_add(1);
@@ -149,7 +146,7 @@ impl Reader {
                 written("delivery", &body)
             }
             Happening::Changed { endpoint } | Happening::Paused { endpoint, .. } => {
-                match self.postrider.endpoint(endpoint).await {
+                match self.access.postrider().endpoint(endpoint).await {
                     Ok(view) => written("endpoint", &EndpointBody::new(view).outline()),
                     Err(_) => written("endpoint", &json!({"id": endpoint, "status": null})),
                 }
@@ -161,7 +158,7 @@ impl Reader {
         if let Some(known) = self.tenants.get(endpoint) {
             return Some(known.clone());
         }
-        let tenant = self.postrider.tenant_of_endpoint(endpoint).await.ok()?;
+        let tenant = self.access.postrider().tenant_of_endpoint(endpoint).await.ok()?;
         if self.tenants.len() >= MOST_TENANTS {
             self.tenants.clear();
         }

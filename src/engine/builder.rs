@@ -217,7 +217,6 @@ impl Builder {
             committer::start(&store, config.commit_timeout, Arc::clone(&metrics), on_commit, driver)?;
         let shared = Arc::new(Shared {
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
-            supervisors: std::sync::atomic::AtomicUsize::new(0),
             callers: store.apart(&config)?,
             store,
             committer,

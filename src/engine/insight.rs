@@ -205,10 +205,8 @@ impl Postrider {
         let mut troubled = Vec::new();
         for id in ids {
             match self.endpoint(&id).await {
-                Ok(view) if tenant.as_ref().is_none_or(|tenant| view.endpoint.tenant == *tenant) => {
-                    troubled.push(view);
-                }
-                Ok(_) | Err(Error::NotFound(_)) => {}
+                Ok(view) => troubled.push(view),
+                Err(Error::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }

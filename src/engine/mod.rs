@@ -43,7 +43,8 @@ pub use insight::{Bucket, EndpointCounts, EndpointStats, Overview, RecoveryPrevi
 pub use nodes::Node;
 pub use outbox::{Outbox, Transaction};
 pub use publishing::{EventListQuery, EventView, Receipt};
-pub use sessions::{OpenSession, PortalLink};
+pub(crate) use sessions::OpenSession;
+pub use sessions::PortalLink;
 
 pub use crate::metrics::MetricsFormat;
 
@@ -80,8 +81,6 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
     slots: Arc<Semaphore>,
-    /// How many supervisors live: they share what may be read ahead.
-    supervisors: std::sync::atomic::AtomicUsize,
     tokens: KnownTokens,
     /// What was sent lately.
     activity: insight::Activity,

@@ -15,14 +15,13 @@ use crate::domain::session::{
 
 /// A session that was opened.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct OpenSession {
+pub(crate) struct OpenSession {
     /// What the browser shows from now on. A secret.
-    pub credential: String,
+    pub(crate) credential: String,
     /// What it sends beside it with whatever changes something.
-    pub csrf: String,
+    pub(crate) csrf: String,
     /// What it says.
-    pub session: Session,
+    pub(crate) session: Session,
 }
 
 /// A link that opens a tenant's own page.
@@ -40,15 +39,13 @@ impl Postrider {
         &self.shared.session_key
     }
 
-    /// Opens a session for the bearer of a token, which was found right.
-    #[must_use]
-    pub fn open_session(&self, token: TokenHash) -> OpenSession {
+    /// Opens a session for the bearer of a token; whether it is a right one is asked of each call.
+    pub(crate) fn open_session(&self, token: TokenHash) -> OpenSession {
         self.open(Holder::Token(token), SESSION_LASTS)
     }
 
     /// Opens a session for who has a portal link; `None` where it is none, or has ended.
-    #[must_use]
-    pub fn redeem_portal_link(&self, credential: &str) -> Option<OpenSession> {
+    pub(crate) fn redeem_portal_link(&self, credential: &str) -> Option<OpenSession> {
         let link = self.session_key().verify(Purpose::PortalLink, credential, self.now())?;
         Some(self.open(link.holder, PORTAL_SESSION_LASTS))
     }
@@ -61,24 +58,20 @@ impl Postrider {
     }
 
     /// The session that a browser shows; `None` where it is none, or has ended.
-    #[must_use]
-    pub fn session(&self, credential: &str) -> Option<OpenSession> {
+    pub(crate) fn session(&self, credential: &str) -> Option<OpenSession> {
         let session = self.session_key().verify(Purpose::Session, credential, self.now())?;
         let csrf = self.session_key().csrf(credential);
         Some(OpenSession { credential: credential.to_owned(), csrf, session })
     }
 
     /// Whether `given` is what belongs to this session, in constant time.
-    #[must_use]
-    pub fn is_csrf_of(&self, credential: &str, given: &str) -> bool {
+    pub(crate) fn is_csrf_of(&self, credential: &str, given: &str) -> bool {
         self.session_key().is_csrf(credential, given)
     }
 
-    /// What the holder of a session may do now; `None` where its token is gone. `own` is the operator's own token.
-    #[must_use]
-    pub fn grant_of_holder(&self, holder: &Holder, own: Option<&TokenHash>) -> Option<Grant> {
+    /// What the holder of a session, or a token's bearer, may do now; `None` where the token is none, or gone.
+    pub(crate) fn grant_of_holder(&self, holder: &Holder) -> Option<Grant> {
         match holder {
-            Holder::Token(hash) if Some(hash) == own => Some(Grant::ALL),
             Holder::Token(hash) => self.shared.tokens.grant(hash),
             Holder::Portal(tenant) => Some(Grant { scope: Scope::Portal, tenant: Some(tenant.clone()) }),
         }

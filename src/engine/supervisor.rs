@@ -11,7 +11,6 @@ mod outcome;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -112,7 +111,6 @@ impl EndpointSupervisor {
         roster: Roster,
     ) -> Self {
         let limiter = SlidingWindow::seeded(endpoint.rate_limit, []);
-        shared.supervisors.fetch_add(1, Ordering::Relaxed);
         Self {
             shared,
             registry,
@@ -157,7 +155,7 @@ impl EndpointSupervisor {
 
     /// The supervisors that share what may be read ahead, this one included.
     fn sharers(&self) -> usize {
-        self.shared.supervisors.load(Ordering::Relaxed).max(1)
+        usize::try_from(self.shared.metrics.supervisors.get()).unwrap_or_default().max(1)
     }
 
     /// How many attempts could start right now.
@@ -396,7 +394,6 @@ impl Actor for EndpointSupervisor {
 impl Drop for EndpointSupervisor {
     fn drop(&mut self) {
         self.shared.metrics.supervisors.dec();
-        self.shared.supervisors.fetch_sub(1, Ordering::Relaxed);
         self.registry.do_send(SupervisorGone {
             endpoint_id: self.endpoint.id.clone(),
             generation: self.generation,

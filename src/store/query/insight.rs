@@ -1,5 +1,5 @@
 //! What people look at: how an endpoint has been doing, which ones are in trouble, what a recovery would bring back.
-//! Each stops counting somewhere, so that a look costs little whatever there is.
+//! What reads rows stops at [`MOST`] of them; what only counts does so in an index, within its span.
 
 use std::collections::HashSet;
 use std::time::Duration;
