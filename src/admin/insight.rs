@@ -96,7 +96,7 @@ impl OverviewBody {
     pub(super) fn new(overview: &Overview) -> Self {
         let (delivered, failed) =
             overview.series.iter().fold((0, 0), |(good, bad), one| (good + one.delivered, bad + one.failed));
-        let window_s = 10 * overview.series.len() as u64;
+        let window_s = overview.window.as_secs();
         let counts = overview.endpoints;
         Self {
             window_s,

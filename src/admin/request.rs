@@ -180,33 +180,9 @@ fn whole_number(value: f64) -> Option<u64> {
 
 /// A whole number, however it is written.
 pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    struct Whole;
-
-    impl Visitor<'_> for Whole {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("u64")
-        }
-
-        fn visit_u64<E>(self, value: u64) -> Result<u64, E> {
-            Ok(value)
-        }
-
-        fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<u64, E> {
-            whole_number(value).ok_or_else(|| E::invalid_type(serde::de::Unexpected::Float(value), &self))
-        }
-    }
-
-    struct Given(u64);
-
-    impl<'de> Deserialize<'de> for Given {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_u64(Whole).map(Self)
-        }
-    }
-
-    Ok(Option::<Given>::deserialize(deserializer)?.map(|Given(value)| value))
+    let Some(given) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let whole = given.as_u64().or_else(|| given.as_f64().and_then(whole_number));
+    whole.map(Some).ok_or_else(|| serde::de::Error::custom("must be a whole number from 0 up"))
 }
 
 /// A call that takes no fields: no body, or an empty object.
@@ -258,7 +234,7 @@ pub(super) fn wrong_json(error: serde_json::Error, path: &str) -> Problem {
 /// What serde expects, without Rust's names for it.
 fn in_words(expected: &str) -> &str {
     match expected {
-        "u16" | "u32" | "u64" | "usize" => "a whole number from 0 up",
+        "u16" | "u32" | "u64" | "usize" | "a JSON number" => "a whole number from 0 up",
         "a map" => "an object",
         "a sequence" => "an array",
         other => other,

@@ -15,9 +15,9 @@ use crate::domain::recovery::Include;
 use crate::store::query::{self, Sample};
 
 /// Into how many spans a series is cut.
-const BUCKETS: usize = 30;
-/// How long a span of the overview is, in seconds.
-const OVERVIEW_BUCKET_S: u64 = 10;
+const BUCKETS: u32 = 30;
+/// How long a span of the overview is.
+const OVERVIEW_BUCKET: Duration = Duration::from_secs(10);
 /// How many endpoints in trouble an overview names.
 const TROUBLED: usize = 20;
 /// Of how many tenants overviews are kept.
@@ -37,12 +37,16 @@ pub struct Bucket {
     pub failed: u64,
 }
 
+/// Where the span begins that holds `at`.
+fn begin(at: Timestamp, each: Duration) -> Timestamp {
+    let span = i64::try_from(each.as_micros()).unwrap_or(i64::MAX).max(1);
+    Timestamp::from_micros(at.as_micros() / span * span)
+}
+
 /// Spans up to now, oldest first, without anything in them.
 fn buckets(now: Timestamp, each: Duration) -> Vec<Bucket> {
-    let span = i64::try_from(each.as_micros()).unwrap_or(i64::MAX).max(1);
-    let last = now.as_micros() / span * span;
-    let at = |back: usize| Timestamp::from_micros(last - span * i64::try_from(back).unwrap_or(0));
-    (0..BUCKETS).rev().map(|back| Bucket { at: at(back), delivered: 0, failed: 0 }).collect()
+    let last = begin(now, each);
+    (0..BUCKETS).rev().map(|back| Bucket { at: last - each * back, delivered: 0, failed: 0 }).collect()
 }
 
 /// Counts an attempt where it belongs, if it is not too old.
@@ -58,12 +62,11 @@ pub(super) struct Activity(Mutex<VecDeque<Bucket>>);
 
 impl Activity {
     pub(super) fn note(&self, at: Timestamp, outcome: Outcome) {
-        let span = i64::try_from(OVERVIEW_BUCKET_S).unwrap_or(1) * 1_000_000;
-        let start = Timestamp::from_micros(at.as_micros() / span * span);
+        let start = begin(at, OVERVIEW_BUCKET);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.back().is_none_or(|last| last.at < start) {
             kept.push_back(Bucket { at: start, delivered: 0, failed: 0 });
-            while kept.len() > BUCKETS {
+            while kept.len() > BUCKETS as usize {
                 kept.pop_front();
             }
         }
@@ -71,7 +74,7 @@ impl Activity {
     }
 
     fn series(&self, now: Timestamp) -> Vec<Bucket> {
-        let mut series = buckets(now, Duration::from_secs(OVERVIEW_BUCKET_S));
+        let mut series = buckets(now, OVERVIEW_BUCKET);
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for bucket in &mut series {
             if let Some(found) = kept.iter().find(|found| found.at == bucket.at) {
@@ -119,7 +122,9 @@ impl EndpointCounts {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Overview {
-    /// The attempts of the last five minutes: of this process, or of one tenant's endpoints.
+    /// The time that `series` tells of.
+    pub window: Duration,
+    /// The attempts of that time: of this process, or of one tenant's endpoints.
     pub series: Vec<Bucket>,
     /// Deliveries that wait. The count stops at a million.
     pub waiting: u64,
@@ -220,6 +225,7 @@ impl Postrider {
     async fn overview_of_all(&self, troubled: Vec<EndpointView>) -> Result<Overview, Error> {
         let census = self.census().await.ok_or(crate::store::Unavailable::Silent)?;
         Ok(Overview {
+            window: OVERVIEW_BUCKET * BUCKETS,
             series: self.shared.activity.series(self.now()),
             waiting: census.waiting,
             in_flight: self.shared.metrics.in_flight.get().unsigned_abs(),
@@ -240,7 +246,7 @@ impl Postrider {
         let list = EndpointQuery { tenant: Some(tenant), limit: ADDED_UP, ..EndpointQuery::default() };
         let (views, _) = self.endpoints(list).await?;
         let now = self.now();
-        let mut series = buckets(now, Duration::from_secs(OVERVIEW_BUCKET_S));
+        let mut series = buckets(now, OVERVIEW_BUCKET);
         let since = series.first().map_or(now, |bucket| bucket.at);
         let (mut waiting, mut in_flight, mut held, mut oldest) = (0, 0, 0, None::<Timestamp>);
         for view in views {
@@ -255,6 +261,7 @@ impl Postrider {
             }
         }
         Ok(Overview {
+            window: OVERVIEW_BUCKET * BUCKETS,
             series,
             waiting,
             in_flight,
@@ -289,7 +296,7 @@ impl Postrider {
             deliveries: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             duration_ms: None,
-            series: buckets(now, window / u32::try_from(BUCKETS).unwrap_or(1)),
+            series: buckets(now, window / BUCKETS),
         };
         let mut took = Vec::with_capacity(samples.len());
         for Sample { started_at, ended_at, outcome } in samples {
