@@ -57,13 +57,13 @@ export default function overviewView({ root, signal, setTitle }) {
 }
 
 function tilesOf(overview) {
-  const { attempts, endpoints, waiting, waiting_capped: capped, oldest_waiting_at: oldest } = overview;
+  const { attempts, endpoints, waiting, oldest_waiting_at: oldest } = overview;
   const { total, active, paused, failing } = endpoints;
   const age = () => (oldest ? duration(-secondsUntil(oldest)) : '–');
   return [
     tile('Success', percent(overview.success_rate), attempts.total ? `${count(attempts.failed)} of ${plural(attempts.total, 'attempt')} failed` : 'no attempts', { 'data-testid': 'overview-success' }),
     tile('Throughput', `${overview.throughput_per_s.toFixed(overview.throughput_per_s < 10 ? 2 : 0)} /s`, 'attempts'),
-    tile('Waiting', `${count(waiting)}${capped ? '+' : ''}`, h('span', null, 'oldest ', ticks(age)), { 'data-testid': 'overview-waiting' }),
+    tile('Waiting', count(waiting), h('span', null, 'oldest ', ticks(age)), { 'data-testid': 'overview-waiting' }),
     tile('In flight', count(overview.in_flight), 'now'),
     tile('On hold', count(overview.held), overview.held ? h('a', { href: to('deliveries', { status: 'pending' }) }, 'look at them') : 'nothing to release'),
     tile('Endpoints', count(total), `${count(active)} active, ${count(paused)} paused, ${count(failing)} failing`),
