@@ -257,9 +257,10 @@ fn an_endpoint_is_created_shown_changed_paused_rotated_and_deleted() {
 #[test]
 fn deliveries_are_shown_listed_retried_cancelled_and_refused() {
     let (_folder, _server, api) = server();
-    let receiver = Receiver::start();
+    // One each: a connection that another endpoint has made would be used again, and its time is nobody's.
+    let (receiver, broken) = (Receiver::start(), Receiver::start());
     let good = api.endpoint(&receiver.url("/ok"), r#"{"event_types":["good"],"headers":{"x-key":"s3cret"}}"#);
-    let bad = api.endpoint(&receiver.url("/status/500"), r#"{"event_types":["bad"],"retry_delays_s":[]}"#);
+    let bad = api.endpoint(&broken.url("/status/500"), r#"{"event_types":["bad"],"retry_delays_s":[]}"#);
     let paused = api.endpoint(&receiver.url("/ok"), r#"{"event_types":["waits"]}"#);
     api.post(&format!("/endpoints/{paused}/pause"), "");
     let publish = |name: &str| {
