@@ -150,6 +150,8 @@ fn deliveries_are_looked_at_followed_and_decided_on() {
     let failed =
         shell.text(&["deliveries", "tail", "--since", "1h", "--count", "1", "--endpoint", &endpoint]);
     assert!(failed.contains("delivered") && failed.contains(&endpoint), "{failed}");
+    let (code, _, told) = shell.try_run(&["deliveries", "tail", "--endpoint", "ep_none"]);
+    assert!(code == 4 && told.contains("no such endpoint"), "{told}");
 
     assert_eq!(shell.json(&["events", "list", "--type", "a.c", "--since", "1h"])["data"][0]["type"], "a.c");
     assert_eq!(shell.json(&["events", "show", "first"])["deliveries"][0]["id"], json!(delivery));

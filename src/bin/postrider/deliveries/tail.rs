@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::Filter;
-use crate::api::{Client, Connection, query};
+use crate::api::{Client, Connection, query, segment};
 use crate::input;
 use crate::output::{Failure, emit, rows, text};
 use crate::serve::stop_signal;
@@ -63,6 +63,10 @@ impl Tail {
         };
         let since = self.since.as_deref().map(input::time);
         let connection = self.client.connect()?;
+        if let Some(endpoint) = &self.filter.endpoint {
+            // Of one that does not exist nothing would ever be told.
+            connection.call(Method::GET, &format!("/endpoints/{}", segment(endpoint)), None).await?;
+        }
         let mut follower = Follower { connection, filter: self.filter, since, told: HashSet::new() };
         let (mut left, mut seen) = (self.count.unwrap_or(u64::MAX), false);
         let stop = stop_signal();
