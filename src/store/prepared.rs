@@ -14,40 +14,34 @@ use diesel::query_builder::Query;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 
-/// A statement that returns rows and whose text is the same at each run, on one kind of database. `Place` is where it stands in the
-/// code: what it is cached by.
-#[cfg(feature = "postgres")]
+/// A statement whose text is the same at each run, on one kind of database. `Place` is where it stands in the code:
+/// what it is cached by.
 pub(super) struct Prepared<Place, S> {
     statement: S,
     place: PhantomData<Place>,
 }
 
-#[cfg(feature = "postgres")]
 impl<Place, S> Prepared<Place, S> {
     pub(super) fn new(_: Place, statement: S) -> Self {
         Self { statement, place: PhantomData }
     }
 }
 
-/// Marks a statement that returns rows as one whose text never changes: values are bound, not written into it.
-/// (What only counts rows is borrowed by diesel on its way, and loses the mark: see [`Update`].)
-#[cfg(feature = "postgres")]
+/// Marks a statement as one whose text never changes: values are bound, not written into it. (What only counts rows is
+/// borrowed by diesel on its way, and that it is safe to keep prepared is lost: an update needs [`Update`].)
 macro_rules! prepared {
     ($statement:expr) => {{
         struct Here;
         $crate::store::prepared::Prepared::new(Here, $statement)
     }};
 }
-#[cfg(feature = "postgres")]
 pub(super) use prepared;
 
-#[cfg(feature = "postgres")]
 impl<Place: 'static, S> QueryId for Prepared<Place, S> {
     type QueryId = Place;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-#[cfg(feature = "postgres")]
 impl<Place, S: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Prepared<Place, S> {
     fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         self.statement.walk_ast(out)
@@ -63,7 +57,6 @@ impl<Place, S: Query> Query for Prepared<Place, S> {
     type SqlType = S::SqlType;
 }
 
-#[cfg(feature = "postgres")]
 impl<Place, S, Conn> RunQueryDsl<Conn> for Prepared<Place, S> {}
 
 /// A column that is only compared, and by no index. Of what an index could be asked for, SQLite's planner looks at

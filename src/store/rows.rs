@@ -90,11 +90,11 @@ pub(super) struct EventRow {
     pub(super) traceparent: Option<String>,
 }
 
+/// A new delivery, apart from its event.
 #[derive(Debug, Insertable)]
 #[diesel(table_name = webhook_deliveries, treat_none_as_default_value = false)]
 pub(super) struct NewDeliveryRow<'a> {
     pub(super) id: &'a str,
-    pub(super) event_seq: i64,
     pub(super) shard: i32,
     pub(super) endpoint_id: &'a str,
     pub(super) tenant: &'a str,
@@ -115,7 +115,6 @@ impl<'a> NewDeliveryRow<'a> {
     /// A delivery that is due at `at`.
     pub(super) fn new(
         id: &'a DeliveryId,
-        event_seq: i64,
         endpoint: &'a EndpointId,
         tenant: &'a Tenant,
         ordering_key: Option<&'a str>,
@@ -124,7 +123,6 @@ impl<'a> NewDeliveryRow<'a> {
         let life = Life::published(at, ordering_key.is_some());
         Self {
             id: id.as_str(),
-            event_seq,
             shard: Shard::of(endpoint).number(),
             endpoint_id: endpoint.as_str(),
             tenant: tenant.as_str(),

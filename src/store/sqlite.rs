@@ -11,7 +11,7 @@ use diesel::declare_sql_function;
 use diesel::prelude::*;
 
 use super::group::{Claim, OrderingKey, Outcome, Publish, Published, Refusal, Target};
-use super::prepared::{Plain, Update};
+use super::prepared::{Plain, Update, prepared};
 use super::query::{Retire, Retired};
 use super::rows::{AttemptRow, EventRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
@@ -249,22 +249,21 @@ fn publish_one(
         created_at: event.created_at.as_micros(),
         traceparent: event.traceparent.map(|parent| parent.to_string()),
     };
-    let new = diesel::insert_into(events::table)
+    let insert = diesel::insert_into(events::table)
         .values(&row)
         .on_conflict((events::tenant, events::id))
-        .do_nothing()
-        .execute(conn)?;
-    if new == 0 {
+        .do_nothing();
+    if prepared!(insert).execute(conn)? == 0 {
         return published_before(conn, event);
     }
-    let seq: i64 = diesel::select(last_insert_rowid()).get_result(conn)?;
-
     let mut answer = Published { created_at: event.created_at, duplicate: false, deliveries: Vec::new() };
     for target in targets {
         let id = DeliveryId::generate(event.created_at);
         let key = event.ordering_key.as_deref();
-        let row = NewDeliveryRow::new(&id, seq, &target.id, &target.tenant, key, event.created_at);
-        diesel::insert_into(deliveries::table).values(&row).execute(conn)?;
+        let row = NewDeliveryRow::new(&id, &target.id, &target.tenant, key, event.created_at);
+        // A table without row ids, as this one is, leaves the last row id as it is.
+        let row = (&row, deliveries::event_seq.eq(last_insert_rowid()));
+        prepared!(diesel::insert_into(deliveries::table).values(row)).execute(conn)?;
         answer.deliveries.push((id.clone(), target.id.clone()));
         made.push((target.id.clone(), just_made(id, event)));
     }

@@ -1,4 +1,5 @@
 -- Times are microseconds since the Unix epoch; ids, states and JSON are text; bodies are bytes.
+-- Words are compared one by one: for `IN`, SQLite fills a table of them for each row that is written.
 
 -- Counters of the database itself: `endpoints` is raised by each change of an endpoint, `tokens` by
 -- each change of a token, `probe` by readiness.
@@ -45,10 +46,11 @@ CREATE TABLE webhook_endpoints (
     retry_delays_s TEXT,
     max_age_s      BIGINT  CHECK (max_age_s >= 60),
     breaker_after  INTEGER CHECK (breaker_after >= 0),
-    ordering       TEXT    NOT NULL CHECK (ordering IN ('none', 'key')),
-    on_failed      TEXT    NOT NULL CHECK (on_failed IN ('block', 'skip')),
+    ordering       TEXT    NOT NULL CHECK (ordering = 'none' OR ordering = 'key'),
+    on_failed      TEXT    NOT NULL CHECK (on_failed = 'block' OR on_failed = 'skip'),
     signing        TEXT    NOT NULL,
-    pause_reason   TEXT    CHECK (pause_reason IN ('operator', 'gone', 'failing')),
+    pause_reason   TEXT    CHECK (pause_reason = 'operator' OR pause_reason = 'gone'
+                     OR pause_reason = 'failing'),
     created_at     BIGINT  NOT NULL,
     updated_at     BIGINT  NOT NULL,
     deleted_at     BIGINT,
@@ -69,7 +71,8 @@ CREATE TABLE webhook_endpoint_secrets (
 CREATE TABLE webhook_endpoint_health (
     endpoint_id          TEXT    NOT NULL PRIMARY KEY REFERENCES webhook_endpoints (id),
     consecutive_failures INTEGER NOT NULL CHECK (consecutive_failures >= 0),
-    breaker              TEXT    NOT NULL CHECK (breaker IN ('closed', 'open', 'half_open')),
+    breaker              TEXT    NOT NULL CHECK (breaker = 'closed' OR breaker = 'open'
+                     OR breaker = 'half_open'),
     probe_at             BIGINT,
     probes               INTEGER NOT NULL CHECK (probes >= 0),
     allowed              INTEGER,
@@ -102,10 +105,12 @@ CREATE TABLE webhook_deliveries (
     shard           INTEGER NOT NULL,
     endpoint_id     TEXT    NOT NULL REFERENCES webhook_endpoints (id),
     tenant          TEXT    NOT NULL,
-    status          TEXT    NOT NULL CHECK (status IN ('pending', 'sending', 'delivered', 'failed')),
+    status          TEXT    NOT NULL CHECK (status = 'pending' OR status = 'sending' OR status = 'delivered'
+                     OR status = 'failed'),
     next_attempt_at BIGINT,
-    hold_reason     TEXT    CHECK (hold_reason IN ('interrupted', 'order')),
-    failure_reason  TEXT    CHECK (failure_reason IN ('retries_exhausted', 'cancelled', 'endpoint_deleted', 'expired')),
+    hold_reason     TEXT    CHECK (hold_reason = 'interrupted' OR hold_reason = 'order'),
+    failure_reason  TEXT    CHECK (failure_reason = 'retries_exhausted' OR failure_reason = 'cancelled'
+                     OR failure_reason = 'endpoint_deleted' OR failure_reason = 'expired'),
     retries_used    INTEGER NOT NULL CHECK (retries_used >= 0),
     attempt_count   INTEGER NOT NULL CHECK (attempt_count >= 0),
     interruptions   INTEGER NOT NULL CHECK (interruptions >= 0),
@@ -151,8 +156,10 @@ CREATE TABLE webhook_attempts (
     number           INTEGER,
     started_at       BIGINT  NOT NULL,
     ended_at         BIGINT  NOT NULL,
-    outcome          TEXT    NOT NULL CHECK (outcome IN ('delivered', 'rejected', 'timeout', 'dns_error',
-                     'connect_error', 'tls_error', 'protocol_error', 'blocked_address', 'interrupted')),
+    outcome          TEXT    NOT NULL CHECK (outcome = 'delivered' OR outcome = 'rejected'
+                     OR outcome = 'timeout' OR outcome = 'dns_error' OR outcome = 'connect_error'
+                     OR outcome = 'tls_error' OR outcome = 'protocol_error' OR outcome = 'blocked_address'
+                     OR outcome = 'interrupted'),
     status_code      INTEGER,
     error            TEXT,
     response_body    TEXT,
@@ -170,7 +177,8 @@ CREATE INDEX webhook_attempts_by_endpoint ON webhook_attempts (endpoint_id, ende
 CREATE TABLE webhook_tokens (
     id         TEXT   NOT NULL PRIMARY KEY,
     name       TEXT   NOT NULL,
-    scope      TEXT   NOT NULL CHECK (scope IN ('admin', 'publish', 'read', 'portal')),
+    scope      TEXT   NOT NULL CHECK (scope = 'admin' OR scope = 'publish' OR scope = 'read'
+                     OR scope = 'portal'),
     tenant     TEXT,
     hash       BLOB   NOT NULL UNIQUE,
     created_at BIGINT NOT NULL
@@ -189,10 +197,10 @@ CREATE TABLE webhook_recoveries (
     shard       INTEGER NOT NULL,
     endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id),
     tenant      TEXT    NOT NULL,
-    include     TEXT    NOT NULL CHECK (include IN ('failed', 'missing', 'all')),
+    include     TEXT    NOT NULL CHECK (include = 'failed' OR include = 'missing' OR include = 'all'),
     since       BIGINT  NOT NULL,
     until       BIGINT  NOT NULL,
-    progress    TEXT    NOT NULL CHECK (progress IN ('running', 'done')),
+    progress    TEXT    NOT NULL CHECK (progress = 'running' OR progress = 'done'),
     matched     BIGINT  NOT NULL,
     requeued    BIGINT  NOT NULL,
     -- Where it goes on: after this delivery of those that failed, and after this event.

@@ -198,8 +198,10 @@ pub(crate) fn insert_missing(
 ) -> Result<(), StoreError> {
     for (seq, key) in events {
         let id = DeliveryId::generate(at);
-        let row = NewDeliveryRow::new(&id, *seq, endpoint, tenant, key.as_deref(), at);
-        diesel::insert_into(deliveries::table).values(&row).execute(conn)?;
+        let row = NewDeliveryRow::new(&id, endpoint, tenant, key.as_deref(), at);
+        diesel::insert_into(deliveries::table)
+            .values((&row, deliveries::event_seq.eq(*seq)))
+            .execute(conn)?;
     }
     Ok(())
 }

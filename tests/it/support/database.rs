@@ -84,9 +84,27 @@ pub fn plan(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
         #[diesel(sql_type = Text)]
         detail: String,
     }
-    let Conn::Sqlite(mut conn) = open(place) else { panic!("not SQLite") };
-    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {sql}")).load(&mut conn).unwrap();
+    let steps: Vec<Step> = explain(place, &format!("EXPLAIN QUERY PLAN {sql}"));
     steps.into_iter().map(|step| step.detail).collect()
+}
+
+/// What SQLite's machine does for a statement, instruction by instruction.
+pub fn opcodes(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Instruction {
+        #[diesel(sql_type = Text)]
+        opcode: String,
+    }
+    let code: Vec<Instruction> = explain(place, &format!("EXPLAIN {sql}"));
+    code.into_iter().map(|instruction| instruction.opcode).collect()
+}
+
+fn explain<R>(place: &(impl Place + ?Sized), sql: &str) -> Vec<R>
+where
+    R: QueryableByName<diesel::sqlite::Sqlite> + 'static,
+{
+    let Conn::Sqlite(mut conn) = open(place) else { panic!("not SQLite") };
+    diesel::sql_query(sql).load(&mut conn).unwrap()
 }
 
 /// Runs statements that change it.
