@@ -249,6 +249,7 @@ fn publish_one(
         created_at: event.created_at.as_micros(),
         traceparent: event.traceparent.map(|parent| parent.to_string()),
     };
+    // diesel would build the text of an `ON CONFLICT` for each run, to find what is prepared by it.
     let insert = diesel::insert_into(events::table)
         .values(&row)
         .on_conflict((events::tenant, events::id))
@@ -263,7 +264,7 @@ fn publish_one(
         let row = NewDeliveryRow::new(&id, &target.id, &target.tenant, key, event.created_at);
         // A table without row ids, as this one is, leaves the last row id as it is.
         let row = (&row, deliveries::event_seq.eq(last_insert_rowid()));
-        prepared!(diesel::insert_into(deliveries::table).values(row)).execute(conn)?;
+        diesel::insert_into(deliveries::table).values(row).execute(conn)?;
         answer.deliveries.push((id.clone(), target.id.clone()));
         made.push((target.id.clone(), just_made(id, event)));
     }

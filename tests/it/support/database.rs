@@ -79,32 +79,20 @@ pub fn words(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
 
 /// How SQLite runs a statement, a line a step.
 pub fn plan(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
-    #[derive(QueryableByName)]
-    struct Step {
-        #[diesel(sql_type = Text)]
-        detail: String,
-    }
-    let steps: Vec<Step> = explain(place, &format!("EXPLAIN QUERY PLAN {sql}"));
-    steps.into_iter().map(|step| step.detail).collect()
+    explained(place, &format!("EXPLAIN QUERY PLAN {sql}"), "detail")
 }
 
 /// What SQLite's machine does for a statement, instruction by instruction.
 pub fn opcodes(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
-    #[derive(QueryableByName)]
-    struct Instruction {
-        #[diesel(sql_type = Text)]
-        opcode: String,
-    }
-    let code: Vec<Instruction> = explain(place, &format!("EXPLAIN {sql}"));
-    code.into_iter().map(|instruction| instruction.opcode).collect()
+    explained(place, &format!("EXPLAIN {sql}"), "opcode")
 }
 
-fn explain<R>(place: &(impl Place + ?Sized), sql: &str) -> Vec<R>
-where
-    R: QueryableByName<diesel::sqlite::Sqlite> + 'static,
-{
-    let Conn::Sqlite(mut conn) = open(place) else { panic!("not SQLite") };
-    diesel::sql_query(sql).load(&mut conn).unwrap()
+fn explained(place: &(impl Place + ?Sized), sql: &str, column: &str) -> Vec<String> {
+    let DatabaseUrl::Sqlite(path) = place.url() else { panic!("not SQLite") };
+    let conn = rusqlite::Connection::open(path).unwrap();
+    let mut statement = conn.prepare(sql).unwrap();
+    let rows = statement.raw_query().mapped(|row| row.get(column));
+    rows.collect::<Result<_, _>>().unwrap()
 }
 
 /// Runs statements that change it.

@@ -9,10 +9,10 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::Filter;
-use crate::api::{Client, Connection, query, segment};
-use crate::input;
+use crate::api::{Client, Connection, query};
 use crate::output::{Failure, emit, rows, text};
 use crate::serve::stop_signal;
+use crate::{endpoints, input};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -64,8 +64,8 @@ impl Tail {
         let since = self.since.as_deref().map(input::time);
         let connection = self.client.connect()?;
         if let Some(endpoint) = &self.filter.endpoint {
-            // Of one that does not exist nothing would ever be told.
-            connection.call(Method::GET, &format!("/endpoints/{}", segment(endpoint)), None).await?;
+            // At one that is not there, or no more, nothing ends.
+            connection.call(Method::GET, &endpoints::path_of(endpoint, ""), None).await?;
         }
         let mut follower = Follower { connection, filter: self.filter, since, told: HashSet::new() };
         let (mut left, mut seen) = (self.count.unwrap_or(u64::MAX), false);
