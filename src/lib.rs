@@ -48,7 +48,7 @@
 //! | [`config`] | what can be set, with its defaults |
 //! | `metrics` | what is counted |
 //! | `store` | the database: the only place that names diesel |
-//! | `sender` | one attempt over HTTP: the only place that names reqwest |
+//! | `sender` | one attempt over HTTP: the only place that names hyper |
 //! | `engine` | the actors, and [`Postrider`], their handle |
 //! | [`admin`] | the HTTP API on actix-web |
 //!
@@ -79,7 +79,7 @@ pub mod testing;
 
 pub use engine::{
     Bucket, Builder, DeliveryQuery, DeliveryView, EndpointCounts, EndpointHealth, EndpointQuery,
-    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node, Outbox,
+    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node, OlderKey, Outbox,
     Overview, PortalLink, Postrider, Receipt, RecoveryPreview, StartError, Transaction,
 };
 pub use sender::sign as signature;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
@@ -14,6 +14,8 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::middleware::Next;
 use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, web};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use subtle::ConstantTimeEq;
 
 use super::problem::{Kind, Problem};
@@ -34,7 +36,7 @@ const MAX_ADDRESSES: usize = 4096;
 /// The operator's own token, which may do everything. Kept as its hash; never shown.
 #[derive(Clone)]
 pub struct ApiToken {
-    hash: TokenHash,
+    hash: Arc<RwLock<TokenHash>>,
     failures: Arc<Failures>,
 }
 
@@ -52,12 +54,23 @@ impl ApiToken {
     /// header.
     pub fn new(token: &str) -> Result<Self, String> {
         check_token(token)?;
-        Ok(Self { hash: TokenHash::of(token), failures: Arc::default() })
+        Ok(Self { hash: Arc::new(RwLock::new(TokenHash::of(token))), failures: Arc::default() })
+    }
+
+    /// Replaces the token wherever this one, or a clone of it, is mounted.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); the present token stays then.
+    pub fn replace(&self, token: &str) -> Result<(), String> {
+        check_token(token)?;
+        *self.hash.write().unwrap_or_else(PoisonError::into_inner) = TokenHash::of(token);
+        Ok(())
     }
 
     /// Hashes are compared, in constant time: not even the length is told by the time it takes.
     fn is(&self, hash: &TokenHash) -> bool {
-        self.hash.bytes().ct_eq(hash.bytes()).into()
+        let own = self.hash.read().unwrap_or_else(PoisonError::into_inner);
+        own.bytes().ct_eq(hash.bytes()).into()
     }
 }
 
@@ -101,6 +114,12 @@ impl Default for Failures {
 }
 
 impl Failures {
+    fn has_room(&self, address: IpAddr) -> bool {
+        let now = self.origin.elapsed();
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        by_address.get_mut(&network(address)).is_none_or(|window| window.available(now) > 0)
+    }
+
     /// Counts one more, or says how long to wait.
     fn count(&self, address: IpAddr) -> Result<(), Duration> {
         let now = self.origin.elapsed();
@@ -147,7 +166,7 @@ pub(super) async fn authenticate(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    match admission(&request) {
+    match admission(&request).await {
         Ok(admission) => {
             request.extensions_mut().insert(admission);
             next.call(request).await
@@ -156,7 +175,7 @@ pub(super) async fn authenticate(
     }
 }
 
-fn admission(request: &ServiceRequest) -> Result<Admission, Problem> {
+async fn admission(request: &ServiceRequest) -> Result<Admission, Problem> {
     let callers = request.app_data::<web::Data<Callers>>();
     let postrider = request.app_data::<web::Data<Postrider>>();
     let (Some(callers), Some(postrider)) = (callers, postrider) else {
@@ -172,8 +191,15 @@ fn admission(request: &ServiceRequest) -> Result<Admission, Problem> {
     }
     let caller = Caller::new(request.request(), callers, postrider);
     if let Some(token) = caller.bearer() {
-        let holder = Holder::Token(TokenHash::of(&token));
-        let grant = caller.grant_of(&holder).ok_or_else(|| caller.wrong("the token is not valid"))?;
+        let hash = TokenHash::of(&token);
+        let holder = Holder::Token(hash.clone());
+        let grant = match caller.grant_of(&holder) {
+            Some(grant) => Some(grant),
+            // An address that has sent too many wrong ones waits until this node has heard of it.
+            None if caller.may_guess() => postrider.grant_of_new(&hash).await,
+            None => None,
+        };
+        let grant = grant.ok_or_else(|| caller.wrong("the token is not valid"))?;
         return Ok(Admission { grant, by: Some((holder, None)) });
     }
     let Some(open) = caller.session() else {
@@ -216,6 +242,12 @@ impl<'r> Caller<'r> {
     /// What the holder of a session, or a token's bearer, may do now.
     pub(super) fn grant_of(&self, holder: &Holder) -> Option<Grant> {
         self.callers.grant_of(self.postrider, holder)
+    }
+
+    /// Whether the address has sent fewer wrong credentials lately than make it wait.
+    fn may_guess(&self) -> bool {
+        let failures = self.callers.own().map(|own| &own.failures).zip(self.request.peer_addr());
+        failures.is_none_or(|(failures, peer)| failures.has_room(peer.ip()))
     }
 
     /// The answer to a wrong credential, which is counted.
@@ -290,6 +322,15 @@ impl<N> Access<N> {
     /// What the token is good for.
     pub(super) fn grant(&self) -> &Grant {
         &self.admission.grant
+    }
+
+    /// Who calls, as a text that is the same for each call with the same credential.
+    pub(super) fn caller(&self) -> String {
+        match &self.admission.by {
+            Some((Holder::Token(hash), _)) => format!("token:{}", BASE64_STANDARD.encode(hash.bytes())),
+            Some((Holder::Portal(tenant), _)) => format!("portal:{tenant}"),
+            None => "host".to_owned(),
+        }
     }
 
     /// Whether the caller would still be let in with that: for an answer that goes on.

@@ -5,6 +5,7 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -24,10 +25,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// In the open: there is nothing secret in them.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     for path in ["", "/"] {
-        config.service(web::resource(path).get(page).default_service(super::only("GET")));
+        let page = web::resource(path).get(page).default_service(super::only("GET"));
+        config.service(page.wrap(from_fn(super::head::as_get)));
     }
     let assets = web::resource("/assets/{path:.*}").get(asset);
-    config.service(assets.default_service(super::only("GET")));
+    config.service(assets.default_service(super::only("GET")).wrap(from_fn(super::head::as_get)));
 }
 
 async fn page(request: HttpRequest) -> HttpResponse {

@@ -69,7 +69,7 @@ impl DeliveryBody {
             State::Sending | State::Delivered => (None, None, None),
         };
         let waiting_for = hold_reason.map(|reason| match reason {
-            HoldReason::Interrupted => WaitingFor::Held,
+            HoldReason::Interrupted | HoldReason::RefusedByDatabase => WaitingFor::Held,
             HoldReason::Order => WaitingFor::Order,
         });
         Self {
@@ -159,8 +159,8 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
         event_id: params.take_with("event_id", EventId::parse),
         tenant: access.tenant_filter(tenant)?,
         status: params.take("status"),
-        since: params.take("since"),
-        until: params.take("until"),
+        since: params.take_time("since"),
+        until: params.take_time("until"),
         after,
         limit,
     };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use utoipa::{OpenApi, ToSchema};
 
 use super::ListBody;
-use super::auth::{Access, Portal, Read};
+use super::auth::{Access, Portal, Read, id_of};
 use super::openapi::{ChangedEndpoint, NewEndpoint, NewSecretText, Standing};
 use super::problem::Problem;
 use super::request::{JsonBody, NoFields, NoParams, Params, Strict, whole, wrong_json};
@@ -20,9 +20,9 @@ use crate::domain::event::EventFilter;
 use crate::domain::headers::MASK;
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::rate_limit::RateLimit;
-use crate::domain::secret::Secret;
+use crate::domain::secret::SigningSecret;
 use crate::domain::settings::{EndpointChange, OnFailed, Ordering, Signing};
-use crate::engine::{EndpointQuery, EndpointView, Receipt};
+use crate::engine::{EndpointQuery, EndpointView, OlderKey, Receipt};
 
 const MAX_REQUEST: usize = 256 * 1024;
 
@@ -35,7 +35,7 @@ type Body = JsonBody<MAX_REQUEST>;
 const LIST: &str = "endpoints";
 
 #[derive(OpenApi)]
-#[openapi(paths(create, list, show, update, delete, pause, resume, secret, rotate, test))]
+#[openapi(paths(create, list, show, update, delete, pause, resume, secret, rotate, end_key, test))]
 pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -53,6 +53,9 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/endpoints/{id}/secret").get(secret).default_service(super::only("GET")))
         .service(
             web::resource("/endpoints/{id}/secret/rotate").post(rotate).default_service(super::only("POST")),
+        )
+        .service(
+            web::resource("/endpoints/{id}/secret/{key}").delete(end_key).default_service(super::only("DELETE")),
         )
         .service(web::resource("/endpoints/{id}/test").post(test).default_service(super::only("POST")));
 }
@@ -191,7 +194,7 @@ impl EndpointBody {
 async fn create(access: Access<Portal>, _: NoParams, body: Body) -> Result<HttpResponse, Problem> {
     let mut fields = body.read::<Strict>()?.into_fields();
     let tenant = access.tenant(take_text(&mut fields, "tenant", Tenant::parse)?)?;
-    let secret = take_text(&mut fields, "secret", Secret::parse)?;
+    let secret = take_text(&mut fields, "secret", SigningSecret::parse)?;
     let view = access.postrider().create_endpoint(tenant, change_of(fields)?, secret).await?;
     let secret = view.endpoint.present_keys().map(|keys| keys.secret.reveal());
     let shown = EndpointBody { secret, ..EndpointBody::new(view) };
@@ -383,6 +386,25 @@ struct SecretBody {
     secret: String,
 }
 
+/// The present signing secret, and the older keys that sign beside it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointSecrets)]
+struct SecretsBody {
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    secret: String,
+    /// Newest first.
+    older: Vec<OlderKeyBody>,
+}
+
+/// A key that was rotated out and still signs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OlderKey)]
+struct OlderKeyBody {
+    #[schema(example = "key_64fb1a2b3c4d5")]
+    id: String,
+    signs_until: Timestamp,
+}
+
 /// Show the secret
 #[utoipa::path(
     get,
@@ -393,12 +415,13 @@ struct SecretBody {
         ("id" = EndpointId, Path),
     ),
     responses(
-        (status = 200, description = "The present secret.", body = SecretBody),
+        (status = 200, description = "The present secret, and the older keys.", body = SecretsBody),
     )
 )]
 async fn secret(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let secret = access.postrider().endpoint_secret(&access.endpoint(id).await?).await?;
-    Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
+    let (secret, older) = access.postrider().endpoint_secrets(&access.endpoint(id).await?).await?;
+    let older = older.into_iter().map(|OlderKey { id, signs_until, .. }| OlderKeyBody { id, signs_until });
+    Ok(HttpResponse::Ok().json(SecretsBody { secret: secret.reveal(), older: older.collect() }))
 }
 
 /// The secret to come; one is made where it is absent.
@@ -425,8 +448,8 @@ struct RotateRequest {
     ),
     request_body(content = RotateRequest),
     responses(
-        (status = 200, description = "The new secret. Both sign until the grace ends.", body = SecretBody),
-        (status = 409, description = "Five keys sign already."),
+        (status = 200, description = "The new secret. Both sign until the grace ends; with a grace of 0 it signs alone.", body = SecretBody),
+        (status = 409, description = "Ten older keys sign already, and the grace is not 0."),
     )
 )]
 async fn rotate(
@@ -436,11 +459,37 @@ async fn rotate(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let request: RotateRequest = body.read()?;
-    let secret = request.secret.as_deref().map(Secret::parse).transpose();
+    let secret = request.secret.as_deref().map(SigningSecret::parse).transpose();
     let secret = secret.map_err(|detail| Problem::field("secret", detail))?;
     let grace = Duration::from_secs(request.grace_s.unwrap_or(DEFAULT_GRACE_S));
     let secret = access.postrider().rotate_secret(&access.endpoint(id).await?, secret, grace).await?;
     Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
+}
+
+/// End an older key
+#[utoipa::path(
+    delete,
+    path = "/endpoints/{id}/secret/{key}",
+    operation_id = "endKey",
+    tag = "Endpoints",
+    params(
+        ("id" = EndpointId, Path),
+        ("key" = String, Path, description = "Its id, as the secret's answer lists it.", max_length = 128, pattern = "^[A-Za-z0-9_-]{1,128}$"),
+    ),
+    responses(
+        (status = 204, description = "It signs nothing more."),
+    )
+)]
+async fn end_key(
+    access: Access<Portal>,
+    _: NoParams,
+    path: web::Path<(String, String)>,
+    _: NoFields,
+) -> Result<HttpResponse, Problem> {
+    let (id, key) = path.into_inner();
+    let endpoint = access.endpoint(web::Path::from(id)).await?;
+    access.postrider().end_key(&endpoint, &id_of(web::Path::from(key), "key")?).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// The test that was sent.

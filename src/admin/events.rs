@@ -15,6 +15,7 @@ use super::request::{JsonBody, NoParams, Object, Params};
 use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, EventType, MAX_BATCH, NewEvent, SealedEvent};
+use crate::domain::idempotency;
 use crate::domain::ids::{EventId, Tenant};
 use crate::domain::trace::{TRACEPARENT, TraceParent};
 use crate::engine::{EventListQuery, Receipt};
@@ -25,6 +26,9 @@ const MAX_BATCH_REQUEST: usize = 16 * 1024 * 1024;
 
 /// What its cursors are told by.
 const LIST: &str = "events";
+
+/// The header that makes a publish repeatable.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 #[derive(OpenApi)]
 #[openapi(paths(publish, publish_batch, list, show))]
@@ -208,12 +212,15 @@ impl From<Receipt> for ReceiptBody {
 
 /// Publish an event
 ///
-/// Give either `data`, any JSON, or `payload` with its `content_type`. The same id with the same content is a duplicate and answered as the first time.
+/// Give either `data`, any JSON, or `payload` with its `content_type`. The same id with the same content is a duplicate and answered as the first time. The header `Idempotency-Key` makes the id where none is given: a repetition with the same key, whatever its body, is answered with the stored event.
 #[utoipa::path(
     post,
     path = "/events",
     operation_id = "publish",
     tag = "Publishing",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes the event's id; not together with `id`.", min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$"),
+    ),
     request_body(content = EventRequest),
     responses(
         (status = 202, description = "It is durable, and on its way.", body = ReceiptBody),
@@ -227,12 +234,38 @@ async fn publish(
     request: HttpRequest,
     body: JsonBody<MAX_EVENT_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
-    let mut event =
-        body.read::<EventRequest>()?.into_event(&access.tenant(None)?, "").map_err(Problem::invalid)?;
+    let asked = body.read::<EventRequest>()?;
+    let key = idempotency_key(&request)?;
+    if key.is_some() && asked.id.is_some() {
+        let detail = "goes with an event that has no `id` of its own: give one of them";
+        return Err(Problem::field("Idempotency-Key", detail));
+    }
+    let mut event = asked.into_event(&access.tenant(None)?, "").map_err(Problem::invalid)?;
     access.tenant(Some(event.tenant.clone()))?;
     event.traceparent = traceparent(&request);
-    let receipt = ReceiptBody::from(access.postrider().publish(event).await?);
+    let postrider = access.postrider();
+    let receipt = match key {
+        Some(key) => {
+            let (caller, path, query) = (access.caller(), request.path(), request.query_string());
+            let repeatable = idempotency::Request { caller: &caller, path, query, key: &key };
+            event.id = postrider.idempotent_event_id(&repeatable);
+            postrider.publish_once(event).await?
+        }
+        None => postrider.publish(event).await?,
+    };
+    let receipt = ReceiptBody::from(receipt);
     Ok(receipt_response(&receipt).json(receipt))
+}
+
+/// The header `Idempotency-Key`, if it is given.
+fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
+    let wrong = |detail: String| Problem::field("Idempotency-Key", detail);
+    let mut given = request.headers().get_all(IDEMPOTENCY_KEY);
+    let Some(first) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return Err(wrong("is given twice".to_owned()));
+    }
+    idempotency::check_key(first.as_bytes()).map(|key| Some(key.to_owned())).map_err(wrong)
 }
 
 /// The trace that a request belongs to. A header that is none begins no trace, and hinders nobody (W3C Trace
@@ -273,6 +306,10 @@ async fn publish_batch(
     request: HttpRequest,
     body: JsonBody<MAX_BATCH_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
+    if idempotency_key(&request)?.is_some() {
+        let detail = "goes with a single event: give each event of a batch an `id`";
+        return Err(Problem::field("Idempotency-Key", detail));
+    }
     let parent = traceparent(&request);
     let own = access.tenant(None)?;
     let mut errors = Vec::new();
@@ -394,8 +431,8 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
     let query = EventListQuery {
         event_type: params.take_with("type", EventType::parse).map(|name| name.to_string()),
         tenant: access.tenant_filter(tenant)?,
-        since: params.take("since"),
-        until: params.take("until"),
+        since: params.take_time("since"),
+        until: params.take_time("until"),
         after,
         limit,
     };

@@ -8,6 +8,7 @@ mod dashboard;
 mod deliveries;
 mod endpoints;
 mod events;
+mod head;
 mod insight;
 mod nodes;
 mod openapi;
@@ -18,8 +19,12 @@ mod session;
 mod stream;
 mod tokens;
 
-use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
-use actix_web::middleware::{DefaultHeaders, from_fn};
+use actix_cors::Cors;
+use actix_web::dev::HttpServiceFactory;
+use actix_web::http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::middleware::{Condition, DefaultHeaders, from_fn};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
@@ -65,7 +70,7 @@ impl Postrider {
     /// # }
     /// ```
     pub fn admin(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
-        mount(self.clone(), Callers::Trusted)
+        mount(self.clone(), Callers::Trusted, &[])
     }
 
     /// Mounts the HTTP API as the server does: `/api/v1/…` and `/metrics` behind `token` and the tokens made
@@ -84,21 +89,47 @@ impl Postrider {
     /// # }
     /// ```
     pub fn admin_with_tokens(&self, token: ApiToken) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
-        mount(self.clone(), Callers::Bearers(token))
+        self.admin_with_cors(token, &[])
+    }
+
+    /// As [`admin_with_tokens`](Self::admin_with_tokens), and callable with a bearer token by pages of these origins,
+    /// such as `https://console.example.com`: never with a cookie (the CORS protocol of the Fetch Standard).
+    pub fn admin_with_cors(
+        &self,
+        token: ApiToken,
+        origins: &[String],
+    ) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+        mount(self.clone(), Callers::Bearers(token), origins)
     }
 }
 
-fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::ServiceConfig) {
+/// What pages of other origins may do: call with a token, read what is answered, and send no cookie.
+fn cors(origins: &[String]) -> Condition<Cors> {
+    let listed = origins.iter().fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
+    let cors = listed
+        .allowed_methods(["GET", "HEAD", "POST", "PATCH", "DELETE"])
+        .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static(events::IDEMPOTENCY_KEY)])
+        .expose_headers([RETRY_AFTER])
+        .max_age(3600);
+    Condition::new(!origins.is_empty(), cors)
+}
+
+fn mount(
+    postrider: Postrider,
+    callers: Callers,
+    origins: &[String],
+) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    let cors = cors(origins);
     move |config| {
         config
             .app_data(web::Data::new(postrider))
             .app_data(web::Data::new(callers))
-            // Probes of load balancers ask by HEAD, too.
-            .service(probe("/healthz", web::get().to(healthz), web::head().to(healthz)))
-            .service(probe("/readyz", web::get().to(readyz), web::head().to(readyz)))
+            .service(probe("/healthz", web::get().to(healthz)))
+            .service(probe("/readyz", web::get().to(readyz)))
             .service(
                 web::resource("/metrics")
                     .wrap(from_fn(auth::authenticate))
+                    .wrap(from_fn(head::as_get))
                     .get(metrics)
                     .default_service(only("GET")),
             )
@@ -107,6 +138,8 @@ fn mount(postrider: Postrider, callers: Callers) -> impl FnOnce(&mut web::Servic
                 web::scope("/api/v1")
                     .wrap(from_fn(auth::authenticate))
                     .wrap(private())
+                    .wrap(from_fn(head::as_get))
+                    .wrap(cors)
                     .configure(session::link_routes)
                     .configure(events::routes)
                     .configure(endpoints::routes)
@@ -129,8 +162,8 @@ fn private() -> DefaultHeaders {
     DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
 }
 
-fn probe(path: &str, get: actix_web::Route, head: actix_web::Route) -> actix_web::Resource {
-    web::resource(path).route(get).route(head).default_service(only("GET, HEAD"))
+fn probe(path: &str, get: actix_web::Route) -> impl HttpServiceFactory + use<> {
+    web::resource(path).route(get).default_service(only("GET")).wrap(from_fn(head::as_get))
 }
 
 async fn not_found(request: HttpRequest) -> Problem {
@@ -141,6 +174,9 @@ async fn not_found(request: HttpRequest) -> Problem {
 /// Refuses whatever is none of the methods that are `allowed`.
 fn only(allowed: &'static str) -> actix_web::Route {
     web::route().to(move |request: HttpRequest| async move {
+        // Where there is GET there is HEAD.
+        let head = if allowed.split(", ").any(|one| one == "GET") { ", HEAD" } else { "" };
+        let allowed = format!("{allowed}{head}");
         let detail = format!("{} is not offered at {}, but {allowed}", request.method(), request.path());
         Problem::method_not_allowed(detail, allowed)
     })

@@ -81,7 +81,7 @@ pub(super) struct Problem {
     /// After how many seconds it may be tried again.
     retry_after_s: Option<u64>,
     /// The methods that would have done (RFC 9110, section 10.2.1).
-    allow: Option<&'static str>,
+    allow: Option<String>,
 }
 
 /// The most errors that one answer lists: who has mended these may ask again.
@@ -93,7 +93,7 @@ impl Problem {
         Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s, allow: None }
     }
 
-    pub(super) fn method_not_allowed(detail: String, allowed: &'static str) -> Self {
+    pub(super) fn method_not_allowed(detail: String, allowed: String) -> Self {
         Self { allow: Some(allowed), ..Self::new(Kind::MethodNotAllowed, detail) }
     }
 
@@ -145,8 +145,8 @@ impl ResponseError for Problem {
         if self.kind == Kind::Unauthorized {
             response.insert_header((WWW_AUTHENTICATE, "Bearer"));
         }
-        if let Some(allowed) = self.allow {
-            response.insert_header((ALLOW, allowed));
+        if let Some(allowed) = &self.allow {
+            response.insert_header((ALLOW, allowed.as_str()));
         }
         if let Some(seconds) = self.retry_after_s {
             response.insert_header((RETRY_AFTER, seconds));

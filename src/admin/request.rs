@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
 
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use bytes::Bytes;
 use serde::de::value::MapAccessDeserializer;
@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::problem::{Kind, Problem};
 use crate::domain::FieldError;
+use crate::domain::clock::Timestamp;
 use crate::domain::ids::could_be_id;
 
 /// How long a body may take to come, all of it. (actix ends a head that takes longer than 5 s.)
@@ -35,8 +36,14 @@ impl<const MAX: usize> FromRequest for JsonBody<MAX> {
         let essence = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         let json = essence.eq_ignore_ascii_case("application/json");
         let declared = media_type.is_some();
+        let encoding = request.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes().to_vec());
+        let is_encoded = encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
         let body = web::Payload::from_request(request, payload);
         Box::pin(async move {
+            if is_encoded {
+                let detail = "send the body as it is, without `content-encoding`: none is decoded here";
+                return Err(Problem::new(Kind::UnsupportedMediaType, detail));
+            }
             let unreadable = |error: actix_web::Error| {
                 Problem::new(Kind::MalformedJson, format!("the body broke off: {error}"))
             };
@@ -294,6 +301,11 @@ impl Params {
         T: FromStr<Err: ToString>,
     {
         self.take_with(name, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    /// Reads one time. In a query `+` stands for a space, and no time has one: a space is the plus of an offset.
+    pub(super) fn take_time(&mut self, name: &str) -> Option<Timestamp> {
+        self.take_with(name, |text| text.replace(' ', "+").parse())
     }
 
     /// `limit` and `cursor` of a list.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::dev::HttpServiceFactory;
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
@@ -36,7 +37,7 @@ pub(super) struct Api;
 /// Without authentication: it is what authenticates.
 pub(super) fn resource(path: &str) -> impl HttpServiceFactory + use<> {
     let only = super::only("POST, GET, DELETE");
-    web::resource(path).wrap(super::private()).post(open).get(show).delete(close).default_service(only)
+    web::resource(path).wrap(super::private()).wrap(from_fn(super::head::as_get)).post(open).get(show).delete(close).default_service(only)
 }
 
 pub(super) fn link_routes(config: &mut web::ServiceConfig) {

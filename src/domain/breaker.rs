@@ -25,6 +25,10 @@ pub const LONGEST_PROBE: Duration = Duration::from_secs(600);
 /// The longest that a receiver may ask us to wait.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(24 * 3600);
 
+/// The longest that a rate limit may make the next attempt wait: a longer gap after a wait's end is time in
+/// which nothing was tried.
+const LONGEST_RATE_WAIT: Duration = Duration::from_secs(2 * 3600);
+
 /// After so long without a 2xx an endpoint that is open or held is paused.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(5 * 24 * 3600);
 
@@ -57,13 +61,15 @@ pub enum Breaker {
     HalfOpen {
         /// How many may be in flight for now.
         allowed: u32,
+        /// When it answered again.
+        since: Timestamp,
     },
 }
 
 impl Breaker {
     /// With that many in flight allowed: closed once those are as many as the endpoint itself allows.
-    const fn ramping(allowed: u32, limits: &Limits) -> Self {
-        if allowed < limits.concurrency { Self::HalfOpen { allowed } } else { Self::Closed }
+    const fn ramping(allowed: u32, since: Timestamp, limits: &Limits) -> Self {
+        if allowed < limits.concurrency { Self::HalfOpen { allowed, since } } else { Self::Closed }
     }
 
     /// The word for it.
@@ -91,6 +97,8 @@ pub enum Verdict {
     RetryAfter(RetryAfter),
     /// 410: nothing is to be sent here any more.
     Gone,
+    /// A lost connection: it says nothing about the endpoint.
+    Inconclusive,
 }
 
 /// When a receiver wants to be asked again.
@@ -103,19 +111,20 @@ pub enum RetryAfter {
 }
 
 impl RetryAfter {
-    /// The time that is meant by an answer that came at `at`: never before it, and at most
-    /// [`LONGEST_HOLD`] after it.
+    /// Returns the delay that is meant by an answer that came at `at`, by the wall clock: never negative, and
+    /// at most [`LONGEST_HOLD`].
     #[must_use]
-    pub fn until(self, at: Timestamp) -> Timestamp {
+    pub fn delay(self, at: Timestamp) -> Duration {
         let asked = match self {
-            Self::Delay(delay) => at + delay.min(LONGEST_HOLD),
-            Self::Date(date) => date,
+            Self::Delay(delay) => delay,
+            Self::Date(date) => date.since(at),
         };
-        asked.clamp(at, at + LONGEST_HOLD)
+        asked.min(LONGEST_HOLD)
     }
 }
 
-/// How an endpoint is doing.
+/// How an endpoint is doing. All of its times but `failing_since` are schedule time
+/// ([`Clock::schedule_now`](super::clock::Clock::schedule_now)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
@@ -125,13 +134,25 @@ pub struct Health {
     pub breaker: Breaker,
     /// The receiver asked for rest until then.
     pub hold_until: Option<Timestamp>,
-    /// Since when there has been no 2xx although there were attempts.
+    /// Rests in a row that the receiver asked for.
+    pub rests: u32,
+    /// Since when there has been no 2xx although sending was tried, by the wall clock. Time in which nothing
+    /// was tried does not count.
     pub failing_since: Option<Timestamp>,
+    /// The end of the wait that the last failure caused: until then it is Postrider that waits.
+    pub waits_until: Option<Timestamp>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { consecutive_failures: 0, breaker: Breaker::Closed, hold_until: None, failing_since: None }
+        Self {
+            consecutive_failures: 0,
+            breaker: Breaker::Closed,
+            hold_until: None,
+            rests: 0,
+            failing_since: None,
+            waits_until: None,
+        }
     }
 }
 
@@ -145,7 +166,7 @@ impl Health {
         match self.breaker {
             Breaker::Closed => concurrency,
             Breaker::Open { probe_at, .. } => u32::from(now >= probe_at),
-            Breaker::HalfOpen { allowed } => allowed.min(concurrency),
+            Breaker::HalfOpen { allowed, .. } => allowed.min(concurrency),
         }
     }
 
@@ -159,41 +180,73 @@ impl Health {
         self.hold_until.max(probe_at)
     }
 
-    /// Whether the endpoint should be paused: no 2xx for days, and none in sight.
+    /// Returns whether the endpoint should be paused after an attempt that ended at `attempt`: no 2xx for days
+    /// of trying, and none in sight.
     #[must_use]
-    pub fn has_given_up(&self, now: Timestamp) -> bool {
-        let troubled = self.breaker.state() == BreakerState::Open || self.hold_until.is_some();
-        troubled && self.failing_since.is_some_and(|since| now.since(since) >= GIVE_UP_AFTER)
+    pub fn should_pause(&self, attempt: &Ended) -> bool {
+        let is_open = self.breaker.state() == BreakerState::Open;
+        let is_held = self.hold_until.is_some_and(|until| until > attempt.at);
+        let failing = self.failing_since.is_some_and(|since| attempt.wall.since(since) >= GIVE_UP_AFTER);
+        (is_open || is_held) && failing
     }
 
-    /// What one attempt's end makes of it. `rest_until` is the end of a rest that the verdict asks for.
+    /// Returns the end of the rest that an attempt's end asks of the endpoint, if it asks for one.
+    #[must_use]
+    pub fn rest_until(&self, attempt: &Ended) -> Option<Timestamp> {
+        let rest = match attempt.verdict {
+            Verdict::RetryAfter(asked) => asked.delay(attempt.wall).max(least_rest(self.rests_after(attempt))),
+            Verdict::Throttled => attempt.next_delay?,
+            Verdict::Accepted | Verdict::Failed | Verdict::Gone | Verdict::Inconclusive => return None,
+        };
+        Some(attempt.at + rest)
+    }
+
+    /// Rests in a row with the one that this attempt's end asks for. Several attempts that were in flight at
+    /// once ask for one and the same.
+    fn rests_after(&self, attempt: &Ended) -> u32 {
+        let is_new = self.hold_until.is_none_or(|until| attempt.started_at >= until);
+        if is_new { self.rests.saturating_add(1) } else { self.rests.max(1) }
+    }
+
+    /// What one attempt's end makes of it.
     #[must_use]
     pub fn after(&self, attempt: &Ended, limits: &Limits) -> Self {
         let mut after = *self;
         match attempt.verdict {
+            Verdict::Inconclusive => return after,
             Verdict::Accepted => {
                 after.consecutive_failures = 0;
+                after.rests = 0;
                 after.failing_since = None;
+                after.waits_until = None;
                 after.hold_until = self.hold_until.filter(|until| *until > attempt.at);
                 after.breaker = match self.breaker {
                     Breaker::Closed => Breaker::Closed,
-                    Breaker::Open { .. } => Breaker::ramping(1, limits),
-                    Breaker::HalfOpen { allowed } => Breaker::ramping(allowed * 2, limits),
+                    Breaker::Open { .. } => Breaker::ramping(1, attempt.at, limits),
+                    Breaker::HalfOpen { allowed, since } => Breaker::ramping(allowed * 2, since, limits),
                 };
+                return after;
             }
             Verdict::Failed | Verdict::Throttled => {
                 after.consecutive_failures = self.consecutive_failures.saturating_add(1);
-                after.failing_since = self.failing_since.or(Some(attempt.at));
                 after.breaker = self.breaker_after_failure(attempt, limits, after.consecutive_failures);
             }
-            Verdict::RetryAfter(_) | Verdict::Gone => {
-                after.failing_since = self.failing_since.or(Some(attempt.at));
-            }
+            Verdict::RetryAfter(_) => after.rests = self.rests_after(attempt),
+            Verdict::Gone => {}
         }
-        if attempt.rest_until.is_some() {
-            after.hold_until = after.hold_until.max(attempt.rest_until);
-        }
+        after.hold_until = after.hold_until.max(self.rest_until(attempt));
+        after.failing_since = Some(self.failing_since_after(attempt));
+        let own_delay = attempt.next_delay.map(|delay| attempt.at + delay);
+        after.waits_until = self.waits_until.max(after.opens_at()).max(own_delay).max(Some(attempt.at));
         after
+    }
+
+    /// Since when sending has been tried without success, this failure included.
+    fn failing_since_after(&self, attempt: &Ended) -> Timestamp {
+        let Some(since) = self.failing_since else { return attempt.wall };
+        let waited_until = self.waits_until.unwrap_or(attempt.started_at);
+        let untried = attempt.started_at.since(waited_until);
+        if untried > LONGEST_RATE_WAIT { (since + untried).min(attempt.wall) } else { since }
     }
 
     fn breaker_after_failure(&self, attempt: &Ended, limits: &Limits, failures: u32) -> Breaker {
@@ -205,12 +258,40 @@ impl Health {
             (_, None) => Breaker::Closed,
             (Breaker::Closed, Some(after)) if failures >= after => open(0),
             (Breaker::Closed, Some(_)) => Breaker::Closed,
+            // What was in flight before it answered again tells of the time before.
+            (Breaker::HalfOpen { since, .. }, Some(_)) if attempt.started_at < since => self.breaker,
             (Breaker::HalfOpen { .. }, Some(_)) => open(0),
             // What was in flight when it opened is no probe.
             (Breaker::Open { probe_at, .. }, Some(_)) if attempt.started_at < probe_at => self.breaker,
             (Breaker::Open { probes, .. }, Some(_)) => open(probes.saturating_add(1)),
         }
     }
+
+    /// Closes the breaker and forgets what would open it again, as where the endpoint has none any more.
+    #[must_use]
+    pub fn without_breaker(self) -> Self {
+        Self { breaker: Breaker::Closed, consecutive_failures: 0, ..self }
+    }
+
+    /// Returns it with each time brought within reach of `now` that no wait can have set: after a restart with
+    /// a clock that was set back, a stored time may lie far in the future.
+    #[must_use]
+    pub fn within_reach(self, now: Timestamp) -> Self {
+        let breaker = match self.breaker {
+            Breaker::Open { probe_at, probes } => {
+                Breaker::Open { probe_at: probe_at.min(now + LONGEST_PROBE), probes }
+            }
+            Breaker::HalfOpen { allowed, since } => Breaker::HalfOpen { allowed, since: since.min(now) },
+            Breaker::Closed => Breaker::Closed,
+        };
+        let hold_until = self.hold_until.map(|until| until.min(now + LONGEST_HOLD));
+        Self { breaker, hold_until, ..self }
+    }
+}
+
+/// The k-th rest in a row lasts at least 2^(k-1) seconds, up to ten minutes, whatever was asked for.
+fn least_rest(rests: u32) -> Duration {
+    Duration::from_secs(2_u64.saturating_pow(rests.saturating_sub(1))).min(LONGEST_PROBE)
 }
 
 /// The end of one attempt, as far as it tells of its endpoint.
@@ -218,12 +299,14 @@ impl Health {
 pub struct Ended {
     /// What it says.
     pub verdict: Verdict,
-    /// When it began.
+    /// When it began, in schedule time.
     pub started_at: Timestamp,
-    /// When it ended.
+    /// When it ended, in schedule time.
     pub at: Timestamp,
-    /// Until when the endpoint is to rest for it.
-    pub rest_until: Option<Timestamp>,
+    /// When it ended, by the wall clock.
+    pub wall: Timestamp,
+    /// The delay of its delivery's next retry; `None` where there is no retry left.
+    pub next_delay: Option<Duration>,
 }
 
 /// What an endpoint allows.
@@ -246,11 +329,7 @@ mod tests {
     }
 
     fn ended(verdict: Verdict, second: u64) -> Ended {
-        let rest_until = match verdict {
-            Verdict::RetryAfter(asked) => Some(asked.until(at(second))),
-            _ => None,
-        };
-        Ended { verdict, started_at: at(second), at: at(second), rest_until }
+        Ended { verdict, started_at: at(second), at: at(second), wall: at(second), next_delay: None }
     }
 
     fn opened() -> Health {
@@ -266,8 +345,7 @@ mod tests {
         for _ in 0..7 {
             let probe_at = health.opens_at().unwrap();
             assert_eq!(health.allowance(probe_at, 6), 1, "one probe alone");
-            let failed =
-                Ended { verdict: Verdict::Failed, started_at: probe_at, at: probe_at, rest_until: None };
+            let failed = ended(Verdict::Failed, probe_at.as_seconds().unsigned_abs());
             health = health.after(&failed, &LIMITS);
             waits.push(health.opens_at().unwrap().since(probe_at).as_secs());
         }
@@ -310,18 +388,77 @@ mod tests {
         let rested = asked(RetryAfter::Delay(Duration::from_secs(50)));
         assert_eq!((rested.allowance(at(59), 6), rested.allowance(at(60), 6)), (0, 6));
         assert_eq!(rested.consecutive_failures, 0);
-        assert_eq!(asked(RetryAfter::Date(at(3))).hold_until, Some(at(10)), "only ever a delay");
+        assert_eq!(asked(RetryAfter::Date(at(3))).hold_until, Some(at(11)), "only ever a delay");
         let for_ever = asked(RetryAfter::Delay(Duration::MAX));
         assert_eq!(for_ever.hold_until, Some(at(10) + LONGEST_HOLD));
     }
 
     #[test]
-    fn five_days_without_a_success_are_enough() {
+    fn each_rest_in_a_row_lasts_at_least_twice_as_long() {
+        let second = || Verdict::RetryAfter(RetryAfter::Delay(Duration::from_secs(1)));
+        let (mut health, mut now, mut rests) = (Health::default(), 0, Vec::new());
+        for _ in 0..12 {
+            // Two that were in flight at once ask for one rest.
+            let twin = ended(second(), now);
+            health = health.after(&ended(second(), now), &LIMITS).after(&twin, &LIMITS);
+            let rest = health.hold_until.unwrap().since(at(now)).as_secs();
+            rests.push(rest);
+            now += rest;
+        }
+        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
+        let answered = health.after(&ended(Verdict::Accepted, now), &LIMITS);
+        let rested = answered.after(&ended(second(), now + 1), &LIMITS);
+        assert_eq!(rested.hold_until, Some(at(now + 2)), "a 2xx ends the row");
+    }
+
+    #[test]
+    fn an_attempt_from_before_does_not_open_a_half_open_breaker() {
+        let half_open = opened().after(&ended(Verdict::Accepted, 40), &LIMITS);
+        let late = Ended { started_at: at(2), ..ended(Verdict::Failed, 41) };
+        assert_eq!(half_open.after(&late, &LIMITS).breaker, half_open.breaker);
+        let new = half_open.after(&ended(Verdict::Failed, 41), &LIMITS);
+        assert_eq!(new.breaker.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn a_lost_connection_changes_nothing() {
         let health = opened();
-        let days = |days: u64| at(days * 24 * 3600 + 10);
-        assert!(!health.has_given_up(days(4)) && health.has_given_up(days(5)));
-        assert!(!Health::default().has_given_up(days(99)));
-        let quiet = Health { breaker: Breaker::Closed, ..health };
-        assert!(!quiet.has_given_up(days(9)), "closed and not held: it may be fine by now");
+        assert_eq!(health.after(&ended(Verdict::Inconclusive, 60), &LIMITS), health);
+    }
+
+    #[test]
+    fn days_of_trying_without_a_success_are_enough() {
+        let day = 24 * 3600;
+        let rest = || Verdict::RetryAfter(RetryAfter::Delay(LONGEST_HOLD));
+        let mut health = Health::default();
+        for days in 0..=5 {
+            let attempt = ended(rest(), days * day + days);
+            health = health.after(&attempt, &LIMITS);
+            assert_eq!(health.should_pause(&attempt), days == 5, "after {days} days");
+        }
+    }
+
+    #[test]
+    fn time_in_which_nothing_was_tried_does_not_count() {
+        let six_days = 6 * 24 * 3600;
+        let failed = ended(Verdict::Failed, six_days);
+        let second = Verdict::RetryAfter(RetryAfter::Delay(Duration::from_secs(1)));
+        let rested = Health::default().after(&ended(second, 1), &LIMITS);
+        assert!(!rested.after(&failed, &LIMITS).should_pause(&failed), "one rest, six days ago");
+        let after = opened().after(&failed, &LIMITS);
+        assert!(after.breaker.state() == BreakerState::Open && !after.should_pause(&failed));
+        let again = ended(second, six_days);
+        assert!(!opened().after(&again, &LIMITS).should_pause(&again));
+    }
+
+    #[test]
+    fn stored_times_are_brought_within_reach() {
+        let far = at(1_000_000_000);
+        let open = Breaker::Open { probe_at: far, probes: 3 };
+        let health = Health { breaker: open, hold_until: Some(far), ..Health::default() };
+        let near = health.within_reach(at(10));
+        assert_eq!(near.hold_until, Some(at(10) + LONGEST_HOLD));
+        assert_eq!(near.breaker, Breaker::Open { probe_at: at(10) + LONGEST_PROBE, probes: 3 });
+        assert_eq!(opened().within_reach(at(10)), opened(), "what a wait can have set stays");
     }
 }

@@ -31,10 +31,20 @@ words! {
         TlsError = "tls_error",
         /// What came back was no HTTP, or ended too soon.
         ProtocolError = "protocol_error",
+        /// A reused connection ended before a response; the request may have arrived.
+        ConnectionLost = "connection_lost",
         /// The address is none that webhooks may go to.
         BlockedAddress = "blocked_address",
         /// Its end is not known: the process, its owner or the attempt itself went away.
         Interrupted = "interrupted",
+    }
+}
+
+impl Outcome {
+    /// Returns whether it says how sending goes: a lost connection and an interruption do not.
+    #[must_use]
+    pub const fn is_conclusive(self) -> bool {
+        !matches!(self, Self::ConnectionLost | Self::Interrupted)
     }
 }
 
@@ -71,6 +81,8 @@ pub struct Queued {
     pub event: Arc<SealedEvent>,
     /// How it stood when it was read.
     pub seen: Seen,
+    /// Its last request was lost on a reused connection: the next one gets a new one.
+    pub fresh_connection: bool,
 }
 
 /// How a delivery stood when it was last read. A claim of it holds only where it still stands so.
@@ -108,23 +120,66 @@ pub struct Finished {
     pub started_at: Timestamp,
     /// When its outcome was known.
     pub ended_at: Timestamp,
+    /// The same in schedule time: a retry's delay runs from here.
+    pub due_from: Timestamp,
     /// What went over the wire.
     pub exchange: Exchange,
     /// What a retry's delay gets on top.
     pub jitter: Jitter,
     /// What the answer says about the endpoint.
     pub verdict: Verdict,
-    /// Until when the endpoint rests for it.
-    pub rest_until: Option<Timestamp>,
+    /// When the delivery is due again that the receiver has deferred, in schedule time.
+    pub deferred_until: Option<Timestamp>,
     /// How the endpoint was doing before it.
     pub health_before: Health,
     /// How it is doing now.
     pub health: Health,
+    /// Which version of the endpoint's health that was judged on.
+    pub health_epoch: i64,
     /// The endpoint is to be paused for it.
     pub pause: Option<PauseReason>,
+    /// How much of it is stored.
+    pub stored: Stored,
 }
 
+/// How much of an outcome is stored: less and less, where the database refuses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// All of it.
+    Whole,
+    /// Its texts with each character replaced that is not ASCII.
+    Ascii,
+    /// None of the receiver's texts.
+    Bare,
+    /// Nothing: the delivery is put on hold.
+    Held,
+}
+
+/// What an attempt's `error` says of texts that were left out.
+const LEFT_OUT: &str = "the database refused text of this response; what is shown was replaced";
+
 impl Finished {
+    /// Leaves something out, because the database refuses what there is. False where nothing less is left.
+    pub fn reduce(&mut self) -> bool {
+        let exchange = &mut self.exchange;
+        match self.stored {
+            Stored::Whole => {
+                exchange.replace_texts(|text| text.replace(|c: char| !c.is_ascii() || c.is_ascii_control(), "?"));
+                let error = exchange.error.take();
+                exchange.error = Some(error.map_or(LEFT_OUT.to_owned(), |error| format!("{error} ({LEFT_OUT})")));
+                self.stored = Stored::Ascii;
+            }
+            Stored::Ascii => {
+                (exchange.response_body, exchange.response_headers) = (None, None);
+                exchange.error = Some(LEFT_OUT.to_owned());
+                self.stored = Stored::Bare;
+            }
+            Stored::Bare => self.stored = Stored::Held,
+            Stored::Held => return false,
+        }
+        true
+    }
+
     /// Whether the endpoint was given up for a while and, by this attempt, is well again.
     #[must_use]
     pub fn recovers_endpoint(&self) -> bool {
@@ -158,6 +213,16 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Replaces the receiver's texts.
+    fn replace_texts(&mut self, replace: impl Fn(&str) -> String) {
+        let change = |text: &mut Option<String>| *text = text.take().map(|text| replace(&text));
+        change(&mut self.error);
+        change(&mut self.response_body);
+        for (name, value) in self.response_headers.iter_mut().flatten() {
+            (*name, *value) = (replace(name), replace(value));
+        }
+    }
+
     /// An attempt that ended without an answer.
     #[must_use]
     pub fn without_answer(outcome: Outcome, error: impl Into<String>) -> Self {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::FieldError;
+use super::breaker::{Health, LONGEST_PROBE};
 use super::clock::Timestamp;
 use super::ids::{EndpointId, Tenant};
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
-use super::secret::{PrivateKey, PublicKey, Secret};
+use super::secret::{PrivateKey, PublicKey, Secret, SigningSecret};
 use super::settings::{OnFailed, Ordering, Settings, Signing, check_concurrency, check_timeout_ms};
 use super::words;
 
@@ -82,16 +83,38 @@ pub struct LiveKeys {
     pub secret: Secret,
     /// Signs `v1a`, for endpoints that ask for it.
     pub private_key: PrivateKey,
+    /// When they became the present ones; of an endpoint's keys no two have the same.
+    pub created_at: Timestamp,
     /// `None` for the present one; the end of its grace for one that was rotated out.
     pub expires_at: Option<Timestamp>,
 }
 
 impl LiveKeys {
-    /// Fresh keys, around a secret that the caller chose, if it did.
+    /// Fresh keys, around the one that the caller chose, if it did.
     #[must_use]
-    pub fn fresh(secret: Option<Secret>) -> Self {
-        let secret = secret.unwrap_or_else(Secret::generate);
-        Self { secret, private_key: PrivateKey::generate(), expires_at: None }
+    pub fn fresh(secret: Option<SigningSecret>) -> Self {
+        let (secret, private_key) = match secret {
+            Some(SigningSecret::Symmetric(secret)) => (secret, PrivateKey::generate()),
+            Some(SigningSecret::Private(private_key)) => (Secret::generate(), private_key),
+            None => (Secret::generate(), PrivateKey::generate()),
+        };
+        Self { secret, private_key, created_at: Timestamp::from_micros(0), expires_at: None }
+    }
+
+    /// Returns the half of them that a caller asked for.
+    #[must_use]
+    pub fn signing_secret(&self, asymmetric: bool) -> SigningSecret {
+        if asymmetric {
+            SigningSecret::Private(self.private_key.clone())
+        } else {
+            SigningSecret::Symmetric(self.secret.clone())
+        }
+    }
+
+    /// Returns the id that names them among an endpoint's keys.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("key_{:x}", self.created_at.as_micros())
     }
 }
 
@@ -177,6 +200,11 @@ impl Endpoint {
         self.keys.iter().filter(move |keys| keys.expires_at.is_none_or(|end| now < end))
     }
 
+    /// The keys that were rotated out and still sign at `now`, newest first, each with the end of its grace.
+    pub fn older_keys(&self, now: Timestamp) -> impl Iterator<Item = (&LiveKeys, Timestamp)> {
+        self.live_keys(now).filter_map(|keys| Some((keys, keys.expires_at?)))
+    }
+
     /// Those that a consumer should know.
     #[must_use]
     pub fn present_keys(&self) -> Option<&LiveKeys> {
@@ -194,6 +222,14 @@ impl Endpoint {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.paused.is_none()
+    }
+
+    /// Returns the latest time that a delivery can be due at: the longest wait that its retry, its endpoint's rest
+    /// or a probe can have set. `health` is within reach of `now`.
+    #[must_use]
+    pub fn latest_retry(&self, health: &Health, now: Timestamp) -> Timestamp {
+        let longest = self.retry_schedule.longest_delay().max(LONGEST_PROBE);
+        (now + longest).max(health.opens_at().unwrap_or(now))
     }
 
     /// Whether a delivery that is given up keeps those behind it in its ordering key waiting.

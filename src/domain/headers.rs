@@ -8,7 +8,10 @@ use super::FieldError;
 pub const MASK: &str = "***";
 
 const MAX_HEADERS: usize = 50;
-const MAX_HEADER_VALUE_BYTES: usize = 1024;
+/// What nginx and Apache take of one header.
+const MAX_HEADER_VALUE_BYTES: usize = 8 * 1024;
+/// All names and values of an endpoint.
+const MAX_HEADERS_BYTES: usize = 16 * 1024;
 const MAX_HEADER_NAME_BYTES: usize = 128;
 
 /// Headers that belong to the connection or to the signature, not to an endpoint.
@@ -79,6 +82,11 @@ pub(super) fn parse_headers(
         if parsed.insert(lower, value).is_some() {
             return wrong("is given twice (names are the same in any case)".into());
         }
+    }
+    let bytes: usize = parsed.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_HEADERS_BYTES {
+        let detail = format!("their names and values hold {bytes} bytes; at most {MAX_HEADERS_BYTES}");
+        return Err(FieldError::new("headers", detail));
     }
     Ok(parsed)
 }

@@ -57,6 +57,8 @@ words! {
         Interrupted = "interrupted",
         /// Another delivery of its ordering key comes first. Not a person's to lift: it ends by itself.
         Order = "order",
+        /// The database refused to store its outcome, whatever was left out of it.
+        RefusedByDatabase = "refused_by_database",
     }
 }
 
@@ -167,6 +169,14 @@ pub enum Cause<'a> {
         /// When to ask again.
         until: Timestamp,
     },
+    /// A reused connection ended before a response: the receiver may not have seen the request. It uses up no
+    /// retry and is no interruption.
+    ConnectionLost {
+        /// When the attempt ended.
+        at: Timestamp,
+    },
+    /// The database took the attempt's outcome in no form.
+    RefusedByDatabase,
     /// The claim was not started (paused in between, out of file descriptors).
     Released {
         /// When it was let go.
@@ -233,7 +243,7 @@ fn state_words(state: State) -> String {
 /// # Errors
 /// When the state does not allow it; nothing may be written then.
 pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
-    use HoldReason::{Interrupted, Order};
+    use HoldReason::{Interrupted, Order, RefusedByDatabase};
     use State::{Delivered, Failed, Pending, Sending};
     let refused = Err(Refused { state: life.state, verb: cause.verb() });
     let to = |state| Ok(Life { state, ..*life });
@@ -263,7 +273,8 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
             })
         }
         (Sending, Cause::Deferred { until }) => Ok(finished(life, due(until))),
-        (Sending, Cause::Released { at }) => to(due(at)),
+        (Sending, Cause::Released { at } | Cause::ConnectionLost { at }) => to(due(at)),
+        (Sending, Cause::RefusedByDatabase) => to(Pending(Wait::Held(RefusedByDatabase))),
         (Sending, Cause::Interrupted { at, counts }) => {
             let interruptions = life.interruptions + u32::from(counts);
             let state =
@@ -272,10 +283,13 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
         }
 
         (Failed(FailureReason::EndpointDeleted), Cause::RetryAsked { .. }) => refused,
-        (Failed(_) | Delivered | Pending(Wait::Held(Interrupted)), Cause::RetryAsked { at }) => {
+        (
+            Failed(_) | Delivered | Pending(Wait::Held(Interrupted | RefusedByDatabase)),
+            Cause::RetryAsked { at },
+        ) => {
             Ok(Life { state: due(at), retries_used: 0, interruptions: 0, ..*life })
         }
-        (Pending(Wait::Held(Interrupted)), Cause::HoldLifted { at }) => {
+        (Pending(Wait::Held(Interrupted | RefusedByDatabase)), Cause::HoldLifted { at }) => {
             Ok(Life { state: due(at), interruptions: 0, ..*life })
         }
         (Failed(_), Cause::HoldLifted { .. }) if life.in_line => Ok(Life { in_line: false, ..*life }),
@@ -300,7 +314,11 @@ impl Cause<'_> {
     fn verb(&self) -> &'static str {
         match self {
             Self::Claimed => "claimed",
-            Self::Accepted { .. } | Self::Rejected { .. } | Self::Deferred { .. } => "given an outcome",
+            Self::Accepted { .. }
+            | Self::Rejected { .. }
+            | Self::Deferred { .. }
+            | Self::ConnectionLost { .. }
+            | Self::RefusedByDatabase => "given an outcome",
             Self::Released { .. } | Self::HoldLifted { .. } => "released",
             Self::Interrupted { .. } => "interrupted",
             Self::RetryAsked { .. } => "retried",
@@ -318,6 +336,7 @@ mod tests {
 
     const AT: Timestamp = Timestamp::from_micros(1_000_000);
     const HELD: State = State::Pending(Wait::Held(HoldReason::Interrupted));
+    const REFUSED: State = State::Pending(Wait::Held(HoldReason::RefusedByDatabase));
     const ASIDE: State = State::Pending(Wait::Held(HoldReason::Order));
     const NOW: State = State::Pending(Wait::Until(AT));
 
@@ -356,6 +375,8 @@ mod tests {
             (rejected(Some(&none)), [no, no, no, s(Failed(RetriesExhausted)), no, no, no, no, no]),
             (rejected(None), [no, no, no, s(Failed(EndpointDeleted)), no, no, no, no, no]),
             (Cause::Deferred { until: AT }, [no, no, no, s(NOW), no, no, no, no, no]),
+            (Cause::ConnectionLost { at: AT }, [no, no, no, s(NOW), no, no, no, no, no]),
+            (Cause::RefusedByDatabase, [no, no, no, s(REFUSED), no, no, no, no, no]),
             (Cause::Released { at: AT }, [no, no, no, s(NOW), no, no, no, no, no]),
             (Cause::Interrupted { at: AT, counts: true }, [no, no, no, s(NOW), no, no, no, no, no]),
             (Cause::Interrupted { at: AT, counts: false }, [no, no, no, s(NOW), no, no, no, no, no]),
@@ -403,6 +424,17 @@ mod tests {
         assert_eq!(clean.unwrap().state, NOW, "a clean stop does not count");
         let finished = next(&life, &Cause::Accepted { at: AT }).unwrap();
         assert_eq!(finished.interruptions, 0, "a finished attempt starts the count again");
+    }
+
+    #[test]
+    fn a_lost_connection_costs_nothing_and_a_refused_outcome_waits_for_a_person() {
+        let life = Life { state: State::Sending, retries_used: 2, interruptions: 1, ..Life::published(AT, true) };
+        let lost = next(&life, &Cause::ConnectionLost { at: AT }).unwrap();
+        assert_eq!(lost, Life { state: NOW, ..life });
+        let refused = Life { state: REFUSED, ..life };
+        assert_eq!(next(&refused, &Cause::HoldLifted { at: AT }).unwrap().state, NOW);
+        assert_eq!(next(&refused, &Cause::RetryAsked { at: AT }).unwrap().state, NOW);
+        assert!(next(&refused, &Cause::Claimed).is_err());
     }
 
     #[test]

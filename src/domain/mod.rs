@@ -2,7 +2,7 @@
 //!
 //! Owns the vocabulary (event, endpoint, delivery, attempt) and every rule that can be stated as a
 //! pure function of its arguments. Imports nothing of this crate but itself, and never diesel,
-//! actix, reqwest or a clock: time comes in as an argument, or by the [`clock::Clock`] trait.
+//! actix, hyper or a clock: time comes in as an argument, or by the [`clock::Clock`] trait.
 
 pub mod access;
 pub mod breaker;
@@ -11,7 +11,9 @@ pub mod clock;
 pub mod delivery;
 pub mod endpoint;
 pub mod event;
+pub mod fair_queue;
 pub mod headers;
+pub mod idempotency;
 pub mod ids;
 pub mod lease;
 pub mod lifecycle;

@@ -40,6 +40,13 @@ impl RetrySchedule {
         &self.delays_s
     }
 
+    /// Returns the longest delay that it can ask for, jitter included.
+    #[must_use]
+    pub fn longest_delay(&self) -> Duration {
+        let longest = self.delays_s.iter().max().copied().unwrap_or(0);
+        Duration::from_secs(u64::from(longest)).mul_f64(1.0 + MAX_JITTER)
+    }
+
     /// The delay before the next retry after `retries_used` of them, or `None` when they are used up.
     #[must_use]
     pub fn delay(&self, retries_used: u32, jitter: Jitter) -> Option<Duration> {

@@ -5,14 +5,14 @@
 use std::fmt;
 
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 use zeroize::ZeroizeOnDrop;
 
 const PREFIX: &str = "whsec_";
 
-/// A symmetric signing secret of 24 to 64 bytes, decoded once. Never shown by `Debug`, and wiped when
+/// A symmetric signing secret of 24 to 75 bytes, decoded once. Never shown by `Debug`, and wiped when
 /// dropped.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct Secret {
@@ -31,12 +31,12 @@ impl Secret {
     /// A secret of these key bytes.
     ///
     /// # Errors
-    /// When there are fewer than 24 or more than 64 of them.
+    /// When there are fewer than 24 or more than 75 of them.
     pub fn from_key(key: Vec<u8>) -> Result<Self, String> {
-        if (24..=64).contains(&key.len()) {
+        if (24..=75).contains(&key.len()) {
             Ok(Self { key })
         } else {
-            Err(format!("must hold 24 to 64 bytes, not {}", key.len()))
+            Err(format!("must hold 24 to 75 bytes, not {}", key.len()))
         }
     }
 
@@ -73,14 +73,17 @@ const PUBLIC_PREFIX: &str = "whpk_";
 pub struct PrivateKey(SigningKey);
 
 impl PrivateKey {
-    /// Reads `whsk_…`: the seed and the public key, 64 bytes.
+    /// Reads `whsk_…`: the seed and the public key, 64 bytes, or the seed alone, 32 bytes.
     ///
     /// # Errors
     /// Says what is wrong; never repeats the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes = decode(text, PRIVATE_PREFIX)?;
+        if let Ok(seed) = <[u8; 32]>::try_from(bytes.as_slice()) {
+            return Ok(Self(SigningKey::from_bytes(&seed)));
+        }
         let pair = <[u8; 64]>::try_from(bytes)
-            .map_err(|bytes| format!("must hold 64 bytes, not {}", bytes.len()))?;
+            .map_err(|bytes| format!("must hold 32 or 64 bytes, not {}", bytes.len()))?;
         SigningKey::from_keypair_bytes(&pair)
             .map(Self)
             .map_err(|_| "holds two halves that do not belong together".into())
@@ -114,6 +117,42 @@ impl PrivateKey {
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("whsk_***")
+    }
+}
+
+/// A key that a caller chose for an endpoint.
+#[derive(Debug, Clone)]
+pub enum SigningSecret {
+    /// `whsec_…`, for `v1`.
+    Symmetric(Secret),
+    /// `whsk_…`, for `v1a`.
+    Private(PrivateKey),
+}
+
+impl SigningSecret {
+    /// Reads `whsec_…` or `whsk_…`. Other systems write keys with white space around them, without padding, or in
+    /// the URL-safe alphabet: all of it is read.
+    ///
+    /// # Errors
+    /// Says what is wrong; never repeats the key.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.starts_with(PRIVATE_PREFIX) {
+            PrivateKey::parse(text).map(Self::Private)
+        } else if text.starts_with(PREFIX) {
+            Secret::parse(text).map(Self::Symmetric)
+        } else {
+            Err(format!("must begin with `{PREFIX}` or `{PRIVATE_PREFIX}`"))
+        }
+    }
+
+    /// The key as its owner gave it, or gets it. The one way to see it.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        match self {
+            Self::Symmetric(secret) => secret.reveal(),
+            Self::Private(key) => key.reveal(),
+        }
     }
 }
 
@@ -198,9 +237,18 @@ impl fmt::Debug for EncryptionKey {
     }
 }
 
+/// Reads base64 of either alphabet (RFC 4648, sections 4 and 5), padded or not.
 fn decode(text: &str, prefix: &str) -> Result<Vec<u8>, String> {
+    let text = text.trim();
     let encoded = text.strip_prefix(prefix).ok_or_else(|| format!("must begin with `{prefix}`"))?;
-    BASE64_STANDARD.decode(encoded).map_err(|_| format!("must be standard base64 after `{prefix}`"))
+    let standard = encoded.trim_end_matches('=').replace('-', "+").replace('_', "/");
+    let padding = encoded.len() - encoded.trim_end_matches('=').len();
+    let wrong = || format!("must be base64 after `{prefix}`");
+    // A padding that is there must be the right one: what was cut short is not read as something else.
+    if padding > 0 && encoded.len() % 4 != 0 {
+        return Err(wrong());
+    }
+    BASE64_STANDARD_NO_PAD.decode(standard).map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -216,10 +264,34 @@ mod tests {
 
     #[test]
     fn short_long_and_garbled_secrets_are_refused_without_being_repeated() {
-        for bad in ["", "sec", "whsec_!!!!", "whsec_c2hvcnQ=", &format!("whsec_{}", "A".repeat(88))] {
+        for bad in ["", "sec", "whsec_!!!!", "whsec_c2hvcnQ=", &format!("whsec_{}", "A".repeat(104)), "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
             let error = Secret::parse(bad).unwrap_err();
             assert!(bad.len() < 4 || !error.contains(bad), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_are_read_as_other_systems_write_them() {
+        let key = vec![0xfb; 25];
+        let secret = Secret::from_key(key.clone()).unwrap();
+        let padded = secret.reveal();
+        assert!(padded.contains('+') && padded.ends_with("=="), "{padded}");
+        let bare = padded.trim_end_matches('=');
+        let url_safe = bare.replace('+', "-").replace('/', "_");
+        for text in [bare, &url_safe, &format!("{url_safe}=="), &format!(" {padded}\n")] {
+            let SigningSecret::Symmetric(read) = SigningSecret::parse(text).unwrap() else { panic!("{text}") };
+            assert_eq!(read, secret, "{text}");
+        }
+        for length in [24, 75] {
+            let text = Secret::from_key(vec![1; length]).unwrap().reveal();
+            assert!(SigningSecret::parse(&text).is_ok(), "{length}");
+        }
+        assert!(Secret::from_key(vec![1; 23]).is_err() && Secret::from_key(vec![1; 76]).is_err());
+        let private = PrivateKey::generate();
+        let SigningSecret::Private(read) = SigningSecret::parse(&private.reveal()).unwrap() else { panic!() };
+        assert_eq!(read.public(), private.public());
+        let seed = format!("whsk_{}", BASE64_STANDARD.encode([7; 32]));
+        assert!(matches!(SigningSecret::parse(&seed), Ok(SigningSecret::Private(_))));
     }
 
     #[test]

@@ -21,7 +21,6 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Exchange};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
-use crate::domain::ids::EventId;
 use crate::domain::lease::Lease;
 use crate::sender::Sent;
 
@@ -42,10 +41,12 @@ pub(super) enum Ended {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct AttemptEnded {
-    pub(super) event_id: EventId,
+    pub(super) event: Arc<SealedEvent>,
     pub(super) claimed: Claimed,
     pub(super) started_at: Timestamp,
     pub(super) ended_at: Timestamp,
+    /// Start and end once more, in schedule time.
+    pub(super) scheduled: (Timestamp, Timestamp),
     pub(super) ended: Ended,
 }
 
@@ -59,6 +60,10 @@ pub(super) struct Job {
     /// What it was claimed under: nothing goes out once that has ended.
     pub(super) lease: Lease,
     pub(super) started_at: Timestamp,
+    /// The same in schedule time.
+    pub(super) scheduled_at: Timestamp,
+    /// Not over a connection that was used before.
+    pub(super) fresh_connection: bool,
     pub(super) abort: CancellationToken,
     /// Its place among all attempts of the engine.
     pub(super) _slot: OwnedSemaphorePermit,
@@ -80,10 +85,11 @@ impl DeliveryAttempt {
         self.reported = true;
         self.job.shared.metrics.in_flight.dec();
         let report = AttemptEnded {
-            event_id: self.job.event.id.clone(),
+            event: Arc::clone(&self.job.event),
             claimed: self.job.claimed.clone(),
             started_at: self.job.started_at,
             ended_at: self.job.shared.clock.now(),
+            scheduled: (self.job.scheduled_at, self.job.shared.clock.schedule_now()),
             ended,
         };
         // A supervisor that is gone gets no report, and needs none: its claims are rehydrated.
@@ -99,10 +105,11 @@ impl Actor for DeliveryAttempt {
         let shared = Arc::clone(&self.job.shared);
         let (endpoint, event) = (Arc::clone(&self.job.endpoint), Arc::clone(&self.job.event));
         let (abort, started_at, lease) = (self.job.abort.clone(), self.job.started_at, self.job.lease);
+        let fresh = self.job.fresh_connection;
         let span = trace::attempt_span(&self.job);
         let parent = trace::after(&span, event.traceparent);
         let attempt = async move {
-            let mut send = pin!(shared.sender.send(&endpoint, &event, started_at, parent));
+            let mut send = pin!(shared.sender.send(&endpoint, &event, started_at, parent, fresh));
             // A process that stood still may find its time long over: it is looked at before each step, and
             // not only when the timer gets its turn.
             let while_held = poll_fn(|cx| match shared.leases.may_send(lease) {

@@ -15,10 +15,13 @@ use super::{Postrider, Running, Shared};
 use super::{happenings, lease};
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::FieldError;
-use crate::domain::clock::{Clock, SharedClock, SystemClock};
+use crate::domain::clock::{Clock, SharedClock, SystemClock, Timestamp};
+use crate::domain::idempotency::IdempotencySecret;
+use crate::domain::session::SessionKey;
 use crate::metrics::{LeaseChange, Metrics};
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
+use crate::store::query::DatabaseKey;
 use crate::store::{Hint, Hints, HostPool, ProcessLock, Source, Store, StoreError, query};
 
 /// Why an engine did not start.
@@ -149,9 +152,10 @@ impl Builder {
             false => Arc::new(SystemClock::new()),
             true => Arc::new(SharedClock::new(SystemClock::new())),
         });
+        let database = database.for_node(&config.node_name);
         database.check()?;
         // The lock first: a second sender must not even bring the schema up to date.
-        let lock = ProcessLock::acquire(&database, &config.node_name)?;
+        let lock = ProcessLock::acquire(&database, &config)?;
         let store = Store::open(&database, &config)?;
 
         let metrics = Arc::new(Metrics::new());
@@ -161,22 +165,26 @@ impl Builder {
             // Who sends without a network asks nobody for names, either.
             #[cfg(feature = "testing")]
             Some(_) => Arc::new(crate::sender::NoNames),
-            _ => Arc::new(DnsResolver::from_system().map_err(StartError::Sender)?),
+            _ => Arc::new(DnsResolver::from_system()),
         };
         let transport = match transport {
             Some(transport) => transport,
-            None => Arc::new(
-                HttpTransport::new(Arc::clone(&policy), Arc::clone(&resolver)).map_err(StartError::Sender)?,
-            ),
+            None => {
+                let (policy, resolver) = (Arc::clone(&policy), Arc::clone(&resolver));
+                let transport = HttpTransport::new(policy, resolver, config.connection_lifetime);
+                Arc::new(transport.map_err(StartError::Sender)?)
+            }
         };
         let event_id_header = config.event_id_header.as_ref().map(|name| name.to_ascii_lowercase());
-        let sender = Sender::new(transport, Arc::clone(&policy), event_id_header);
+        let sender = Sender::new(transport, Arc::clone(&policy), event_id_header, Arc::clone(&clock));
 
         let at = clock.now();
-        let session_key = store.writer()?.run(|tx| {
+        let (session_key, idempotency) = store.writer()?.run(|tx| {
             let (conn, codec) = tx.parts();
-            query::session_key(conn, codec, at)
+            let session_key = query::database_key(conn, codec, DatabaseKey::Sessions, at)?;
+            Ok((session_key, query::database_key(conn, codec, DatabaseKey::Idempotency, at)?))
         })?;
+        report_late_events(&store, at)?;
         let tokens = KnownTokens::default();
         store.read_here(|conn, _| tokens.refresh(conn))?;
         // Rehydration: whatever an earlier owner of a shard left `sending` waits again.
@@ -227,7 +235,8 @@ impl Builder {
             config,
             metrics,
             tokens,
-            session_key,
+            session_key: SessionKey::new(session_key),
+            idempotency: IdempotencySecret::new(idempotency),
             activity: Default::default(),
             overviews: Default::default(),
             hints,
@@ -247,3 +256,20 @@ impl Builder {
         Ok(Postrider { shared, registry, keeper, recoverer, running })
     }
 }
+
+/// Reports events that were published in the future: then the clock is behind, or was ahead. (Nothing expires by a
+/// clock that is behind.)
+fn report_late_events(store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    let newest = store.read_here(|conn, _| query::newest_event_at(conn))?;
+    if let Some(newest) = newest.filter(|newest| newest.since(now) > CLOCK_SLACK) {
+        tracing::error!(
+            %newest,
+            %now,
+            "the clock shows {now}, and the newest event was published at {newest}: is the clock behind? Nothing expires until it is right"
+        );
+    }
+    Ok(())
+}
+
+/// By how much the newest event may be ahead before it is reported.
+const CLOCK_SLACK: std::time::Duration = std::time::Duration::from_secs(60);

@@ -7,13 +7,15 @@
 //! and one member of a group can never fail another: after an error that is not the database's own
 //! state, the group is run again member by member.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::domain::fair_queue::{Cost, FairQueue};
+use crate::domain::ids::Tenant;
 use crate::metrics::Metrics;
 use crate::store::{Answer, Member, Store, StoreError, Tx, Unavailable, Wake, Writer};
 
@@ -22,6 +24,16 @@ const QUEUE: usize = 8192;
 
 /// The most members of one commit: past this, waiting for the others costs more than it saves.
 const MAX_GROUP: usize = 512;
+
+/// The most that publishers put into one commit: whoever comes next waits for no more than that, or for one batch
+/// that is larger by itself.
+const MAX_PUBLISHED: Cost = Cost { rows: 4096, bytes: 4 * 1024 * 1024 };
+
+/// How many deliveries an event is taken for of a tenant that has not published lately.
+const ASSUMED_FAN_OUT: usize = 8;
+
+/// How many tenants' fan-outs are remembered.
+const MAX_FAN_OUTS: usize = 10_000;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -44,6 +56,22 @@ pub(super) struct Committer {
     publishers: mpsc::Sender<Entry>,
     patience: Duration,
     refused: Refusals,
+    /// The last commit of each lane that went well.
+    progress: Progress,
+}
+
+/// When something was last committed, for telling an overloaded database from one that says nothing.
+#[derive(Clone, Default)]
+struct Progress(Arc<Mutex<Option<Instant>>>);
+
+impl Progress {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is_within(&self, age: Duration) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < age)
+    }
 }
 
 /// Why the database last refused a write, and when.
@@ -91,6 +119,10 @@ impl Committer {
         }
         let in_time = tokio::time::timeout(self.patience + OVERTIME, written).await;
         in_time.unwrap_or_else(|_| {
+            // A database that takes others' writes is well: it is only asked for too much.
+            if self.progress.is_within(self.patience) {
+                return Err(Unavailable::Overloaded.into());
+            }
             self.refused.note(Unavailable::Silent);
             Err(Unavailable::Silent.into())
         })
@@ -140,33 +172,31 @@ pub(super) fn start(
     driver: Driver,
 ) -> Result<Committer, StoreError> {
     let refused = Refusals { last: Arc::default(), metrics: Arc::clone(&metrics) };
-    let lane = || start_lane(store, patience, &metrics, &refused, &on_commit, driver);
+    let progress = Progress::default();
+    let lane = || {
+        let state = State {
+            refused: refused.clone(),
+            progress: progress.clone(),
+            store: store.clone(),
+            patience,
+            writer: Some(store.writer()?),
+            metrics: Arc::clone(&metrics),
+            on_commit: Arc::clone(&on_commit),
+            waiting: VecDeque::new(),
+            publishing: FairQueue::default(),
+            fan_outs: HashMap::new(),
+            failures: 0,
+        };
+        start_lane(state, driver)
+    };
     let queue = lane()?;
     let publishers = if store.takes_many_writers() { lane()? } else { queue.clone() };
-    Ok(Committer { queue, publishers, patience, refused })
+    Ok(Committer { queue, publishers, patience, refused, progress })
 }
 
 /// Starts what commits the writes of one queue, on a connection of its own.
-fn start_lane(
-    store: &Store,
-    patience: Duration,
-    metrics: &Arc<Metrics>,
-    refused: &Refusals,
-    on_commit: &OnCommit,
-    driver: Driver,
-) -> Result<mpsc::Sender<Entry>, StoreError> {
+fn start_lane(state: State, driver: Driver) -> Result<mpsc::Sender<Entry>, StoreError> {
     let (queue, incoming) = mpsc::channel(QUEUE);
-    let writer = Some(store.writer()?);
-    let state = State {
-        refused: refused.clone(),
-        store: store.clone(),
-        patience,
-        writer,
-        metrics: Arc::clone(metrics),
-        on_commit: Arc::clone(on_commit),
-        waiting: VecDeque::new(),
-        failures: 0,
-    };
     match driver {
         Driver::Thread => {
             std::thread::Builder::new()
@@ -195,18 +225,22 @@ struct State {
     writer: Option<Writer>,
     metrics: Arc<Metrics>,
     on_commit: OnCommit,
-    /// Members that an unavailable database has not taken yet.
+    /// Members that wait, but for publishes: new ones, and those that an unavailable database has not taken yet.
     waiting: VecDeque<(Member, Instant)>,
+    /// Publishes that wait; their tenants take turns.
+    publishing: FairQueue<Tenant, (Member, Instant)>,
+    /// How many deliveries an event of a tenant makes, as its last commit had it.
+    fan_outs: HashMap<Tenant, usize>,
     failures: u32,
     refused: Refusals,
+    progress: Progress,
 }
 
 fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
     let mut closing = None;
     loop {
-        let first =
-            if state.waiting.is_empty() { incoming.blocking_recv() } else { incoming.try_recv().ok() };
-        if first.is_none() && state.waiting.is_empty() {
+        let first = if state.is_idle() { incoming.blocking_recv() } else { incoming.try_recv().ok() };
+        if first.is_none() && state.is_idle() {
             break;
         }
         let close = collect(&mut state, first, &mut incoming);
@@ -226,8 +260,8 @@ fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
 async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
     let mut closing = None;
     loop {
-        let first = if state.waiting.is_empty() { incoming.recv().await } else { incoming.try_recv().ok() };
-        if first.is_none() && state.waiting.is_empty() {
+        let first = if state.is_idle() { incoming.recv().await } else { incoming.try_recv().ok() };
+        if first.is_none() && state.is_idle() {
             break;
         }
         let close = collect(&mut state, first, &mut incoming);
@@ -248,24 +282,25 @@ async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
     finish(state, closing);
 }
 
-/// Takes what has queued up, as far as one commit should hold it.
+/// Takes what has queued up, so that those who wait can take turns.
 fn collect(state: &mut State, first: Option<Entry>, incoming: &mut mpsc::Receiver<Entry>) -> Option<Closing> {
     let mut next = first;
     while let Some(entry) = next {
         match entry {
-            Entry::Write { member, until } => state.waiting.push_back((member, until)),
+            Entry::Write { member, until } => state.enqueue(member, until),
             Entry::Close(done) => {
                 incoming.close();
                 return Some(Closing { done, until: Instant::now() + state.patience });
             }
         }
-        next = if state.waiting.len() < MAX_GROUP { incoming.try_recv().ok() } else { None };
+        let is_full = state.waiting.len() + state.publishing.len() >= QUEUE;
+        next = if is_full { None } else { incoming.try_recv().ok() };
     }
     None
 }
 
-fn finish(state: State, closing: Option<Closing>) {
-    for (member, _) in state.waiting {
+fn finish(mut state: State, closing: Option<Closing>) {
+    for (member, _) in state.waiting.drain(..).chain(state.publishing.drain()) {
         member.answer(Some(Unavailable::Stopped.into()));
     }
     drop(state.writer);
@@ -280,18 +315,52 @@ fn is_perhaps_one_members(why: &Unavailable) -> bool {
 }
 
 impl State {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.publishing.is_empty()
+    }
+
     fn has_flushed(&self, closing: &Closing) -> bool {
-        self.waiting.is_empty() || Instant::now() >= closing.until
+        self.is_idle() || Instant::now() >= closing.until
+    }
+
+    fn enqueue(&mut self, member: Member, until: Instant) {
+        let Some((tenant, Cost { rows: events, bytes })) = member.publishing() else {
+            self.waiting.push_back((member, until));
+            return;
+        };
+        let tenant = tenant.clone();
+        let fan_out = self.fan_outs.get(&tenant).copied().unwrap_or(ASSUMED_FAN_OUT);
+        let cost = Cost { rows: events.saturating_mul(1 + fan_out), bytes };
+        self.publishing.push(tenant, cost, (member, until));
+    }
+
+    /// Remembers what the publishes of a commit came to.
+    fn note_fan_outs(&mut self, group: &[Member]) {
+        for member in group {
+            let Some(((tenant, cost), made)) = member.publishing().zip(member.deliveries_made()) else { continue };
+            if self.fan_outs.len() >= MAX_FAN_OUTS {
+                self.fan_outs.clear();
+            }
+            self.fan_outs.insert(tenant.clone(), made.div_ceil(cost.rows.max(1)));
+        }
     }
 
     /// Commits what waits. `Some`: the database is unavailable, try again after that long.
     fn commit_waiting(&mut self) -> Option<Duration> {
-        let (mut group, untils): (Vec<Member>, Vec<Instant>) = self.waiting.drain(..).unzip();
+        let others = self.waiting.len().min(MAX_GROUP);
+        let mut next: Vec<(Member, Instant)> = self.waiting.drain(..others).collect();
+        let publishing = self.publishing.take(MAX_PUBLISHED, MAX_GROUP.saturating_sub(others).max(1));
+        // Who has gone away publishes again, or not at all.
+        next.extend(publishing.into_iter().filter(|(member, _)| !member.is_abandoned()));
+        let (mut group, untils): (Vec<Member>, Vec<Instant>) = next.into_iter().unzip();
         if group.is_empty() {
             return None;
         }
         match self.commit(&mut group) {
-            Ok(()) => group.into_iter().for_each(|member| member.answer(None)),
+            Ok(()) => {
+                self.note_fan_outs(&group);
+                group.into_iter().for_each(|member| member.answer(None));
+            }
             Err(StoreError::Unavailable(why)) if !is_perhaps_one_members(&why) => {
                 self.keep_or_answer(group, untils, &why);
                 return Some(self.pause());
@@ -325,10 +394,14 @@ impl State {
         pause
     }
 
-    /// What becomes of a member that failed by itself. (Whether that is the database's state or its own,
-    /// the writes after it tell.)
+    /// What becomes of a member that failed by itself: of the database's state, or of its own content.
     fn settle_alone(&mut self, member: Member, until: Instant, error: StoreError) -> Option<Duration> {
         match error {
+            StoreError::Unavailable(why) if !is_perhaps_one_members(&why) => {
+                self.keep_or_answer(vec![member], vec![until], &why);
+                Some(self.pause())
+            }
+            error if matches!(member, Member::Record(_)) => self.settle_outcome(member, until, error),
             StoreError::Unavailable(why) => {
                 self.keep_or_answer(vec![member], vec![until], &why);
                 Some(self.pause())
@@ -341,18 +414,51 @@ impl State {
         }
     }
 
+    /// An outcome waits for a database that takes nothing. From one that takes other writes it is its content
+    /// that is refused: then less and less of it is stored, so that it neither repeats for ever nor is lost.
+    fn settle_outcome(&mut self, mut member: Member, until: Instant, error: StoreError) -> Option<Duration> {
+        let mut error = error;
+        loop {
+            let (probe, _) = Member::operation(|tx| crate::store::query::probe_write(tx.conn()));
+            if let Err(unwell) = self.commit(&mut [probe]) {
+                let why = match unwell {
+                    StoreError::Unavailable(why) => why,
+                    other => Unavailable::Refused(other.to_string()),
+                };
+                self.keep_or_answer(vec![member], vec![until], &why);
+                return Some(self.pause());
+            }
+            if !member.reduce() {
+                tracing::error!(%error, "an outcome could be stored in no form");
+                member.answer(Some(error));
+                return None;
+            }
+            tracing::warn!(%error, "the database refused an outcome for its content: storing less of it");
+            let mut alone = [member];
+            let committed = self.commit(&mut alone);
+            [member] = alone;
+            match committed {
+                Ok(()) => {
+                    member.answer(None);
+                    return None;
+                }
+                Err(next) => error = next,
+            }
+        }
+    }
+
     fn commit(&mut self, group: &mut [Member]) -> Result<(), StoreError> {
         let started = Instant::now();
-        let mut writer = match self.writer.take() {
+        // A connection that died while nobody used it is nobody's problem: nothing has been sent over it.
+        let mut writer = match self.writer.take().and_then(Writer::if_alive) {
             Some(writer) => writer,
-            // Whatever keeps it from opening passes, and nothing known may be dropped for it.
-            None => match self.store.writer() {
-                Ok(writer) => writer,
-                Err(StoreError::Unavailable(why)) => return Err(why.into()),
-                Err(error) => return Err(Unavailable::Io(error.to_string()).into()),
-            },
+            None => self.open_writer()?,
         };
-        let result = catch_unwind(AssertUnwindSafe(|| writer.commit(group)));
+        let mut result = catch_unwind(AssertUnwindSafe(|| writer.commit(group)));
+        if matches!(result, Ok(Err(_))) && !writer.has_begun() {
+            writer = self.open_writer()?;
+            result = catch_unwind(AssertUnwindSafe(|| writer.commit(group)));
+        }
         self.metrics.commit(group.len(), started.elapsed().as_secs_f64());
         let wakes = match result {
             Ok(Ok(wakes)) => wakes,
@@ -373,10 +479,19 @@ impl State {
             }
         };
         self.writer = Some(writer);
+        self.progress.note();
         if !wakes.is_empty() {
             (self.on_commit)(wakes);
         }
         Ok(())
+    }
+
+    /// Whatever keeps a writer from opening passes, and nothing known may be dropped for it.
+    fn open_writer(&self) -> Result<Writer, StoreError> {
+        self.store.writer().map_err(|error| match error {
+            StoreError::Unavailable(why) => why.into(),
+            error => Unavailable::Io(error.to_string()).into(),
+        })
     }
 
     /// Outcomes wait until they land. The others wait while the database is merely busy, as long
@@ -387,7 +502,7 @@ impl State {
         for (member, until) in group.into_iter().zip(untils) {
             let patient = *why == Unavailable::Busy && Instant::now() < until;
             if matches!(member, Member::Record(_)) || patient {
-                self.waiting.push_back((member, until));
+                self.enqueue(member, until);
             } else {
                 member.answer(Some(why.clone().into()));
             }

@@ -64,9 +64,9 @@ impl Postrider {
             .await?;
         let (delivery, attempts, endpoint, behind) = found.ok_or(Error::NotFound("delivery"))?;
         let waiting_for = match (delivery.life.state, endpoint) {
-            (State::Pending(Wait::Held(HoldReason::Interrupted)), _) => Some(WaitingFor::Held),
-            (State::Pending(_), _) if behind => Some(WaitingFor::Order),
             (State::Pending(Wait::Held(HoldReason::Order)), _) => Some(WaitingFor::Order),
+            (State::Pending(Wait::Held(_)), _) => Some(WaitingFor::Held),
+            (State::Pending(_), _) if behind => Some(WaitingFor::Order),
             (State::Pending(_), Some(endpoint)) if !endpoint.is_active() => Some(WaitingFor::Paused),
             (State::Pending(Wait::Until(due)), Some(endpoint)) => Some(self.waits_for(&endpoint, due).await),
             _ => None,
@@ -86,12 +86,14 @@ impl Postrider {
 
     /// What a delivery of an active endpoint waits for.
     async fn waits_for(&self, endpoint: &Endpoint, due: Timestamp) -> WaitingFor {
-        if due > self.now() {
+        let now = self.shared.clock.schedule_now();
+        if due > now {
             return WaitingFor::DueTime;
         }
         let id = endpoint.id.clone();
-        let health = self.read("health", move |conn, _| query::health(conn, &id)).await.unwrap_or_default();
-        if health.hold_until.is_some_and(|until| until > self.now()) {
+        let stored = self.read("health", move |conn, _| query::health(conn, &id)).await.unwrap_or_default();
+        let health = stored.health;
+        if health.hold_until.is_some_and(|until| until > now) {
             return WaitingFor::RetryAfter;
         }
         if health.breaker.state() == BreakerState::Open {

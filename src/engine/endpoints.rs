@@ -18,16 +18,33 @@ use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys, PauseReason};
 use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lease::Shard;
-use crate::domain::secret::Secret;
-use crate::domain::settings::{Change, EndpointChange, Settings};
-use crate::store::query::{self, Page};
+use crate::domain::secret::{Secret, SigningSecret};
+use crate::domain::settings::{Change, EndpointChange, Settings, Signing};
+use crate::store::query::{self, Page, StoredHealth};
 use crate::store::{Hint, Tx};
 
 /// The longest that a rotated secret goes on signing: seven days.
 pub const MAX_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The most keys of an endpoint that sign at once.
-const MAX_KEYS: i64 = 5;
+/// How long a name is looked up when an endpoint is written. One that does not resolve by then is accepted: it is
+/// judged on each send.
+const WRITE_LOOKUP: Duration = Duration::from_secs(2);
+
+/// The most older keys of an endpoint that sign beside its present ones.
+const MAX_OLDER_KEYS: usize = 10;
+
+/// What a change of an endpoint made of its health, if anything; or why there was no change.
+type Edited = Result<Option<StoredHealth>, Error>;
+
+/// A key that signs beside the present one after a rotation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OlderKey {
+    /// Names it, as in [`Postrider::end_key`].
+    pub id: String,
+    /// The end of its grace.
+    pub signs_until: Timestamp,
+}
 
 /// An endpoint and how it is doing.
 #[derive(Debug, Clone)]
@@ -77,12 +94,16 @@ impl Postrider {
     pub async fn create_endpoint(
         &self,
         tenant: Tenant,
-        change: EndpointChange,
-        secret: Option<Secret>,
+        mut change: EndpointChange,
+        secret: Option<SigningSecret>,
     ) -> Result<EndpointView, Error> {
+        if matches!(secret, Some(SigningSecret::Private(_))) && change.signing == Change::Keep {
+            // Who brings a key pair wants it used.
+            change.signing = Change::Set(vec![Signing::V1a.to_string()]);
+        }
         let settings = Settings::create(change)?;
         self.check_headers(&settings)?;
-        self.judge(&settings).await?;
+        self.judge(&settings, &tenant).await?;
         let now = self.now();
         let id = EndpointId::generate(now);
         let keys = LiveKeys::fresh(secret);
@@ -120,20 +141,27 @@ impl Postrider {
             self.check_headers(&changed)?;
         }
         if changed.url != present.settings.url {
-            self.judge(&changed).await?;
+            self.judge(&changed, &present.tenant).await?;
         }
         let orders = change.ordering != Change::Keep || change.on_failed != Change::Keep;
+        let closes_breaker = matches!(change.breaker_after, Change::Reset | Change::Set(0));
         let now = self.now();
         // Judged on what was read above, applied to what stands now.
-        let endpoint =
-            self.edit(id, false, move |_, endpoint| match endpoint.settings.changed(change.clone()) {
+        let endpoint = self.edit(id, move |tx, endpoint| {
+            match endpoint.settings.changed(change.clone()) {
                 Ok(settings) => {
                     endpoint.settings = settings;
                     endpoint.updated_at = now;
-                    Ok(Ok(()))
                 }
-                Err(errors) => Ok(Err(Error::Invalid(errors))),
-            });
+                Err(errors) => return Ok(Err(Error::Invalid(errors))),
+            }
+            if !closes_breaker {
+                return Ok(Ok(None));
+            }
+            let health = query::health(tx.conn(), &endpoint.id)?.health;
+            let stored = query::replace_health(tx.conn(), &endpoint.id, health.without_breaker())?;
+            Ok(Ok(Some(stored)))
+        });
         let endpoint = endpoint.await?;
         if orders {
             let (shared, id) = (Arc::clone(&self.shared), id.clone());
@@ -161,10 +189,10 @@ impl Postrider {
         // To its supervisor a deleted endpoint is one that is paused for good.
         endpoint.paused = Some(PauseReason::Operator);
         endpoint.version = i64::MAX;
-        self.tell(endpoint, false).await;
-        let (shared, deleted) = (Arc::clone(&self.shared), vec![id.clone()]);
+        self.tell(endpoint, None).await;
+        let (shared, deleted) = (Arc::clone(&self.shared), id.clone());
         tokio::spawn(async move {
-            if let Err(error) = super::maintenance::fail_overdue(&shared, deleted).await {
+            if let Err(error) = super::maintenance::fail_overdue(&shared, &deleted).await {
                 tracing::warn!(%error, "the rest of what waited is failed by the next sweep");
             }
         });
@@ -178,12 +206,12 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn pause_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
         let now = self.now();
-        let endpoint = self.edit(id, false, move |tx, endpoint| {
+        let endpoint = self.edit(id, move |tx, endpoint| {
             if endpoint.is_active() {
                 endpoint.paused = Some(PauseReason::Operator);
                 tx.announce_pause(endpoint, PauseReason::Operator, now)?;
             }
-            Ok(Ok(()))
+            Ok(Ok(None))
         });
         self.view(endpoint.await?).await
     }
@@ -193,10 +221,9 @@ impl Postrider {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn resume_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
-        let endpoint = self.edit(id, true, |tx, endpoint| {
+        let endpoint = self.edit(id, |tx, endpoint| {
             endpoint.paused = None;
-            query::clear_health(tx.conn(), &endpoint.id)?;
-            Ok(Ok(()))
+            Ok(Ok(Some(query::replace_health(tx.conn(), &endpoint.id, Health::default())?)))
         });
         self.view(endpoint.await?).await
     }
@@ -210,33 +237,65 @@ impl Postrider {
         endpoint.present_keys().map(|keys| keys.secret.clone()).ok_or(Error::NotFound("secret"))
     }
 
-    /// Gives an endpoint new keys; those before sign beside them until `grace` ends. Returns the secret;
-    /// the public key is shown with the endpoint.
+    /// The secret that a consumer should know, and the older keys that sign beside it, newest first.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for a grace of more than seven days, and [`Error::ManyKeys`].
+    /// [`Error::NotFound`].
+    pub async fn endpoint_secrets(&self, id: &EndpointId) -> Result<(Secret, Vec<OlderKey>), Error> {
+        let (endpoint, now) = (self.find_endpoint(id).await?, self.now());
+        let present = endpoint.present_keys().map(|keys| keys.secret.clone());
+        let older = endpoint.older_keys(now).map(|(keys, signs_until)| OlderKey { id: keys.id(), signs_until });
+        Ok((present.ok_or(Error::NotFound("secret"))?, older.collect()))
+    }
+
+    /// Gives an endpoint new keys; those before sign beside them until `grace` ends. Without a grace every older
+    /// key ends at once, those of earlier rotations included. Returns the secret; the public key is shown with
+    /// the endpoint.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for a grace of more than seven days, and [`Error::ManyKeys`],
+    /// which no rotation without a grace meets.
     pub async fn rotate_secret(
         &self,
         id: &EndpointId,
-        secret: Option<Secret>,
+        secret: Option<SigningSecret>,
         grace: Duration,
-    ) -> Result<Secret, Error> {
+    ) -> Result<SigningSecret, Error> {
         if grace > MAX_GRACE {
             return Err(Error::field("grace_s", "at most 604,800 seconds (7 days)"));
         }
+        let asymmetric = matches!(secret, Some(SigningSecret::Private(_)));
         let (keys, now) = (LiveKeys::fresh(secret), self.now());
-        let secret = keys.secret.clone();
-        self.edit(id, false, move |tx, endpoint| {
+        let shown = keys.signing_secret(asymmetric);
+        self.edit(id, move |tx, endpoint| {
             let (conn, codec) = tx.parts();
-            // Each of them signs each attempt.
-            if query::live_keys(conn, &endpoint.id, now)? >= MAX_KEYS {
-                return Ok(Err(Error::ManyKeys(MAX_KEYS)));
+            if grace.is_zero() {
+                query::end_older_keys(conn, &endpoint.id, None, now)?;
+            } else if endpoint.older_keys(now).count() >= MAX_OLDER_KEYS {
+                // Each of them signs each attempt.
+                return Ok(Err(Error::ManyKeys(MAX_OLDER_KEYS)));
             }
             query::add_keys(conn, codec, &endpoint.id, &keys, now, now + grace)?;
-            Ok(Ok(()))
+            Ok(Ok(None))
         })
         .await?;
-        Ok(secret)
+        Ok(shown)
+    }
+
+    /// Ends one older key of an endpoint: it signs nothing more.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also of a key that has ended or is the present one.
+    pub async fn end_key(&self, id: &EndpointId, key: &str) -> Result<(), Error> {
+        let (key, now) = (key.to_owned(), self.now());
+        self.edit(id, move |tx, endpoint| {
+            let found = endpoint.older_keys(now).find(|(keys, _)| keys.id() == key);
+            let Some((keys, _)) = found else { return Ok(Err(Error::NotFound("key"))) };
+            query::end_older_keys(tx.conn(), &endpoint.id, Some(keys.created_at), now)?;
+            Ok(Ok(None))
+        })
+        .await?;
+        Ok(())
     }
 
     /// Publishes one `postrider.test` event to this endpoint alone, whatever it wants.
@@ -308,7 +367,7 @@ impl Postrider {
         let (limit, clock) = (endpoint.rate_limit, Arc::clone(&self.shared.clock));
         let read = move |conn: &mut _, _: &_| {
             let in_flight = usize::try_from(query::backlog(conn, &id)?.sending).unwrap_or(usize::MAX);
-            let mut limiter = Seed::read(conn, &id, limit, clock.now())?.limiter(&*clock, Vec::new());
+            let mut limiter = Seed::read(conn, &id, limit, &*clock)?.limiter(&*clock, Vec::new());
             Ok(Live::new(in_flight, false, &mut limiter, &*clock))
         };
         self.read("another node's endpoint", read).await.ok()
@@ -325,9 +384,10 @@ impl Postrider {
 
     async fn view(&self, endpoint: Endpoint) -> Result<EndpointView, Error> {
         let id = endpoint.id.clone();
-        let (state, backlog) = self
+        let (stored, backlog) = self
             .read("health", move |conn, _| Ok((query::health(conn, &id)?, query::backlog(conn, &id)?)))
             .await?;
+        let state = stored.health;
         let live = self.inspect(&endpoint).await;
         let estimated_drain =
             endpoint.rate_limit.drain_time(backlog.pending - backlog.held.min(backlog.pending));
@@ -337,37 +397,37 @@ impl Postrider {
     }
 
     /// Reads an endpoint, changes it and writes it in one transaction, then tells its supervisor.
-    async fn edit<F>(&self, id: &EndpointId, resumed: bool, mut change: F) -> Result<Endpoint, Error>
+    async fn edit<F>(&self, id: &EndpointId, mut change: F) -> Result<Endpoint, Error>
     where
-        F: FnMut(&mut Tx<'_>, &mut Endpoint) -> Result<Result<(), Error>, crate::store::StoreError>
-            + Send
-            + 'static,
+        F: FnMut(&mut Tx<'_>, &mut Endpoint) -> Result<Edited, crate::store::StoreError> + Send + 'static,
     {
         let of_id = id.clone();
-        let edited = self
+        let (edited, health) = self
             .shared
             .committer
             .run(move |tx| {
                 let Some(mut endpoint) = tx.endpoint_to_change(&of_id)? else {
                     return Ok(Err(Error::NotFound("endpoint")));
                 };
-                if let Err(refused) = change(tx, &mut endpoint)? {
-                    return Ok(Err(refused));
-                }
+                let health = match change(tx, &mut endpoint)? {
+                    Ok(health) => health,
+                    Err(refused) => return Ok(Err(refused)),
+                };
                 endpoint.version += 1;
                 let (conn, codec) = tx.parts();
                 query::update_endpoint(conn, codec, &endpoint)?;
                 // With what the change wrote beside the endpoint's own row.
-                Ok(query::endpoint(conn, codec, &of_id)?.ok_or(Error::NotFound("endpoint")))
+                let edited = query::endpoint(conn, codec, &of_id)?.ok_or(Error::NotFound("endpoint"));
+                Ok(edited.map(|edited| (edited, health)))
             })
             .await??;
-        self.tell(edited.clone(), resumed).await;
+        self.tell(edited.clone(), health).await;
         Ok(edited)
     }
 
-    async fn tell(&self, endpoint: Endpoint, resumed: bool) {
+    async fn tell(&self, endpoint: Endpoint, health: Option<StoredHealth>) {
         let _ = self.shared.happenings.send(Happening::Changed { endpoint: endpoint.id.clone() });
-        let changed = EndpointChanged { endpoint: Arc::new(endpoint), resumed };
+        let changed = EndpointChanged { endpoint: Arc::new(endpoint), health };
         // An engine that is stopping sends nothing more in any case.
         let _ = self.registry.send(changed).await;
         self.shared.hints.send(Hint::Changed);
@@ -386,13 +446,15 @@ impl Postrider {
     }
 
     /// The address policy's verdict on a URL that is about to be stored.
-    async fn judge(&self, settings: &Settings) -> Result<(), Error> {
+    async fn judge(&self, settings: &Settings, tenant: &Tenant) -> Result<(), Error> {
         let policy = &self.shared.policy;
         let refuse = |blocked: crate::sender::guard::Blocked| Error::field("url", blocked.remedy());
         policy.check_literal(&settings.url).map_err(refuse)?;
         if let Some(Host::Domain(name)) = settings.url.host() {
             // A name that does not resolve yet is accepted, unless it is one for this machine.
-            let addresses = self.shared.resolver.lookup(name.to_owned()).await.unwrap_or_default();
+            let lookup = self.shared.resolver.lookup(name.to_owned(), tenant.clone());
+            let addresses = tokio::time::timeout(WRITE_LOOKUP, lookup).await.unwrap_or(Ok(Vec::new()));
+            let addresses = addresses.unwrap_or_default();
             policy.check_resolved(name, &addresses).map_err(refuse)?;
         }
         Ok(())

@@ -34,9 +34,9 @@ pub enum Error {
     /// The delivery's endpoint is gone, so nothing would send it.
     #[error("its endpoint was deleted, so it can not be sent any more")]
     EndpointDeleted,
-    /// The endpoint has been given as many secrets lately as may sign at once.
-    #[error("{0} keys sign already: wait until the grace of one has ended, and give a shorter one")]
-    ManyKeys(i64),
+    /// As many older keys of the endpoint sign as may sign at once.
+    #[error("{0} older keys sign already: end one, wait until its grace has ended, or rotate with `grace_s` 0")]
+    ManyKeys(usize),
     /// The delivery's state does not allow it.
     #[error(transparent)]
     Refused(#[from] lifecycle::Refused),

@@ -1,7 +1,7 @@
 //! Maintenance: fails what has outlived its endpoint or its `max_age`, and removes what has
 //! outlived the retention. In small batches, between which everything else is written.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -17,6 +17,13 @@ use crate::store::query::{self, Overdue, Retire};
 /// Rows a transaction, so that no other write waits long.
 const BATCH: i64 = 200;
 
+/// Deliveries that one transaction of retention removes at most, with their attempts.
+const RETENTION_BATCH: i64 = 1000;
+
+/// How often retention looks at all events again: others are looked at once, and stay because something of them
+/// had not ended, or because they were stamped in the future.
+const FULL_PASS_EVERY: Duration = Duration::from_secs(3600);
+
 /// Between two batches.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -28,11 +35,30 @@ pub(super) struct Sweep;
 pub(super) struct Maintenance {
     shared: Arc<Shared>,
     sweeping: bool,
+    retention: Arc<Mutex<RetentionPass>>,
+}
+
+/// How far retention has looked.
+#[derive(Debug, Default)]
+struct RetentionPass {
+    after_seq: i64,
+    /// When it last began with the first event, on the monotonic clock.
+    began_at: Option<Duration>,
+}
+
+impl RetentionPass {
+    /// Where the next pass begins.
+    fn begin(&mut self, now: Duration) -> i64 {
+        if self.began_at.is_none_or(|began| now.saturating_sub(began) >= FULL_PASS_EVERY) {
+            *self = Self { after_seq: 0, began_at: Some(now) };
+        }
+        self.after_seq
+    }
 }
 
 impl Maintenance {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sweeping: false }
+        Self { shared, sweeping: false, retention: Arc::default() }
     }
 }
 
@@ -52,7 +78,7 @@ impl Handler<Sweep> for Maintenance {
         if std::mem::replace(&mut self.sweeping, true) {
             return;
         }
-        let shared = Arc::clone(&self.shared);
+        let (shared, pass) = (Arc::clone(&self.shared), Arc::clone(&self.retention));
         let sweep = async move {
             if let Err(error) = sweep(&shared).await {
                 tracing::warn!(%error, "overdue deliveries could not be failed yet");
@@ -64,12 +90,12 @@ impl Handler<Sweep> for Maintenance {
             if shared.leases.of(Shard::from_number(0)).is_none() {
                 return;
             }
-            let cutoff = shared.clock.now() - shared.config.retention;
+            let cutoff = shared.clock.cutoff(shared.config.retention);
             let forget = shared.committer.run(move |tx| query::forget_recoveries(tx.conn(), cutoff));
             if let Err(error) = forget.await {
                 tracing::warn!(%error, "recoveries of long ago could not be forgotten yet");
             }
-            if let Err(error) = retire(&shared).await {
+            if let Err(error) = retire(&shared, &pass).await {
                 tracing::warn!(%error, "outdated events could not be removed yet");
             }
         };
@@ -82,10 +108,30 @@ async fn sweep(shared: &Shared) -> Result<(), StoreError> {
     let held = shared.leases.open();
     let read = move |conn: &mut _, _: &_| query::waiting_endpoints(conn, &held);
     let endpoints = shared.store.read("waiting endpoints", read).await?;
-    fail_overdue(shared, endpoints.clone()).await?;
     for endpoint in endpoints {
+        fail_overdue(shared, &endpoint).await?;
         let_go_on(shared, &endpoint).await?;
+        bring_within_reach(shared, &endpoint).await?;
     }
+    Ok(())
+}
+
+/// Brings forward what is due so far in the future that no wait can have set it: it was stored by a clock that
+/// was ahead.
+async fn bring_within_reach(shared: &Shared, id: &EndpointId) -> Result<(), StoreError> {
+    let (of_id, now) = (id.clone(), shared.clock.schedule_now());
+    let read = move |conn: &mut _, codec: &_| {
+        let Some(endpoint) = query::endpoint(conn, codec, &of_id)? else { return Ok(None) };
+        let health = query::health(conn, &of_id)?.health.within_reach(now);
+        Ok(query::latest_due(conn, &of_id)?.map(|due| (due, endpoint.latest_retry(&health, now))))
+    };
+    let Some((due, reach)) = shared.store.read("latest due delivery", read).await? else { return Ok(()) };
+    if due <= reach {
+        return Ok(());
+    }
+    let of_id = id.clone();
+    let moved = shared.committer.run(move |tx| query::bring_forward(tx.conn(), &of_id, reach)).await?;
+    tracing::warn!(endpoint = %id, moved, "{moved} deliveries of {id} were due at times beyond reach (was the clock set back?): they are due by {reach}");
     Ok(())
 }
 
@@ -109,7 +155,7 @@ pub(super) async fn let_go_on(shared: &Shared, endpoint: &EndpointId) -> Result<
 
 /// Lets what failed so long ago keep nobody waiting any more, so that it can be removed.
 async fn stop_blocking(shared: &Shared) -> Result<(), StoreError> {
-    let cutoff = shared.clock.now() - shared.config.retention;
+    let cutoff = shared.clock.cutoff(shared.config.retention);
     let held = Arc::new(shared.leases.open());
     loop {
         let held = Arc::clone(&held);
@@ -142,56 +188,55 @@ async fn release(shared: &Shared, ids: Vec<DeliveryId>) -> Result<(), StoreError
     shared.committer.run(write).await
 }
 
-/// Fails pending deliveries of these endpoints whose endpoint is gone or that waited too long.
-pub(super) async fn fail_overdue(shared: &Shared, endpoints: Vec<EndpointId>) -> Result<(), StoreError> {
-    let endpoints = Arc::new(endpoints);
+/// Fails pending deliveries of an endpoint that is gone, or that waited too long.
+pub(super) async fn fail_overdue(shared: &Shared, id: &EndpointId) -> Result<(), StoreError> {
     loop {
-        let (now, of) = (shared.clock.now(), Arc::clone(&endpoints));
-        let read = move |conn: &mut _, codec: &_| query::overdue(conn, codec, &of, now, BATCH);
+        let (of_id, now, clock) = (id.clone(), shared.clock.now(), Arc::clone(&shared.clock));
+        let read = move |conn: &mut _, codec: &_| {
+            query::overdue(conn, codec, &of_id, |age| clock.cutoff(age), BATCH)
+        };
         let overdue = shared.store.read("overdue deliveries", read).await?;
         if overdue.is_empty() {
             return Ok(());
         }
-        for batch in overdue.chunks(usize::try_from(BATCH).unwrap_or(1)) {
-            let batch = batch.to_vec();
-            let write = move |tx: &mut crate::store::Tx<'_>| {
-                let mut failed = Vec::with_capacity(batch.len());
-                for (id, why) in &batch {
-                    let cause = match why {
-                        Overdue::Expired { blocks } => Cause::Expired { blocks: *blocks },
-                        Overdue::EndpointDeleted => Cause::EndpointDeleted,
-                    };
-                    // It may have been claimed since it was read; then it is no longer overdue.
-                    if let Some(life) = tx.life_to_change(id)?
-                        && let Ok(next) = lifecycle::next(&life, &cause)
-                    {
-                        tx.change_life(id, &life, &next, now)?;
-                        failed.push(next.state);
-                        if matches!(why, Overdue::Expired { .. }) {
-                            tx.announce_expiry(id, now)?;
-                        }
+        let write = move |tx: &mut crate::store::Tx<'_>| {
+            let mut failed = Vec::with_capacity(overdue.len());
+            for (id, why) in &overdue {
+                let cause = match why {
+                    Overdue::Expired { blocks } => Cause::Expired { blocks: *blocks },
+                    Overdue::EndpointDeleted => Cause::EndpointDeleted,
+                };
+                // It may have been claimed since it was read; then it is no longer overdue.
+                if let Some(life) = tx.life_to_change(id)?
+                    && let Ok(next) = lifecycle::next(&life, &cause)
+                {
+                    tx.change_life(id, &life, &next, now)?;
+                    failed.push(next.state);
+                    if matches!(why, Overdue::Expired { .. }) {
+                        tx.announce_expiry(id, now)?;
                     }
                 }
-                Ok(failed)
-            };
-            let failed = shared.committer.run(write).await?;
-            failed.iter().for_each(|state| shared.metrics.reached(*state));
-            let failed = failed.len();
-            tracing::info!(failed, "{failed} waiting deliveries expired or lost their endpoint");
-            tokio::time::sleep(BREATH).await;
-        }
+            }
+            Ok(failed)
+        };
+        let failed = shared.committer.run(write).await?;
+        failed.iter().for_each(|state| shared.metrics.reached(*state));
+        let failed = failed.len();
+        tracing::info!(failed, "{failed} waiting deliveries expired or lost their endpoint");
+        tokio::time::sleep(BREATH).await;
     }
 }
 
-/// Removes events that ended longer ago than the retention.
-async fn retire(shared: &Shared) -> Result<(), StoreError> {
-    let now = shared.clock.now();
+/// Removes events that ended longer ago than the retention, beginning where the last pass ended.
+async fn retire(shared: &Shared, pass: &Mutex<RetentionPass>) -> Result<(), StoreError> {
+    let lock = || pass.lock().unwrap_or_else(PoisonError::into_inner);
     let mut batch = Retire {
-        cutoff: now - shared.config.retention,
+        cutoff: shared.clock.cutoff(shared.config.retention),
         // A little more than the longest window, which remembers by another clock.
-        quiet_since: now - Period::LONGEST * 2,
-        after_seq: 0,
+        quiet_since: shared.clock.cutoff(Period::LONGEST * 2),
+        after_seq: lock().begin(shared.clock.monotonic()),
         limit: BATCH,
+        max_deliveries: RETENTION_BATCH,
     };
     loop {
         let this = batch.clone();
@@ -203,6 +248,22 @@ async fn retire(shared: &Shared) -> Result<(), StoreError> {
             return Ok(());
         }
         batch.after_seq = retired.last_seq;
+        lock().after_seq = retired.last_seq;
         tokio::time::sleep(BREATH).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_continues_where_it_ended_and_begins_anew_each_hour() {
+        let mut pass = RetentionPass::default();
+        let minute = |n: u64| Duration::from_secs(n * 60);
+        assert_eq!(pass.begin(minute(1)), 0);
+        pass.after_seq = 700;
+        assert_eq!(pass.begin(minute(2)), 700);
+        assert_eq!(pass.begin(minute(61)), 0);
     }
 }

@@ -36,7 +36,7 @@ use tokio::sync::{Mutex, Semaphore, oneshot};
 
 pub use builder::{Builder, StartError};
 pub use deliveries::{DeliveryQuery, DeliveryView};
-pub use endpoints::{EndpointHealth, EndpointQuery, EndpointView};
+pub use endpoints::{EndpointHealth, EndpointQuery, EndpointView, OlderKey};
 pub use error::Error;
 pub use happenings::Happening;
 pub use insight::{Bucket, EndpointCounts, EndpointStats, Overview, RecoveryPreview};
@@ -56,6 +56,7 @@ use self::registry::{AbortAll, Registry};
 use self::tokens::KnownTokens;
 use crate::config::EngineConfig;
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::idempotency::IdempotencySecret;
 use crate::metrics::Metrics;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{Resolve, Sender};
@@ -88,6 +89,8 @@ pub(crate) struct Shared {
     overviews: insight::Overviews,
     /// What sessions are signed with.
     session_key: crate::domain::session::SessionKey,
+    /// What event ids are made of idempotency keys with.
+    idempotency: IdempotencySecret,
     /// What is told to the other processes.
     hints: Hints,
     leases: Arc<Leases>,
@@ -186,6 +189,7 @@ impl Postrider {
         if !self.registry.connected() || self.running.lock().await.is_none() {
             return Err(crate::store::Unavailable::Stopped.into());
         }
+        self.shared.store.check_file()?;
         if !self.shared.probed_lately() {
             self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?;
             let now = Some(std::time::Instant::now());
@@ -195,6 +199,17 @@ impl Postrider {
             Some(why) => Err(why.into()),
             None => Ok(()),
         }
+    }
+
+    /// Reads again what the engine keeps of the system's files and of the database: the trust store of TLS, and the
+    /// API's tokens.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the tokens cannot be read.
+    pub async fn reload(&self) -> Result<(), Error> {
+        self.shared.sender.reload();
+        let shared = Arc::clone(&self.shared);
+        Ok(self.read("tokens", move |conn, _| shared.tokens.refresh(conn)).await?)
     }
 
     /// The engine's time.

@@ -10,6 +10,7 @@ use super::{Error, Postrider, trace};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{EventType, MAX_BATCH, NewEvent, SealedEvent};
+use crate::domain::idempotency;
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::store::query::{self, Page};
 use crate::store::{Member, Publish, Published, Refusal, StoreError, Unavailable};
@@ -75,6 +76,35 @@ impl Postrider {
         let publish = self.publish_sealed(vec![sealed], None, |_| "id".into());
         let mut receipts = publish.instrument(span).await?;
         receipts.pop().ok_or(Error::NotFound("event"))
+    }
+
+    /// Returns the id of the event that a request with an idempotency key publishes.
+    #[must_use]
+    pub fn idempotent_event_id(&self, request: &idempotency::Request<'_>) -> EventId {
+        self.shared.idempotency.event_id(request)
+    }
+
+    /// As [`publish`](Self::publish), but an event that has been published under its id is answered with the stored
+    /// one, whatever its content.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), without [`Error::EventIdConflict`].
+    pub async fn publish_once(&self, event: NewEvent) -> Result<Receipt, Error> {
+        let (tenant, id) = (event.tenant.clone(), event.id.clone());
+        match self.publish(event).await {
+            Err(Error::EventIdConflict { .. }) => {}
+            published => return published,
+        }
+        let EventView { event, deliveries } = self.event(&tenant, &id).await?;
+        self.shared.metrics.duplicates.inc();
+        Ok(Receipt {
+            id,
+            event_type: event.event_type.clone(),
+            tenant,
+            created_at: event.created_at,
+            duplicate: true,
+            deliveries: deliveries.into_iter().map(|one| (one.id, one.endpoint_id)).collect(),
+        })
     }
 
     /// Publishes 1 to 1,000 events, all or none.

@@ -29,6 +29,9 @@ use crate::store::{Scope, StoreError};
 /// A supervisor is started this long before its next delivery is due.
 const HEAD_START: Duration = Duration::from_secs(2);
 
+/// How many changes are looked at one by one; beyond them every supervisor's endpoint is read.
+const MAX_CHANGES: i64 = 1000;
+
 enum Entry {
     Running {
         supervisor: Addr<EndpointSupervisor>,
@@ -58,6 +61,8 @@ pub(super) struct Registry {
     vacating: Vec<Vacate>,
     generation: u64,
     polling: bool,
+    /// Somebody asked for a poll during the present one, which may have read too early.
+    poll_again: bool,
     /// The counter of changes of endpoints, as the supervisors last heard of it.
     endpoints: Option<i64>,
     /// Claims of endpoints without a supervisor, as the last poll found them.
@@ -72,6 +77,7 @@ impl Registry {
             vacating: Vec::new(),
             generation: 0,
             polling: false,
+            poll_again: false,
             endpoints: None,
             orphans: HashSet::new(),
         }
@@ -137,11 +143,14 @@ impl Registry {
     /// Looks for due work that no hint told of.
     fn poll(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.polling, true) {
+            self.poll_again = true;
             return;
         }
-        let horizon = self.shared.clock.now() + HEAD_START;
+        let horizon = self.shared.clock.schedule_now() + HEAD_START;
         let shared = Arc::clone(&self.shared);
         let read = async move {
+            // It says so in the log by itself; what is claimed and published fails by it.
+            let _ = shared.store.check_file();
             let (held, of_tokens) = (shared.leases.open(), Arc::clone(&shared));
             let poll = move |conn: &mut _, _: &_| {
                 of_tokens.tokens.refresh(conn)?;
@@ -154,6 +163,7 @@ impl Registry {
         };
         ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
             registry.polling = false;
+            let again = std::mem::take(&mut registry.poll_again);
             match found {
                 Ok(Look { found, endpoints }) => {
                     if registry.endpoints != Some(endpoints) {
@@ -163,6 +173,9 @@ impl Registry {
                     found.into_iter().for_each(|one| registry.stir(one, ctx));
                 }
                 Err(error) => tracing::warn!(%error, "cannot look for due deliveries"),
+            }
+            if again {
+                registry.poll(ctx);
             }
         }));
     }
@@ -180,28 +193,37 @@ impl Registry {
     }
 
     /// Some endpoint has changed since the last poll. Whoever changed it has told its supervisor, or
-    /// went away before: so every supervisor hears of its endpoint as it stands.
+    /// went away before, or is another node: so the supervisors of those that changed hear how they stand.
     fn reconcile(&mut self, endpoints: i64, ctx: &mut Context<Self>) {
-        let live: Vec<EndpointId> = self.entries.values().flat_map(HashMap::keys).cloned().collect();
+        let before = self.endpoints.unwrap_or(-1);
+        let live: HashSet<EndpointId> = self.entries.values().flat_map(HashMap::keys).cloned().collect();
         let shared = Arc::clone(&self.shared);
         let read = async move {
             let read = move |conn: &mut _, codec: &_| {
-                let each = live.into_iter().map(|id| query::endpoint(conn, codec, &id));
-                each.collect::<Result<Vec<_>, _>>()
+                let changed = query::changed_after(conn, before, MAX_CHANGES)?;
+                let is_cut = i64::try_from(changed.len()).is_ok_and(|changed| changed >= MAX_CHANGES);
+                let changed: HashSet<EndpointId> = changed.into_iter().map(|(id, _)| id).collect();
+                let concerned = live.into_iter().filter(|id| is_cut || changed.contains(id));
+                let each = concerned.map(|id| {
+                    Ok((query::endpoint(conn, codec, &id)?, query::health(conn, &id)?))
+                });
+                each.collect::<Result<Vec<_>, StoreError>>()
             };
-            shared.store.read("live endpoints", read).await
+            shared.store.read("changed endpoints", read).await
         };
         ctx.spawn(read.into_actor(self).map(move |found, registry, _| match found {
             Ok(found) => {
                 registry.endpoints = Some(endpoints);
-                for endpoint in found.into_iter().flatten() {
+                for (endpoint, health) in found {
+                    let Some(endpoint) = endpoint else { continue };
                     if let Some(Entry::Running { supervisor, told, .. }) = registry.entry(&endpoint.id) {
                         *told += 1;
-                        supervisor.do_send(Changed { endpoint: Arc::new(endpoint), resumed: false });
+                        let (endpoint, health) = (Arc::new(endpoint), Some(health));
+                        supervisor.do_send(Changed { endpoint, health });
                     }
                 }
             }
-            Err(error) => tracing::warn!(%error, "cannot read the live endpoints anew"),
+            Err(error) => tracing::warn!(%error, "cannot read the changed endpoints"),
         }));
     }
 
@@ -221,7 +243,7 @@ impl Registry {
     }
 
     fn nudge(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.schedule_now();
         match self.entry(&id) {
             Some(Entry::Running { supervisor, told, .. }) => {
                 *told += 1;

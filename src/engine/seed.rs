@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::domain::breaker::Health;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::ids::EndpointId;
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
+use crate::store::query::StoredHealth;
 use crate::store::{AnyConnection, StoreError, query};
 
 /// More rows than the limit of starts, because attempts end in another order than they start: at
@@ -18,7 +18,7 @@ pub(super) struct Seed {
     /// The limit that `starts` were read for.
     limit: RateLimit,
     starts: Vec<Timestamp>,
-    pub(super) health: Health,
+    pub(super) health: StoredHealth,
 }
 
 impl Seed {
@@ -27,8 +27,9 @@ impl Seed {
         conn: &mut AnyConnection,
         id: &EndpointId,
         limit: RateLimit,
-        now: Timestamp,
+        clock: &dyn Clock,
     ) -> Result<Self, StoreError> {
+        let now = clock.now();
         let starts = match limit {
             RateLimit::Unlimited => Vec::new(),
             RateLimit::Sliding { starts, period } => {
@@ -37,7 +38,12 @@ impl Seed {
                 query::recent_starts(conn, id, since, i64::from(starts) + MOST_IN_FLIGHT)?
             }
         };
-        Ok(Self { limit, starts, health: query::health(conn, id)? })
+        let stored = query::health(conn, id)?;
+        let health = stored.health.within_reach(clock.schedule_now());
+        if health != stored.health {
+            tracing::warn!(endpoint = %id, "a rest or probe of {id} was stored for a time beyond reach: was the clock set back?");
+        }
+        Ok(Self { limit, starts, health: StoredHealth { health, ..stored } })
     }
 
     /// The limiter that remembers it, and these starts that the log does not hold yet (on the monotonic

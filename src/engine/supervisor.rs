@@ -22,19 +22,20 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::inbox::InjectPanic;
 pub(crate) use self::inbox::Live;
 pub(super) use self::inbox::{Changed, Drain, Inspect, Leave, Polled, Wake};
-use self::inbox::{ClaimAnswered, Loaded, Seeded, SlotGranted};
+use self::inbox::{ClaimAnswered, HealthChanged, Loaded, Seeded, SlotGranted};
 use super::Shared;
 use super::attempt::{DeliveryAttempt, Job};
 use super::registry::{MayLeave, Registry, SupervisorGone};
 use super::seed::Seed;
 use super::window::Window;
 use crate::domain::breaker::Health;
+use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryId;
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::rate_limit::SlidingWindow;
-use crate::store::query::{self, ClaimName};
+use crate::store::query::{self, ClaimName, StoredHealth};
 use crate::store::{Claim, Member};
 
 /// How long to keep off a database or an operating system that had nothing to give.
@@ -80,7 +81,7 @@ pub(super) struct EndpointSupervisor {
     phase: Phase,
     limiter: SlidingWindow,
     /// Breaker and rests. `None` until it has been read.
-    health: Option<Health>,
+    health: Option<StoredHealth>,
     /// Due deliveries in the order they are to be sent, read ahead of demand.
     window: Window,
     /// Claims that are being committed, each with its place among all attempts of the engine.
@@ -134,6 +135,22 @@ impl EndpointSupervisor {
         }
     }
 
+    /// What is due is judged by this time.
+    fn schedule_now(&self) -> Timestamp {
+        self.shared.clock.schedule_now()
+    }
+
+    fn health(&self) -> Health {
+        self.health.unwrap_or_default().health
+    }
+
+    /// Takes over what somebody else made of the endpoint's health, where it is newer than what is known.
+    fn adopt_health(&mut self, stored: StoredHealth) {
+        if self.health.is_some_and(|known| known.epoch < stored.epoch) {
+            self.health = Some(stored);
+        }
+    }
+
     fn busy(&self) -> usize {
         self.in_flight.len() + self.claiming.len()
     }
@@ -164,8 +181,7 @@ impl EndpointSupervisor {
         if now < self.not_before {
             return 0;
         }
-        let health = self.health.unwrap_or_default();
-        let allowed = health.allowance(self.shared.clock.now(), self.endpoint.concurrency) as usize;
+        let allowed = self.health().allowance(self.schedule_now(), self.endpoint.concurrency) as usize;
         let free = allowed.saturating_sub(self.busy());
         free.min(usize::try_from(self.limiter.available(now)).unwrap_or(usize::MAX))
     }
@@ -218,8 +234,8 @@ impl EndpointSupervisor {
         for (queued, permit) in batch.into_iter().zip(permits) {
             self.claiming.insert(queued.id.clone(), (queued, permit));
         }
-        let claim =
-            Claim { endpoint_id: self.endpoint.id.clone(), lease, at: self.shared.clock.now(), wanted };
+        let (at, due_by) = (self.shared.clock.now(), self.schedule_now());
+        let claim = Claim { endpoint_id: self.endpoint.id.clone(), lease, at, due_by, wanted };
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
             let result = shared.committer.write(Member::claim(claim)).await;
@@ -253,7 +269,7 @@ impl EndpointSupervisor {
         if self.window.len() == 0 && self.free_slots() == 0 {
             return;
         }
-        let now = self.shared.clock.now();
+        let now = self.schedule_now();
         let Some(more) = self.window.start_loading(now, self.look_ahead()) else { return };
         // The rows at hand are counted again: only then is it known what comes after them.
         let at_hand: HashSet<DeliveryId> = self.window.ids().chain(self.claiming.keys()).cloned().collect();
@@ -270,7 +286,7 @@ impl EndpointSupervisor {
 
     /// One timer: for the next due time, the next rate slot, or leaving.
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
-        let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
+        let (mono, now) = (self.shared.clock.monotonic(), self.schedule_now());
         let work = self.window.next_work(now);
         let idle = self.busy() == 0 && self.recording.is_empty() && !self.window.is_loading();
         let wait = match work.filter(|_| self.endpoint.is_active()) {
@@ -278,7 +294,7 @@ impl EndpointSupervisor {
                 let until_due = due.since(now);
                 let until_slot = self.limiter.wait(mono).unwrap_or_default();
                 let until_allowed = self.not_before.saturating_sub(mono);
-                let until_well = self.health.and_then(|health| health.opens_at());
+                let until_well = self.health().opens_at();
                 let until_well = until_well.map(|at| at.since(now)).unwrap_or_default();
                 let wait = until_due.max(until_slot).max(until_allowed).max(until_well);
                 // Something under way has an answer, which pumps. Else the clock went on since.
@@ -342,11 +358,25 @@ impl EndpointSupervisor {
             lease: Lease { shard: Shard::of(&self.endpoint.id), epoch: claimed.epoch },
             claimed,
             started_at: now,
+            scheduled_at: self.schedule_now(),
+            fresh_connection: queued.fresh_connection,
             abort: self.roster.abort.clone(),
             _slot: place,
             _alive: self.roster.tracker.token(),
         };
         DeliveryAttempt::new(job).start();
+    }
+
+    /// Reads the endpoint's health anew, which somebody else has changed.
+    fn read_health(&self, ctx: &mut Context<Self>) {
+        let (shared, addr, id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
+        actix::spawn(async move {
+            let read = shared.store.read("health", move |conn, _| query::health(conn, &id)).await;
+            match read {
+                Ok(stored) => addr.do_send(HealthChanged(stored)),
+                Err(error) => tracing::warn!(%error, "cannot read an endpoint's health yet; the poll does"),
+            }
+        });
     }
 
     /// Lets claims go that are not started after all.
@@ -372,10 +402,10 @@ impl EndpointSupervisor {
         }
         self.unlogged = Some(self.in_flight.values().copied().collect());
         let (id, limit) = (self.endpoint.id.clone(), self.endpoint.rate_limit);
-        let now = self.shared.clock.now();
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
-            let read = move |conn: &mut _, _: &_| Seed::read(conn, &id, limit, now);
+            let clock = Arc::clone(&shared.clock);
+            let read = move |conn: &mut _, _: &_| Seed::read(conn, &id, limit, &*clock);
             let read = shared.store.read("rate limit seed", read);
             addr.do_send(Seeded(read.await));
         });

@@ -1,10 +1,13 @@
 //! Tokens of the HTTP API.
 //!
-//! All of them are held in memory, so that a flood of wrong ones never reaches the database. A change
-//! that this engine makes holds at once; one that another process makes, within a poll.
+//! All of them are held in memory. A change that this engine makes holds at once. One that is not known may have
+//! been made on another node a moment ago: then one counter is read, by one caller for all who ask at once, so
+//! that a flood of wrong ones costs the database one small read at a time. A revocation on another node arrives
+//! by a hint, or by the poll.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::publishing::next_key;
 use super::{Error, Postrider};
@@ -17,6 +20,9 @@ use crate::store::{AnyConnection, StoreError};
 #[derive(Debug, Default)]
 pub(super) struct KnownTokens {
     known: RwLock<(Option<i64>, HashMap<TokenHash, Grant>)>,
+    /// The refresh that is under way, and how many have begun.
+    refreshing: tokio::sync::Mutex<()>,
+    begun: AtomicU64,
 }
 
 impl KnownTokens {
@@ -45,6 +51,23 @@ impl Postrider {
     #[must_use]
     pub fn grant_of(&self, token: &str) -> Option<Grant> {
         self.shared.tokens.grant(&TokenHash::of(token))
+    }
+
+    /// As [`grant_of`](Self::grant_of) of a token that is not known here, after a look into the database.
+    pub(crate) async fn grant_of_new(&self, hash: &TokenHash) -> Option<Grant> {
+        let tokens = &self.shared.tokens;
+        let before = tokens.begun.load(Ordering::Acquire);
+        let _turn = tokens.refreshing.lock().await;
+        // A refresh that began after this call has seen what this call is about.
+        if tokens.begun.load(Ordering::Acquire) == before {
+            tokens.begun.fetch_add(1, Ordering::AcqRel);
+            let shared = Arc::clone(&self.shared);
+            let refresh = self.read("tokens", move |conn, _| shared.tokens.refresh(conn)).await;
+            if let Err(error) = refresh {
+                tracing::debug!(%error, "cannot look for a token that is not known here");
+            }
+        }
+        tokens.grant(hash)
     }
 
     /// Makes a token. Its text is in this answer alone.

@@ -75,6 +75,12 @@ impl Window {
         }
     }
 
+    /// Puts a delivery before all others.
+    pub(super) fn put_first(&mut self, queued: Queued) {
+        self.queued.retain(|one| one.id != queued.id);
+        self.queued.push_front(queued);
+    }
+
     /// The next `count` deliveries to send.
     pub(super) fn take(&mut self, count: usize) -> Vec<Queued> {
         self.saturated = false;
@@ -152,7 +158,7 @@ mod tests {
         let event = NewEvent::new(EventType::parse("a.b").unwrap(), Content::Data(data));
         let event = Arc::new(event.seal(at(due)).unwrap());
         let seen = Seen { claim_no: 0, life: Life::published(at(due), false) };
-        Queued { id: DeliveryId::from_text(name), due: at(due), event, seen }
+        Queued { id: DeliveryId::from_text(name), due: at(due), event, seen, fresh_connection: false }
     }
 
     fn names(queued: &[Queued]) -> Vec<&str> {
@@ -223,6 +229,15 @@ mod tests {
         assert_eq!(window.start_loading(at(1), 9), None);
         window.take(1);
         assert!(window.start_loading(at(1), 9).is_some());
+    }
+
+    #[test]
+    fn what_is_put_first_is_there_once_and_goes_first() {
+        let mut window = empty();
+        window.offer(queued("a", 1), at(1), 9);
+        window.offer(queued("lost", 1), at(1), 9);
+        window.put_first(queued("lost", 1));
+        assert_eq!(names(&window.take(9)), ["lost", "a"]);
     }
 
     #[test]

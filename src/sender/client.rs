@@ -1,135 +1,205 @@
-//! The transport that production uses: reqwest, with everything off that could send a request
-//! twice, elsewhere, or to an address that was not judged.
+//! The transport that production uses: hyper's client with a connector of its own, and everything off that
+//! could send a request twice, elsewhere, or to an address that was not judged.
+//!
+//! docs/decisions/0007 says why it is not reqwest.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolving};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use rustls::client::danger::ServerCertVerifier;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
 
-use super::classify::classify;
-use super::guard::{AddressPolicy, Blocked};
+use super::classify::{classify, was_not_sent};
+use super::connection::ConnectionInfo;
+use super::connector::Connector;
+use super::context::AttemptContext;
+use super::guard::AddressPolicy;
 use super::resolver::Resolve;
-use super::stopwatch::{Stopwatch, TimeConnecting};
+use super::reuse::Reuse;
+use super::trust::{self, SystemTrust};
+use super::wire_meter::MAX_HEAD_BYTES;
 use super::{BoxFuture, Exchanged, Failure, Transport, WireAnswer, WireRequest};
 use crate::domain::delivery::Headers;
 
-/// How much of an answer's body is read, in bytes, before its connection is closed.
+/// How much of a response's body is read, in bytes, before its connection is closed.
 const MAX_READ_BODY: usize = 64 * 1024;
-/// How many headers an answer may have. (hyper takes at most 408 KiB of head in all.)
-const MAX_HEADERS: usize = 100;
-/// How much of an answer's head is kept, in bytes.
-const MAX_KEPT_HEADERS: usize = 16 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Shorter than the five seconds after which common servers close an idle connection: a request that
-/// crosses with that close would be an attempt that failed for nothing.
+/// How long a body is read once the status is known.
+const BODY_GRACE: Duration = Duration::from_secs(2);
+
+/// How many headers a response may have: more than fit into its bytes in practice.
+const MAX_HEADERS: usize = 4096;
+
+/// How much of a response's head is kept, in bytes.
+const MAX_KEPT_HEADERS: usize = 16 * 1024;
+
+/// Shorter than the five seconds after which common servers close an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A name resolved to what webhooks may not go to.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct BlockedAddress(pub(super) Blocked);
+/// Stands for header lines that cannot be shown.
+const GAP: &str = "\u{fffd}";
 
-/// A name did not resolve.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct NameError(pub(super) String);
+type HttpClient = Client<Connector, Full<Bytes>>;
 
-/// Sends by reqwest.
+/// Sends by hyper's client.
 pub(crate) struct HttpTransport {
-    client: reqwest::Client,
+    /// Keeps connections, by origin.
+    pooled: HttpClient,
+    /// Opens a connection for each request.
+    unpooled: HttpClient,
+    reuse: Mutex<Reuse>,
+    started: Instant,
+    next_attempt: AtomicU64,
+    trust: Arc<SystemTrust>,
 }
 
 impl HttpTransport {
-    pub(crate) fn new(policy: Arc<AddressPolicy>, resolver: Arc<dyn Resolve>) -> Result<Self, String> {
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls_config()?)
-            .dns_resolver(Arc::new(GuardedResolver { policy, resolver }))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .tcp_nodelay(true)
-            .http1_only()
-            .http1_max_headers(MAX_HEADERS)
-            .connector_layer(TimeConnecting)
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Self { client })
-    }
-}
-
-/// rustls with ring and the system's root certificates, and no process-wide provider.
-fn tls_config() -> Result<rustls::ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    match rustls_platform_verifier::Verifier::new(provider) {
-        Ok(verifier) => {
-            let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verifier);
-            Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-        }
-        Err(error) => {
-            tracing::warn!(%error, "no root certificates: every https endpoint will fail until they are installed (package ca-certificates)");
-            Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
-        }
-    }
-}
-
-impl Transport for HttpTransport {
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Exchanged> {
-        Box::pin(async move {
-            let watch = Stopwatch::start();
-            let result = watch.over(self.post(request, &watch)).await;
-            Exchanged { timings: watch.read(), result }
+    /// A transport whose connections are used for about `lifetime`.
+    pub(crate) fn new(
+        policy: Arc<AddressPolicy>,
+        resolver: Arc<dyn Resolve>,
+        lifetime: Duration,
+    ) -> Result<Self, String> {
+        let trust = Arc::new(SystemTrust::load());
+        let tls = TlsConnector::from(Arc::new(tls_config(&trust)?));
+        let connector = Connector::new(policy, resolver, tls, lifetime);
+        Ok(Self {
+            pooled: client(connector.clone(), usize::MAX),
+            unpooled: client(connector, 0),
+            reuse: Mutex::default(),
+            started: Instant::now(),
+            next_attempt: AtomicU64::new(0),
+            trust,
         })
     }
 }
 
-impl HttpTransport {
-    async fn post(&self, request: WireRequest, watch: &Stopwatch) -> Result<WireAnswer, Failure> {
-        let deadline = tokio::time::Instant::now() + request.timeout;
-        let late = || Failure::Timeout(format!("no answer within {} ms", request.timeout.as_millis()));
-        let sending = self
-            .client
-            .post(request.url.clone())
-            .headers(header_map(&request.headers)?)
-            .body(request.body.clone())
-            .send();
-        let mut response = match tokio::time::timeout_at(deadline, sending).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(classify(&error)),
-            Err(_) => return Err(late()),
-        };
-        watch.note_answered();
-        let mut answer = WireAnswer {
-            status: response.status().as_u16(),
-            headers: shown_headers(response.headers()),
-            body: Vec::new(),
-            remote_address: response.remote_addr().map(|address| address.to_string()),
-        };
-        // The status is the answer: a body that is late, endless or broken changes nothing of it.
-        while answer.body.len() < MAX_READ_BODY {
-            match tokio::time::timeout_at(deadline, response.chunk()).await {
-                Ok(Ok(Some(chunk))) => {
-                    let room = MAX_READ_BODY - answer.body.len();
-                    answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                }
-                Ok(Ok(None) | Err(_)) | Err(_) => break,
-            }
-        }
-        Ok(answer)
+/// A client that keeps at most so many idle connections of an origin.
+fn client(connector: Connector, max_idle: usize) -> HttpClient {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(max_idle)
+        // Each request is an attempt of its own: nothing is sent again without being recorded.
+        .retry_canceled_requests(false)
+        // The status is the answer. What is odd beside it, curl and browsers accept, too.
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_max_headers(MAX_HEADERS)
+        .http1_max_buf_size(2 * MAX_HEAD_BYTES)
+        .build(connector)
+}
+
+/// rustls with the system's trust store, and no process-wide provider.
+fn tls_config(trust: &Arc<SystemTrust>) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(trust::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let verifier = Arc::clone(trust);
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+impl Transport for HttpTransport {
+    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Exchanged> {
+        let id = self.next_attempt.fetch_add(1, Ordering::Relaxed);
+        let deadline = Instant::now() + request.timeout;
+        let attempt = AttemptContext::new(id, request.tenant.clone(), deadline);
+        Box::pin(async move {
+            let result = attempt.scope(self.post(request, &attempt)).await;
+            Exchanged { timings: attempt.timings(), result }
+        })
+    }
+
+    fn reload(&self) {
+        self.trust.reload();
     }
 }
 
+impl HttpTransport {
+    async fn post(&self, request: WireRequest, attempt: &AttemptContext) -> Result<WireAnswer, Failure> {
+        let origin = request.url.origin().ascii_serialization();
+        let late = || Failure::Timeout(format!("no answer within {} ms", request.timeout.as_millis()));
+        let client = if request.fresh_connection || !self.may_reuse(&origin) { &self.unpooled } else { &self.pooled };
+        let mut http = http_request(&request)?;
+        let connection = capture_connection(&mut http);
+        let response = match timeout_at(attempt.deadline, client.request(http)).await {
+            Err(_) => return Err(late()),
+            Ok(Err(error)) if ended_before_response(&error, &connection, attempt) => {
+                return Err(self.connection_lost(&origin));
+            }
+            Ok(Err(error)) => return Err(classify(&error)),
+            Ok(Ok(response)) => response,
+        };
+        attempt.note_answered();
+        let info = response.extensions().get::<Arc<ConnectionInfo>>().cloned();
+        let reused = info.as_ref().is_some_and(|info| info.opened_by != attempt.id);
+        if reused && response.status() == StatusCode::REQUEST_TIMEOUT {
+            // The server's word for having given up an idle connection (RFC 9110, section 15.5.9).
+            return Err(self.connection_lost(&origin));
+        }
+        if info.as_ref().is_some_and(|info| info.retire_at <= Instant::now()) {
+            connection.connection_metadata().as_ref().inspect(|connected| connected.poison());
+        }
+        Ok(read_answer(response, info.as_deref(), attempt.deadline).await)
+    }
+
+    fn may_reuse(&self, origin: &str) -> bool {
+        let reuse = self.reuse.lock().unwrap_or_else(PoisonError::into_inner);
+        reuse.is_empty() || reuse.is_allowed(origin, self.started.elapsed())
+    }
+
+    fn connection_lost(&self, origin: &str) -> Failure {
+        let mut reuse = self.reuse.lock().unwrap_or_else(PoisonError::into_inner);
+        if reuse.note_lost(origin, self.started.elapsed()) {
+            tracing::info!(%origin, "{origin} closes connections that it was to keep: each request gets a new one for ten minutes");
+        }
+        Failure::ConnectionLost
+    }
+}
+
+/// Whether a connection that another attempt had opened ended before one byte of a response to this one.
+fn ended_before_response(
+    error: &hyper_util::client::legacy::Error,
+    connection: &CaptureConnection,
+    attempt: &AttemptContext,
+) -> bool {
+    let mut extensions = http::Extensions::new();
+    if let Some(connected) = connection.connection_metadata().as_ref() {
+        connected.get_extras(&mut extensions);
+    }
+    let Some(info) = extensions.get::<Arc<ConnectionInfo>>() else { return false };
+    let meter = info.meter();
+    let unanswered = was_not_sent(error) || meter.closed_before_request() || !meter.response_begun();
+    info.opened_by != attempt.id && unanswered
+}
+
+fn http_request(request: &WireRequest) -> Result<Request<Full<Bytes>>, Failure> {
+    let uri: Uri = request
+        .url
+        .as_str()
+        .parse()
+        .map_err(|error| Failure::Protocol(format!("the URL cannot be sent: {error}")))?;
+    let mut http = Request::post(uri)
+        .body(Full::new(request.body.clone()))
+        .map_err(|error| Failure::Protocol(format!("the request cannot be sent: {error}")))?;
+    *http.headers_mut() = header_map(&request.headers)?;
+    // Also where the body is empty: some servers refuse a POST without it (RFC 9110, section 8.6).
+    http.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
+    Ok(http)
+}
+
 fn header_map(headers: &Headers) -> Result<HeaderMap, Failure> {
-    let mut map = HeaderMap::with_capacity(headers.len());
+    let mut map = HeaderMap::with_capacity(headers.len() + 2);
     for (name, value) in headers {
         let unsendable = |_| Failure::Protocol(format!("the header `{name}` cannot be sent"));
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unsendable(()))?;
@@ -138,36 +208,50 @@ fn header_map(headers: &Headers) -> Result<HeaderMap, Failure> {
     Ok(map)
 }
 
-/// At most [`MAX_KEPT_HEADERS`] bytes of them: a receiver can send hundreds of kilobytes.
-fn shown_headers(headers: &HeaderMap) -> Headers {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).replace('\0', "\u{fffd}");
+/// Reads what is kept of a response. The status is the answer: a body that is late, endless or broken changes
+/// nothing about it, and its connection is closed.
+async fn read_answer(
+    response: Response<Incoming>,
+    info: Option<&ConnectionInfo>,
+    deadline: Instant,
+) -> WireAnswer {
+    let lines = info.map_or(0, |info| info.meter().header_lines());
+    let mut answer = WireAnswer {
+        status: response.status().as_u16(),
+        headers: shown_headers(response.headers(), lines),
+        body: Vec::new(),
+        remote_address: info.map(|info| info.remote.to_string()),
+    };
+    let until = deadline.min(Instant::now() + BODY_GRACE);
+    let mut body = response.into_body();
+    while answer.body.len() < MAX_READ_BODY {
+        let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await else { break };
+        if let Some(chunk) = frame.data_ref() {
+            let room = MAX_READ_BODY - answer.body.len();
+            answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        }
+    }
+    answer
+}
+
+/// At most [`MAX_KEPT_HEADERS`] bytes of a response's headers. `lines` is how many there were on the wire.
+fn shown_headers(headers: &HeaderMap, lines: usize) -> Headers {
     let mut room = MAX_KEPT_HEADERS;
     let fits = |(name, value): &(&HeaderName, &HeaderValue)| {
         let left = room.checked_sub(name.as_str().len() + value.len());
         room = left.unwrap_or(0);
         left.is_some()
     };
-    headers.iter().take_while(fits).map(|(name, value)| (name.to_string(), text(value))).collect()
-}
-
-/// Resolves, judges *all* answers, and hands out only judged ones: the connection goes to an
-/// address that was looked at, whatever the name answers a moment later.
-struct GuardedResolver {
-    policy: Arc<AddressPolicy>,
-    resolver: Arc<dyn Resolve>,
-}
-
-impl reqwest::dns::Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = Arc::clone(&self.policy);
-        let name = name.as_str().to_owned();
-        let lookup = self.resolver.lookup(name.clone());
-        Box::pin(async move {
-            let addresses = lookup.await.map_err(NameError)?;
-            Stopwatch::note_resolved();
-            policy.check_resolved(&name, &addresses).map_err(BlockedAddress)?;
-            let addresses: Addrs = Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
-            Ok(addresses)
-        })
+    let shown = headers.iter().take_while(fits);
+    let mut shown: Headers = shown.map(|(name, value)| (name.to_string(), shown_value(value))).collect();
+    if let Some(left_out) = lines.checked_sub(headers.len()).filter(|left_out| *left_out > 0) {
+        shown.push((GAP.to_owned(), format!("{left_out} header lines cannot be displayed")));
     }
+    shown
+}
+
+fn shown_value(value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let shown = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(shown).collect()
 }

@@ -6,9 +6,13 @@ use crate::domain::breaker::{RetryAfter, Verdict};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Headers;
 
-/// What an answer says about its endpoint.
-pub(crate) fn verdict(status: u16, headers: &Headers) -> Verdict {
-    match (status, retry_after(headers)) {
+/// The least rest that is one: `Retry-After` only ever delays, so 0 and the past count as no header.
+const LEAST_REST: Duration = Duration::from_secs(1);
+
+/// What an answer that came at `at` says about its endpoint.
+pub(crate) fn verdict(status: u16, headers: &Headers, at: Timestamp) -> Verdict {
+    let asked = retry_after(headers).filter(|asked| asked.delay(at) >= LEAST_REST);
+    match (status, asked) {
         (200..=299, _) => Verdict::Accepted,
         (410, _) => Verdict::Gone,
         (429 | 503, Some(asked)) => Verdict::RetryAfter(asked),
@@ -34,19 +38,22 @@ fn retry_after(headers: &Headers) -> Option<RetryAfter> {
 mod tests {
     use super::*;
 
+    /// A minute before the date below.
+    const AT: Timestamp = Timestamp::from_micros(784_111_777_000_000 - 60_000_000);
+
     fn asked(value: &str) -> Verdict {
-        verdict(503, &vec![("Retry-After".into(), value.into())])
+        verdict(503, &vec![("Retry-After".into(), value.into())], AT)
     }
 
     #[test]
     fn seconds_and_dates_are_understood_and_nonsense_is_a_failure() {
         let delay = |seconds| Verdict::RetryAfter(RetryAfter::Delay(Duration::from_secs(seconds)));
         assert_eq!(asked("120"), delay(120));
-        assert_eq!(asked(" 0 "), delay(0));
+        assert_eq!(asked(" 1 "), delay(1));
         assert_eq!(asked("99999999999999999999999"), delay(u64::MAX));
         let date = Timestamp::from_micros(784_111_777_000_000);
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Verdict::RetryAfter(RetryAfter::Date(date)));
-        for nonsense in ["", "-5", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT"] {
+        for nonsense in ["", "-5", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "0", "Sun, 06 Nov 1994 08:48:37 GMT"] {
             assert_eq!(asked(nonsense), Verdict::Failed, "{nonsense}");
         }
     }
@@ -55,11 +62,13 @@ mod tests {
     fn only_429_and_503_may_ask_for_rest() {
         let headers = vec![("retry-after".to_owned(), "5".to_owned())];
         let none = Vec::new();
-        assert_eq!(verdict(500, &headers), Verdict::Failed);
-        assert_eq!(verdict(301, &headers), Verdict::Failed);
-        assert_eq!(verdict(204, &headers), Verdict::Accepted);
-        assert_eq!(verdict(410, &headers), Verdict::Gone);
-        assert_eq!(verdict(429, &none), Verdict::Throttled);
-        assert_eq!(verdict(503, &none), Verdict::Failed);
+        assert_eq!(verdict(500, &headers, AT), Verdict::Failed);
+        assert_eq!(verdict(301, &headers, AT), Verdict::Failed);
+        assert_eq!(verdict(204, &headers, AT), Verdict::Accepted);
+        assert_eq!(verdict(410, &headers, AT), Verdict::Gone);
+        assert_eq!(verdict(429, &none, AT), Verdict::Throttled);
+        assert_eq!(verdict(503, &none, AT), Verdict::Failed);
+        let at_once = vec![("retry-after".to_owned(), "0".to_owned())];
+        assert_eq!(verdict(429, &at_once, AT), Verdict::Throttled, "as a 429 without the header");
     }
 }

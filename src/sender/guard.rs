@@ -4,9 +4,12 @@
 //! Sources: the IANA special-purpose address registries (RFC 6890 and its updates).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{PoisonError, RwLock};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
+
+use super::nat64::Nat64Prefix;
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
@@ -95,18 +98,20 @@ impl Blocked {
 }
 
 /// The rules, and the networks that an operator opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct AddressPolicy {
     allowed: Vec<IpNet>,
     denied: Vec<IpNet>,
     https_only: bool,
+    /// By which this network reaches IPv4 addresses over IPv6, as far as that is known.
+    nat64: RwLock<Vec<Nat64Prefix>>,
 }
 
 impl AddressPolicy {
     /// A policy that opens `allowed` beyond what is public.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>, https_only: bool) -> Self {
-        Self { allowed, denied: Vec::new(), https_only }
+        Self { allowed, https_only, ..Self::default() }
     }
 
     /// The same, but closed to `denied`, public or opened.
@@ -122,12 +127,36 @@ impl AddressPolicy {
     pub fn check_address(&self, address: IpAddr) -> Result<(), Blocked> {
         // An IPv4 address written as IPv6 is where the packet goes.
         let address = address.to_canonical();
-        let open = |address| self.is_opened(address) || (is_public(address) && !self.is_denied(address));
-        let inside = match address {
-            IpAddr::V6(address) => embedded_v4(address).map(IpAddr::V4),
-            IpAddr::V4(_) => None,
+        let public = |address| is_public(address) && !self.is_denied(address);
+        let open = |address| self.is_opened(address) || public(address);
+        let allowed = match address {
+            IpAddr::V4(_) => open(address),
+            IpAddr::V6(v6) => match (self.behind_nat64(v6), embedded_v4(v6)) {
+                // Where the packet goes is the address inside.
+                (Some(inside), _) => !self.is_denied(address) && open(inside.into()),
+                // The well-known prefix stands for global addresses only (RFC 6052, section 3.1).
+                (None, Some(inside)) => {
+                    let translated = is_well_known_nat64(v6) && !self.is_denied(address) && public(inside.into());
+                    translated || (open(address) && open(inside.into()))
+                }
+                (None, None) => open(address),
+            },
         };
-        if open(address) && inside.is_none_or(open) { Ok(()) } else { Err(Blocked::Address { address }) }
+        if allowed { Ok(()) } else { Err(Blocked::Address { address }) }
+    }
+
+    /// Learns by which prefixes this network reaches IPv4 addresses over IPv6.
+    pub fn learn_nat64(&self, prefixes: Vec<Nat64Prefix>) {
+        let known = self.nat64.read().unwrap_or_else(PoisonError::into_inner);
+        if *known != prefixes {
+            drop(known);
+            *self.nat64.write().unwrap_or_else(PoisonError::into_inner) = prefixes;
+        }
+    }
+
+    fn behind_nat64(&self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        let known = self.nat64.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find_map(|prefix| prefix.embedded(address)).filter(|_| !is_well_known_nat64(address))
     }
 
     /// Judges what a URL says by itself: its scheme, and its host where that is an address. The
@@ -183,6 +212,10 @@ impl AddressPolicy {
 pub fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
+}
+
+fn is_well_known_nat64(address: Ipv6Addr) -> bool {
+    Nat64Prefix::WELL_KNOWN.embedded(address).is_some()
 }
 
 /// The IPv4 address that an IPv6 address leads to by the ways there are of writing one inside the

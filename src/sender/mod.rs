@@ -1,16 +1,22 @@
-//! One attempt over HTTP: the only place that names reqwest.
+//! One attempt over HTTP: the only place that names hyper.
 //!
 //! [`Sender::send`] judges the address, signs, sends one request and says how it ended. It knows
-//! nothing of retries, states or the database. [`Transport`] is the seam below it: reqwest in
+//! nothing of retries, states or the database. [`Transport`] is the seam below it: hyper's client in
 //! production ([`client`]), a script in tests, so that both send exactly the same bytes.
 
 mod classify;
 mod client;
+mod connection;
+mod connector;
+mod context;
 pub(crate) mod etiquette;
 pub mod guard;
+mod nat64;
 mod resolver;
+mod reuse;
 pub mod sign;
-mod stopwatch;
+mod trust;
+mod wire_meter;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,15 +33,19 @@ pub(crate) use resolver::{DnsResolver, Resolve};
 
 use self::guard::{AddressPolicy, Blocked};
 use crate::domain::breaker::Verdict;
-use crate::domain::clock::Timestamp;
+use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Exchange, Headers, Outcome, Timings};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::SealedEvent;
 use crate::domain::headers::MASK;
+use crate::domain::ids::Tenant;
 use crate::domain::trace::{TRACEPARENT, TraceParent};
 
 /// How much of an answer's body is kept, in bytes.
 const MAX_KEPT_BODY: usize = 16 * 1024;
+
+/// What a lost connection means for the request.
+const CONNECTION_LOST: &str = "the connection was closed before a response; the request may have arrived";
 
 /// What every request calls itself.
 const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
@@ -47,6 +57,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request`, once, and reads the answer within `request.timeout`.
     fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Exchanged>;
+
+    /// Reads again what it keeps of the system's files.
+    fn reload(&self) {}
 }
 
 /// What became of one request.
@@ -69,6 +82,10 @@ pub struct WireRequest {
     pub body: Bytes,
     /// For all of it: name, connection, TLS, head and body.
     pub timeout: Duration,
+    /// Whose endpoint it goes to.
+    pub tenant: Tenant,
+    /// Not over a connection that was used before.
+    pub fresh_connection: bool,
 }
 
 /// What came back.
@@ -99,6 +116,8 @@ pub enum Failure {
     Protocol(String),
     /// The name resolved to an address that webhooks may not go to.
     Blocked(Blocked),
+    /// A reused connection ended before one byte of a response.
+    ConnectionLost,
     /// This process has no file descriptor or port left; the receiver never saw anything.
     Exhausted(String),
 }
@@ -122,6 +141,7 @@ pub(crate) struct Sender {
     transport: Arc<dyn Transport>,
     policy: Arc<AddressPolicy>,
     event_id_header: Option<String>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Sender {
@@ -129,17 +149,25 @@ impl Sender {
         transport: Arc<dyn Transport>,
         policy: Arc<AddressPolicy>,
         event_id_header: Option<String>,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { transport, policy, event_id_header }
+        Self { transport, policy, event_id_header, clock }
     }
 
-    /// Sends `event` to `endpoint` once, signed as of `now`, as a part of the trace `parent`.
+    /// Reads again what the transport keeps of the system's files.
+    pub(crate) fn reload(&self) {
+        self.transport.reload();
+    }
+
+    /// Sends `event` to `endpoint` once, signed as of `now`, as a part of the trace `parent`;
+    /// `fresh_connection`: not over one that was used before.
     pub(crate) async fn send(
         &self,
         endpoint: &Endpoint,
         event: &SealedEvent,
         now: Timestamp,
         parent: Option<TraceParent>,
+        fresh_connection: bool,
     ) -> Sent {
         let url = &endpoint.settings.url;
         if let Err(blocked) = self.policy.check_literal(url) {
@@ -149,15 +177,22 @@ impl Sender {
         }
         let headers = self.headers(endpoint, event, now, parent);
         let shown = masked(&headers, endpoint);
-        let request =
-            WireRequest { url: url.clone(), headers, body: event.body.clone(), timeout: endpoint.timeout };
+        let request = WireRequest {
+            url: url.clone(),
+            headers,
+            body: event.body.clone(),
+            timeout: endpoint.timeout,
+            tenant: endpoint.tenant.clone(),
+            fresh_connection,
+        };
         let Exchanged { result, timings } = self.transport.exchange(request).await;
         let (exchange, verdict) = match result {
             Ok(answer) => {
-                let verdict = etiquette::verdict(answer.status, &answer.headers);
+                let verdict = etiquette::verdict(answer.status, &answer.headers, self.clock.now());
                 (answered(answer), verdict)
             }
             Err(Failure::Exhausted(why)) => return Sent::NotSent(why),
+            Err(Failure::ConnectionLost) => (failed(Failure::ConnectionLost), Verdict::Inconclusive),
             Err(failure) => (failed(failure), Verdict::Failed),
         };
         let exchange = Exchange { request_headers: Some(shown), timings_ms: timings, ..exchange };
@@ -235,6 +270,7 @@ fn failed(failure: Failure) -> Exchange {
         Failure::Tls(error) => (Outcome::TlsError, error),
         Failure::Protocol(error) => (Outcome::ProtocolError, error),
         Failure::Blocked(blocked) => (Outcome::BlockedAddress, blocked.to_string()),
+        Failure::ConnectionLost => (Outcome::ConnectionLost, CONNECTION_LOST.to_owned()),
     };
     // Some of it may be the receiver's words, and not every database takes these.
     Exchange::without_answer(outcome, error.replace('\0', "\u{fffd}"))

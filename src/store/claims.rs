@@ -7,22 +7,26 @@ use super::writer::Scope;
 use super::{Member, Recorded, StoreError, Tx, codec};
 use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Claimed, Finished};
+use crate::domain::delivery::{Claimed, Finished, Stored};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
 use crate::domain::lifecycle::{Cause, Life};
 
 /// What an outcome is to the lifecycle. `endpoint` is `None` once it has been deleted.
 fn cause_of<'a>(finished: &Finished, endpoint: Option<&'a Endpoint>) -> Cause<'a> {
-    let at = finished.ended_at;
+    if finished.stored == Stored::Held {
+        return Cause::RefusedByDatabase;
+    }
+    let at = finished.due_from;
     let schedule = endpoint.map(|endpoint| &endpoint.retry_schedule);
     // What is left of a probe, or was in flight when the breaker opened, waits for the next probe.
     let changed = finished.health != finished.health_before;
     let not_before = finished.health.opens_at().filter(|_| changed);
     match finished.verdict {
-        Verdict::Accepted => Cause::Accepted { at },
+        Verdict::Accepted => Cause::Accepted { at: finished.ended_at },
+        Verdict::Inconclusive => Cause::ConnectionLost { at },
         Verdict::RetryAfter(_) | Verdict::Gone if endpoint.is_some() => {
-            Cause::Deferred { until: finished.rest_until.unwrap_or(at) }
+            Cause::Deferred { until: finished.deferred_until.unwrap_or(at) }
         }
         _ => {
             let blocks = endpoint.is_some_and(Endpoint::keeps_waiting);
@@ -53,20 +57,27 @@ impl Tx<'_> {
             .collect();
         let lives = self.leave(leaving)?;
         let mut rows = Vec::with_capacity(lives.len());
-        for ((slot, endpoint), life) in slots.iter().zip(&endpoints).zip(&lives) {
+        let mut health_is_current = vec![true; lives.len()];
+        for (place, ((slot, endpoint), life)) in slots.iter().zip(&endpoints).zip(&lives).enumerate() {
             let Some(life) = life else { continue };
+            if slot.input.stored == Stored::Held {
+                continue;
+            }
             rows.push(codec::attempt_row(&slot.input, life.attempt_count));
             if slot.input.claimed.life.leaves_line(life) {
                 self.move_up(&slot.input.claimed.id, slot.input.ended_at)?;
             }
             if let Some(endpoint) = endpoint {
-                query::record_health(self.conn, &slot.input)?;
+                health_is_current[place] = query::record_health(self.conn, &slot.input)?;
                 self.announce_outcome(&slot.input, life, endpoint)?;
             }
         }
         self.conn.own().insert_attempts(&rows)?;
-        for (slot, life) in slots.iter_mut().zip(lives) {
-            slot.output = Some(life.map_or(Recorded::Stale, Recorded::Written));
+        for ((slot, life), health_is_current) in slots.iter_mut().zip(lives).zip(health_is_current) {
+            slot.output = Some(match life {
+                Some(life) => Recorded::Written { life, health_is_current },
+                None => Recorded::Stale,
+            });
         }
         Ok(())
     }

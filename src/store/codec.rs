@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::query::StoredHealth;
 use super::StoreError;
 use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, RecoveryRow, TokenRow};
 use crate::domain::access::{Grant, Token, TokenHash};
@@ -162,7 +163,7 @@ pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
     })
 }
 
-pub(super) fn health(row: &HealthRow) -> Result<Health, StoreError> {
+pub(super) fn health(row: &HealthRow) -> Result<StoredHealth, StoreError> {
     let number = |column, value: i32| unsigned(HEALTH, column, value.into());
     let missing = |column| corrupt(HEALTH, column, "is missing");
     let breaker = match word(HEALTH, "breaker", &row.breaker)? {
@@ -173,22 +174,30 @@ pub(super) fn health(row: &HealthRow) -> Result<Health, StoreError> {
         },
         BreakerState::HalfOpen => {
             let allowed = row.allowed.ok_or_else(|| missing("allowed"))?;
-            Breaker::HalfOpen { allowed: number("allowed", allowed)? }
+            let since = row.half_open_since.map(time).ok_or_else(|| missing("half_open_since"))?;
+            Breaker::HalfOpen { allowed: number("allowed", allowed)?, since }
         }
     };
-    Ok(Health {
+    let health = Health {
         consecutive_failures: number("consecutive_failures", row.consecutive_failures)?,
         breaker,
         hold_until: row.hold_until.map(time),
+        rests: number("rests", row.rests)?,
         failing_since: row.failing_since.map(time),
-    })
+        waits_until: row.waits_until.map(time),
+    };
+    Ok(StoredHealth { health, epoch: row.epoch })
 }
 
-pub(super) fn health_row(endpoint_id: &EndpointId, health: &Health) -> HealthRow {
-    let (probe_at, probes, allowed) = match health.breaker {
-        Breaker::Closed => (None, 0, None),
-        Breaker::Open { probe_at, probes } => (Some(probe_at.as_micros()), probes, None),
-        Breaker::HalfOpen { allowed } => (None, 0, Some(int(allowed))),
+pub(super) fn health_row(endpoint_id: &EndpointId, stored: &StoredHealth) -> HealthRow {
+    let health = &stored.health;
+    let (probe_at, probes) = match health.breaker {
+        Breaker::Open { probe_at, probes } => (Some(probe_at.as_micros()), probes),
+        Breaker::Closed | Breaker::HalfOpen { .. } => (None, 0),
+    };
+    let (allowed, half_open_since) = match health.breaker {
+        Breaker::HalfOpen { allowed, since } => (Some(int(allowed)), Some(since.as_micros())),
+        Breaker::Closed | Breaker::Open { .. } => (None, None),
     };
     HealthRow {
         endpoint_id: endpoint_id.to_string(),
@@ -197,19 +206,23 @@ pub(super) fn health_row(endpoint_id: &EndpointId, health: &Health) -> HealthRow
         probe_at,
         probes: int(probes),
         allowed,
+        half_open_since,
         hold_until: health.hold_until.map(Timestamp::as_micros),
+        rests: int(health.rests),
         failing_since: health.failing_since.map(Timestamp::as_micros),
+        waits_until: health.waits_until.map(Timestamp::as_micros),
+        epoch: stored.epoch,
     }
 }
 
-/// The row of a finished attempt, which is number `number` of those that count.
+/// The row of a finished attempt, which is number `number` of those that count, if it counts.
 pub(super) fn attempt_row(finished: &Finished, number: u32) -> AttemptRow {
     let exchange = &finished.exchange;
     AttemptRow {
         delivery_id: finished.claimed.id.to_string(),
         claim_no: finished.claimed.claim_no,
         endpoint_id: finished.endpoint_id.to_string(),
-        number: Some(int(number)),
+        number: exchange.outcome.is_conclusive().then(|| int(number)),
         started_at: finished.started_at.as_micros(),
         ended_at: finished.ended_at.as_micros(),
         outcome: exchange.outcome.as_str().to_owned(),

@@ -12,8 +12,15 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::event::EventType;
 use crate::domain::ids::{EndpointId, Tenant};
 
-/// For how many types of events it remembers who wants them.
-const MAX_TYPES: usize = 10_000;
+/// How many endpoints it names at most as subscribers of event types, and of tenants. What callers send decides
+/// what is asked for, so it must not decide how much is kept.
+const MAX_REFERENCES: usize = 100_000;
+
+/// The most endpoints that it keeps.
+const MAX_ENDPOINTS: usize = 100_000;
+
+/// How many changed endpoints are forgotten one by one; beyond them everything is.
+const MAX_CHANGES: i64 = 1000;
 
 #[derive(Default)]
 pub(super) struct EndpointCache {
@@ -22,6 +29,8 @@ pub(super) struct EndpointCache {
     /// Who wants an event, so that an event costs what its deliveries do, however many others there are.
     by_type: HashMap<(Tenant, EventType), Targets>,
     by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
+    /// Subscribers named in `by_tenant` and `by_type`, and one for each of their entries.
+    references: usize,
 }
 
 impl EndpointCache {
@@ -33,11 +42,45 @@ impl EndpointCache {
     /// To be called once in a transaction, before anything is asked of it.
     pub(super) fn refresh(&mut self, conn: &mut AnyConnection) -> Result<(), StoreError> {
         let version = query::counter(conn, query::ENDPOINTS)?;
-        if self.version != Some(version) {
+        let Some(before) = self.version.replace(version) else {
+            self.clear();
+            self.version = Some(version);
+            return Ok(());
+        };
+        if before == version {
+            return Ok(());
+        }
+        let changed = query::changed_after(conn, before, MAX_CHANGES)?;
+        if i64::try_from(changed.len()).is_ok_and(|changed| changed < MAX_CHANGES) {
+            for (id, tenant) in changed {
+                self.by_id.remove(&id);
+                self.forget_tenant(&tenant);
+            }
+        } else {
             self.clear();
             self.version = Some(version);
         }
         Ok(())
+    }
+
+    fn forget_tenant(&mut self, tenant: &Tenant) {
+        let mut forgotten = self.by_tenant.remove(tenant).map_or(0, |targets| targets.len() + 1);
+        self.by_type.retain(|(of, _), targets| {
+            let stays = of != tenant;
+            forgotten += if stays { 0 } else { targets.len() + 1 };
+            stays
+        });
+        self.references = self.references.saturating_sub(forgotten);
+    }
+
+    /// Makes room for as many more subscribers.
+    fn reserve(&mut self, more: usize) {
+        if self.references + more > MAX_REFERENCES {
+            self.by_tenant.clear();
+            self.by_type.clear();
+            self.references = 0;
+        }
+        self.references += more;
     }
 
     /// The tenant's endpoints that want events of that type.
@@ -53,9 +96,7 @@ impl EndpointCache {
         }
         let all = self.of_tenant(conn, tenant)?;
         let targets: Targets = all.iter().filter(|target| target.wants(event_type)).cloned().collect();
-        if self.by_type.len() >= MAX_TYPES {
-            self.by_type.clear();
-        }
+        self.reserve(targets.len() + 1);
         self.by_type.insert(key, Arc::clone(&targets));
         Ok(targets)
     }
@@ -69,7 +110,8 @@ impl EndpointCache {
         if let Some(targets) = self.by_tenant.get(tenant) {
             return Ok(Arc::clone(targets));
         }
-        let targets: Targets = query::targets_of(conn, tenant)?.into();
+        let targets: Targets = query::targets_of(conn, tenant)?.into_iter().map(Arc::new).collect();
+        self.reserve(targets.len() + 1);
         self.by_tenant.insert(tenant.clone(), Arc::clone(&targets));
         Ok(targets)
     }
@@ -85,6 +127,9 @@ impl EndpointCache {
             return Ok(endpoint.clone());
         }
         let endpoint = query::endpoint(conn, codec, id)?.map(Arc::new);
+        if self.by_id.len() >= MAX_ENDPOINTS {
+            self.by_id.clear();
+        }
         self.by_id.insert(id.clone(), endpoint.clone());
         Ok(endpoint)
     }

@@ -71,6 +71,7 @@ impl EndpointCodec {
         Ok(LiveKeys {
             secret: Secret::parse(&secret).map_err(wrong("secret"))?,
             private_key: PrivateKey::parse(&private_key).map_err(wrong("private_key"))?,
+            created_at: time(row.created_at),
             expires_at: row.expires_at.map(time),
         })
     }

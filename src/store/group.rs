@@ -10,6 +10,7 @@ use super::{StoreError, Tx};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Finished, Queued, Seen};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::fair_queue::Cost;
 use crate::domain::event::{EventFilter, EventType, SealedEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::lease::Lease;
@@ -77,7 +78,10 @@ pub(crate) struct Claim {
     pub(crate) endpoint_id: EndpointId,
     /// What it is claimed under.
     pub(crate) lease: Lease,
+    /// When, by the wall clock.
     pub(crate) at: Timestamp,
+    /// What is due by then, in schedule time.
+    pub(crate) due_by: Timestamp,
     /// Each as it was read.
     pub(crate) wanted: Vec<(DeliveryId, Seen)>,
 }
@@ -100,7 +104,12 @@ pub(crate) struct ClaimResult {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recorded {
     /// The delivery is now this.
-    Written(Life),
+    Written {
+        /// Where it stands.
+        life: Life,
+        /// Whether the endpoint's health was what it had been judged on; else somebody has changed it.
+        health_is_current: bool,
+    },
     /// Its claim had been taken away meanwhile: nothing was written.
     Stale,
 }
@@ -210,6 +219,31 @@ impl Member {
 
     pub(super) fn as_publish(&mut self) -> Option<&mut Slot<Publish, Outcome>> {
         if let Self::Publish(slot) = self { Some(slot) } else { None }
+    }
+
+    /// Makes less of an outcome that the database has refused. False where nothing less is left, and of anything
+    /// but an outcome.
+    pub(crate) fn reduce(&mut self) -> bool {
+        self.as_record().is_some_and(|slot| slot.input.reduce())
+    }
+
+    /// Whether nobody waits for the answer to a publish any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Publish(slot) if slot.reply.is_closed())
+    }
+
+    /// Whose commit a publish is, and how many events of how many bytes it has.
+    pub(crate) fn publishing(&self) -> Option<(&Tenant, Cost)> {
+        let Self::Publish(slot) = self else { return None };
+        let events = &slot.input.events;
+        let bytes = events.iter().map(|event| event.body.len()).sum();
+        events.first().map(|first| (&first.tenant, Cost { rows: events.len(), bytes }))
+    }
+
+    /// How many deliveries a publish that went well has made.
+    pub(crate) fn deliveries_made(&self) -> Option<usize> {
+        let Self::Publish(Slot { output: Some(Ok(published)), .. }) = self else { return None };
+        Some(published.iter().filter(|one| !one.duplicate).map(|one| one.deliveries.len()).sum())
     }
 
     /// Answers with what was committed, or with `failure`.

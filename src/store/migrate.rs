@@ -26,6 +26,11 @@ pub enum SchemaError {
         "the database's schema ({0}) is newer than this program: run the release that made it, or a later one"
     )]
     Newer(String),
+    /// A version before the first release made it, which no release reads.
+    #[error(
+        "the database's schema ({0}) was made by a version before 0.1 and cannot be brought up to date: move the database away and start with an empty one"
+    )]
+    BeforeFirstRelease(String),
     /// Migrations are off, and needed.
     #[error(
         "the database's schema is older than this program (it lacks {0}): run `postrider migrate up`, or start once with --migrate auto"
@@ -58,9 +63,13 @@ pub(crate) const TABLES: &[&str] = &[
     "webhook_deliveries",
     "webhook_attempts",
     "webhook_tokens",
+    "webhook_keys",
     "webhook_recoveries",
 ];
 const RECORD: &str = "webhook_schema_migrations";
+
+/// Versions of the first migration that no release has had.
+const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000"];
 
 #[cfg(feature = "sqlite")]
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -70,6 +79,7 @@ const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// Brings the schema up to date, in one transaction. Of several processes that do so at once, one does.
 pub(crate) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
     alone(conn, |conn| {
+        check_may_create(conn)?;
         let (done, all) = (applied_versions(conn)?, known_versions(conn)?);
         refuse_newer(&done, &all)?;
         if done.is_empty() {
@@ -115,7 +125,7 @@ pub(crate) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationStatus {
-    /// Its version, such as `20261123000000`.
+    /// Its version, such as `20261128000000`.
     pub version: String,
     /// When it was run; `None`: not yet.
     pub run_at: Option<Timestamp>,
@@ -220,8 +230,24 @@ fn applied_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError>
 
 fn refuse_newer(done: &[String], all: &[String]) -> Result<(), StoreError> {
     match done.iter().find(|version| !all.contains(version)) {
+        Some(version) if BEFORE_FIRST_RELEASE.contains(&version.as_str()) => {
+            Err(SchemaError::BeforeFirstRelease(version.clone()).into())
+        }
         Some(version) => Err(SchemaError::Newer(version.clone()).into()),
         None => Ok(()),
+    }
+}
+
+/// That this role may create tables, where it has to.
+fn check_may_create(conn: &mut AnyConnection) -> Result<(), StoreError> {
+    if exists(conn, RECORD)? {
+        return Ok(());
+    }
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => Ok(()),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => super::postgres::checks::check_may_create(conn),
     }
 }
 

@@ -14,6 +14,7 @@ mod claims;
 mod codec;
 mod endpoint_cache;
 mod endpoint_codec;
+mod file_watch;
 mod group;
 mod hints;
 mod host;
@@ -58,6 +59,7 @@ pub use source::HostPool;
 pub(crate) use source::{Held, Source};
 pub(crate) use writer::{Scope, Tx, Writer};
 
+use self::file_watch::FileWatch;
 use crate::config::{DatabaseUrl, EngineConfig};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::SealedEvent;
@@ -113,6 +115,24 @@ pub enum Unavailable {
     /// The file or its folder cannot be written.
     #[error("it is read-only; give this user write permission to the file and its folder")]
     ReadOnly,
+    /// The server takes no writes.
+    #[error(
+        "the server takes no writes: it is a standby, or default_transaction_read_only is on; use the URL of the primary (with several hosts, target_session_attrs=read-write finds it), or turn default_transaction_read_only off"
+    )]
+    ReadOnlyServer,
+    /// The file was moved, deleted or replaced while it is open.
+    #[error(
+        "{path} was moved, deleted or replaced while it is open (the open file is now: {now_at}); put it back, or stop this process and start it on the right file"
+    )]
+    Moved {
+        /// Where it was.
+        path: String,
+        /// Where it is now, or that it is deleted.
+        now_at: String,
+    },
+    /// It takes writes, and more of them are asked for than it can take.
+    #[error("more is published than it can take; publish more slowly, or in smaller batches")]
+    Overloaded,
     /// The operating system failed to read or write it.
     #[error("reading or writing its file failed ({0}); check the disk")]
     Io(String),
@@ -212,7 +232,7 @@ pub(crate) fn publish_on<C: HostConnection, E>(
                 Err(error) => return Ok(Err(error)),
             };
             let targets = query::targets_of(conn, &event.tenant)?.into_iter();
-            let targets = targets.filter(|target| target.wants(&event.event_type)).collect();
+            let targets = targets.filter(|target| target.wants(&event.event_type)).map(Arc::new).collect();
             let publish = Publish { events: vec![Arc::clone(&event)], only: None };
             conn.own().wait_for_keys(&publish.ordering_keys())?;
             let publishing = transactions::Publishing { publish: &publish, targets: vec![targets] };
@@ -261,7 +281,7 @@ pub fn rotate_keys(
     migrate::check(&mut conn)?;
     let codec = Arc::new(EndpointCodec::new(config));
     query::keys_are_present(&mut conn, &codec)?;
-    let mut writer = Writer::new(Held::own(conn), codec);
+    let mut writer = Writer::new(Held::own(conn), codec, None);
     let (mut after, mut rewritten, mut refusals) = (String::new(), 0, 0);
     loop {
         let from = after.clone();
@@ -312,21 +332,28 @@ pub(crate) struct Store {
     pool: Option<r2d2::Pool<pool::Readers>>,
     codec: Arc<EndpointCodec>,
     source: Source,
+    /// Whether the file is still where it was opened; `None` for a server.
+    watch: Option<FileWatch>,
 }
 
 impl Store {
     /// Opens the database, brings its schema up to date if told to, and checks that it fits.
     pub(crate) fn open(source: &Source, config: &EngineConfig) -> Result<Self, StoreError> {
         let codec = Arc::new(EndpointCodec::new(config));
-        let all_present = source.writer()?.with(|writer| {
+        source.check_sessions()?;
+        let mut held = source.writer()?;
+        let all_present = held.with(|writer| {
+            pool::check_before_schema(writer)?;
             if config.migrate_on_start {
                 migrate::up(writer)?;
             } else {
                 migrate::check(writer)?;
             }
+            pool::check_after_schema(writer)?;
             query::keys_are_present(writer, &codec)
         })?;
         let pool = readers(source, config)?;
+        let watch = source.file()?.as_deref().and_then(FileWatch::new);
         if codec.ring().is_empty() {
             tracing::warn!(
                 "secrets and endpoint headers are stored in the clear: set encryption_keys (`postrider keys generate` makes one)"
@@ -336,7 +363,7 @@ impl Store {
                 "some secrets or endpoint headers are not encrypted with the first of encryption_keys: run `postrider keys rotate`"
             );
         }
-        Ok(Self { pool, codec, source: source.clone() })
+        Ok(Self { pool, codec, source: source.clone(), watch })
     }
 
     /// The same on connections of its own: however slow what is asked of those, the others do not wait.
@@ -356,7 +383,16 @@ impl Store {
 
     /// A writing connection. The engine has exactly one at a time for each lane of its committer.
     pub(crate) fn writer(&self) -> Result<Writer, StoreError> {
-        Ok(Writer::new(self.source.writer()?, Arc::clone(&self.codec)))
+        // Where the file was moved, opening its path would begin another one.
+        self.check_file()?;
+        let writer = Writer::new(self.source.writer()?, Arc::clone(&self.codec), self.watch.clone());
+        self.watch.as_ref().inspect(|watch| watch.relearn());
+        Ok(writer)
+    }
+
+    /// Looks whether the database's file is still where it was opened.
+    pub(crate) fn check_file(&self) -> Result<(), Unavailable> {
+        self.watch.as_ref().map_or(Ok(()), FileWatch::check)
     }
 
     /// Runs one read on a blocking thread. `what` names it in the trace.

@@ -9,6 +9,8 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use super::{StoreError, Unavailable};
 use crate::config::DatabaseUrl;
 #[cfg(feature = "postgres")]
+use super::postgres::checks;
+#[cfg(feature = "postgres")]
 use crate::config::PostgresUrl;
 
 /// A connection to whichever database the URL names. Serves single statements; transactions are
@@ -47,6 +49,11 @@ const PATIENCE: &[(&str, &str)] = &[
     ("tcp_user_timeout", "15000"),
 ];
 
+/// What diesel calls its prepared statements. Where a session does not know one that it was given, or knows one that
+/// it was not given, it was another session's: the name stands in the message, whatever its language.
+#[cfg(feature = "postgres")]
+const PREPARED_BY_DIESEL: &str = "\"__diesel_stmt_";
+
 /// Opens the connection that writes.
 pub(super) fn open_writer(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
     let mut conn = open_for_schema(url)?;
@@ -74,6 +81,44 @@ pub(super) fn make_fit_to_write(conn: &mut AnyConnection) -> Result<(), StoreErr
         }
     }
     Ok(())
+}
+
+/// Looks at a database before its schema is looked at.
+pub(super) fn check_before_schema(conn: &mut AnyConnection) -> Result<(), StoreError> {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => Ok(()),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => {
+            checks::check_encoding(conn)?;
+            checks::check_takes_writes(conn)
+        }
+    }
+}
+
+/// Looks at a database once its schema is there, and mends what a restore leaves undone.
+pub(super) fn check_after_schema(conn: &mut AnyConnection) -> Result<(), StoreError> {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => Ok(()),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => {
+            checks::check_may_write(conn, super::migrate::TABLES)?;
+            super::writer::in_transaction_of(conn, checks::repair_sequence)
+        }
+    }
+}
+
+/// Whether a connection has died while nobody used it. Asks nobody: what the server has said on its way out is
+/// read, or that it has gone.
+pub(super) fn connection_is_alive(conn: &mut AnyConnection) -> bool {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        AnyConnection::Sqlite(_) => true,
+        // The first look may read its last words, the second one finds the end.
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(conn) => (0..2).all(|_| conn.notifications_iter().all(|found| found.is_ok())),
+    }
 }
 
 /// The file that a connection leads to; `None` where it leads to a server.
@@ -155,6 +200,10 @@ impl r2d2::ManageConnection for Readers {
         match &self.url {
             #[cfg(feature = "sqlite")]
             DatabaseUrl::Sqlite(path) => {
+                if !path.exists() {
+                    // A reader begins no database: this one was there, and was moved.
+                    return Err(StoreError::Setup(format!("the database {} is missing", path.display())));
+                }
                 let mut conn = open_sqlite(path)?;
                 conn.batch_execute("PRAGMA query_only = ON")?;
                 Ok(AnyConnection::Sqlite(conn))
@@ -174,13 +223,8 @@ impl r2d2::ManageConnection for Readers {
     }
 
     fn is_valid(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
-        match conn {
-            // A file does not go away under its connection.
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(_) => Ok(()),
-            #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(conn) => Ok(conn.batch_execute("SELECT 1")?),
-        }
+        let gone = || Unavailable::Unreachable("its connection was lost".into());
+        if connection_is_alive(conn) { Ok(()) } else { Err(gone().into()) }
     }
 
     fn has_broken(&self, conn: &mut AnyConnection) -> bool {
@@ -223,13 +267,16 @@ fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
 #[cfg(feature = "postgres")]
 pub(super) fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreError> {
     let mut text = url.reveal().to_owned();
-    for (name, value) in PATIENCE.iter().filter(|(name, _)| !url.reveal().contains(&format!("{name}="))) {
+    let name = ("fallback_application_name", url.application_name());
+    let given = |name: &str| url.reveal().contains(&format!("{name}="));
+    for (name, value) in PATIENCE.iter().copied().chain([name]).filter(|(name, _)| !given(name)) {
         let joint = if text.contains('?') { '&' } else { '?' };
         text.push_str(&format!("{joint}{name}={value}"));
     }
-    // libpq's message names host and port, and never the password.
-    let mut conn = PgConnection::establish(&text)
-        .map_err(|error| Unavailable::Unreachable(error.to_string().trim().replace('\n', "; ")))?;
+    let mut conn = PgConnection::establish(&text).map_err(|error| {
+        // libpq names host and port. Where it repeats a part of the URL, that must not be the password.
+        Unavailable::Unreachable(url.redact(error.to_string().trim()).replace('\n', "; "))
+    })?;
     if url.is_pooled() {
         // The next transaction may find itself in a session that never heard of the statement.
         conn.set_prepared_statement_cache_size(diesel::connection::CacheSize::Disabled);
@@ -380,7 +427,9 @@ pub(super) fn classify(error: DieselError) -> StoreError {
         (DatabaseErrorKind::Unknown, "file is not a database" | "database disk image is malformed") => {
             StoreError::Setup(format!("{message}: name another file, or restore this one from a backup"))
         }
-        (DatabaseErrorKind::ReadOnlyTransaction, _) => Unavailable::ReadOnly.into(),
+        (DatabaseErrorKind::ReadOnlyTransaction, _) => Unavailable::ReadOnlyServer.into(),
+        #[cfg(feature = "postgres")]
+        (_, message) if message.contains(PREPARED_BY_DIESEL) => checks::pooler_in_transaction_mode(),
         (DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand, _) => {
             Unavailable::Unreachable(message.trim().to_owned()).into()
         }

@@ -2,6 +2,7 @@
 //!
 //! Rows go in as arrays (`unnest`), so a group of any size costs the same few round trips.
 
+pub(super) mod checks;
 mod publishing;
 mod sending;
 
@@ -16,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::StoreError;
 use super::group::{Claim, OrderingKey, Outcome};
 use super::prepared::prepared;
-use super::query::{Retire, Retired};
+use super::query::{Aged, Retire, Retired};
 use super::rows::{AttemptRow, EventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
@@ -176,8 +177,8 @@ impl Transactions for PgConnection {
         sending::insert_attempts(self, rows)
     }
 
-    fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
-        retire(self, batch)
+    fn retire(&mut self, batch: &Retire, aged: Aged) -> Result<Retired, StoreError> {
+        retire(self, batch, aged)
     }
 }
 
@@ -252,19 +253,10 @@ fn take_shards(conn: &mut PgConnection, wanted: &[Lease], by: &Taking<'_>) -> Re
     Ok(rows.into_iter().map(Lease::from).collect())
 }
 
-/// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.
-fn retire(conn: &mut PgConnection, batch: &Retire) -> Result<Retired, StoreError> {
-    let old: Vec<(i64, i64)> = events::table
-        .filter(events::seq.gt(batch.after_seq))
-        .order(events::seq)
-        .limit(batch.limit)
-        .select((events::seq, events::created_at))
-        .load(conn)?;
-    let outdated = |(_, created_at): &&(i64, i64)| *created_at < batch.cutoff.as_micros();
-    let seqs: Vec<i64> = old.iter().take_while(outdated).map(|(seq, _)| *seq).collect();
-    let full = i64::try_from(old.len()).is_ok_and(|read| read == batch.limit);
-    let (more, last_seq) = (full && seqs.len() == old.len(), seqs.last().copied());
-    let of_batch = || deliveries::table.filter(deliveries::event_seq.eq_any(seqs.clone()));
+/// Removes those of the outdated events whose deliveries have all ended, with all that belongs to them.
+fn retire(conn: &mut PgConnection, batch: &Retire, aged: Aged) -> Result<Retired, StoreError> {
+    let last_seq = aged.last_seq.unwrap_or(batch.after_seq);
+    let of_batch = || deliveries::table.filter(deliveries::event_seq.eq_any(&aged.outdated));
     let live: HashSet<i64> = of_batch()
         .filter(
             deliveries::status
@@ -273,18 +265,30 @@ fn retire(conn: &mut PgConnection, batch: &Retire) -> Result<Retired, StoreError
                 .or(deliveries::in_line),
         )
         .select(deliveries::event_seq)
+        .distinct()
         .load::<i64>(conn)?
         .into_iter()
         .collect();
-    let ended: Vec<i64> = seqs.iter().copied().filter(|seq| !live.contains(seq)).collect();
-    if !ended.is_empty() {
-        let ids: Vec<String> = deliveries::table
-            .filter(deliveries::event_seq.eq_any(&ended))
-            .select(deliveries::id)
-            .load(conn)?;
-        diesel::delete(attempts::table.filter(attempts::delivery_id.eq_any(&ids))).execute(conn)?;
-        diesel::delete(deliveries::table.filter(deliveries::id.eq_any(&ids))).execute(conn)?;
-        diesel::delete(events::table.filter(events::seq.eq_any(&ended))).execute(conn)?;
+    let ended: Vec<i64> = aged.outdated.iter().copied().filter(|seq| !live.contains(seq)).collect();
+    if ended.is_empty() {
+        return Ok(Retired { events: 0, last_seq, more: aged.more });
     }
-    Ok(Retired { events: ended.len(), last_seq: last_seq.unwrap_or(batch.after_seq), more })
+    let rows: Vec<(String, i64)> = deliveries::table
+        .filter(deliveries::event_seq.eq_any(&ended))
+        .order(deliveries::event_seq)
+        .limit(batch.max_deliveries)
+        .select((deliveries::id, deliveries::event_seq))
+        .load(conn)?;
+    let is_cut = i64::try_from(rows.len()).is_ok_and(|rows| rows >= batch.max_deliveries);
+    // Of the last event that was read there may be more: it goes with the next batch.
+    let cut_at = rows.last().map(|(_, seq)| *seq).filter(|_| is_cut);
+    let gone: Vec<i64> = ended.into_iter().filter(|seq| cut_at.is_none_or(|cut| *seq < cut)).collect();
+    let ids: Vec<String> = rows.into_iter().map(|(id, _)| id).collect();
+    diesel::delete(attempts::table.filter(attempts::delivery_id.eq_any(&ids))).execute(conn)?;
+    diesel::delete(deliveries::table.filter(deliveries::id.eq_any(&ids))).execute(conn)?;
+    diesel::delete(events::table.filter(events::seq.eq_any(&gone))).execute(conn)?;
+    Ok(match cut_at {
+        Some(cut) => Retired { events: gone.len(), last_seq: cut - 1, more: true },
+        None => Retired { events: gone.len(), last_seq, more: aged.more },
+    })
 }

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::rows::NodeRow;
 use super::{Source, StoreError};
+use crate::config::EngineConfig;
 
 /// What a process that sends holds for as long as it lives.
 pub(crate) enum ProcessLock {
@@ -24,10 +25,15 @@ pub(crate) enum ProcessLock {
 
 impl ProcessLock {
     /// Takes the lock, or says who has it.
-    pub(crate) fn acquire(source: &Source, node_name: &str) -> Result<Self, StoreError> {
+    pub(crate) fn acquire(source: &Source, config: &EngineConfig) -> Result<Self, StoreError> {
         match source.file()? {
-            Some(path) => Self::of_file(&path),
-            None => Self::of_name(&source.identity()?, node_name),
+            Some(path) => {
+                if !config.create_database {
+                    super::file_watch::refuse_if_missing(&path).map_err(StoreError::Setup)?;
+                }
+                Self::of_file(&path)
+            }
+            None => Self::of_name(&source.identity()?, &config.node_name),
         }
     }
 

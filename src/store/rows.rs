@@ -57,8 +57,12 @@ pub(super) struct HealthRow {
     pub(super) probe_at: Option<i64>,
     pub(super) probes: i32,
     pub(super) allowed: Option<i32>,
+    pub(super) half_open_since: Option<i64>,
     pub(super) hold_until: Option<i64>,
+    pub(super) rests: i32,
     pub(super) failing_since: Option<i64>,
+    pub(super) waits_until: Option<i64>,
+    pub(super) epoch: i64,
 }
 
 #[derive(Debug, Insertable)]

@@ -48,6 +48,7 @@ diesel::table! {
         updated_at -> BigInt,
         deleted_at -> Nullable<BigInt>,
         version -> BigInt,
+        change_no -> BigInt,
     }
 }
 
@@ -69,8 +70,12 @@ diesel::table! {
         probe_at -> Nullable<BigInt>,
         probes -> Integer,
         allowed -> Nullable<Integer>,
+        half_open_since -> Nullable<BigInt>,
         hold_until -> Nullable<BigInt>,
+        rests -> Integer,
         failing_since -> Nullable<BigInt>,
+        waits_until -> Nullable<BigInt>,
+        epoch -> BigInt,
     }
 }
 

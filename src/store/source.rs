@@ -100,6 +100,15 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// The same, with sessions that are called after a node.
+    #[must_use]
+    pub(crate) fn for_node(self, node_name: &str) -> Self {
+        match self {
+            Self::Url(DatabaseUrl::Postgres(url)) => Self::Url(DatabaseUrl::Postgres(url.for_node(node_name))),
+            other => other,
+        }
+    }
+
     /// Whether it is a server, which others may share, with a time of its own.
     pub(crate) fn is_server(&self) -> bool {
         match self {
@@ -127,6 +136,18 @@ impl Source {
                 Ok(held)
             }
         }
+    }
+
+    /// That no pooler stands in between that the URL does not tell of.
+    pub(super) fn check_sessions(&self) -> Result<(), StoreError> {
+        #[cfg(feature = "postgres")]
+        if let Self::Url(DatabaseUrl::Postgres(url)) = self
+            && !url.is_pooled()
+        {
+            let (mut first, mut second) = (pool::open_postgres(url)?, pool::open_postgres(url)?);
+            super::postgres::checks::check_sessions_are_own(&mut first, &mut second)?;
+        }
+        Ok(())
     }
 
     /// One of a host's, as it is.

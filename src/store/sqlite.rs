@@ -12,7 +12,7 @@ use diesel::prelude::*;
 
 use super::group::{Claim, OrderingKey, Outcome, Publish, Published, Refusal, Target};
 use super::prepared::{Plain, Update, prepared};
-use super::query::{Retire, Retired};
+use super::query::{Aged, Retire, Retired};
 use super::rows::{AttemptRow, EventRow, NewDeliveryRow, NewEventRow};
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
@@ -148,8 +148,8 @@ impl Transactions for SqliteConnection {
         Ok(())
     }
 
-    fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError> {
-        retire(self, batch)
+    fn retire(&mut self, batch: &Retire, aged: Aged) -> Result<Retired, StoreError> {
+        retire(self, batch, aged)
     }
 }
 
@@ -235,7 +235,7 @@ extern "SQL" {
 fn publish_one(
     conn: &mut SqliteConnection,
     event: &Arc<SealedEvent>,
-    targets: &[Target],
+    targets: &[Arc<Target>],
     made: &mut Vec<Made>,
 ) -> Result<Option<Published>, StoreError> {
     let row = NewEventRow {
@@ -316,7 +316,7 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
         let as_seen = deliveries::id
             .eq(id.as_str())
             .and(StatusIsPending)
-            .and(Plain(deliveries::next_attempt_at).le(at))
+            .and(Plain(deliveries::next_attempt_at).le(claim.due_by.as_micros()))
             .and(Plain(deliveries::claim_no).eq(claim_no))
             .and(Plain(deliveries::retries_used).eq(codec::int(life.retries_used)))
             .and(Plain(deliveries::attempt_count).eq(codec::int(life.attempt_count)))
@@ -352,41 +352,35 @@ fn leave_sending(conn: &mut SqliteConnection, leaving: &Leaving<'_>) -> Result<b
     Ok(Update::new(Here, "webhook_deliveries", changes, claim).execute(conn)? == 1)
 }
 
-/// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.
-fn retire(conn: &mut SqliteConnection, batch: &Retire) -> Result<Retired, StoreError> {
-    let old: Vec<(i64, i64)> = events::table
-        .filter(events::seq.gt(batch.after_seq))
-        .order(events::seq)
-        .limit(batch.limit)
-        .select((events::seq, events::created_at))
-        .load(conn)?;
-    let full = i64::try_from(old.len()).is_ok_and(|read| read == batch.limit);
-    let outdated: Vec<i64> = old
-        .iter()
-        .take_while(|(_, created_at)| *created_at < batch.cutoff.as_micros())
-        .map(|(seq, _)| *seq)
-        .collect();
-    let mut retired = Retired {
-        events: 0,
-        last_seq: outdated.last().copied().unwrap_or(batch.after_seq),
-        more: full && outdated.len() == old.len(),
-    };
-    for seq in outdated {
-        let rows: Vec<(String, String, i64, bool)> = deliveries::table
-            .filter(deliveries::event_seq.eq(seq))
-            .select((deliveries::id, deliveries::status, deliveries::updated_at, deliveries::in_line))
-            .load(conn)?;
-        let ended = |(_, status, updated_at, in_line): &(String, String, i64, bool)| {
-            let terminal = [Status::Delivered.as_str(), Status::Failed.as_str()];
-            let quiet = *updated_at < batch.quiet_since.as_micros();
-            terminal.contains(&status.as_str()) && quiet && !in_line
-        };
-        if !rows.iter().all(ended) {
+/// Removes those of the outdated events whose deliveries have all ended, with all that belongs to them.
+fn retire(conn: &mut SqliteConnection, batch: &Retire, aged: Aged) -> Result<Retired, StoreError> {
+    let mut retired =
+        Retired { events: 0, last_seq: aged.last_seq.unwrap_or(batch.after_seq), more: aged.more };
+    let mut room = batch.max_deliveries;
+    for seq in aged.outdated {
+        let of_event = || deliveries::table.filter(deliveries::event_seq.eq(seq));
+        let live = of_event()
+            .filter(
+                StatusIsPending
+                    .or(StatusIsSending)
+                    .or(deliveries::updated_at.ge(batch.quiet_since.as_micros()))
+                    .or(deliveries::in_line),
+            )
+            .select(deliveries::id)
+            .first::<String>(conn)
+            .optional()?;
+        if live.is_some() {
             continue;
         }
-        for (id, ..) in &rows {
+        let ids: Vec<String> = of_event().limit(room).select(deliveries::id).load(conn)?;
+        for id in &ids {
             diesel::delete(attempts::table.filter(attempts::delivery_id.eq(id))).execute(conn)?;
             diesel::delete(deliveries::table.find(id)).execute(conn)?;
+        }
+        room -= i64::try_from(ids.len()).unwrap_or(i64::MAX);
+        if room <= 0 {
+            // The rest of this event, or the next one, is for the next batch.
+            return Ok(Retired { last_seq: seq - 1, more: true, ..retired });
         }
         diesel::delete(events::table.find(seq)).execute(conn)?;
         retired.events += 1;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::group::{Claim, OrderingKey, Outcome, Publish, Target};
-use super::query::{Retire, Retired};
+use super::query::{Aged, Retire, Retired};
 use super::rows::{AttemptRow, EventRow};
 use super::{AnyConnection, StoreError};
 use crate::domain::clock::Timestamp;
@@ -16,7 +16,7 @@ use crate::domain::lease::Lease;
 use crate::domain::lifecycle::{self, Cause, Life};
 
 /// Whom an event goes to, as the endpoints stand in the transaction.
-pub(super) type Targets = Arc<[Target]>;
+pub(super) type Targets = Arc<[Arc<Target>]>;
 
 /// A delivery that was just made, of which nobody knows yet.
 pub(super) type Made = (EndpointId, Queued);
@@ -25,7 +25,7 @@ pub(super) type Made = (EndpointId, Queued);
 pub(super) fn just_made(id: DeliveryId, event: &Arc<SealedEvent>) -> Queued {
     let life = Life::published(event.created_at, event.ordering_key.is_some());
     let seen = Seen { claim_no: 0, life };
-    Queued { id, due: event.created_at, event: Arc::clone(event), seen }
+    Queued { id, due: event.created_at, event: Arc::clone(event), seen, fresh_connection: false }
 }
 
 /// Events to store, all or none, each with those whom it goes to.
@@ -128,8 +128,9 @@ pub(super) trait Transactions {
     /// Appends to the attempt log.
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;
 
-    /// Removes events whose deliveries have all ended, oldest first, with all that belongs to them.
-    fn retire(&mut self, batch: &Retire) -> Result<Retired, StoreError>;
+    /// Removes those of the outdated events whose deliveries have all ended, oldest first, with all that belongs
+    /// to them.
+    fn retire(&mut self, batch: &Retire, aged: Aged) -> Result<Retired, StoreError>;
 }
 
 impl AnyConnection {

@@ -5,8 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::endpoint_cache::EndpointCache;
+use super::file_watch::FileWatch;
 use super::group::OrderingKey;
+use super::pool::connection_is_alive;
 use super::query::{self, Behind};
+#[cfg(feature = "postgres")]
+use super::transactions::Transactions;
 use super::transactions::{Publishing, Targets};
 use super::{
     AnyConnection, Claim, ClaimResult, EndpointCodec, Held, Member, Publish, Refusal, StoreError, Wake, group,
@@ -24,6 +28,9 @@ pub(crate) struct Writer {
     conn: Held,
     cache: EndpointCache,
     codec: Arc<EndpointCodec>,
+    watch: Option<FileWatch>,
+    /// Whether the last commit got as far as to begin its transaction.
+    begun: bool,
 }
 
 /// An open transaction of the writer, for an operation to work in.
@@ -45,8 +52,18 @@ pub(crate) enum Scope {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Held, codec: Arc<EndpointCodec>) -> Self {
-        Self { conn, cache: EndpointCache::default(), codec }
+    pub(super) fn new(conn: Held, codec: Arc<EndpointCodec>, watch: Option<FileWatch>) -> Self {
+        Self { conn, cache: EndpointCache::default(), codec, watch, begun: true }
+    }
+
+    /// Returns the writer, unless its connection has died while nobody used it.
+    pub(crate) fn if_alive(mut self) -> Option<Self> {
+        self.conn.with(connection_is_alive).then_some(self)
+    }
+
+    /// Returns false where the last commit could not even begin: then nothing of it was sent.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// Writes all members in one transaction and commits it. On an error nothing of it is kept,
@@ -54,7 +71,9 @@ impl Writer {
     ///
     /// Returns the deliveries that are new.
     pub(crate) fn commit(&mut self, members: &mut [Member]) -> Result<Vec<Wake>, StoreError> {
-        let Self { conn, cache, codec } = self;
+        // Before, so that nothing is written to a file that nobody will find; and after, so that nothing is answered.
+        self.watch.as_ref().map_or(Ok(()), FileWatch::check)?;
+        let Self { conn, cache, codec, begun, .. } = self;
         let write = |conn: &mut AnyConnection| {
             let mut wakes = Vec::new();
             let tx = &mut Tx { conn, codec, cache, wakes: &mut wakes };
@@ -72,7 +91,15 @@ impl Writer {
             tx.publish_all(members)?;
             Ok(wakes)
         };
-        let result = conn.with(|conn| in_transaction(conn, write));
+        let mut result = conn.with(|conn| {
+            let started = conn.own().begin();
+            *begun = started.is_ok();
+            started?;
+            end(conn, write)
+        });
+        if let Some(moved) = self.watch.as_ref().and_then(|watch| watch.check().err()) {
+            result = Err(moved.into());
+        }
         if result.is_err() {
             self.cache.clear();
             members.iter_mut().for_each(Member::reset);
@@ -85,7 +112,7 @@ impl Writer {
         &mut self,
         operation: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Self { conn, cache, codec } = self;
+        let Self { conn, cache, codec, .. } = self;
         let done = conn.with(|conn| {
             in_transaction(conn, |conn| operation(&mut Tx { conn, codec, cache, wakes: &mut Vec::new() }))
         });
@@ -212,6 +239,17 @@ pub(super) fn in_transaction<T>(
     end(conn, work)
 }
 
+/// Runs `work` in a transaction on one database's own connection.
+#[cfg(feature = "postgres")]
+pub(super) fn in_transaction_of<C: Transactions>(
+    conn: &mut C,
+    work: impl FnOnce(&mut C) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    conn.begin()?;
+    let done = work(conn);
+    if done.is_ok() { conn.commit() } else { conn.rollback().and(done) }
+}
+
 /// Runs `work` in a transaction, or in a savepoint of the one that is open: its failure leaves that usable.
 pub(super) fn in_transaction_within<T>(
     conn: &mut AnyConnection,
@@ -269,6 +307,7 @@ impl<'a> Tx<'a> {
         &mut self,
         batch: &super::query::Retire,
     ) -> Result<super::query::Retired, StoreError> {
-        self.conn.own().retire(batch)
+        let aged = super::query::aged(self.conn, batch)?;
+        self.conn.own().retire(batch, aged)
     }
 }

@@ -146,7 +146,7 @@ fn bind(schemas: &mut Map<String, Value>) {
     schemas["HeaderValues"] = json!({
         "description": "Values by names that Postrider does not set itself.", "type": "object", "maxProperties": 50,
         "propertyNames": {"pattern": "^(?!(host|connection|content-length|content-type|transfer-encoding|te|trailer|upgrade|expect|keep-alive)$|proxy-|webhook-)[a-z0-9!#$%&'*+.^_`|~-]{1,128}$"},
-        "additionalProperties": {"type": "string", "maxLength": 1024, "pattern": "^[ -~]*$"}
+        "additionalProperties": {"type": "string", "maxLength": 8192, "pattern": "^[ -~]*$"}
     });
     // A portal is one tenant's.
     let others: Vec<&Scope> = Scope::ALL.iter().filter(|scope| **scope != Scope::Portal).collect();

@@ -63,9 +63,9 @@ struct OnceGiven {
     secret: Option<NewSecretText>,
 }
 
-/// `whsec_` and 24 to 64 bytes in base64; made where it is absent.
+/// `whsec_` and 24 to 75 bytes in base64, or `whsk_` and an ed25519 key; made where it is absent.
 #[derive(ToSchema, Deserialize)]
-#[schema(as = SecretText, pattern = "^whsec_([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$", example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+#[schema(as = SecretText, pattern = "^(whsec_([A-Za-z0-9+/]{4}){8,24}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?|whsk_[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$", example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
 pub(in crate::admin) struct NewSecretText(String);
 
 /// A new endpoint: a change of one that is all defaults.

@@ -13,6 +13,7 @@ use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
 use crate::engine::supervisor::{Changed, EndpointSupervisor, Inspect, Leave, Live, Wake};
 use crate::store::Wake as Committed;
+use crate::store::query::StoredHealth;
 
 /// From the committer: deliveries that were just made. A hint; the poll finds what is lost of it.
 #[derive(Debug, Message)]
@@ -24,7 +25,8 @@ pub(in crate::engine) struct NewDeliveries(pub(in crate::engine) Vec<Committed>)
 #[rtype(result = "()")]
 pub(in crate::engine) struct EndpointChanged {
     pub(in crate::engine) endpoint: Arc<Endpoint>,
-    pub(in crate::engine) resumed: bool,
+    /// How it is doing, where that has been changed as well.
+    pub(in crate::engine) health: Option<StoredHealth>,
 }
 
 /// Something became due at an endpoint other than by publishing.
@@ -110,12 +112,12 @@ impl Handler<NewDeliveries> for Registry {
 impl Handler<EndpointChanged> for Registry {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, changed: EndpointChanged, ctx: &mut Self::Context) -> Self::Result {
-        let EndpointChanged { endpoint, resumed } = changed;
+        let EndpointChanged { endpoint, health } = changed;
         let Some(Entry::Running { supervisor, told, .. }) = self.supervisor(&endpoint, ctx) else {
             return Box::pin(async {});
         };
         *told += 1;
-        let told = supervisor.send(Changed { endpoint, resumed });
+        let told = supervisor.send(Changed { endpoint, health });
         // A supervisor that is gone by then reads the endpoint anew when it is replaced.
         Box::pin(async move {
             let _ = told.await;

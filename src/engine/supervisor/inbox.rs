@@ -7,17 +7,17 @@ use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{BACK_OFF, BREATH, EndpointSupervisor, Phase};
-use crate::domain::breaker::Health;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{Outcome, Queued};
+use crate::domain::delivery::{Outcome, Queued, Seen};
 use crate::domain::endpoint::{Endpoint, PauseReason};
-use crate::domain::ids::{DeliveryId, EventId};
-use crate::domain::lifecycle::{State, Wait};
+use crate::domain::event::SealedEvent;
+use crate::domain::ids::DeliveryId;
+use crate::domain::lifecycle::{Life, State, Wait};
 use crate::domain::rate_limit::SlidingWindow;
 use crate::domain::settings::Ordering;
 use crate::engine::attempt::{AttemptEnded, Ended};
 use crate::engine::seed::Seed;
-use crate::store::query::{ClaimName, Due};
+use crate::store::query::{ClaimName, Due, StoredHealth};
 use crate::store::{ClaimResult, Recorded, StoreError};
 
 /// A hint: deliveries that were just committed.
@@ -30,8 +30,21 @@ pub(in crate::engine) struct Wake(pub(in crate::engine) Vec<Queued>);
 #[rtype(result = "()")]
 pub(in crate::engine) struct Changed {
     pub(in crate::engine) endpoint: Arc<Endpoint>,
-    /// A person resumed it: its failures are forgotten.
-    pub(in crate::engine) resumed: bool,
+    /// How it is doing, as the database has it now; `None` where that was not looked at.
+    pub(in crate::engine) health: Option<StoredHealth>,
+}
+
+/// The endpoint's health was read anew.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct HealthChanged(pub(super) StoredHealth);
+
+impl Handler<HealthChanged> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, HealthChanged(stored): HealthChanged, ctx: &mut Self::Context) {
+        self.adopt_health(stored);
+        self.pump(ctx);
+    }
 }
 
 /// What the registry's poll found of this endpoint.
@@ -124,7 +137,7 @@ impl Handler<Wake> for EndpointSupervisor {
         if !hints.is_empty() {
             self.heard += 1;
         }
-        let now = self.shared.clock.now();
+        let now = self.schedule_now();
         for queued in hints {
             let room =
                 if self.phase == Phase::Running && self.endpoint.is_active() { self.look_ahead() } else { 0 };
@@ -188,7 +201,7 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
         let ClaimResult { claimed: claims, aside } = answer.result.unwrap_or_else(|error| {
             tracing::warn!(endpoint = %self.endpoint.id, %error, "a claim of {} was not committed", self.endpoint.id);
             self.not_before = self.shared.clock.monotonic() + BACK_OFF;
-            self.window.note_due(self.shared.clock.now());
+            self.window.note_due(self.schedule_now());
             ClaimResult::default()
         });
         self.window.forget(&aside);
@@ -199,14 +212,13 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
         self.window.read_again();
         if claims.len() + aside.len() < answer.ids.len() {
             // What was not as it had been read may still wait.
-            self.window.note_due(self.shared.clock.now());
+            self.window.note_due(self.schedule_now());
         }
         for _ in claims.len()..answer.ids.len() {
             self.limiter.release();
         }
         // The last look before anything goes out: all may have changed while the claim committed.
-        let (now, concurrency) = (self.shared.clock.now(), self.endpoint.concurrency);
-        let allowed = self.health.unwrap_or_default().allowance(now, concurrency) as usize;
+        let allowed = self.health().allowance(self.schedule_now(), self.endpoint.concurrency) as usize;
         let lease = self.shared.leases.for_new_work(&self.endpoint.id);
         let may_start = self.endpoint.is_active() && self.phase == Phase::Running && lease.is_some();
         let mut released = Vec::new();
@@ -239,7 +251,7 @@ impl Handler<AttemptEnded> for EndpointSupervisor {
                     self.limiter.take_back(started);
                 }
                 self.not_before = self.shared.clock.monotonic() + BACK_OFF;
-                self.window.note_due(report.ended_at);
+                self.window.note_due(report.scheduled.1);
                 self.release(vec![report.claimed], ctx);
             }
             Ended::Aborted => {
@@ -258,8 +270,9 @@ impl Handler<AttemptEnded> for EndpointSupervisor {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct RecordAnswered {
-    pub(super) event_id: EventId,
+    pub(super) event: Arc<SealedEvent>,
     pub(super) id: DeliveryId,
+    pub(super) claim_no: i64,
     pub(super) outcome: Outcome,
     /// That the endpoint was paused by it.
     pub(super) paused: Option<PauseReason>,
@@ -271,21 +284,27 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
     fn handle(&mut self, answer: RecordAnswered, ctx: &mut Self::Context) {
         self.recording.remove(&answer.id);
         match answer.result {
-            Ok(Recorded::Written(life)) => {
+            Ok(Recorded::Written { life, health_is_current }) => {
                 self.shared.metrics.reached(life.state);
                 self.log_outcome(&answer, life.state);
                 self.tell(&answer, life.state);
+                if !health_is_current {
+                    self.read_health(ctx);
+                }
                 match life.state {
+                    State::Pending(Wait::Until(due)) if answer.outcome == Outcome::ConnectionLost => {
+                        self.send_next(&answer, due, life);
+                    }
                     State::Pending(Wait::Until(due)) => self.window.note_due(due),
                     // It may be the turn of the next one in its ordering key.
                     _ if self.endpoint.settings.ordering == Ordering::Key => {
-                        self.window.note_due(self.shared.clock.now());
+                        self.window.note_due(self.schedule_now());
                     }
                     _ => {}
                 }
             }
             Ok(Recorded::Stale) if answer.outcome == Outcome::Interrupted => {
-                self.window.note_due(self.shared.clock.now());
+                self.window.note_due(self.schedule_now());
             }
             Ok(Recorded::Stale) => {
                 self.shared.metrics.stale_outcomes.inc();
@@ -301,19 +320,16 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
 
 impl Handler<Changed> for EndpointSupervisor {
     type Result = ();
-    fn handle(&mut self, Changed { endpoint, resumed }: Changed, ctx: &mut Self::Context) {
+    fn handle(&mut self, Changed { endpoint, health }: Changed, ctx: &mut Self::Context) {
         self.heard += 1;
-        // Two changes may be told in another order than they were committed.
-        let told_already =
-            endpoint.version == self.endpoint.version && endpoint.paused == self.endpoint.paused;
-        if endpoint.version < self.endpoint.version || (told_already && !resumed) {
-            return;
+        // Two changes may be told in another order than they were committed: each has a version.
+        if endpoint.version >= self.endpoint.version {
+            self.endpoint = endpoint;
         }
-        self.endpoint = endpoint;
-        if resumed {
-            self.health = Some(Health::default());
+        if let Some(stored) = health {
+            self.adopt_health(stored);
         }
-        self.window.note_due(self.shared.clock.now());
+        self.window.note_due(self.schedule_now());
         self.pump(ctx);
     }
 }
@@ -333,6 +349,17 @@ impl Handler<Polled> for EndpointSupervisor {
 }
 
 impl EndpointSupervisor {
+    /// Puts a delivery whose request was lost first, for a new connection.
+    fn send_next(&mut self, answer: &RecordAnswered, due: Timestamp, life: Life) {
+        if self.phase != Phase::Running || !self.endpoint.is_active() {
+            self.window.note_due(due);
+            return;
+        }
+        let seen = Seen { claim_no: answer.claim_no, life };
+        let event = Arc::clone(&answer.event);
+        self.window.put_first(Queued { id: answer.id.clone(), due, event, seen, fresh_connection: true });
+    }
+
     /// Claims that the database holds and nothing here knows of, twice in a row: one snapshot may be
     /// older than what has happened here since.
     fn look_for_strays(&mut self, sending: Vec<ClaimName>, ctx: &mut Context<Self>) {

@@ -8,12 +8,13 @@ use actix::prelude::*;
 use super::EndpointSupervisor;
 use super::inbox::RecordAnswered;
 use crate::domain::breaker::{self, Health, Limits, Verdict};
-use crate::domain::delivery::{Exchange, Finished, Outcome};
+use crate::domain::delivery::{Exchange, Finished, Outcome, Stored};
 use crate::domain::endpoint::{Endpoint, PauseReason};
 use crate::domain::lifecycle::State;
 use crate::domain::retry::Jitter;
 use crate::engine::attempt::AttemptEnded;
 use crate::engine::happenings::Happening;
+use crate::store::query::StoredHealth;
 use crate::store::{Member, Recorded};
 
 impl EndpointSupervisor {
@@ -26,45 +27,49 @@ impl EndpointSupervisor {
         ctx: &mut Context<Self>,
     ) {
         let endpoint = &self.endpoint;
-        let (at, jitter) = (ended.ended_at, Jitter::new(rand::random()));
+        let (wall, jitter) = (ended.ended_at, Jitter::new(rand::random()));
+        let (scheduled_start, scheduled_end) = ended.scheduled;
         let next_delay = endpoint.retry_schedule.delay(ended.claimed.life.retries_used, jitter);
-        let rest_until = match verdict {
-            Verdict::RetryAfter(asked) => Some(asked.until(at)),
-            Verdict::Throttled => next_delay.map(|delay| at + delay),
-            Verdict::Accepted | Verdict::Failed | Verdict::Gone => None,
-        };
         let limits = Limits { breaker_after: endpoint.breaker_after, concurrency: endpoint.concurrency };
-        let told = breaker::Ended { verdict, started_at: ended.started_at, at, rest_until };
-        let before = self.health.unwrap_or_default();
+        let told = breaker::Ended { verdict, started_at: scheduled_start, at: scheduled_end, wall, next_delay };
+        let stored = self.health.unwrap_or_default();
+        let before = stored.health;
         let health = before.after(&told, &limits);
+        let own_delay = next_delay.map(|delay| scheduled_end + delay);
+        let deferred_until = before.rest_until(&told).map(|until| until.max(own_delay.unwrap_or(until)));
         let pause = match verdict {
             Verdict::Gone => Some(PauseReason::Gone),
-            _ => health.has_given_up(at).then_some(PauseReason::Failing),
+            _ => health.should_pause(&told).then_some(PauseReason::Failing),
         };
         let pause = pause.filter(|_| endpoint.is_active());
-        self.shared.activity.note(at, exchange.outcome);
-        self.shared.metrics.attempt(exchange.outcome, at.since(ended.started_at).as_secs_f64());
-        let (id, event_id) = (ended.claimed.id.clone(), ended.event_id);
+        if exchange.outcome.is_conclusive() {
+            self.shared.activity.note(wall, exchange.outcome);
+        }
+        self.shared.metrics.attempt(exchange.outcome, wall.since(ended.started_at).as_secs_f64());
+        let (id, claim_no, event) = (ended.claimed.id.clone(), ended.claimed.claim_no, ended.event);
         let outcome = exchange.outcome;
         let finished = Finished {
             claimed: ended.claimed,
             endpoint_id: endpoint.id.clone(),
             started_at: ended.started_at,
-            ended_at: at,
+            ended_at: wall,
+            due_from: scheduled_end,
             exchange,
             jitter,
             verdict,
-            rest_until,
+            deferred_until,
             health_before: before,
             health,
+            health_epoch: stored.epoch,
             pause,
+            stored: Stored::Whole,
         };
         self.heed(before, health, pause);
         self.recording.insert(id.clone());
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
             let result = shared.committer.write(Member::record(finished)).await;
-            addr.do_send(RecordAnswered { event_id, id, outcome, paused: pause, result });
+            addr.do_send(RecordAnswered { event, id, claim_no, outcome, paused: pause, result });
         });
     }
 
@@ -75,7 +80,7 @@ impl EndpointSupervisor {
             let (state, failures) = (health.breaker.state(), health.consecutive_failures);
             tracing::info!(endpoint = %id, %state, failures, "the breaker of {id} is {state}");
         }
-        self.health = Some(health);
+        self.health = Some(StoredHealth { health, ..self.health.unwrap_or_default() });
         if let Some(reason) = pause {
             tracing::warn!(endpoint = %id, %reason, "endpoint {id} is paused ({reason}); it waits for a person to resume it");
             let mut paused = Endpoint::clone(&self.endpoint);
@@ -96,7 +101,7 @@ impl EndpointSupervisor {
 
     /// Tells whoever embeds the engine and listens.
     pub(super) fn tell(&self, answer: &RecordAnswered, state: State) {
-        let (event, delivery) = (answer.event_id.clone(), answer.id.clone());
+        let (event, delivery) = (answer.event.id.clone(), answer.id.clone());
         let endpoint = self.endpoint.id.clone();
         let happening = match state {
             State::Delivered => Some(Happening::Delivered { event, delivery, endpoint }),
@@ -119,7 +124,7 @@ impl EndpointSupervisor {
         why: &'static str,
         ctx: &mut Context<Self>,
     ) {
-        let (id, event_id) = (ended.claimed.id.clone(), ended.event_id);
+        let (id, claim_no, event) = (ended.claimed.id.clone(), ended.claimed.claim_no, ended.event);
         self.recording.insert(id.clone());
         let (shared, addr, endpoint_id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
         let (claimed, at) = (ended.claimed, ended.ended_at);
@@ -129,8 +134,9 @@ impl EndpointSupervisor {
             };
             let result = shared.committer.run(write).await.map(|_| Recorded::Stale);
             addr.do_send(RecordAnswered {
-                event_id,
+                event,
                 id,
+                claim_no,
                 outcome: Outcome::Interrupted,
                 paused: None,
                 result,

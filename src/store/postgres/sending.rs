@@ -24,11 +24,13 @@ pub(super) fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Ve
     if claims.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut ids, mut at, mut epochs, mut of) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
+    let (mut ids, mut at, mut due_by, mut epochs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut of = HashMap::new();
     for (place, claim) in claims.iter().enumerate() {
         for (order, id) in claim.ids().enumerate() {
             ids.push(id.as_str());
             at.push(claim.at.as_micros());
+            due_by.push(claim.due_by.as_micros());
             epochs.push(claim.lease.epoch);
             of.insert(id.as_str(), (place, order));
         }
@@ -37,9 +39,9 @@ pub(super) fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Ve
         diesel::sql_query(format!(
             "WITH wanted AS MATERIALIZED ( \
              SELECT webhook_deliveries.id, asked.at, asked.epoch \
-             FROM unnest($1, $2, $3) AS asked (id, at, epoch) \
+             FROM unnest($1, $2, $3, $4) AS asked (id, at, epoch, due_by) \
              JOIN webhook_deliveries ON webhook_deliveries.id = asked.id COLLATE \"C\" \
-             WHERE webhook_deliveries.{BY_KEY_STATUS} = '{}' AND webhook_deliveries.next_attempt_at <= asked.at \
+             WHERE webhook_deliveries.{BY_KEY_STATUS} = '{}' AND webhook_deliveries.next_attempt_at <= asked.due_by \
              FOR UPDATE OF webhook_deliveries SKIP LOCKED \
          ) \
          UPDATE webhook_deliveries SET status = '{}', next_attempt_at = NULL, \
@@ -53,6 +55,7 @@ pub(super) fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Ve
         .bind::<Array<Text>, _>(ids)
         .bind::<Array<BigInt>, _>(at)
         .bind::<Array<BigInt>, _>(epochs)
+        .bind::<Array<BigInt>, _>(due_by)
     )
     .load(conn)?;
     let mut claimed: Vec<Vec<(usize, Claimed)>> = vec![Vec::new(); claims.len()];

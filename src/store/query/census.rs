@@ -62,10 +62,10 @@ fn held(conn: &mut Conn) -> Result<u64, StoreError> {
     let sql = format!(
         "WITH RECURSIVE {walk} SELECT CAST(coalesce(sum((SELECT count(*) FROM webhook_deliveries AS d \
              WHERE d.status = '{pending}' AND d.shard = walk.shard AND d.endpoint_id = walk.endpoint_id \
-             AND d.next_attempt_at IS NULL AND d.hold_reason = '{reason}')), 0) AS BIGINT) AS held \
+             AND d.next_attempt_at IS NULL AND d.hold_reason <> '{reason}')), 0) AS BIGINT) AS held \
          FROM walk WHERE endpoint_id IS NOT NULL",
         pending = Status::Pending,
-        reason = HoldReason::Interrupted,
+        reason = HoldReason::Order,
     );
     let found: Held = diesel::sql_query(sql).get_result(conn)?;
     Ok(found.held.unsigned_abs())

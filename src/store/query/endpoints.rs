@@ -4,11 +4,11 @@ use diesel::dsl::{count_star, max, min};
 use diesel::prelude::*;
 
 use super::deliveries::of_endpoint;
-use super::{Conn, ENDPOINTS, Page, raise_counter};
+use super::{Conn, ENDPOINTS, Page, counter, raise_counter};
 use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Finished;
-use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys};
+use crate::domain::endpoint::{Backlog, Endpoint, LiveKeys, PauseReason};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lifecycle::HoldReason;
 use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
@@ -129,7 +129,7 @@ pub(crate) fn insert_endpoint(
     endpoint: &Endpoint,
 ) -> Result<(), StoreError> {
     diesel::insert_into(endpoints::table).values(codec.row(endpoint)?).execute(conn)?;
-    endpoints_changed(conn)
+    endpoint_changed(conn, &endpoint.id)
 }
 
 /// Writes an endpoint's settings and pause. Its secrets are rows of their own.
@@ -139,7 +139,7 @@ pub(crate) fn update_endpoint(
     endpoint: &Endpoint,
 ) -> Result<(), StoreError> {
     diesel::update(endpoints::table.find(endpoint.id.as_str())).set(codec.row(endpoint)?).execute(conn)?;
-    endpoints_changed(conn)
+    endpoint_changed(conn, &endpoint.id)
 }
 
 /// Marks an endpoint as deleted and forgets its secrets and headers. False if it was not there.
@@ -150,12 +150,32 @@ pub(crate) fn delete_endpoint(conn: &mut Conn, id: &EndpointId, at: Timestamp) -
     .set((endpoints::deleted_at.eq(Some(at.as_micros())), endpoints::headers.eq("{}")))
     .execute(conn)?;
     diesel::delete(secrets::table.filter(secrets::endpoint_id.eq(id.as_str()))).execute(conn)?;
-    endpoints_changed(conn)?;
+    endpoint_changed(conn, id)?;
     Ok(marked > 0)
 }
 
-fn endpoints_changed(conn: &mut Conn) -> Result<(), StoreError> {
-    raise_counter(conn, ENDPOINTS)
+/// Marks an endpoint as changed for all that keep a copy of it. Who raises the counter waits for whoever has
+/// raised it before, so its values are in the order of the commits.
+fn endpoint_changed(conn: &mut Conn, id: &EndpointId) -> Result<(), StoreError> {
+    raise_counter(conn, ENDPOINTS)?;
+    let change_no = counter(conn, ENDPOINTS)?;
+    diesel::update(endpoints::table.find(id.as_str())).set(endpoints::change_no.eq(change_no)).execute(conn)?;
+    Ok(())
+}
+
+/// The endpoints that were changed after the counter had that value, deleted ones included; at most `limit`.
+pub(crate) fn changed_after(
+    conn: &mut Conn,
+    change_no: i64,
+    limit: i64,
+) -> Result<Vec<(EndpointId, Tenant)>, StoreError> {
+    let rows: Vec<(String, String)> = endpoints::table
+        .filter(endpoints::change_no.gt(change_no))
+        .order(endpoints::change_no)
+        .limit(limit)
+        .select((endpoints::id, endpoints::tenant))
+        .load(conn)?;
+    Ok(rows.into_iter().map(|(id, tenant)| (EndpointId::from_text(id), Tenant::from_text(tenant))).collect())
 }
 
 /// Makes `keys` the present ones; those before them sign until `grace_ends`.
@@ -177,34 +197,64 @@ pub(crate) fn add_keys(
     let created_at = newest.map_or(at.as_micros(), |newest| at.as_micros().max(newest + 1));
     let row = codec.secret_row(id, keys, created_at)?;
     diesel::insert_into(secrets::table).values(row).execute(conn)?;
-    endpoints_changed(conn)
+    endpoint_changed(conn, id)
 }
 
-/// How many keys of an endpoint sign.
-pub(crate) fn live_keys(conn: &mut Conn, id: &EndpointId, now: Timestamp) -> Result<i64, StoreError> {
-    let live = secrets::expires_at.is_null().or(secrets::expires_at.gt(now.as_micros()).assume_not_null());
-    Ok(secrets::table.filter(secrets::endpoint_id.eq(id.as_str())).filter(live).count().get_result(conn)?)
+/// Ends the older keys of an endpoint, or the one that was created then: they sign nothing from `at` on.
+pub(crate) fn end_older_keys(
+    conn: &mut Conn,
+    id: &EndpointId,
+    created_at: Option<Timestamp>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let older = secrets::table
+        .filter(secrets::endpoint_id.eq(id.as_str()))
+        .filter(secrets::expires_at.gt(at.as_micros()).assume_not_null());
+    let ends = secrets::expires_at.eq(Some(at.as_micros()));
+    match created_at {
+        Some(created_at) => {
+            diesel::update(older.filter(secrets::created_at.eq(created_at.as_micros()))).set(ends).execute(conn)?
+        }
+        None => diesel::update(older).set(ends).execute(conn)?,
+    };
+    Ok(())
 }
 
-/// How an endpoint is doing, as its last attempts left it.
-pub(crate) fn health(conn: &mut Conn, id: &EndpointId) -> Result<Health, StoreError> {
+/// How an endpoint is doing, and which version of that it is: raised by each change that its supervisor has
+/// not made itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct StoredHealth {
+    pub(crate) health: Health,
+    pub(crate) epoch: i64,
+}
+
+/// How an endpoint is doing, as its last attempts, or a person, left it.
+pub(crate) fn health(conn: &mut Conn, id: &EndpointId) -> Result<StoredHealth, StoreError> {
     let row = health::table.find(id.as_str()).select(HealthRow::as_select()).get_result(conn).optional()?;
-    row.as_ref().map_or(Ok(Health::default()), codec::health)
+    row.as_ref().map_or(Ok(StoredHealth::default()), codec::health)
 }
 
 /// How an endpoint is doing after an attempt, as its supervisor judged. Most attempts change nothing of
-/// it, and then nothing is written.
-pub(crate) fn record_health(conn: &mut Conn, finished: &Finished) -> Result<(), StoreError> {
-    let id = finished.endpoint_id.as_str();
+/// it, and then nothing is written. False where somebody has changed it meanwhile: then that stands.
+pub(crate) fn record_health(conn: &mut Conn, finished: &Finished) -> Result<bool, StoreError> {
+    let (id, epoch) = (finished.endpoint_id.as_str(), finished.health_epoch);
+    let mut current = true;
     if finished.health != finished.health_before {
-        let row = codec::health_row(&finished.endpoint_id, &finished.health);
-        // No other one writes it: an endpoint has one supervisor.
-        if diesel::update(health::table.find(id)).set(row.clone()).execute(conn)? == 0 {
-            diesel::insert_into(health::table).values(row).execute(conn)?;
+        let stored = StoredHealth { health: finished.health, epoch };
+        let row = codec::health_row(&finished.endpoint_id, &stored);
+        let of_epoch = health::table.find(id).filter(health::epoch.eq(epoch));
+        if diesel::update(of_epoch).set(row.clone()).execute(conn)? == 0 {
+            let there = health::table.find(id).select(health::epoch).first::<i64>(conn).optional()?;
+            current = there.is_none() && epoch == 0;
+            if current {
+                diesel::insert_into(health::table).values(row).execute(conn)?;
+            }
         }
     }
-    if let Some(reason) = finished.pause {
-        diesel::update(
+    // A pause for what was forgiven meanwhile would come too late; a 410 is a 410.
+    let pause = finished.pause.filter(|reason| current || *reason == PauseReason::Gone);
+    if let Some(reason) = pause {
+        let paused = diesel::update(
             endpoints::table
                 .filter(endpoints::id.eq(id))
                 .filter(endpoints::pause_reason.is_null())
@@ -215,15 +265,27 @@ pub(crate) fn record_health(conn: &mut Conn, finished: &Finished) -> Result<(), 
             endpoints::version.eq(endpoints::version + 1),
         ))
         .execute(conn)?;
-        raise_counter(conn, ENDPOINTS)?;
+        if paused > 0 {
+            endpoint_changed(conn, &finished.endpoint_id)?;
+        }
     }
-    Ok(())
+    Ok(current)
 }
 
-/// Forgets failures.
-pub(crate) fn clear_health(conn: &mut Conn, id: &EndpointId) -> Result<(), StoreError> {
-    diesel::delete(health::table.find(id.as_str())).execute(conn)?;
-    Ok(())
+/// Replaces how an endpoint is doing by what somebody else than its supervisor says.
+pub(crate) fn replace_health(
+    conn: &mut Conn,
+    id: &EndpointId,
+    health: Health,
+) -> Result<StoredHealth, StoreError> {
+    let present = health::table.find(id.as_str()).select(health::epoch).first::<i64>(conn).optional()?;
+    let stored = StoredHealth { health, epoch: present.unwrap_or(0) + 1 };
+    let row = codec::health_row(id, &stored);
+    match present {
+        Some(_) => diesel::update(health::table.find(id.as_str())).set(row).execute(conn)?,
+        None => diesel::insert_into(health::table).values(row).execute(conn)?,
+    };
+    Ok(stored)
 }
 
 /// What waits at an endpoint.
@@ -233,7 +295,7 @@ pub(crate) fn backlog(conn: &mut Conn, id: &EndpointId) -> Result<Backlog, Store
         pending().select((count_star(), min(deliveries::created_at))).first(conn)?;
     let held = pending()
         .filter(deliveries::next_attempt_at.is_null())
-        .filter(deliveries::hold_reason.eq(HoldReason::Interrupted.as_str()));
+        .filter(deliveries::hold_reason.ne(HoldReason::Order.as_str()).assume_not_null());
     let held: i64 = held.count().get_result(conn)?;
     let sending: i64 =
         deliveries::table.filter(StatusIsSending).filter(of_endpoint(id)).count().get_result(conn)?;

@@ -69,6 +69,13 @@ fn stored_event(row: EventRow) -> Result<StoredEvent, StoreError> {
     Ok((row.seq, codec::shared_event(row)?))
 }
 
+/// When the event that was stored last was published, if there is one.
+pub(crate) fn newest_event_at(conn: &mut Conn) -> Result<Option<Timestamp>, StoreError> {
+    let newest: Option<i64> =
+        events::table.order(events::seq.desc()).select(events::created_at).first(conn).optional()?;
+    Ok(newest.map(codec::time))
+}
+
 /// An event's deliveries, in the order they were made.
 pub(crate) fn deliveries_of_event(conn: &mut Conn, seq: i64) -> Result<Vec<Delivery>, StoreError> {
     let rows: Vec<(DeliveryRow, String, String)> = deliveries::table

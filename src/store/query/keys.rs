@@ -1,12 +1,13 @@
 //! Under which keys secrets and headers are stored.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
 use super::Conn;
 use crate::domain::clock::Timestamp;
-use crate::domain::session::SessionKey;
 use crate::store::codec::corrupt;
 use crate::store::key_ring::{MARK_AND_ID, Place};
 use crate::store::rows::SecretRow;
@@ -15,31 +16,52 @@ use crate::store::schema::{
 };
 use crate::store::{EndpointCodec, StoreError};
 
-/// What sessions are signed with.
-const SESSIONS: &str = "sessions";
-const SESSION_KEY: Place<'static> = Place { table: "webhook_keys", column: "key", row: SESSIONS };
-
-/// The key that sessions are signed with, made by whoever asks first.
-pub(crate) fn session_key(
-    conn: &mut Conn,
-    codec: &EndpointCodec,
-    now: Timestamp,
-) -> Result<SessionKey, StoreError> {
-    let fresh = codec.ring().seal(&SESSION_KEY, &SessionKey::generate().reveal())?;
-    conn.own().insert_key(SESSIONS, &fresh, now)?;
-    let stored: String = keys::table.find(SESSIONS).select(keys::key).get_result(conn)?;
-    let text = codec.ring().open(&SESSION_KEY, &stored)?;
-    SessionKey::parse(&text).map_err(|detail| corrupt("webhook_keys", "key", detail))
+/// A key of the database's own, by its name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DatabaseKey {
+    /// Signs sessions.
+    Sessions,
+    /// Makes event ids of idempotency keys.
+    Idempotency,
 }
 
-fn reseal_session_key(conn: &mut Conn, codec: &EndpointCodec) -> Result<u64, StoreError> {
-    let stored: Option<String> = keys::table.find(SESSIONS).select(keys::key).get_result(conn).optional()?;
-    let Some(resealed) =
-        stored.map(|stored| codec.ring().reseal(&SESSION_KEY, &stored)).transpose()?.flatten()
-    else {
-        return Ok(0);
-    };
-    diesel::update(keys::table.find(SESSIONS)).set(keys::key.eq(resealed)).execute(conn)?;
+impl DatabaseKey {
+    const ALL: [Self; 2] = [Self::Sessions, Self::Idempotency];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Idempotency => "idempotency",
+        }
+    }
+
+    const fn place(self) -> Place<'static> {
+        Place { table: "webhook_keys", column: "key", row: self.name() }
+    }
+}
+
+/// A key of the database's own, made by whoever asks first.
+pub(crate) fn database_key<const BYTES: usize>(
+    conn: &mut Conn,
+    codec: &EndpointCodec,
+    key: DatabaseKey,
+    now: Timestamp,
+) -> Result<[u8; BYTES], StoreError> {
+    let fresh = BASE64_STANDARD_NO_PAD.encode(rand::random::<[u8; BYTES]>());
+    let sealed = codec.ring().seal(&key.place(), &fresh)?;
+    conn.own().insert_key(key.name(), &sealed, now)?;
+    let stored: String = keys::table.find(key.name()).select(keys::key).get_result(conn)?;
+    let text = codec.ring().open(&key.place(), &stored)?;
+    let bytes = BASE64_STANDARD_NO_PAD.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| corrupt("webhook_keys", "key", format!("must be {BYTES} bytes in base64")))
+}
+
+fn reseal_database_key(conn: &mut Conn, codec: &EndpointCodec, key: DatabaseKey) -> Result<u64, StoreError> {
+    let stored: Option<String> =
+        keys::table.find(key.name()).select(keys::key).get_result(conn).optional()?;
+    let resealed = stored.map(|stored| codec.ring().reseal(&key.place(), &stored)).transpose()?.flatten();
+    let Some(resealed) = resealed else { return Ok(0) };
+    diesel::update(keys::table.find(key.name())).set(keys::key.eq(resealed)).execute(conn)?;
     Ok(1)
 }
 
@@ -91,7 +113,9 @@ pub(crate) fn reseal(
         .load(conn)?;
     let mut resealed = Resealed { last: rows.last().map(|(id, _)| id.clone()), values: 0 };
     if after.is_empty() {
-        resealed.values += reseal_session_key(conn, codec)?;
+        for key in DatabaseKey::ALL {
+            resealed.values += reseal_database_key(conn, codec, key)?;
+        }
     }
     for (id, headers) in rows {
         if let Some(headers) = codec.resealed_headers(&id, &headers)? {

@@ -1,6 +1,6 @@
 //! Ordering keys: deliveries of an endpoint that share one stand in line, in the order of publishing.
 
-use diesel::dsl::exists;
+use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 
 use super::Conn;
@@ -172,8 +172,30 @@ pub(crate) fn out_of_order(
             .select(deliveries::id)
             .load(conn)?;
         found.extend(aside);
+    } else {
+        found.extend(aside_without_one_ahead(conn, &endpoint.id, limit)?);
     }
     Ok(found.into_iter().map(DeliveryId::from_text).collect())
+}
+
+/// Deliveries that are set aside although nothing of their ordering key comes before them: whatever was before
+/// them left while the endpoint asked for no order, so that nobody brought them back.
+fn aside_without_one_ahead(conn: &mut Conn, id: &EndpointId, limit: i64) -> Result<Vec<String>, StoreError> {
+    let earlier = ahead
+        .filter(ahead.field(deliveries::shard).eq(Shard::of(id).number()))
+        .filter(ahead.field(deliveries::endpoint_id).eq(id.as_str()))
+        .filter(ahead.field(deliveries::ordering_key).eq(deliveries::ordering_key))
+        .filter(ahead.field(deliveries::in_line))
+        .filter(ahead.field(deliveries::event_seq).lt(deliveries::event_seq));
+    Ok(deliveries::table
+        .filter(StatusIsPending)
+        .filter(of_endpoint(id))
+        .filter(deliveries::next_attempt_at.is_null())
+        .filter(deliveries::hold_reason.eq(HoldReason::Order.as_str()))
+        .filter(not(exists(earlier)))
+        .limit(limit)
+        .select(deliveries::id)
+        .load(conn)?)
 }
 
 /// What failed before `cutoff` in held shards and keeps others waiting, at most `limit`.

@@ -1,10 +1,13 @@
 //! Recoveries, and what they find.
 
+use std::time::Duration;
+
 use diesel::dsl::{max, min};
 use diesel::prelude::*;
 
 use super::Conn;
 use super::deliveries::of_endpoint;
+use super::work::event_before;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EventFilter;
 use crate::domain::ids::{DeliveryId, EndpointId, RecoveryId, Tenant};
@@ -18,8 +21,12 @@ use crate::store::schema::{
 use crate::store::status_is::StatusIsFailed;
 use crate::store::{StoreError, codec};
 
-/// Publishing is nearly in the order of time; clocks step, and transactions overlap, by less than this.
-const SLACK_MICROS: i64 = 3_600_000_000;
+/// Publishing is nearly in the order of time; transactions overlap by less than this.
+const SLACK: Duration = Duration::from_secs(3600);
+
+/// How many events in a row tell that what comes before them was published earlier: one may have been stamped
+/// by a clock that was wrong.
+const WITNESSES: i64 = 5;
 
 /// Events that are for one endpoint alone, and missing at no other.
 const TEST_EVENT: &str = "postrider.test";
@@ -135,7 +142,7 @@ pub(crate) fn missing(
 ) -> Result<Missing, StoreError> {
     let after = match cursor.seq {
         Some(seq) => seq,
-        None => seq_before(conn, recovery.since.as_micros() - SLACK_MICROS)?,
+        None => seq_before(conn, (recovery.since - SLACK).as_micros())?,
     };
     let rows: Vec<(i64, String, String, Option<String>, i64)> = events::table
         .filter(events::seq.gt(after))
@@ -143,9 +150,14 @@ pub(crate) fn missing(
         .limit(limit)
         .select((events::seq, events::tenant, events::event_type, events::ordering_key, events::created_at))
         .load(conn)?;
-    let beyond = recovery.until.as_micros() + SLACK_MICROS;
-    let over = rows.last().is_none_or(|(.., created_at)| *created_at > beyond);
-    let last = rows.last().map(|(seq, ..)| *seq).filter(|_| !over);
+    // An event that was stamped in the future is not the end of the span: only where none after it lies before
+    // the end is it over.
+    let beyond = recovery.until + SLACK;
+    let all_beyond = rows.iter().all(|(.., created_at)| *created_at > beyond.as_micros());
+    let last = match rows.last().map(|(seq, ..)| *seq) {
+        Some(last) if all_beyond => event_before(conn, last, beyond)?.map(|_| last),
+        last => last,
+    };
     let span = recovery.since.as_micros()..recovery.until.as_micros();
     let mut wanted = Vec::new();
     for (seq, tenant, event_type, ordering_key, created_at) in rows {
@@ -174,14 +186,14 @@ fn seq_before(conn: &mut Conn, at: i64) -> Result<i64, StoreError> {
     let (mut before, mut after) = (first - 1, last + 1);
     while after - before > 1 {
         let middle = before + (after - before) / 2;
-        let found: Option<(i64, i64)> = events::table
+        let found: Vec<(i64, i64)> = events::table
             .filter(events::seq.ge(middle))
             .order(events::seq)
+            .limit(WITNESSES)
             .select((events::seq, events::created_at))
-            .first(conn)
-            .optional()?;
-        match found {
-            Some((seq, created_at)) if created_at < at => before = seq,
+            .load(conn)?;
+        match found.first() {
+            Some((seq, _)) if found.iter().all(|(_, created_at)| *created_at < at) => before = *seq,
             _ => after = middle,
         }
     }

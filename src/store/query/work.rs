@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
@@ -14,7 +15,9 @@ use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::Status;
 use crate::store::rows::{DeliveryRow, DueRow};
-use crate::store::schema::{webhook_attempts as attempts, webhook_deliveries as deliveries};
+use crate::store::schema::{
+    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
+};
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
 use crate::store::{EndpointCodec, Scope, StoreError, codec};
 
@@ -74,7 +77,8 @@ pub(crate) fn due(
             events.insert(row.seq, codec::shared_event(row)?);
         }
         let queued = part.iter().filter_map(|(id, at, seq, seen)| {
-            Some(Queued { id: id.clone(), due: *at, event: Arc::clone(events.get(seq)?), seen: *seen })
+            let event = Arc::clone(events.get(seq)?);
+            Some(Queued { id: id.clone(), due: *at, event, seen: *seen, fresh_connection: false })
         });
         due.queued.extend(queued);
     }
@@ -273,7 +277,10 @@ pub(crate) struct Retire {
     pub(crate) quiet_since: Timestamp,
     /// Where the batch before left off.
     pub(crate) after_seq: i64,
+    /// Events to look at.
     pub(crate) limit: i64,
+    /// Deliveries to remove.
+    pub(crate) max_deliveries: i64,
 }
 
 /// What one batch of retention came to.
@@ -283,6 +290,55 @@ pub(crate) struct Retired {
     pub(crate) last_seq: i64,
     /// Whether another batch may find more.
     pub(crate) more: bool,
+}
+
+/// The next events that retention looks at.
+pub(crate) struct Aged {
+    /// Those that are outdated, in the order of publishing.
+    pub(crate) outdated: Vec<i64>,
+    /// The last one that was looked at; `None`: there is none.
+    pub(crate) last_seq: Option<i64>,
+    /// Whether there may be outdated ones after it.
+    pub(crate) more: bool,
+}
+
+/// Looks at the next events. An event that was stamped in the future, or many of them, may stand before outdated
+/// ones: clocks are set.
+pub(crate) fn aged(conn: &mut Conn, batch: &Retire) -> Result<Aged, StoreError> {
+    let rows: Vec<(i64, i64)> = events::table
+        .filter(events::seq.gt(batch.after_seq))
+        .order(events::seq)
+        .limit(batch.limit)
+        .select((events::seq, events::created_at))
+        .load(conn)?;
+    let is_outdated = |(_, created_at): &&(i64, i64)| *created_at < batch.cutoff.as_micros();
+    let outdated: Vec<i64> = rows.iter().filter(is_outdated).map(|(seq, _)| *seq).collect();
+    let last_seq = rows.last().map(|(seq, _)| *seq);
+    let is_full = i64::try_from(rows.len()).is_ok_and(|read| read == batch.limit);
+    let more = match last_seq {
+        Some(last) if is_full && outdated.is_empty() => event_before(conn, last, batch.cutoff)?.is_some(),
+        _ => is_full,
+    };
+    Ok(Aged { outdated, last_seq, more })
+}
+
+/// An event after `after` in the order of publishing that was published before `cutoff`, looked for by steps
+/// that double. `None`: none is likely.
+pub(crate) fn event_before(conn: &mut Conn, after: i64, cutoff: Timestamp) -> Result<Option<i64>, StoreError> {
+    let mut step: i64 = 0;
+    loop {
+        let next: Option<(i64, i64)> = events::table
+            .filter(events::seq.gt(after.saturating_add(step)))
+            .order(events::seq)
+            .select((events::seq, events::created_at))
+            .first(conn)
+            .optional()?;
+        match next {
+            None => return Ok(None),
+            Some((seq, created_at)) if created_at < cutoff.as_micros() => return Ok(Some(seq)),
+            Some(_) => step = step.saturating_mul(2).max(1),
+        }
+    }
 }
 
 /// Why a pending delivery is to be failed without having been asked for.
@@ -301,29 +357,50 @@ pub(crate) fn waiting_endpoints(conn: &mut Conn, held: &[Lease]) -> Result<Vec<E
     Ok(found.into_iter().map(|waiting| EndpointId::from_text(waiting.endpoint_id)).collect())
 }
 
-/// Pending deliveries that have outlived one of these endpoints or its `max_age`, at most `limit` of each.
+/// Pending deliveries that have outlived an endpoint or its `max_age`, at most `limit`. `cutoff` tells what is
+/// older than an age.
 pub(crate) fn overdue(
     conn: &mut Conn,
     codec: &EndpointCodec,
-    endpoints: &[EndpointId],
-    now: Timestamp,
+    id: &EndpointId,
+    cutoff: impl Fn(Duration) -> Timestamp,
     limit: i64,
 ) -> Result<Vec<(DeliveryId, Overdue)>, StoreError> {
-    let mut found = Vec::new();
-    for id in endpoints {
-        let (cutoff, why) = match endpoint(conn, codec, id)? {
-            Some(endpoint) => (now - endpoint.max_age, Overdue::Expired { blocks: endpoint.keeps_waiting() }),
-            None => (Timestamp::from_micros(i64::MAX), Overdue::EndpointDeleted),
-        };
-        let ids: Vec<String> = deliveries::table
-            .filter(StatusIsPending)
-            .filter(of_endpoint(id))
-            .filter(deliveries::created_at.lt(cutoff.as_micros()))
-            .filter(deliveries::retried_at.is_null().or(deliveries::retried_at.lt(cutoff.as_micros())))
-            .limit(limit)
-            .select(deliveries::id)
-            .load(conn)?;
-        found.extend(ids.into_iter().map(|id| (DeliveryId::from_text(id), why)));
-    }
-    Ok(found)
+    let (cutoff, why) = match endpoint(conn, codec, id)? {
+        Some(endpoint) => {
+            (cutoff(endpoint.max_age), Overdue::Expired { blocks: endpoint.keeps_waiting() })
+        }
+        None => (Timestamp::from_micros(i64::MAX), Overdue::EndpointDeleted),
+    };
+    let ids: Vec<String> = deliveries::table
+        .filter(StatusIsPending)
+        .filter(of_endpoint(id))
+        .filter(deliveries::created_at.lt(cutoff.as_micros()))
+        .filter(deliveries::retried_at.is_null().or(deliveries::retried_at.lt(cutoff.as_micros())))
+        .limit(limit)
+        .select(deliveries::id)
+        .load(conn)?;
+    Ok(ids.into_iter().map(|id| (DeliveryId::from_text(id), why)).collect())
+}
+
+/// The latest time that a pending delivery of an endpoint is due at, if one waits for a time.
+pub(crate) fn latest_due(conn: &mut Conn, id: &EndpointId) -> Result<Option<Timestamp>, StoreError> {
+    let latest: Option<Option<i64>> = deliveries::table
+        .filter(StatusIsPending)
+        .filter(of_endpoint(id))
+        .filter(deliveries::next_attempt_at.is_not_null())
+        .order(deliveries::next_attempt_at.desc())
+        .select(deliveries::next_attempt_at)
+        .first(conn)
+        .optional()?;
+    Ok(latest.flatten().map(codec::time))
+}
+
+/// Brings what is due after `latest` forward to it. Returns how many deliveries there were.
+pub(crate) fn bring_forward(conn: &mut Conn, id: &EndpointId, latest: Timestamp) -> Result<usize, StoreError> {
+    let far = deliveries::table
+        .filter(StatusIsPending)
+        .filter(of_endpoint(id))
+        .filter(deliveries::next_attempt_at.gt(latest.as_micros()));
+    Ok(diesel::update(far).set(deliveries::next_attempt_at.eq(Some(latest.as_micros()))).execute(conn)?)
 }

@@ -1,12 +1,13 @@
+-- The same tables as on SQLite. Ids are compared by their bytes.
+--
 -- Times are microseconds since the Unix epoch; ids, states and JSON are text; bodies are bytes.
--- Words are compared one by one: for `IN`, SQLite fills a table of them for each row that is written.
 
 -- Counters of the database itself: `endpoints` is raised by each change of an endpoint, `tokens` by
 -- each change of a token, `probe` by readiness.
 CREATE TABLE webhook_counters (
     name  TEXT   NOT NULL PRIMARY KEY,
     value BIGINT NOT NULL
-);
+) WITH (fillfactor = 50);
 INSERT INTO webhook_counters (name, value) VALUES ('endpoints', 0), ('tokens', 0), ('probe', 0);
 
 -- Who sends to which part of the endpoints, and until when: a lease. Taking one over raises its epoch, and
@@ -14,28 +15,28 @@ INSERT INTO webhook_counters (name, value) VALUES ('endpoints', 0), ('tokens', 0
 CREATE TABLE webhook_shards (
     shard      INTEGER NOT NULL PRIMARY KEY,
     epoch      BIGINT  NOT NULL,
-    holder     TEXT,
+    holder     TEXT COLLATE "C",
     expires_at BIGINT,
     CHECK ((holder IS NULL) = (expires_at IS NULL))
-);
+) WITH (fillfactor = 50);
 INSERT INTO webhook_shards (shard, epoch)
     WITH RECURSIVE numbers (shard) AS (SELECT 0 UNION ALL SELECT shard + 1 FROM numbers WHERE shard < 63)
     SELECT shard, 0 FROM numbers;
 
 -- The processes that share this database, each until it is heard of no more.
 CREATE TABLE webhook_nodes (
-    instance   TEXT NOT NULL PRIMARY KEY,
+    instance   TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     name       TEXT   NOT NULL,
     -- What its process holds for as long as it lives: whoever holds that has proved it gone.
     lock       TEXT,
     started_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL
-);
+) WITH (fillfactor = 50);
 
 -- A NULL among the limits follows the engine's defaults.
 CREATE TABLE webhook_endpoints (
-    id             TEXT    NOT NULL PRIMARY KEY,
-    tenant         TEXT    NOT NULL,
+    id             TEXT COLLATE "C"    NOT NULL PRIMARY KEY,
+    tenant         TEXT COLLATE "C"    NOT NULL,
     url            TEXT    NOT NULL,
     description    TEXT    NOT NULL,
     event_types    TEXT    NOT NULL,
@@ -46,20 +47,22 @@ CREATE TABLE webhook_endpoints (
     retry_delays_s TEXT,
     max_age_s      BIGINT  CHECK (max_age_s >= 60),
     breaker_after  INTEGER CHECK (breaker_after >= 0),
-    ordering       TEXT    NOT NULL CHECK (ordering = 'none' OR ordering = 'key'),
-    on_failed      TEXT    NOT NULL CHECK (on_failed = 'block' OR on_failed = 'skip'),
+    ordering       TEXT    NOT NULL CHECK (ordering IN ('none', 'key')),
+    on_failed      TEXT    NOT NULL CHECK (on_failed IN ('block', 'skip')),
     signing        TEXT    NOT NULL,
-    pause_reason   TEXT    CHECK (pause_reason = 'operator' OR pause_reason = 'gone'
-                     OR pause_reason = 'failing'),
+    pause_reason   TEXT    CHECK (pause_reason IN ('operator', 'gone', 'failing')),
     created_at     BIGINT  NOT NULL,
     updated_at     BIGINT  NOT NULL,
     deleted_at     BIGINT,
-    version        BIGINT  NOT NULL
+    version        BIGINT  NOT NULL,
+    -- The value of the counter `endpoints` at its last change: what changed since is found by it.
+    change_no      BIGINT  NOT NULL DEFAULT 0
 );
 CREATE INDEX webhook_endpoints_by_tenant ON webhook_endpoints (tenant, id) WHERE deleted_at IS NULL;
+CREATE INDEX webhook_endpoints_by_change ON webhook_endpoints (change_no);
 
 CREATE TABLE webhook_endpoint_secrets (
-    endpoint_id TEXT   NOT NULL REFERENCES webhook_endpoints (id),
+    endpoint_id TEXT COLLATE "C"   NOT NULL REFERENCES webhook_endpoints (id),
     secret      TEXT   NOT NULL,
     private_key TEXT   NOT NULL,
     created_at  BIGINT NOT NULL,
@@ -69,29 +72,34 @@ CREATE TABLE webhook_endpoint_secrets (
 
 -- What every attempt may change, apart from the settings that hardly ever do.
 CREATE TABLE webhook_endpoint_health (
-    endpoint_id          TEXT    NOT NULL PRIMARY KEY REFERENCES webhook_endpoints (id),
+    endpoint_id          TEXT COLLATE "C"    NOT NULL PRIMARY KEY REFERENCES webhook_endpoints (id),
     consecutive_failures INTEGER NOT NULL CHECK (consecutive_failures >= 0),
-    breaker              TEXT    NOT NULL CHECK (breaker = 'closed' OR breaker = 'open'
-                     OR breaker = 'half_open'),
+    breaker              TEXT    NOT NULL CHECK (breaker IN ('closed', 'open', 'half_open')),
     probe_at             BIGINT,
     probes               INTEGER NOT NULL CHECK (probes >= 0),
     allowed              INTEGER,
+    half_open_since      BIGINT,
     hold_until           BIGINT,
+    rests                INTEGER NOT NULL CHECK (rests >= 0),
     failing_since        BIGINT,
+    waits_until          BIGINT,
+    -- Raised by whoever changes it beside its supervisor, which then takes it over.
+    epoch                BIGINT  NOT NULL,
     CHECK ((breaker = 'open') = (probe_at IS NOT NULL)),
-    CHECK ((breaker = 'half_open') = (allowed IS NOT NULL))
-);
+    CHECK ((breaker = 'half_open') = (allowed IS NOT NULL)),
+    CHECK ((breaker = 'half_open') = (half_open_since IS NOT NULL))
+) WITH (fillfactor = 50);
 
 -- `seq` is the order of publishing.
 CREATE TABLE webhook_events (
-    seq          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    tenant       TEXT    NOT NULL,
-    id           TEXT    NOT NULL,
+    seq          BIGINT  NOT NULL GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    tenant       TEXT COLLATE "C"    NOT NULL,
+    id           TEXT COLLATE "C"    NOT NULL,
     event_type   TEXT    NOT NULL,
     ordering_key TEXT,
     content_type TEXT    NOT NULL,
-    content_hash BLOB    NOT NULL,
-    body         BLOB    NOT NULL,
+    content_hash BYTEA    NOT NULL,
+    body         BYTEA    NOT NULL,
     created_at   BIGINT  NOT NULL,
     -- The publisher's trace (W3C Trace Context).
     traceparent  TEXT
@@ -99,18 +107,16 @@ CREATE TABLE webhook_events (
 CREATE UNIQUE INDEX webhook_events_by_id ON webhook_events (tenant, id);
 
 CREATE TABLE webhook_deliveries (
-    id              TEXT    NOT NULL PRIMARY KEY,
+    id              TEXT COLLATE "C"    NOT NULL PRIMARY KEY,
     event_seq       BIGINT  NOT NULL REFERENCES webhook_events (seq),
     -- The endpoint's, which follows from its id.
     shard           INTEGER NOT NULL,
-    endpoint_id     TEXT    NOT NULL REFERENCES webhook_endpoints (id),
-    tenant          TEXT    NOT NULL,
-    status          TEXT    NOT NULL CHECK (status = 'pending' OR status = 'sending' OR status = 'delivered'
-                     OR status = 'failed'),
+    endpoint_id     TEXT COLLATE "C"    NOT NULL REFERENCES webhook_endpoints (id),
+    tenant          TEXT COLLATE "C"    NOT NULL,
+    status          TEXT    NOT NULL CHECK (status IN ('pending', 'sending', 'delivered', 'failed')),
     next_attempt_at BIGINT,
-    hold_reason     TEXT    CHECK (hold_reason = 'interrupted' OR hold_reason = 'order'),
-    failure_reason  TEXT    CHECK (failure_reason = 'retries_exhausted' OR failure_reason = 'cancelled'
-                     OR failure_reason = 'endpoint_deleted' OR failure_reason = 'expired'),
+    hold_reason     TEXT    CHECK (hold_reason IN ('interrupted', 'order', 'refused_by_database')),
+    failure_reason  TEXT    CHECK (failure_reason IN ('retries_exhausted', 'cancelled', 'endpoint_deleted', 'expired')),
     retries_used    INTEGER NOT NULL CHECK (retries_used >= 0),
     attempt_count   INTEGER NOT NULL CHECK (attempt_count >= 0),
     interruptions   INTEGER NOT NULL CHECK (interruptions >= 0),
@@ -123,7 +129,7 @@ CREATE TABLE webhook_deliveries (
     -- When a person last asked for it to be sent (again): its age counts from there.
     retried_at      BIGINT,
     -- Its event's, and whether those after it in that wait for it.
-    ordering_key    TEXT,
+    ordering_key    TEXT COLLATE "C",
     in_line         BOOLEAN NOT NULL,
     -- A pending delivery waits for a time, for a person or for its turn, and for nothing else.
     CHECK ((status = 'pending') = ((next_attempt_at IS NULL) <> (hold_reason IS NULL))),
@@ -133,7 +139,12 @@ CREATE TABLE webhook_deliveries (
     CHECK (status <> 'delivered' OR (delivered_at IS NOT NULL AND NOT in_line)),
     CHECK (NOT in_line OR ordering_key IS NOT NULL),
     CHECK (hold_reason <> 'order' OR in_line)
-) WITHOUT ROWID;
+) WITH (
+    -- Every delivery is updated twice or more within seconds: room for that on its page, and a vacuum that
+    -- does not wait until a fifth of a large table is dead.
+    fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,
+    autovacuum_analyze_scale_factor = 0.02
+);
 -- Claims, and by its last columns the counts and the expiry of what waits.
 CREATE INDEX webhook_deliveries_pending
     ON webhook_deliveries (shard, endpoint_id, next_attempt_at, created_at) WHERE status = 'pending';
@@ -150,16 +161,14 @@ CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint_id, 
 
 -- One row for each claim that was started. Appended, never changed.
 CREATE TABLE webhook_attempts (
-    delivery_id      TEXT    NOT NULL REFERENCES webhook_deliveries (id),
+    delivery_id      TEXT COLLATE "C"    NOT NULL REFERENCES webhook_deliveries (id),
     claim_no         BIGINT  NOT NULL,
-    endpoint_id      TEXT    NOT NULL,
+    endpoint_id      TEXT COLLATE "C"    NOT NULL,
     number           INTEGER,
     started_at       BIGINT  NOT NULL,
     ended_at         BIGINT  NOT NULL,
-    outcome          TEXT    NOT NULL CHECK (outcome = 'delivered' OR outcome = 'rejected'
-                     OR outcome = 'timeout' OR outcome = 'dns_error' OR outcome = 'connect_error'
-                     OR outcome = 'tls_error' OR outcome = 'protocol_error' OR outcome = 'blocked_address'
-                     OR outcome = 'interrupted'),
+    outcome          TEXT    NOT NULL CHECK (outcome IN ('delivered', 'rejected', 'timeout', 'dns_error',
+                     'connect_error', 'tls_error', 'protocol_error', 'connection_lost', 'blocked_address', 'interrupted')),
     status_code      INTEGER,
     error            TEXT,
     response_body    TEXT,
@@ -168,39 +177,42 @@ CREATE TABLE webhook_attempts (
     remote_address   TEXT,
     timings          TEXT    NOT NULL,
     PRIMARY KEY (delivery_id, claim_no),
-    CHECK ((outcome = 'interrupted') = (number IS NULL))
-) WITHOUT ROWID;
+    CHECK ((outcome = 'interrupted' OR outcome = 'connection_lost') = (number IS NULL))
+) WITH (
+    -- Appended and never changed: vacuumed for its visibility map, by what was inserted.
+    autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02
+);
 -- What a rate limit remembers, and the endpoint's statistics.
 CREATE INDEX webhook_attempts_by_endpoint ON webhook_attempts (endpoint_id, ended_at);
 
 -- What callers of the API identify themselves by. Of a token only its SHA-256 is kept.
 CREATE TABLE webhook_tokens (
-    id         TEXT   NOT NULL PRIMARY KEY,
+    id         TEXT COLLATE "C"   NOT NULL PRIMARY KEY,
     name       TEXT   NOT NULL,
-    scope      TEXT   NOT NULL CHECK (scope = 'admin' OR scope = 'publish' OR scope = 'read'
-                     OR scope = 'portal'),
+    scope      TEXT   NOT NULL CHECK (scope IN ('admin', 'publish', 'read', 'portal')),
     tenant     TEXT,
-    hash       BLOB   NOT NULL UNIQUE,
+    hash       BYTEA   NOT NULL UNIQUE,
     created_at BIGINT NOT NULL
 );
 
--- Keys of the database itself, shared by its processes: what sessions of browsers are signed with.
+-- Keys of the database itself, shared by its processes: what sessions of browsers are signed with, and what
+-- idempotency keys are made into event ids with.
 CREATE TABLE webhook_keys (
-    name       TEXT NOT NULL PRIMARY KEY,
+    name       TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     key        TEXT   NOT NULL,
     created_at BIGINT NOT NULL
 );
 
 -- What endpoints have not got in a span of time, and is brought back: how far each is.
 CREATE TABLE webhook_recoveries (
-    id          TEXT NOT NULL PRIMARY KEY,
+    id          TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     shard       INTEGER NOT NULL,
-    endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id),
+    endpoint_id TEXT COLLATE "C" NOT NULL REFERENCES webhook_endpoints (id),
     tenant      TEXT    NOT NULL,
-    include     TEXT    NOT NULL CHECK (include = 'failed' OR include = 'missing' OR include = 'all'),
+    include     TEXT    NOT NULL CHECK (include IN ('failed', 'missing', 'all')),
     since       BIGINT  NOT NULL,
     until       BIGINT  NOT NULL,
-    progress    TEXT    NOT NULL CHECK (progress = 'running' OR progress = 'done'),
+    progress    TEXT    NOT NULL CHECK (progress IN ('running', 'done')),
     matched     BIGINT  NOT NULL,
     requeued    BIGINT  NOT NULL,
     -- Where it goes on: after this delivery of those that failed, and after this event.

@@ -1,0 +1,167 @@
+//! One connection to a receiver: a stream whose bytes are counted, and what an attempt may ask about it.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
+
+use super::wire_meter::{WireError, WireMeter};
+
+/// After so many reads in a row a connection lets others have their turn.
+const READS_IN_A_ROW: u32 = 16;
+
+/// A connection, as the attempts see it that use it one after the other.
+#[derive(Debug)]
+pub(super) struct ConnectionInfo {
+    /// The attempt that opened it.
+    pub(super) opened_by: u64,
+    /// The address that answered.
+    pub(super) remote: SocketAddr,
+    /// From then on it is not used again.
+    pub(super) retire_at: Instant,
+    meter: Mutex<WireMeter>,
+}
+
+impl ConnectionInfo {
+    pub(super) fn new(opened_by: u64, remote: SocketAddr, retire_at: Instant) -> Self {
+        Self { opened_by, remote, retire_at, meter: Mutex::new(WireMeter::new()) }
+    }
+
+    pub(super) fn meter(&self) -> MutexGuard<'_, WireMeter> {
+        // The meter is valid after each of its calls, so a panic elsewhere leaves nothing half done.
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bytes below: with TLS or without.
+pub(super) enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection's bytes, counted by its [`WireMeter`].
+pub(super) struct MeteredStream {
+    io: Transport,
+    info: Arc<ConnectionInfo>,
+    reads: u32,
+}
+
+impl MeteredStream {
+    pub(super) fn new(io: Transport, info: Arc<ConnectionInfo>) -> Self {
+        Self { io, info, reads: 0 }
+    }
+
+    /// Looks right before a request's first byte whether the receiver has closed the connection or sent
+    /// something: such a byte is no answer to a request that has not been sent.
+    fn check_before_request(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.info.meter().is_between_requests() {
+            return Ok(());
+        }
+        let mut byte = [0; 1];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let read = match &mut self.io {
+            Transport::Plain(io) => Pin::new(io).poll_read(cx, &mut buffer),
+            Transport::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, &mut buffer),
+        };
+        let error = match read {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                io::Error::new(io::ErrorKind::ConnectionAborted, "the receiver had closed the connection")
+            }
+            Poll::Ready(Ok(())) => io::Error::other(WireError::Unsolicited),
+            Poll::Ready(Err(error)) => error,
+        };
+        self.info.meter().note_closed_before_request();
+        Err(error)
+    }
+}
+
+impl AsyncRead for MeteredStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.reads >= READS_IN_A_ROW {
+            this.reads = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = match &mut this.io {
+            Transport::Plain(io) => Pin::new(io).poll_read(cx, buffer),
+            Transport::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buffer),
+        };
+        if read.is_pending() {
+            this.reads = 0;
+        }
+        ready!(read)?;
+        this.reads += 1;
+        Poll::Ready(this.info.meter().read(&buffer.filled()[before..]).map_err(io::Error::other))
+    }
+}
+
+impl AsyncWrite for MeteredStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check_before_request(cx)?;
+        let wrote = ready!(match &mut this.io {
+            Transport::Plain(io) => Pin::new(io).poll_write(cx, bytes),
+            Transport::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, bytes),
+        })?;
+        this.info.meter().wrote(&bytes[..wrote]);
+        Poll::Ready(Ok(wrote))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check_before_request(cx)?;
+        let wrote = ready!(match &mut this.io {
+            Transport::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
+            Transport::Tls(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, slices),
+        })?;
+        let mut left = wrote;
+        let mut meter = this.info.meter();
+        for slice in slices {
+            let now = slice.len().min(left);
+            meter.wrote(&slice[..now]);
+            left -= now;
+        }
+        Poll::Ready(Ok(wrote))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Transport::Plain(io) => io.is_write_vectored(),
+            Transport::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Transport::Plain(io) => Pin::new(io).poll_flush(cx),
+            Transport::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Transport::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Transport::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Connection for MeteredStream {
+    fn connected(&self) -> Connected {
+        Connected::new().extra(Arc::clone(&self.info))
+    }
+}

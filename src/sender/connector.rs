@@ -1,0 +1,230 @@
+//! Opens connections: resolves a name, judges all of its addresses, tries them in turn, and adds TLS.
+//!
+//! A connection goes only to an address that was judged here, whatever the name answers a moment later.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tower_service::Service;
+
+use super::connection::{ConnectionInfo, MeteredStream, Transport};
+use super::context::AttemptContext;
+use super::guard::{AddressPolicy, Blocked};
+use super::resolver::Resolve;
+
+/// The next address of a name is tried so long after the last one (RFC 8305, section 8).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How far a connection's lifetime varies, so that many opened at once do not end at once.
+const LIFETIME_JITTER: f64 = 0.2;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// The name did not resolve.
+    #[error("{0}")]
+    Name(String),
+    /// An address that webhooks may not go to.
+    #[error("{0}")]
+    Blocked(Blocked),
+    /// No address took a connection.
+    #[error("{0}")]
+    Tcp(io::Error),
+    /// No TLS session.
+    #[error("{0}")]
+    Tls(io::Error),
+    /// The attempt's deadline passed.
+    #[error("the deadline passed while connecting")]
+    Deadline,
+    /// The client asked for a connection outside of an attempt.
+    #[error("no attempt asked for this connection: this is a defect, please report it")]
+    NoAttempt,
+}
+
+/// Opens connections for the client.
+#[derive(Clone)]
+pub(super) struct Connector {
+    policy: Arc<AddressPolicy>,
+    resolver: Arc<dyn Resolve>,
+    tls: TlsConnector,
+    lifetime: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(
+        policy: Arc<AddressPolicy>,
+        resolver: Arc<dyn Resolve>,
+        tls: TlsConnector,
+        lifetime: Duration,
+    ) -> Self {
+        Self { policy, resolver, tls, lifetime }
+    }
+
+    async fn connect(self, uri: Uri, attempt: &AttemptContext) -> Result<MeteredStream, ConnectError> {
+        let host = uri.host().unwrap_or_default();
+        let is_tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let addresses = self.judged_addresses(host, attempt).await?;
+        let addresses = in_turn(addresses).into_iter().map(|address| SocketAddr::new(address, port));
+        let tcp = connect_any(addresses.collect()).await.map_err(ConnectError::Tcp)?;
+        let remote = tcp.peer_addr().map_err(ConnectError::Tcp)?;
+        tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let io = if is_tls {
+            let name = server_name(host).map_err(ConnectError::Tls)?;
+            let session = self.tls.connect(name, tcp).await.map_err(ConnectError::Tls)?;
+            Transport::Tls(Box::new(session))
+        } else {
+            Transport::Plain(tcp)
+        };
+        let jitter = 1.0 + LIFETIME_JITTER * (2.0 * rand::random::<f64>() - 1.0);
+        let retire_at = Instant::now() + self.lifetime.mul_f64(jitter);
+        let info = ConnectionInfo::new(attempt.id, remote, retire_at);
+        Ok(MeteredStream::new(io, Arc::new(info)))
+    }
+
+    /// Returns the addresses that a host may be reached at, all of them judged.
+    async fn judged_addresses(
+        &self,
+        host: &str,
+        attempt: &AttemptContext,
+    ) -> Result<Vec<IpAddr>, ConnectError> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            if address.is_ipv6() {
+                // Whether it leads to an IPv4 address by NAT64 is the network's to say.
+                self.policy.learn_nat64(self.resolver.nat64_prefixes().await);
+            }
+            self.policy.check_address(address).map_err(ConnectError::Blocked)?;
+            return Ok(vec![address]);
+        }
+        let found = self.resolver.lookup(host.to_owned(), attempt.tenant.clone()).await;
+        let addresses = found.map_err(ConnectError::Name)?;
+        attempt.note_resolved();
+        if addresses.iter().any(IpAddr::is_ipv6) {
+            self.policy.learn_nat64(self.resolver.nat64_prefixes().await);
+        }
+        self.policy.check_resolved(host, &addresses).map_err(ConnectError::Blocked)?;
+        Ok(addresses)
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<MeteredStream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        let attempt = AttemptContext::current();
+        Box::pin(async move {
+            let attempt = attempt.ok_or(ConnectError::NoAttempt)?;
+            // The client may let a connection go on in the background: never beyond its attempt's deadline.
+            let connected = timeout_at(attempt.deadline, connector.connect(uri, &attempt)).await;
+            let stream = connected.map_err(|_| ConnectError::Deadline)??;
+            attempt.note_connected();
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+/// The name that a certificate has to be for. A name's final dot is not part of it (RFC 6066, section 3).
+fn server_name(host: &str) -> io::Result<ServerName<'static>> {
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    ServerName::try_from(host.to_owned()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+/// Orders addresses so that the families take turns, IPv6 first (RFC 8305, section 4).
+fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) = addresses.into_iter().partition(IpAddr::is_ipv6);
+    let mut ordered = Vec::with_capacity(first.len() + second.len());
+    while let Some(address) = first.pop_front() {
+        ordered.push(address);
+        if !second.is_empty() {
+            std::mem::swap(&mut first, &mut second);
+        }
+    }
+    ordered.extend(second);
+    ordered
+}
+
+/// Connects to whichever address answers first; each next one gets its try 250 ms after the last one, or as
+/// soon as that has failed (RFC 8305, section 5).
+async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = addresses.into_iter();
+    let mut connecting = FuturesUnordered::new();
+    let mut failed: Option<io::Error> = None;
+    loop {
+        if let Some(address) = waiting.next() {
+            connecting.push(TcpStream::connect(address));
+        }
+        let ended = if waiting.len() > 0 {
+            match timeout(ATTEMPT_DELAY, connecting.next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
+            }
+        } else {
+            connecting.next().await
+        };
+        match ended {
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(error)) => failed = Some(more_telling(failed, error)),
+            None => {
+                let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                return Err(failed.unwrap_or_else(nothing));
+            }
+        }
+    }
+}
+
+/// Of two failed addresses the more telling error: a family without a route says nothing about the receiver.
+fn more_telling(before: Option<io::Error>, error: io::Error) -> io::Error {
+    let no_route = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable)
+    };
+    match before {
+        Some(before) if !no_route(&before) => before,
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_families_take_turns() {
+        let mixed = addresses(&["1.1.1.1", "1.1.1.2", "1.1.1.3", "2606::1", "2606::2"]);
+        let ordered = addresses(&["2606::1", "1.1.1.1", "2606::2", "1.1.1.2", "1.1.1.3"]);
+        assert_eq!(in_turn(mixed), ordered);
+        assert_eq!(in_turn(addresses(&["1.1.1.1", "1.1.1.2"])), addresses(&["1.1.1.1", "1.1.1.2"]));
+        assert_eq!(in_turn(addresses(&["2606::1"])), addresses(&["2606::1"]));
+    }
+
+    #[test]
+    fn a_certificate_is_for_the_name_without_its_final_dot() {
+        assert_eq!(server_name("a.example.").unwrap(), server_name("a.example").unwrap());
+        assert!(matches!(server_name("[2606::1]").unwrap(), ServerName::IpAddress(_)));
+        assert!(server_name("my_service.test").is_ok());
+    }
+}

@@ -1,0 +1,283 @@
+//! Follows one connection by its bytes: which request is under way, and how much of its response has come.
+//!
+//! Pure: it reads and writes nothing. The client above (hyper) reads response heads without a bound and does
+//! not say whether a response byte came before it failed, so both are counted here.
+
+/// The most bytes of response heads that one request may cause, interim responses (1xx) included.
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// The most interim responses (1xx) that one request may cause.
+pub(super) const MAX_INTERIM: u32 = 16;
+
+/// Why a connection is closed in the middle of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WireError {
+    /// Bytes arrived although no request was under way: they answer nothing that was asked.
+    #[error("the receiver sent data before the request")]
+    Unsolicited,
+    /// The response's heads are larger than [`MAX_HEAD_BYTES`].
+    #[error("the response head is larger than 64 KiB")]
+    HeadTooLarge,
+    /// There were more interim responses than [`MAX_INTERIM`].
+    #[error("more than 16 interim responses (1xx) came before the final one")]
+    TooManyInterim,
+}
+
+/// What of the present request has been written.
+#[derive(Debug, PartialEq, Eq)]
+enum Writing {
+    /// All of it: the next byte begins a request.
+    Idle,
+    /// Its head, up to here.
+    Head(Vec<u8>),
+    /// Its head, and all but so many bytes of its body.
+    Body(usize),
+}
+
+/// What of the present response has been read.
+#[derive(Debug, PartialEq, Eq)]
+enum Reading {
+    /// Nothing can come: no request has been written yet.
+    Nothing,
+    /// Its heads, up to here.
+    Heads(HeadMeter),
+    /// Its final head; the rest is body.
+    Body,
+}
+
+/// Follows the requests and responses of one connection.
+#[derive(Debug)]
+pub(super) struct WireMeter {
+    requests: u32,
+    writing: Writing,
+    reading: Reading,
+    response_begun: bool,
+    closed_before_request: bool,
+    header_lines: usize,
+}
+
+impl WireMeter {
+    pub(super) fn new() -> Self {
+        Self {
+            requests: 0,
+            writing: Writing::Idle,
+            reading: Reading::Nothing,
+            response_begun: false,
+            closed_before_request: false,
+            header_lines: 0,
+        }
+    }
+
+    /// Returns whether the next byte that is written begins a request.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.writing == Writing::Idle
+    }
+
+    /// Returns whether at least one byte came in response to the last request.
+    pub(super) fn response_begun(&self) -> bool {
+        self.response_begun
+    }
+
+    /// Returns whether the connection was found closed, or with data on it, when a request was to be written.
+    pub(super) fn closed_before_request(&self) -> bool {
+        self.closed_before_request
+    }
+
+    /// Returns the number of header lines of the last response, those included that cannot be parsed.
+    pub(super) fn header_lines(&self) -> usize {
+        self.header_lines
+    }
+
+    /// Notes that the connection had ended before a request could be written.
+    pub(super) fn note_closed_before_request(&mut self) {
+        self.closed_before_request = true;
+    }
+
+    /// Counts bytes that were written.
+    pub(super) fn wrote(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match &mut self.writing {
+                Writing::Idle => {
+                    self.requests += 1;
+                    self.writing = Writing::Head(Vec::new());
+                    self.reading = Reading::Heads(HeadMeter::default());
+                    self.response_begun = false;
+                }
+                Writing::Head(head) => {
+                    let before = head.len();
+                    head.extend_from_slice(bytes);
+                    let from = before.saturating_sub(3);
+                    let end = head[from..].windows(4).position(|four| four == b"\r\n\r\n");
+                    let Some(end) = end.map(|at| from + at + 4) else { return };
+                    bytes = &bytes[end - before..];
+                    let body = content_length(&head[..end]);
+                    self.writing = if body == 0 { Writing::Idle } else { Writing::Body(body) };
+                }
+                Writing::Body(left) => {
+                    let now = bytes.len().min(*left);
+                    *left -= now;
+                    bytes = &bytes[now..];
+                    if *left == 0 {
+                        self.writing = Writing::Idle;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts bytes that were read.
+    ///
+    /// # Errors
+    /// When the connection must be closed for them.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match &mut self.reading {
+            Reading::Nothing => Err(WireError::Unsolicited),
+            Reading::Heads(heads) => {
+                self.response_begun = true;
+                if heads.read(bytes)? {
+                    self.header_lines = heads.lines.saturating_sub(1);
+                    self.reading = Reading::Body;
+                }
+                Ok(())
+            }
+            Reading::Body => Ok(()),
+        }
+    }
+}
+
+/// Returns the length that a request's head declares for its body; every request of ours declares one.
+fn content_length(head: &[u8]) -> usize {
+    let head = String::from_utf8_lossy(head);
+    let declared = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok()).flatten()
+    });
+    declared.unwrap_or(0)
+}
+
+/// Finds the end of the final head among a response's heads.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct HeadMeter {
+    bytes: usize,
+    interim: u32,
+    /// The present head's status line, as far as it tells the status.
+    status_line: Vec<u8>,
+    /// Lines of the present head, its status line included; folded lines are not counted.
+    lines: usize,
+    line_bytes: usize,
+}
+
+impl HeadMeter {
+    /// Returns whether the final head has ended.
+    fn read(&mut self, bytes: &[u8]) -> Result<bool, WireError> {
+        for &byte in bytes {
+            self.bytes += 1;
+            if self.bytes > MAX_HEAD_BYTES {
+                return Err(WireError::HeadTooLarge);
+            }
+            match byte {
+                b'\n' if self.line_bytes > 0 => self.line_bytes = 0,
+                // An empty line before a status line is skipped (RFC 9112, section 2.2).
+                b'\n' if self.lines == 0 => {}
+                b'\n' if self.is_interim() => {
+                    self.interim += 1;
+                    if self.interim > MAX_INTERIM {
+                        return Err(WireError::TooManyInterim);
+                    }
+                    self.status_line.clear();
+                    self.lines = 0;
+                }
+                b'\n' => return Ok(true),
+                b'\r' => {}
+                byte => {
+                    if self.line_bytes == 0 && !matches!(byte, b' ' | b'\t') {
+                        self.lines += 1;
+                    }
+                    self.line_bytes += 1;
+                    if self.lines <= 1 && self.status_line.len() < STATUS_BYTES {
+                        self.status_line.push(byte);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// 101 ends HTTP on a connection, so it is a final status.
+    fn is_interim(&self) -> bool {
+        let status = self.status_line.get(9..12).unwrap_or_default();
+        status.first() == Some(&b'1') && status != b"101"
+    }
+}
+
+/// `HTTP/1.1 200`
+const STATUS_BYTES: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: &[u8] = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+
+    fn asked() -> WireMeter {
+        let mut meter = WireMeter::new();
+        meter.wrote(REQUEST);
+        meter
+    }
+
+    #[test]
+    fn requests_are_told_apart_however_they_are_cut() {
+        for cut in 1..REQUEST.len() {
+            let mut meter = WireMeter::new();
+            for _ in 0..2 {
+                meter.wrote(&REQUEST[..cut]);
+                assert!(!meter.is_between_requests(), "cut at {cut}");
+                meter.wrote(&REQUEST[cut..]);
+                assert!(meter.is_between_requests(), "cut at {cut}");
+                assert!(!meter.response_begun());
+                meter.read(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+                assert!(meter.response_begun());
+            }
+            assert_eq!(meter.requests, 2);
+        }
+        let mut meter = WireMeter::new();
+        meter.wrote(b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n");
+        assert!(meter.is_between_requests(), "a request may have no body");
+    }
+
+    #[test]
+    fn data_before_a_request_answers_nothing() {
+        assert_eq!(WireMeter::new().read(b"HTTP/1.1 200 OK\r\n"), Err(WireError::Unsolicited));
+    }
+
+    #[test]
+    fn heads_are_bounded_and_bodies_are_not() {
+        let mut meter = asked();
+        meter.read(b"HTTP/1.1 200 OK\r\nx-a: 1\r\n folded\r\nx b : 2\r\n\r\n").unwrap();
+        assert_eq!(meter.header_lines(), 2, "a folded line is part of the one before");
+        assert_eq!(meter.read(&vec![b'x'; 1 << 20]), Ok(()));
+        let mut meter = asked();
+        meter.read(b"HTTP/1.1 200 OK\r\nx: ").unwrap();
+        assert_eq!(meter.read(&vec![b'x'; MAX_HEAD_BYTES]), Err(WireError::HeadTooLarge));
+    }
+
+    #[test]
+    fn interim_responses_are_bounded_in_number_and_in_bytes() {
+        let mut meter = asked();
+        for _ in 0..MAX_INTERIM {
+            meter.read(b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n").unwrap();
+        }
+        meter.read(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        assert_eq!(meter.read(&vec![b'x'; 1 << 20]), Ok(()), "the final head has been found");
+        let mut meter = asked();
+        let flood = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20);
+        assert_eq!(meter.read(&flood), Err(WireError::TooManyInterim));
+        let mut meter = asked();
+        let large = format!("HTTP/1.1 103 Early Hints\r\nx: {}\r\n\r\n", "x".repeat(10_000));
+        let read: Result<Vec<()>, _> = (0..10).map(|_| meter.read(large.as_bytes())).collect();
+        assert_eq!(read, Err(WireError::HeadTooLarge));
+    }
+}

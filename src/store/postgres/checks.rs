@@ -1,0 +1,144 @@
+//! What a start looks at in a Postgres database before anything is promised on it, each finding with its remedy.
+
+use diesel::connection::SimpleConnection as _;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+
+use super::lock_migrations;
+use crate::store::{StoreError, Unavailable};
+
+/// A session's own setting, which a pooler in transaction mode hands to another session.
+const MARK: &str = "postrider.session";
+
+fn setup(detail: String) -> StoreError {
+    StoreError::Setup(detail)
+}
+
+/// Refuses a database that cannot hold every character that a receiver may answer with.
+pub(in crate::store) fn check_encoding(conn: &mut PgConnection) -> Result<(), StoreError> {
+    let encoding: String =
+        diesel::select(sql::<Text>("current_setting('server_encoding')")).get_result(conn)?;
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(setup(format!(
+        "the database's encoding is {encoding}, which cannot hold every text: create one with the encoding UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+    )))
+}
+
+/// Refuses a role that may not create tables, by the grant that it needs.
+pub(in crate::store) fn check_may_create(conn: &mut PgConnection) -> Result<(), StoreError> {
+    #[derive(QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = Text)]
+        role: String,
+        #[diesel(sql_type = Nullable<Text>)]
+        schema: Option<String>,
+        #[diesel(sql_type = Nullable<Bool>)]
+        may_create: Option<bool>,
+    }
+    let found: Found = diesel::sql_query(
+        "SELECT quote_ident(current_user) AS role, quote_ident(current_schema()) AS schema, \
+         has_schema_privilege(current_schema(), 'CREATE') AS may_create",
+    )
+    .get_result(conn)?;
+    match (found.schema, found.may_create) {
+        (Some(_), Some(true)) => Ok(()),
+        (Some(schema), _) => Err(setup(format!(
+            "the role {role} may not create tables in the schema {schema}: run GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}; as the owner of the database, and start again",
+            role = found.role
+        ))),
+        (None, _) => Err(setup(format!(
+            "the search_path of the role {role} names no schema that exists: run CREATE SCHEMA AUTHORIZATION {role}; as the owner of the database, or set search_path",
+            role = found.role
+        ))),
+    }
+}
+
+/// Refuses a role that may not work on the tables that are there, by the grant that it needs.
+pub(in crate::store) fn check_may_write(conn: &mut PgConnection, tables: &[&str]) -> Result<(), StoreError> {
+    for table in tables {
+        let may: Option<bool> = diesel::select(sql::<Nullable<Bool>>(&format!(
+            "has_table_privilege('{table}', 'SELECT') AND has_table_privilege('{table}', 'INSERT') \
+             AND has_table_privilege('{table}', 'UPDATE') AND has_table_privilege('{table}', 'DELETE')"
+        )))
+        .get_result(conn)?;
+        if may != Some(true) {
+            let role: String = diesel::select(sql::<Text>("quote_ident(current_user)")).get_result(conn)?;
+            return Err(setup(format!(
+                "the role {role} may not read and write the table {table}: run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; and GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}; as the owner of the tables, and start again",
+                schema = diesel::select(sql::<Text>("quote_ident(current_schema())")).get_result::<String>(conn)?,
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a server that takes no writes now, whatever the reason.
+pub(in crate::store) fn check_takes_writes(conn: &mut PgConnection) -> Result<(), StoreError> {
+    let read_only: bool =
+        diesel::select(sql::<Bool>("pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"))
+            .get_result(conn)?;
+    if read_only { Err(Unavailable::ReadOnlyServer.into()) } else { Ok(()) }
+}
+
+/// Refuses a pooler in transaction mode that the URL does not tell of: what one session has set, another one
+/// sees there. (In PgBouncer's session mode, and without a pooler, it does not.)
+pub(in crate::store) fn check_sessions_are_own(
+    first: &mut PgConnection,
+    second: &mut PgConnection,
+) -> Result<(), StoreError> {
+    let mark = uuid::Uuid::new_v4().simple().to_string();
+    let seen = sql::<Nullable<Text>>(&format!("current_setting('{MARK}', true)"));
+    first.batch_execute(&format!("SET {MARK} = '{mark}'"))?;
+    let seen: Option<String> = diesel::select(seen).get_result(second)?;
+    if seen.as_deref() != Some(mark.as_str()) {
+        return Ok(());
+    }
+    Err(pooler_in_transaction_mode())
+}
+
+/// What is wrong with a URL that leads to such a pooler unsaid.
+pub(in crate::store) fn pooler_in_transaction_mode() -> StoreError {
+    setup(
+        "the database URL leads to a pooler in transaction mode (such as PgBouncer): add pooler=transaction to its parameters, or connect to Postgres itself"
+            .into(),
+    )
+}
+
+/// Raises the sequence of events above what is stored: a restore of the data alone, or a move by logical
+/// replication, leaves it behind, and then no event could be stored.
+pub(in crate::store) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError> {
+    #[derive(QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = BigInt)]
+        next: i64,
+        #[diesel(sql_type = BigInt)]
+        stored: i64,
+    }
+    lock_migrations(conn)?;
+    let sequence: Option<String> =
+        diesel::select(sql::<Nullable<Text>>("pg_get_serial_sequence('webhook_events', 'seq')"))
+            .get_result(conn)?;
+    let Some(sequence) = sequence else { return Ok(()) };
+    // The name comes quoted from the server itself.
+    let found: Found = diesel::sql_query(format!(
+        "SELECT last_value + is_called::int AS next, \
+         (SELECT coalesce(max(seq), 0) FROM webhook_events) AS stored FROM {sequence}"
+    ))
+    .get_result(conn)?;
+    if found.next > found.stored {
+        return Ok(());
+    }
+    diesel::select(sql::<BigInt>(&format!("setval('{}', {})", sequence.replace('\'', "''"), found.stored)))
+        .get_result::<i64>(conn)?;
+    tracing::warn!(
+        next = found.next,
+        stored = found.stored,
+        "the sequence of events was behind the stored events (after a restore?): raised from {} to {}",
+        found.next,
+        found.stored
+    );
+    Ok(())
+}
