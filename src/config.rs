@@ -122,7 +122,9 @@ fn check_authority(url: &str) -> Result<(), String> {
     let is_escaped = escapes.all(|rest| {
         rest.get(..2).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
     });
-    if before_parameters.contains('@') || path.starts_with(['?', '#']) && path.contains('@') && user.is_empty() {
+    if before_parameters.contains('@')
+        || path.starts_with(['?', '#']) && path.contains('@') && user.is_empty()
+    {
         return Err(encode.into());
     }
     if !is_escaped || user.contains('@') || user.matches(':').count() > 1 {
@@ -319,10 +321,13 @@ mod tests {
             Ok(DatabaseUrl::Sqlite(path)) => path.display().to_string(),
             other => panic!("{url}: {other:?}"),
         };
-        for url in ["x.db", "sqlite:x.db", "sqlite://x.db", "sqlite:x.db?mode=rwc", "sqlite://x.db?mode=rwc"] {
+        for url in ["x.db", "sqlite:x.db", "sqlite://x.db", "sqlite:x.db?mode=rwc", "sqlite://x.db?mode=rwc"]
+        {
             assert_eq!(path(url), "x.db", "{url}");
         }
-        for (url, named) in [("sqlite:x.db?mode=ro", "mode"), ("sqlite:x.db?cache=shared", "cache"), ("mysql://a", "mysql")] {
+        for (url, named) in
+            [("sqlite:x.db?mode=ro", "mode"), ("sqlite:x.db?cache=shared", "cache"), ("mysql://a", "mysql")]
+        {
             assert!(url.parse::<DatabaseUrl>().unwrap_err().contains(named), "{url}");
         }
     }
@@ -352,7 +357,9 @@ mod tests {
         ] {
             assert!(url.parse::<DatabaseUrl>().is_ok(), "{url}");
         }
-        let Ok(DatabaseUrl::Postgres(url)) = "postgres://u:a%25b@h/d?password=hidden".parse() else { panic!() };
+        let Ok(DatabaseUrl::Postgres(url)) = "postgres://u:a%25b@h/d?password=hidden".parse() else {
+            panic!()
+        };
         assert_eq!(url.redact("no \"a%25b\", no a%b, no hidden"), "no \"***\", no ***, no ***");
         assert_eq!(url.for_node("n1").application_name(), "postrider-n1");
     }

@@ -79,8 +79,8 @@ pub mod testing;
 
 pub use engine::{
     Bucket, Builder, DeliveryQuery, DeliveryView, EndpointCounts, EndpointHealth, EndpointQuery,
-    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node, OlderKey, Outbox,
-    Overview, PortalLink, Postrider, Receipt, RecoveryPreview, StartError, Transaction,
+    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node, OlderKey,
+    Outbox, Overview, PortalLink, Postrider, Receipt, RecoveryPreview, StartError, Transaction,
 };
 pub use sender::sign as signature;
 pub use store::{

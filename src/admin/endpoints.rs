@@ -55,7 +55,9 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             web::resource("/endpoints/{id}/secret/rotate").post(rotate).default_service(super::only("POST")),
         )
         .service(
-            web::resource("/endpoints/{id}/secret/{key}").delete(end_key).default_service(super::only("DELETE")),
+            web::resource("/endpoints/{id}/secret/{key}")
+                .delete(end_key)
+                .default_service(super::only("DELETE")),
         )
         .service(web::resource("/endpoints/{id}/test").post(test).default_service(super::only("POST")));
 }

@@ -37,7 +37,13 @@ pub(super) struct Api;
 /// Without authentication: it is what authenticates.
 pub(super) fn resource(path: &str) -> impl HttpServiceFactory + use<> {
     let only = super::only("POST, GET, DELETE");
-    web::resource(path).wrap(super::private()).wrap(from_fn(super::head::as_get)).post(open).get(show).delete(close).default_service(only)
+    web::resource(path)
+        .wrap(super::private())
+        .wrap(from_fn(super::head::as_get))
+        .post(open)
+        .get(show)
+        .delete(close)
+        .default_service(only)
 }
 
 pub(super) fn link_routes(config: &mut web::ServiceConfig) {

@@ -194,7 +194,9 @@ impl Health {
     #[must_use]
     pub fn rest_until(&self, attempt: &Ended) -> Option<Timestamp> {
         let rest = match attempt.verdict {
-            Verdict::RetryAfter(asked) => asked.delay(attempt.wall).max(least_rest(self.rests_after(attempt))),
+            Verdict::RetryAfter(asked) => {
+                asked.delay(attempt.wall).max(least_rest(self.rests_after(attempt)))
+            }
             Verdict::Throttled => attempt.next_delay?,
             Verdict::Accepted | Verdict::Failed | Verdict::Gone | Verdict::Inconclusive => return None,
         };

@@ -164,9 +164,11 @@ impl Finished {
         let exchange = &mut self.exchange;
         match self.stored {
             Stored::Whole => {
-                exchange.replace_texts(|text| text.replace(|c: char| !c.is_ascii() || c.is_ascii_control(), "?"));
+                exchange
+                    .replace_texts(|text| text.replace(|c: char| !c.is_ascii() || c.is_ascii_control(), "?"));
                 let error = exchange.error.take();
-                exchange.error = Some(error.map_or(LEFT_OUT.to_owned(), |error| format!("{error} ({LEFT_OUT})")));
+                exchange.error =
+                    Some(error.map_or(LEFT_OUT.to_owned(), |error| format!("{error} ({LEFT_OUT})")));
                 self.stored = Stored::Ascii;
             }
             Stored::Ascii => {

@@ -20,10 +20,7 @@ impl Cost {
     }
 
     const fn minus(self, other: Self) -> Self {
-        Self {
-            rows: self.rows.saturating_sub(other.rows),
-            bytes: self.bytes.saturating_sub(other.bytes),
-        }
+        Self { rows: self.rows.saturating_sub(other.rows), bytes: self.bytes.saturating_sub(other.bytes) }
     }
 }
 

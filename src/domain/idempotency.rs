@@ -72,7 +72,8 @@ impl IdempotencySecret {
 mod tests {
     use super::*;
 
-    const REQUEST: Request<'static> = Request { caller: "token", path: "/api/v1/events", query: "", key: "k1" };
+    const REQUEST: Request<'static> =
+        Request { caller: "token", path: "/api/v1/events", query: "", key: "k1" };
 
     #[test]
     fn the_same_request_makes_the_same_id_and_another_one_another() {

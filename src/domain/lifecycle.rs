@@ -286,9 +286,7 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
         (
             Failed(_) | Delivered | Pending(Wait::Held(Interrupted | RefusedByDatabase)),
             Cause::RetryAsked { at },
-        ) => {
-            Ok(Life { state: due(at), retries_used: 0, interruptions: 0, ..*life })
-        }
+        ) => Ok(Life { state: due(at), retries_used: 0, interruptions: 0, ..*life }),
         (Pending(Wait::Held(Interrupted | RefusedByDatabase)), Cause::HoldLifted { at }) => {
             Ok(Life { state: due(at), interruptions: 0, ..*life })
         }
@@ -428,7 +426,8 @@ mod tests {
 
     #[test]
     fn a_lost_connection_costs_nothing_and_a_refused_outcome_waits_for_a_person() {
-        let life = Life { state: State::Sending, retries_used: 2, interruptions: 1, ..Life::published(AT, true) };
+        let life =
+            Life { state: State::Sending, retries_used: 2, interruptions: 1, ..Life::published(AT, true) };
         let lost = next(&life, &Cause::ConnectionLost { at: AT }).unwrap();
         assert_eq!(lost, Life { state: NOW, ..life });
         let refused = Life { state: REFUSED, ..life };

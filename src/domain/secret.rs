@@ -264,7 +264,14 @@ mod tests {
 
     #[test]
     fn short_long_and_garbled_secrets_are_refused_without_being_repeated() {
-        for bad in ["", "sec", "whsec_!!!!", "whsec_c2hvcnQ=", &format!("whsec_{}", "A".repeat(104)), "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
+        for bad in [
+            "",
+            "sec",
+            "whsec_!!!!",
+            "whsec_c2hvcnQ=",
+            &format!("whsec_{}", "A".repeat(104)),
+            "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        ] {
             let error = Secret::parse(bad).unwrap_err();
             assert!(bad.len() < 4 || !error.contains(bad), "{error}");
         }
@@ -279,7 +286,9 @@ mod tests {
         let bare = padded.trim_end_matches('=');
         let url_safe = bare.replace('+', "-").replace('/', "_");
         for text in [bare, &url_safe, &format!("{url_safe}=="), &format!(" {padded}\n")] {
-            let SigningSecret::Symmetric(read) = SigningSecret::parse(text).unwrap() else { panic!("{text}") };
+            let SigningSecret::Symmetric(read) = SigningSecret::parse(text).unwrap() else {
+                panic!("{text}")
+            };
             assert_eq!(read, secret, "{text}");
         }
         for length in [24, 75] {

@@ -337,7 +337,9 @@ impl State {
     /// Remembers what the publishes of a commit came to.
     fn note_fan_outs(&mut self, group: &[Member]) {
         for member in group {
-            let Some(((tenant, cost), made)) = member.publishing().zip(member.deliveries_made()) else { continue };
+            let Some(((tenant, cost), made)) = member.publishing().zip(member.deliveries_made()) else {
+                continue;
+            };
             if self.fan_outs.len() >= MAX_FAN_OUTS {
                 self.fan_outs.clear();
             }

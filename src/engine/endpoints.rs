@@ -244,7 +244,8 @@ impl Postrider {
     pub async fn endpoint_secrets(&self, id: &EndpointId) -> Result<(Secret, Vec<OlderKey>), Error> {
         let (endpoint, now) = (self.find_endpoint(id).await?, self.now());
         let present = endpoint.present_keys().map(|keys| keys.secret.clone());
-        let older = endpoint.older_keys(now).map(|(keys, signs_until)| OlderKey { id: keys.id(), signs_until });
+        let older =
+            endpoint.older_keys(now).map(|(keys, signs_until)| OlderKey { id: keys.id(), signs_until });
         Ok((present.ok_or(Error::NotFound("secret"))?, older.collect()))
     }
 

@@ -35,7 +35,9 @@ pub enum Error {
     #[error("its endpoint was deleted, so it can not be sent any more")]
     EndpointDeleted,
     /// As many older keys of the endpoint sign as may sign at once.
-    #[error("{0} older keys sign already: end one, wait until its grace has ended, or rotate with `grace_s` 0")]
+    #[error(
+        "{0} older keys sign already: end one, wait until its grace has ended, or rotate with `grace_s` 0"
+    )]
     ManyKeys(usize),
     /// The delivery's state does not allow it.
     #[error(transparent)]

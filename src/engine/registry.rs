@@ -204,9 +204,8 @@ impl Registry {
                 let is_cut = i64::try_from(changed.len()).is_ok_and(|changed| changed >= MAX_CHANGES);
                 let changed: HashSet<EndpointId> = changed.into_iter().map(|(id, _)| id).collect();
                 let concerned = live.into_iter().filter(|id| is_cut || changed.contains(id));
-                let each = concerned.map(|id| {
-                    Ok((query::endpoint(conn, codec, &id)?, query::health(conn, &id)?))
-                });
+                let each =
+                    concerned.map(|id| Ok((query::endpoint(conn, codec, &id)?, query::health(conn, &id)?)));
                 each.collect::<Result<Vec<_>, StoreError>>()
             };
             shared.store.read("changed endpoints", read).await

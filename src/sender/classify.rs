@@ -18,7 +18,9 @@ pub(super) fn classify(error: &legacy::Error) -> Failure {
     match error.source().and_then(|cause| cause.downcast_ref::<ConnectError>()) {
         Some(ConnectError::Blocked(blocked)) => Failure::Blocked(blocked.clone()),
         Some(ConnectError::Name(detail)) => Failure::Dns(detail.clone()),
-        Some(ConnectError::Tcp(io) | ConnectError::Tls(io)) if is_exhausted(io) => Failure::Exhausted(io.to_string()),
+        Some(ConnectError::Tcp(io) | ConnectError::Tls(io)) if is_exhausted(io) => {
+            Failure::Exhausted(io.to_string())
+        }
         Some(ConnectError::Tcp(_)) => Failure::Connect(last),
         Some(ConnectError::Tls(_)) => Failure::Tls(last),
         Some(error @ ConnectError::Deadline) => Failure::Timeout(error.to_string()),

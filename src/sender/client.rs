@@ -129,7 +129,8 @@ impl HttpTransport {
     async fn post(&self, request: WireRequest, attempt: &AttemptContext) -> Result<WireAnswer, Failure> {
         let origin = request.url.origin().ascii_serialization();
         let late = || Failure::Timeout(format!("no answer within {} ms", request.timeout.as_millis()));
-        let client = if request.fresh_connection || !self.may_reuse(&origin) { &self.unpooled } else { &self.pooled };
+        let client =
+            if request.fresh_connection || !self.may_reuse(&origin) { &self.unpooled } else { &self.pooled };
         let mut http = http_request(&request)?;
         let connection = capture_connection(&mut http);
         let response = match timeout_at(attempt.deadline, client.request(http)).await {

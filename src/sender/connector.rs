@@ -152,7 +152,8 @@ fn server_name(host: &str) -> io::Result<ServerName<'static>> {
 
 /// Orders addresses so that the families take turns, IPv6 first (RFC 8305, section 4).
 fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) = addresses.into_iter().partition(IpAddr::is_ipv6);
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
+        addresses.into_iter().partition(IpAddr::is_ipv6);
     let mut ordered = Vec::with_capacity(first.len() + second.len());
     while let Some(address) = first.pop_front() {
         ordered.push(address);

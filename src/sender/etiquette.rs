@@ -53,7 +53,9 @@ mod tests {
         assert_eq!(asked("99999999999999999999999"), delay(u64::MAX));
         let date = Timestamp::from_micros(784_111_777_000_000);
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Verdict::RetryAfter(RetryAfter::Date(date)));
-        for nonsense in ["", "-5", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "0", "Sun, 06 Nov 1994 08:48:37 GMT"] {
+        for nonsense in
+            ["", "-5", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "0", "Sun, 06 Nov 1994 08:48:37 GMT"]
+        {
             assert_eq!(asked(nonsense), Verdict::Failed, "{nonsense}");
         }
     }

@@ -136,7 +136,8 @@ impl AddressPolicy {
                 (Some(inside), _) => !self.is_denied(address) && open(inside.into()),
                 // The well-known prefix stands for global addresses only (RFC 6052, section 3.1).
                 (None, Some(inside)) => {
-                    let translated = is_well_known_nat64(v6) && !self.is_denied(address) && public(inside.into());
+                    let translated =
+                        is_well_known_nat64(v6) && !self.is_denied(address) && public(inside.into());
                     translated || (open(address) && open(inside.into()))
                 }
                 (None, None) => open(address),

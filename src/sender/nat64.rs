@@ -79,7 +79,10 @@ mod tests {
             assert_eq!(embedded_at(address, length), v4, "/{length}");
             assert_eq!(Nat64Prefix { prefix: address, length }.embedded(address), Some(v4));
         }
-        assert_eq!(Nat64Prefix::WELL_KNOWN.embedded("64:ff9b::808:404".parse().unwrap()), Some(Ipv4Addr::new(8, 8, 4, 4)));
+        assert_eq!(
+            Nat64Prefix::WELL_KNOWN.embedded("64:ff9b::808:404".parse().unwrap()),
+            Some(Ipv4Addr::new(8, 8, 4, 4))
+        );
         assert_eq!(Nat64Prefix::WELL_KNOWN.embedded("64:ff9b:1::808:404".parse().unwrap()), None);
     }
 

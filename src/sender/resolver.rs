@@ -94,10 +94,11 @@ fn stamp(path: &str) -> Option<Stamp> {
 impl Settings {
     fn read() -> Result<Self, String> {
         let files = FILES.map(stamp);
-        let (config, mut options) = hickory_resolver::system_conf::read_system_conf().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot read the system's DNS settings: only the hosts file is used");
-            (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
-        });
+        let (config, mut options) =
+            hickory_resolver::system_conf::read_system_conf().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot read the system's DNS settings: only the hosts file is used");
+                (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
+            });
         let (search, ndots) = (config.search().to_vec(), options.ndots);
         options.use_hosts_file = ResolveHosts::Never;
         // A name that appears, or a server that comes back, is seen by the next attempt.
@@ -148,7 +149,11 @@ impl Settings {
                 Ok(first)
             }
             (Ok(found), Err(error)) | (Err(error), Ok(found)) => {
-                if found.is_empty() { Err(error) } else { Ok(found) }
+                if found.is_empty() {
+                    Err(error)
+                } else {
+                    Ok(found)
+                }
             }
             (Err(error), Err(_)) => Err(error),
         }
@@ -156,7 +161,8 @@ impl Settings {
 
     async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, String> {
         // The URL's parser has written the name in ASCII. DNS itself takes any character (RFC 2181, section 11).
-        let name = Name::from_ascii(name).map_err(|error| format!("the name cannot be looked up: {error}"))?;
+        let name =
+            Name::from_ascii(name).map_err(|error| format!("the name cannot be looked up: {error}"))?;
         let found = self.in_hosts_file(&name);
         if !found.is_empty() {
             return Ok(found);
@@ -286,7 +292,8 @@ mod tests {
 
     #[test]
     fn names_are_tried_in_the_order_of_the_system() {
-        let below = |name: &str| [format!("{name}.ns.svc.cluster.local."), format!("{name}.svc.cluster.local.")];
+        let below =
+            |name: &str| [format!("{name}.ns.svc.cluster.local."), format!("{name}.svc.cluster.local.")];
         let [first, second] = below("my-svc");
         assert_eq!(names("my-svc", 5), [first, second, "my-svc.".to_owned()]);
         let [first, second] = below("my-svc.ns");

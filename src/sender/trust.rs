@@ -13,8 +13,8 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{
-    AlgorithmIdentifier, CertificateDer, InvalidSignature, ServerName, SignatureVerificationAlgorithm, UnixTime,
-    alg_id,
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, ServerName, SignatureVerificationAlgorithm,
+    UnixTime, alg_id,
 };
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -40,10 +40,7 @@ fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
     let known = provider.signature_verification_algorithms;
     let mut mapping = known.mapping.to_vec();
     mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, P521));
-    WebPkiSupportedAlgorithms {
-        all: Vec::leak([known.all, P521].concat()),
-        mapping: Vec::leak(mapping),
-    }
+    WebPkiSupportedAlgorithms { all: Vec::leak([known.all, P521].concat()), mapping: Vec::leak(mapping) }
 }
 
 /// ECDSA on P-521 with SHA-512 (FIPS 186-5).

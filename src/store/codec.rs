@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::query::StoredHealth;
 use super::StoreError;
+use super::query::StoredHealth;
 use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, RecoveryRow, TokenRow};
 use crate::domain::access::{Grant, Token, TokenHash};
 use crate::domain::breaker::{Breaker, BreakerState, Health};

@@ -74,7 +74,8 @@ impl FileWatch {
     pub(crate) fn check(&self) -> Result<(), Unavailable> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((path, was)) = files.displaced() else { return Ok(()) };
-        let now_at = open_file_of(was).map_or_else(|| "deleted".to_owned(), |path| path.display().to_string());
+        let now_at =
+            open_file_of(was).map_or_else(|| "deleted".to_owned(), |path| path.display().to_string());
         let moved = Unavailable::Moved { path: path.display().to_string(), now_at };
         if files.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
             files.logged_at = Some(Instant::now());

@@ -6,10 +6,10 @@ use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-use super::{StoreError, Unavailable};
-use crate::config::DatabaseUrl;
 #[cfg(feature = "postgres")]
 use super::postgres::checks;
+use super::{StoreError, Unavailable};
+use crate::config::DatabaseUrl;
 #[cfg(feature = "postgres")]
 use crate::config::PostgresUrl;
 

@@ -104,7 +104,9 @@ impl Source {
     #[must_use]
     pub(crate) fn for_node(self, node_name: &str) -> Self {
         match self {
-            Self::Url(DatabaseUrl::Postgres(url)) => Self::Url(DatabaseUrl::Postgres(url.for_node(node_name))),
+            Self::Url(DatabaseUrl::Postgres(url)) => {
+                Self::Url(DatabaseUrl::Postgres(url.for_node(node_name)))
+            }
             other => other,
         }
     }

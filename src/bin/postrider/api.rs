@@ -7,15 +7,16 @@ use anyhow::Context;
 use reqwest::{Method, Url};
 use serde_json::Value;
 
+use crate::environment::trimmed;
 use crate::output::Failure;
-use crate::settings::{DEFAULT_LISTEN, Hidden, Settings, SettingsFile};
+use crate::settings::{DEFAULT_LISTEN, Hidden, ListenAddress, Settings, SettingsFile};
 use crate::token;
 
 /// Where the server is, and how to show what it answers.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Client {
     /// The server [default: http://127.0.0.1:8400, or `listen` of the settings file]
-    #[arg(long, env = "POSTRIDER_SERVER", value_name = "URL", global = true)]
+    #[arg(long, env = "POSTRIDER_SERVER", value_name = "URL", global = true, value_parser = trimmed::<Url>)]
     server: Option<Url>,
 
     /// The server's database, beside which its token is kept [default: sqlite:postrider.db]
@@ -66,6 +67,7 @@ impl Client {
     /// Finds the server and the token.
     pub(crate) fn connect(&self) -> Result<Connection, Failure> {
         let listen = std::env::var("POSTRIDER_LISTEN").ok().and_then(|address| address.parse().ok());
+        let listen: Option<ListenAddress> = listen;
         let own = Settings { database_url: self.database_url.clone(), listen, ..Settings::default() };
         let settings = own.over_file(self.file.path.as_deref())?;
         Connection::new(&server_of(self.server.as_ref(), &settings), find_token(&settings)?)
@@ -86,7 +88,7 @@ impl Client {
 pub(crate) fn server_of(named: Option<&Url>, settings: &Settings) -> String {
     match (named, settings.listen) {
         (Some(url), _) => url.to_string().trim_end_matches('/').to_owned(),
-        (None, Some(address)) => format!("http://{address}"),
+        (None, Some(ListenAddress(address))) => format!("http://{address}"),
         (None, None) => format!("http://{DEFAULT_LISTEN}"),
     }
 }
@@ -161,7 +163,8 @@ impl Connection {
 
 /// The token from the environment, the settings file, or beside the local database.
 fn find_token(settings: &Settings) -> Result<Token, Failure> {
-    if let Ok(text) = std::env::var("POSTRIDER_API_TOKEN") {
+    let set = std::env::var("POSTRIDER_API_TOKEN").ok().map(|text| text.trim().to_owned());
+    if let Some(text) = set.filter(|text| !text.is_empty()) {
         return Ok(Token { text, from: "POSTRIDER_API_TOKEN".into() });
     }
     if let Some(token) = &settings.api_token {

@@ -1,7 +1,7 @@
 //! `postrider config`: whether the settings can stand, and where each is from.
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory as _, Subcommand};
+use clap::{ArgMatches, Subcommand};
 use postrider::config::EngineConfig;
 use serde_json::{Map, Value, json};
 
@@ -72,7 +72,13 @@ impl Given {
         let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         wrong.extend(misspelt(variables));
         if wrong.is_empty() {
-            wrong.extend(judge(&merged, |settings| settings.token().and_then(|_| settings.engine())));
+            wrong.extend(judge(&merged, |settings| {
+                settings.token()?;
+                settings.keep_alive()?;
+                settings.cors_origins()?;
+                settings.log_filter()?;
+                settings.engine()
+            }));
         }
         Ok(wrong)
     }
@@ -113,7 +119,7 @@ fn judge(settings: &Settings, read: impl Fn(&Settings) -> anyhow::Result<EngineC
 
 /// The arguments of the command that runs.
 fn arguments() -> ArgMatches {
-    let mut matches = crate::Cli::command().get_matches();
+    let mut matches = crate::environment::command().get_matches();
     while let Some((_, below)) = matches.subcommand() {
         matches = below.clone();
     }

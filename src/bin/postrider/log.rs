@@ -3,52 +3,63 @@
 
 use std::io::IsTerminal as _;
 
-use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Log {
-    /// What to log, such as info or postrider=debug
-    #[arg(long, env = "POSTRIDER_LOG", value_name = "FILTER", default_value = "info,actix_server=warn")]
-    log: String,
+use crate::settings::Settings;
 
-    /// How to log it
-    #[arg(long, env = "POSTRIDER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
     Text,
     Json,
 }
 
 /// To be kept until the end: what is left to be exported is exported when it goes.
 pub(crate) struct Logging {
+    refilter: Box<dyn Fn(EnvFilter) -> anyhow::Result<()>>,
     #[cfg(feature = "otlp")]
     exporting: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
 }
 
-impl Log {
-    pub(crate) fn start(&self) -> anyhow::Result<Logging> {
-        let filter = EnvFilter::try_new(&self.log).context("--log")?;
+impl Logging {
+    /// Logs what `filter` names from now on.
+    pub(crate) fn refilter(&self, filter: EnvFilter) -> anyhow::Result<()> {
+        (self.refilter)(filter)
+    }
+}
+
+/// Starts to log what the settings name.
+pub(crate) fn start(settings: &Settings) -> anyhow::Result<Logging> {
+    let (filter, format) = (settings.log_filter()?, settings.log_format.unwrap_or(LogFormat::Text));
+    #[cfg(feature = "otlp")]
+    if let Some(provider) = otlp::provider()? {
+        let refilter = otlp::start(filter, format, &provider);
+        return Ok(Logging { refilter, exporting: Some(provider) });
+    }
+    let (filter, handle) = reload::Layer::new(filter);
+    tracing_subscriber::registry().with(written(format).with_filter(filter)).init();
+    let refilter = Box::new(move |filter| Ok(handle.reload(filter)?));
+    Ok(Logging {
+        refilter,
         #[cfg(feature = "otlp")]
-        if let Some(provider) = otlp::provider()? {
-            otlp::start(filter, self.log_format, &provider);
-            return Ok(Logging { exporting: Some(provider) });
-        }
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal());
-        match self.log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().init(),
-        }
-        Ok(Logging {
-            #[cfg(feature = "otlp")]
-            exporting: None,
-        })
+        exporting: None,
+    })
+}
+
+/// The log on stderr.
+fn written<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let log = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.boxed(),
+        LogFormat::Json => log.json().boxed(),
     }
 }
 
@@ -64,7 +75,6 @@ impl Drop for Logging {
 #[cfg(feature = "otlp")]
 mod otlp {
     use std::env::var;
-    use std::io::IsTerminal as _;
 
     use anyhow::Context as _;
     use opentelemetry::trace::TracerProvider as _;
@@ -74,9 +84,9 @@ mod otlp {
     use tracing_subscriber::filter::FilterFn;
     use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
     use tracing_subscriber::util::SubscriberInitExt as _;
-    use tracing_subscriber::{EnvFilter, fmt};
+    use tracing_subscriber::{EnvFilter, reload};
 
-    use super::LogFormat;
+    use super::{LogFormat, written};
 
     /// Where spans go to, if anywhere. (What is in the variables beyond that, the exporter reads by itself.)
     const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
@@ -99,16 +109,17 @@ mod otlp {
     }
 
     /// The log as it is without, and beside it the spans, whatever the log shows of them.
-    pub(super) fn start(filter: EnvFilter, format: LogFormat, provider: &SdkTracerProvider) {
-        let log = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-        let log = match format {
-            LogFormat::Text => log.boxed(),
-            LogFormat::Json => log.json().boxed(),
-        };
+    pub(super) fn start(
+        filter: EnvFilter,
+        format: LogFormat,
+        provider: &SdkTracerProvider,
+    ) -> Box<dyn Fn(EnvFilter) -> anyhow::Result<()>> {
+        let (filter, handle) = reload::Layer::new(filter);
         let ours = FilterFn::new(|of| of.is_span() && matches!(of.name(), "publish" | "attempt"));
         let spans = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("postrider"))
             .with_filter(ours.with_max_level_hint(LevelFilter::DEBUG));
-        tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).init();
+        tracing_subscriber::registry().with(written(format).with_filter(filter)).with(spans).init();
+        Box::new(move |filter| Ok(handle.reload(filter)?))
     }
 }

@@ -9,6 +9,7 @@ mod deliveries;
 mod demo;
 mod doctor;
 mod endpoints;
+mod environment;
 mod events;
 mod input;
 mod keys;
@@ -97,7 +98,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = environment::parse();
     // A process-wide default, which a library must not set and a program may.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = actix_web::rt::System::new().block_on(async {

@@ -1,7 +1,6 @@
 //! `postrider serve`: settings in, a server out.
 
 use std::net::TcpListener;
-use std::time::Duration;
 
 use actix_web::{App, HttpServer};
 use anyhow::{Context, bail};
@@ -9,16 +8,12 @@ use postrider::Postrider;
 use postrider::admin::ApiToken;
 use postrider::config::DatabaseUrl;
 
-use crate::log::Log;
+use crate::log::{self, Logging};
 use crate::settings::{Settings, SettingsFile};
 use crate::token;
 
 /// How long open HTTP requests get when the server stops, in seconds.
 const HTTP_SHUTDOWN_S: u64 = 5;
-
-/// Longer than the minute for which common proxies and clients keep an idle connection: the side
-/// that sends requests should be the one to close it.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Run the server: the HTTP API and the engine.
 #[derive(Debug, clap::Args)]
@@ -28,18 +23,19 @@ pub(crate) struct Serve {
 
     #[command(flatten)]
     file: SettingsFile,
-
-    #[command(flatten)]
-    log: Log,
 }
 
 impl Serve {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let _logging = self.log.start()?;
-        raise_file_limit();
+        // From the first moment on: a SIGHUP that comes early must not end the process.
+        let mut hangups = Hangups::new()?;
         let settings = self.settings.over_file(self.file.path.as_deref())?;
+        let logging = log::start(&settings)?;
+        raise_file_limit();
         let (database, address) = (settings.database()?, settings.address()?);
+        let (keep_alive, origins) = (settings.keep_alive()?, settings.cors_origins()?);
         let config = settings.engine()?;
+        let given = settings.token()?;
         // The port first: a second server must not touch the first one's database.
         let listener = TcpListener::bind(address).with_context(|| {
             format!(
@@ -47,14 +43,18 @@ impl Serve {
             )
         })?;
         let address = listener.local_addr()?;
-        let token = api_token(&settings, &database)?;
 
-        let postrider = Postrider::builder().database(database).config(config).start().await?;
+        let postrider = Postrider::builder().database(database.clone()).config(config).start().await?;
+        // After the database: a token without one is what a database that was moved away leaves behind.
+        let token = match given {
+            Some(token) => ApiToken::new(&token).map_err(anyhow::Error::msg)?,
+            None => kept_token(&database)?,
+        };
         let (handle, api_token) = (postrider.clone(), token.clone());
-        let app = move || App::new().configure(handle.admin_with_tokens(api_token.clone()));
+        let app = move || App::new().configure(handle.admin_with_cors(api_token.clone(), &origins));
         let server = HttpServer::new(app)
             .disable_signals()
-            .keep_alive(KEEP_ALIVE)
+            .keep_alive(keep_alive)
             .shutdown_timeout(HTTP_SHUTDOWN_S)
             .listen(listener)
             .with_context(|| format!("cannot serve on {address}"))?
@@ -63,7 +63,16 @@ impl Serve {
         actix_web::rt::spawn(server);
         tracing::info!("Postrider {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
 
-        let signal = stop_signal().await?;
+        let mut stop = std::pin::pin!(stop_signal());
+        let signal = loop {
+            tokio::select! {
+                signal = &mut stop => break signal?,
+                () = hangups.next() => match self.reload(&postrider, &token, &logging).await {
+                    Ok(()) => tracing::info!("SIGHUP: tokens, the trust store and the log level were read again"),
+                    Err(error) => tracing::error!("SIGHUP: not everything could be read again: {error:#}"),
+                },
+            }
+        };
         tracing::info!("{signal}: finishing what is in flight; a second one ends at once");
         let finish = async {
             http.stop(true).await;
@@ -74,6 +83,46 @@ impl Serve {
             signal = stop_signal() => bail!("{}: ended before everything in flight had; it is sent again after the next start", signal?),
         }
         Ok(())
+    }
+
+    /// Reads again what may change while the server runs. What is wrong is reported, and leaves the rest as it was.
+    async fn reload(&self, postrider: &Postrider, token: &ApiToken, logging: &Logging) -> anyhow::Result<()> {
+        let settings = self.settings.over_file(self.file.path.as_deref())?;
+        logging.refilter(settings.log_filter()?)?;
+        let path = token::path_of(&settings.database()?);
+        let text = match (settings.token()?, path) {
+            (Some(text), _) => Some(text),
+            (None, Some(path)) => token::read(&path)?,
+            (None, None) => None,
+        };
+        if let Some(text) = text {
+            token.replace(&text).map_err(anyhow::Error::msg)?;
+        }
+        Ok(postrider.reload().await?)
+    }
+}
+
+/// The signals that ask to read settings again.
+struct Hangups {
+    #[cfg(unix)]
+    signals: tokio::signal::unix::Signal,
+}
+
+impl Hangups {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            signals: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.signals.recv().await.is_some() {
+            return;
+        }
+        std::future::pending().await
     }
 }
 
@@ -90,11 +139,8 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
-/// The token that was set, or the one kept beside a local database.
-fn api_token(settings: &Settings, database: &DatabaseUrl) -> anyhow::Result<ApiToken> {
-    if let Some(token) = settings.token()? {
-        return Ok(token);
-    }
+/// The token kept beside a local database.
+fn kept_token(database: &DatabaseUrl) -> anyhow::Result<ApiToken> {
     let path = token::path_of(database).context("there is no file to keep a token beside")?;
     let token = token::read_or_make(&path)?;
     tracing::info!("the API's token is in {}", path.display());

@@ -14,11 +14,18 @@ use postrider::domain::retry::RetrySchedule;
 use postrider::domain::secret::EncryptionKey;
 use postrider::domain::settings::{check_concurrency, check_timeout_ms};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+use crate::environment::{trimmed, trimmed_word};
+use crate::log::LogFormat;
 
 pub(crate) use self::file::{Known, Place, Places, SECRET, Wrong, known, misspelt};
 
 pub(crate) const DEFAULT_DATABASE_URL: &str = "sqlite:postrider.db";
 pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8400";
+/// Longer than the ten minutes of the most patient common load balancer.
+const DEFAULT_KEEP_ALIVE: &str = "620s";
+const DEFAULT_LOG: &str = "info,actix_server=warn";
 
 /// Text that must not be shown: no `Debug` of the settings holds it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -34,7 +41,40 @@ impl std::fmt::Debug for Hidden {
 impl std::str::FromStr for Hidden {
     type Err = std::convert::Infallible;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.trim().to_owned()))
+    }
+}
+
+/// An address to listen on: `127.0.0.1:8400`, `[::1]:8400`, `localhost:8400`, or `:8400` for every address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub(crate) struct ListenAddress(pub(crate) SocketAddr);
+
+impl std::str::FromStr for ListenAddress {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let address = match text.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None if text.starts_with(':') => format!("0.0.0.0{text}"),
+            None => text.to_owned(),
+        };
+        address.parse().map(Self).map_err(|_| {
+            format!("`{text}` is not an address with a port: write 127.0.0.1:8400, localhost:8400, or :8400 for every address")
+        })
+    }
+}
+
+impl TryFrom<String> for ListenAddress {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ListenAddress> for String {
+    fn from(address: ListenAddress) -> Self {
+        address.0.to_string()
     }
 }
 
@@ -48,7 +88,34 @@ pub(crate) struct Settings {
 
     /// The address of the HTTP API [default: 127.0.0.1:8400]
     #[arg(long, env = "POSTRIDER_LISTEN", value_name = "ADDRESS")]
-    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) listen: Option<ListenAddress>,
+
+    /// How long the API keeps an idle connection of a caller. The side that sends requests should be the one to
+    /// close it, so this is longer than what common load balancers do [default: 620s]
+    #[arg(long, env = "POSTRIDER_KEEP_ALIVE", value_name = "DURATION", value_parser = trimmed::<String>)]
+    pub(crate) keep_alive: Option<String>,
+
+    /// Let pages of these origins call the API with a token (such as https://console.example.com, comma-separated)
+    #[arg(
+        long,
+        env = "POSTRIDER_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        value_parser = trimmed::<String>
+    )]
+    pub(crate) cors_origins: Option<Vec<String>>,
+
+    /// Begin an empty database where the file is missing but its companions (token, lock) are there
+    #[arg(long, env = "POSTRIDER_CREATE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = trimmed::<bool>)]
+    pub(crate) create: Option<bool>,
+
+    /// What to log, such as info or postrider=debug [default: info,actix_server=warn]
+    #[arg(long, env = "POSTRIDER_LOG", value_name = "FILTER", value_parser = trimmed::<String>)]
+    pub(crate) log: Option<String>,
+
+    /// How to log it: text or json [default: text]
+    #[arg(long, env = "POSTRIDER_LOG_FORMAT", value_name = "FORMAT", value_parser = trimmed_word::<LogFormat>)]
+    pub(crate) log_format: Option<LogFormat>,
 
     /// The token that the API asks for. None set: one is made at the first start and kept beside
     /// the database. Better given by the environment or the file than as a flag.
@@ -71,7 +138,8 @@ pub(crate) struct Settings {
         long = "allow-network",
         env = "POSTRIDER_ALLOW_NETWORKS",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = trimmed::<IpNet>
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) allow_networks: Option<Vec<IpNet>>,
@@ -81,61 +149,67 @@ pub(crate) struct Settings {
         long = "deny-network",
         env = "POSTRIDER_DENY_NETWORKS",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = trimmed::<IpNet>
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) deny_networks: Option<Vec<IpNet>>,
 
     /// Refuse http:// endpoints
-    #[arg(long, env = "POSTRIDER_HTTPS_ONLY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, env = "POSTRIDER_HTTPS_ONLY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = trimmed::<bool>)]
     pub(crate) https_only: Option<bool>,
 
     /// A second header that carries the event's id, such as X-Acme-Event-Id
-    #[arg(long, env = "POSTRIDER_EVENT_ID_HEADER", value_name = "NAME")]
+    #[arg(long, env = "POSTRIDER_EVENT_ID_HEADER", value_name = "NAME", value_parser = trimmed::<String>)]
     pub(crate) event_id_header: Option<String>,
 
+    /// How long a connection to a receiver is used, give or take a fifth: a receiver that moved to another address
+    /// is followed by then [default: 30s]
+    #[arg(long, env = "POSTRIDER_CONNECTION_LIFETIME", value_name = "DURATION", value_parser = trimmed::<String>)]
+    pub(crate) connection_lifetime: Option<String>,
+
     /// How long after its publishing an event is kept whose deliveries have ended [default: 30d]
-    #[arg(long, env = "POSTRIDER_RETENTION", value_name = "DURATION")]
+    #[arg(long, env = "POSTRIDER_RETENTION", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) retention: Option<String>,
 
     /// Attempts in flight of all endpoints together [default: half of the file limit, at most 8192]
-    #[arg(long, env = "POSTRIDER_MAX_IN_FLIGHT", value_name = "N")]
+    #[arg(long, env = "POSTRIDER_MAX_IN_FLIGHT", value_name = "N", value_parser = trimmed::<usize>)]
     pub(crate) max_in_flight: Option<usize>,
 
     /// What this process is called among those that share a Postgres [default: the host's name]
-    #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME")]
+    #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME", value_parser = trimmed::<String>)]
     pub(crate) node_name: Option<String>,
 
     /// How long others wait for a node that went away before they send in its place [default: 30s]
-    #[arg(long, env = "POSTRIDER_LEASE_TTL", value_name = "DURATION")]
+    #[arg(long, env = "POSTRIDER_LEASE_TTL", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) lease_ttl: Option<String>,
 
     /// How often a node says that it is there [default: 10s]
-    #[arg(long, env = "POSTRIDER_LEASE_RENEWAL", value_name = "DURATION")]
+    #[arg(long, env = "POSTRIDER_LEASE_RENEWAL", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) lease_renewal: Option<String>,
 
     /// How long before the others may, a node that cannot say so stops sending [default: 3s]
-    #[arg(long, env = "POSTRIDER_LEASE_MARGIN", value_name = "DURATION")]
+    #[arg(long, env = "POSTRIDER_LEASE_MARGIN", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) lease_margin: Option<String>,
 
     /// Whether a start brings the schema up to date: auto or off [default: auto]
-    #[arg(long, env = "POSTRIDER_MIGRATE", value_name = "MODE")]
+    #[arg(long, env = "POSTRIDER_MIGRATE", value_name = "MODE", value_parser = trimmed_word::<Migrate>)]
     pub(crate) migrate: Option<Migrate>,
 
     /// Attempt starts of an endpoint that does not say otherwise [default: 10/min]
-    #[arg(long, env = "POSTRIDER_DEFAULT_RATE_LIMIT", value_name = "LIMIT")]
+    #[arg(long, env = "POSTRIDER_DEFAULT_RATE_LIMIT", value_name = "LIMIT", value_parser = trimmed::<String>)]
     pub(crate) default_rate_limit: Option<String>,
 
     /// Attempts in flight of such an endpoint [default: 3]
-    #[arg(long, env = "POSTRIDER_DEFAULT_CONCURRENCY", value_name = "N")]
+    #[arg(long, env = "POSTRIDER_DEFAULT_CONCURRENCY", value_name = "N", value_parser = trimmed::<u32>)]
     pub(crate) default_concurrency: Option<u32>,
 
     /// Delays between its attempts in seconds, comma-separated [default: 10,20,40,80]
-    #[arg(long, env = "POSTRIDER_DEFAULT_RETRY_DELAYS_S", value_name = "SECONDS", value_delimiter = ',')]
+    #[arg(long, env = "POSTRIDER_DEFAULT_RETRY_DELAYS_S", value_name = "SECONDS", value_delimiter = ',', value_parser = trimmed::<u32>)]
     pub(crate) default_retry_delays_s: Option<Vec<u32>>,
 
     /// Its time-out in milliseconds [default: 15000]
-    #[arg(long, env = "POSTRIDER_DEFAULT_TIMEOUT_MS", value_name = "MS")]
+    #[arg(long, env = "POSTRIDER_DEFAULT_TIMEOUT_MS", value_name = "MS", value_parser = trimmed::<u64>)]
     pub(crate) default_timeout_ms: Option<u64>,
 
     /// Where in a file those are that are from one.
@@ -194,9 +268,13 @@ impl Settings {
     }
 
     /// The token that was set. `None`: one is made, and kept beside a local database.
-    pub(crate) fn token(&self) -> anyhow::Result<Option<ApiToken>> {
+    pub(crate) fn token(&self) -> anyhow::Result<Option<String>> {
         match &self.api_token {
-            Some(token) => ApiToken::new(&token.0).map(Some).map_err(|detail| self.wrong("api_token", detail)),
+            Some(token) => {
+                let token = token.0.trim();
+                ApiToken::new(token).map_err(|detail| self.wrong("api_token", detail))?;
+                Ok(Some(token.to_owned()))
+            }
             None if self.address()?.ip().is_loopback() && crate::token::path_of(&self.database()?).is_some() => Ok(None),
             None => Err(self.wrong(
                 "api_token",
@@ -209,12 +287,12 @@ impl Settings {
 
     pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
         let url = self.database_url.as_ref().map_or(DEFAULT_DATABASE_URL, |url| url.0.as_str());
-        url.parse().map_err(|error| self.wrong("database_url", error))
+        url.trim().parse().map_err(|error| self.wrong("database_url", error))
     }
 
     pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
         match self.listen {
-            Some(address) => Ok(address),
+            Some(ListenAddress(address)) => Ok(address),
             None => Ok(DEFAULT_LISTEN.parse()?),
         }
     }
@@ -256,6 +334,7 @@ impl Settings {
             ("lease_ttl", &self.lease_ttl, &mut config.lease.ttl),
             ("lease_renewal", &self.lease_renewal, &mut config.lease.renewal),
             ("lease_margin", &self.lease_margin, &mut config.lease.margin),
+            ("connection_lifetime", &self.connection_lifetime, &mut config.connection_lifetime),
         ] {
             *setting = duration(name, text)?.unwrap_or(*setting);
         }
@@ -275,6 +354,7 @@ impl Settings {
         if let Some(most) = self.max_in_flight {
             config.max_in_flight = most;
         }
+        config.create_database = self.create.unwrap_or(false);
         config.migrate_on_start = self.migrate != Some(Migrate::Off);
         if let Some(name) = &self.node_name {
             config.node_name = name.clone();
@@ -282,14 +362,58 @@ impl Settings {
         Ok(config)
     }
 
+    /// How long an idle connection of a caller is kept.
+    pub(crate) fn keep_alive(&self) -> anyhow::Result<Duration> {
+        let text = self.keep_alive.as_deref().unwrap_or(DEFAULT_KEEP_ALIVE);
+        let duration = humantime::parse_duration(text)
+            .map_err(|error| self.wrong("keep_alive", format!("{error}: write it as 620s or 10m")))?;
+        let fits = (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&duration);
+        if fits { Ok(duration) } else { Err(self.wrong("keep_alive", "must be from 1s to 24h")) }
+    }
+
+    /// The origins whose pages may call the API.
+    pub(crate) fn cors_origins(&self) -> anyhow::Result<Vec<String>> {
+        let is_origin = |text: &str| {
+            let parsed = url::Url::parse(text);
+            parsed.is_ok_and(|url| url.has_host() && url.origin().ascii_serialization() == text)
+        };
+        let origins = self.cors_origins.clone().unwrap_or_default();
+        let origins: Vec<String> = origins.into_iter().filter(|origin| !origin.is_empty()).collect();
+        match origins.iter().find(|origin| !is_origin(origin)) {
+            Some(wrong) => Err(self.wrong(
+                "cors_origins",
+                format!("`{wrong}` is not an origin: write https://console.example.com, without a path or a final slash, and name each one"),
+            )),
+            None => Ok(origins),
+        }
+    }
+
+    /// What is logged.
+    pub(crate) fn log_filter(&self) -> anyhow::Result<EnvFilter> {
+        let filter = self.log.as_deref().unwrap_or(DEFAULT_LOG);
+        EnvFilter::try_new(filter).map_err(|error| self.wrong("log", error))
+    }
+
     /// What holds where nothing is set.
     pub(crate) fn defaults() -> anyhow::Result<Self> {
-        let EngineConfig { endpoint_defaults, lease, retention, max_in_flight, node_name, .. } =
-            EngineConfig::default();
+        let EngineConfig {
+            endpoint_defaults,
+            lease,
+            retention,
+            max_in_flight,
+            node_name,
+            connection_lifetime,
+            ..
+        } = EngineConfig::default();
         let text = |duration: Duration| humantime::format_duration(duration).to_string();
         Ok(Self {
             database_url: Some(Hidden(DEFAULT_DATABASE_URL.to_owned())),
-            listen: Some(DEFAULT_LISTEN.parse()?),
+            listen: Some(ListenAddress(DEFAULT_LISTEN.parse()?)),
+            keep_alive: Some(DEFAULT_KEEP_ALIVE.to_owned()),
+            cors_origins: Some(Vec::new()),
+            create: Some(false),
+            log: Some(DEFAULT_LOG.to_owned()),
+            log_format: Some(LogFormat::Text),
             encryption_keys: Some(Vec::new()),
             allow_networks: Some(Vec::new()),
             deny_networks: Some(Vec::new()),
@@ -298,6 +422,7 @@ impl Settings {
             retention: Some(text(retention).replace("days", "d")),
             max_in_flight: Some(max_in_flight),
             node_name: Some(node_name),
+            connection_lifetime: Some(text(connection_lifetime)),
             lease_ttl: Some(text(lease.ttl)),
             lease_renewal: Some(text(lease.renewal)),
             lease_margin: Some(text(lease.margin)),
@@ -315,7 +440,7 @@ impl Settings {
 #[derive(Debug, Default, Clone, clap::Args)]
 pub(crate) struct SettingsFile {
     /// A file with settings (TOML; the names of the flags, with underscores)
-    #[arg(long = "config", env = "POSTRIDER_CONFIG", value_name = "FILE")]
+    #[arg(long = "config", env = "POSTRIDER_CONFIG", value_name = "FILE", value_parser = trimmed::<PathBuf>)]
     pub(crate) path: Option<PathBuf>,
 }
 

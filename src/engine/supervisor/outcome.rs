@@ -31,7 +31,8 @@ impl EndpointSupervisor {
         let (scheduled_start, scheduled_end) = ended.scheduled;
         let next_delay = endpoint.retry_schedule.delay(ended.claimed.life.retries_used, jitter);
         let limits = Limits { breaker_after: endpoint.breaker_after, concurrency: endpoint.concurrency };
-        let told = breaker::Ended { verdict, started_at: scheduled_start, at: scheduled_end, wall, next_delay };
+        let told =
+            breaker::Ended { verdict, started_at: scheduled_start, at: scheduled_end, wall, next_delay };
         let stored = self.health.unwrap_or_default();
         let before = stored.health;
         let health = before.after(&told, &limits);

@@ -159,7 +159,9 @@ pub(crate) fn delete_endpoint(conn: &mut Conn, id: &EndpointId, at: Timestamp) -
 fn endpoint_changed(conn: &mut Conn, id: &EndpointId) -> Result<(), StoreError> {
     raise_counter(conn, ENDPOINTS)?;
     let change_no = counter(conn, ENDPOINTS)?;
-    diesel::update(endpoints::table.find(id.as_str())).set(endpoints::change_no.eq(change_no)).execute(conn)?;
+    diesel::update(endpoints::table.find(id.as_str()))
+        .set(endpoints::change_no.eq(change_no))
+        .execute(conn)?;
     Ok(())
 }
 
@@ -212,9 +214,9 @@ pub(crate) fn end_older_keys(
         .filter(secrets::expires_at.gt(at.as_micros()).assume_not_null());
     let ends = secrets::expires_at.eq(Some(at.as_micros()));
     match created_at {
-        Some(created_at) => {
-            diesel::update(older.filter(secrets::created_at.eq(created_at.as_micros()))).set(ends).execute(conn)?
-        }
+        Some(created_at) => diesel::update(older.filter(secrets::created_at.eq(created_at.as_micros())))
+            .set(ends)
+            .execute(conn)?,
         None => diesel::update(older).set(ends).execute(conn)?,
     };
     Ok(())

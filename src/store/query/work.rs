@@ -324,7 +324,11 @@ pub(crate) fn aged(conn: &mut Conn, batch: &Retire) -> Result<Aged, StoreError> 
 
 /// An event after `after` in the order of publishing that was published before `cutoff`, looked for by steps
 /// that double. `None`: none is likely.
-pub(crate) fn event_before(conn: &mut Conn, after: i64, cutoff: Timestamp) -> Result<Option<i64>, StoreError> {
+pub(crate) fn event_before(
+    conn: &mut Conn,
+    after: i64,
+    cutoff: Timestamp,
+) -> Result<Option<i64>, StoreError> {
     let mut step: i64 = 0;
     loop {
         let next: Option<(i64, i64)> = events::table
@@ -367,9 +371,7 @@ pub(crate) fn overdue(
     limit: i64,
 ) -> Result<Vec<(DeliveryId, Overdue)>, StoreError> {
     let (cutoff, why) = match endpoint(conn, codec, id)? {
-        Some(endpoint) => {
-            (cutoff(endpoint.max_age), Overdue::Expired { blocks: endpoint.keeps_waiting() })
-        }
+        Some(endpoint) => (cutoff(endpoint.max_age), Overdue::Expired { blocks: endpoint.keeps_waiting() }),
         None => (Timestamp::from_micros(i64::MAX), Overdue::EndpointDeleted),
     };
     let ids: Vec<String> = deliveries::table
@@ -397,7 +399,11 @@ pub(crate) fn latest_due(conn: &mut Conn, id: &EndpointId) -> Result<Option<Time
 }
 
 /// Brings what is due after `latest` forward to it. Returns how many deliveries there were.
-pub(crate) fn bring_forward(conn: &mut Conn, id: &EndpointId, latest: Timestamp) -> Result<usize, StoreError> {
+pub(crate) fn bring_forward(
+    conn: &mut Conn,
+    id: &EndpointId,
+    latest: Timestamp,
+) -> Result<usize, StoreError> {
     let far = deliveries::table
         .filter(StatusIsPending)
         .filter(of_endpoint(id))

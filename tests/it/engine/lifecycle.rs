@@ -5,6 +5,7 @@ use std::time::Duration;
 use postrider::Error;
 use postrider::domain::delivery::{Outcome, WaitingFor};
 use postrider::domain::lifecycle::{FailureReason, State, Status};
+use postrider::domain::secret::SigningSecret;
 use postrider::signature::{Content, ReceiverKey};
 use postrider::testing::{Failure, Received, Reply, on_virtual_time, pass};
 
@@ -242,6 +243,7 @@ fn rotated_keys_sign_beside_the_new_ones_until_their_grace_ends() {
         let secret = engine.postrider.rotate_secret(&endpoint, None, secs(60)).await.unwrap();
         let after = engine.postrider.endpoint(&endpoint).await.unwrap();
         assert_ne!(public(&before), public(&after));
+        let SigningSecret::Symmetric(secret) = secret else { panic!("no key pair was asked for") };
         let new = [ReceiverKey::Secret(secret), ReceiverKey::Public(public(&after))];
 
         let sent_and_verified = async |keys: &[ReceiverKey]| {

@@ -287,11 +287,11 @@ fn the_schema_can_be_kept_by_hand() {
             &["--database-url", &url, "--migrate", "off", "--api-token", TOKEN],
             &["migrate up"],
         );
-        assert!(migrate(&["up"]).1.contains("20261123000000"));
+        assert!(migrate(&["up"]).1.contains("20261128000000"));
         assert!(migrate(&["up"]).0 && migrate(&["status"]).1.contains("run at"));
         let (done, text) = migrate(&["down"]);
         assert!(!done && text.contains("--yes"), "{text}");
-        assert!(migrate(&["down", "--yes"]).1.contains("20261123000000 was taken back"));
+        assert!(migrate(&["down", "--yes"]).1.contains("20261128000000 was taken back"));
         assert!(migrate(&["down", "--yes"]).1.contains("nothing was left"));
         assert!(migrate(&["status"]).1.contains("not run"));
     }

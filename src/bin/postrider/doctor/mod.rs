@@ -24,7 +24,7 @@ pub(crate) struct Doctor {
     given: Given,
 
     /// A server that must answer [default: one that may, at `listen`]
-    #[arg(long, env = "POSTRIDER_SERVER", value_name = "URL")]
+    #[arg(long, env = "POSTRIDER_SERVER", value_name = "URL", value_parser = crate::environment::trimmed::<Url>)]
     server: Option<Url>,
 
     /// A name on the internet to look up
