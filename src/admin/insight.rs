@@ -169,8 +169,7 @@ struct StatsBody {
 
 impl StatsBody {
     fn new(stats: EndpointStats, window: Duration) -> Self {
-        // An attempt whose end is not known is none that counts.
-        let counted = stats.outcomes.iter().filter(|(outcome, _)| **outcome != Outcome::Interrupted);
+        let counted = stats.outcomes.iter().filter(|(outcome, _)| outcome.is_conclusive());
         let attempts = counted.map(|(_, count)| count).sum();
         let delivered = stats.outcomes.get(&Outcome::Delivered).copied().unwrap_or(0);
         Self {

@@ -256,7 +256,7 @@ impl Postrider {
             held += backlog.held;
             oldest = [oldest, backlog.oldest_pending_at].into_iter().flatten().min();
             let samples = self.samples(&view.endpoint.id, since).await?;
-            for sample in samples.into_iter().filter(|sample| sample.outcome != Outcome::Interrupted) {
+            for sample in samples.into_iter().filter(|sample| sample.outcome.is_conclusive()) {
                 count(&mut series, sample.ended_at, sample.outcome == Outcome::Delivered);
             }
         }
@@ -301,7 +301,7 @@ impl Postrider {
         let mut took = Vec::with_capacity(samples.len());
         for Sample { started_at, ended_at, outcome } in samples {
             *stats.outcomes.entry(outcome).or_default() += 1;
-            if outcome != Outcome::Interrupted {
+            if outcome.is_conclusive() {
                 count(&mut stats.series, ended_at, outcome == Outcome::Delivered);
                 took.push(ended_at.since(started_at).as_secs_f64() * 1000.0);
             }

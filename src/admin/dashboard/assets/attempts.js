@@ -21,7 +21,7 @@ export function attempts() {
 
 function attemptRow(attempt) {
   const { outcome, status_code: status } = attempt;
-  const tone = { delivered: 'ok', interrupted: 'idle' }[outcome] ?? 'bad';
+  const tone = { delivered: 'ok', interrupted: 'idle', connection_lost: 'idle' }[outcome] ?? 'bad';
   const more = h('div', { class: 'attempt-more' });
   const details = h(
     'details',
@@ -29,7 +29,7 @@ function attemptRow(attempt) {
     h(
       'summary',
       null,
-      h('span', { class: 'attempt-number' }, `#${attempt.number}`),
+      h('span', { class: 'attempt-number' }, attempt.number === null ? '–' : `#${attempt.number}`),
       badge({ tone, label: outcomeInWords(outcome) }),
       status !== null && h('span', { class: 'strong' }, `HTTP ${status}`),
       h('span', null, milliseconds(attempt.duration_ms)),

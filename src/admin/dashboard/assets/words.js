@@ -54,7 +54,7 @@ export function explainEndpoint(endpoint) {
     return explained('warn', 'Resting', why, 'Nothing to do: it goes on by itself. Resume ends the rest at once.', null);
   }
   if (health.held > 0) {
-    const why = () => `${plural(health.held, 'delivery', 'deliveries')} held back: their attempts were cut short again and again.`;
+    const why = () => `${plural(health.held, 'delivery', 'deliveries')} held back until a person releases them.`;
     return explained('warn', 'On hold', why, 'Look at each, then release, retry or cancel it.', 'held');
   }
   if (isThrottled(endpoint)) {
@@ -94,6 +94,11 @@ const FAILURES = {
   expired: 'It waited longer than its endpoint lets it (max_age_s).',
 };
 
+const HOLDS = {
+  interrupted: 'Its attempts were cut short again and again.',
+  refused_by_database: 'The database refuses to store how its attempt ended.',
+};
+
 const WAITS = {
   due_time: (delivery) => `For its next attempt, ${inTime(delivery.next_attempt_at)}.`,
   rate_limit: () => 'For a slot in the rate limit of its endpoint.',
@@ -102,7 +107,7 @@ const WAITS = {
   retry_after: () => 'Until the time the receiver asked for (Retry-After).',
   paused: () => 'For its endpoint to be resumed.',
   order: () => 'For an earlier delivery of its ordering key.',
-  held: () => 'Its attempts were cut short again and again. Release, retry or cancel it.',
+  held: (delivery) => `${HOLDS[delivery.hold_reason] ?? 'For a reason that is new to this page.'} Release, retry or cancel it.`,
   unsaid: () => 'Due. Its page says what for.',
 };
 
@@ -144,6 +149,7 @@ const OUTCOMES = {
   protocol_error: 'No valid HTTP',
   blocked_address: 'Address not allowed',
   interrupted: 'Interrupted',
+  connection_lost: 'Connection lost',
 };
 
 export function outcomeInWords(outcome) {
