@@ -81,8 +81,6 @@ pub struct Queued {
     pub event: Arc<SealedEvent>,
     /// How it stood when it was read.
     pub seen: Seen,
-    /// Its last request was lost on a reused connection: the next one gets a new one.
-    pub fresh_connection: bool,
 }
 
 /// How a delivery stood when it was last read. A claim of it holds only where it still stands so.

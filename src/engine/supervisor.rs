@@ -92,6 +92,8 @@ pub(super) struct EndpointSupervisor {
     in_flight: HashMap<DeliveryId, Duration>,
     /// Outcomes that are being committed.
     recording: HashSet<DeliveryId>,
+    /// Deliveries whose last request was lost with its connection: the next one gets a new connection.
+    lost: HashSet<DeliveryId>,
     /// While the log is being read: the starts that it cannot hold yet.
     unlogged: Option<Vec<Duration>>,
     /// Rows that the poll found `sending` and nothing here knew of.
@@ -126,6 +128,7 @@ impl EndpointSupervisor {
             in_line: false,
             in_flight: HashMap::new(),
             recording: HashSet::new(),
+            lost: HashSet::new(),
             unlogged: None,
             strays: HashSet::new(),
             not_before: Duration::ZERO,
@@ -145,14 +148,18 @@ impl EndpointSupervisor {
     }
 
     /// Takes over what somebody else made of the endpoint's health, where it is newer than what is known.
-    fn adopt_health(&mut self, stored: StoredHealth) {
-        if self.health.is_some_and(|known| known.epoch < stored.epoch) {
+    fn adopt_health(&mut self, stored: StoredHealth) -> bool {
+        let is_newer = self.health.is_some_and(|known| known.epoch < stored.epoch);
+        if is_newer {
             self.health = Some(stored);
         }
+        is_newer
     }
 
+    /// Deliveries that take a place. A lost one keeps its place while its row is written: it goes next.
     fn busy(&self) -> usize {
-        self.in_flight.len() + self.claiming.len()
+        let lost = self.lost.iter().filter(|id| self.recording.contains(*id)).count();
+        self.in_flight.len() + self.claiming.len() + lost
     }
 
     fn knows(&self, id: &DeliveryId) -> bool {
@@ -348,7 +355,8 @@ impl EndpointSupervisor {
     ) {
         let (mono, now) = (self.shared.clock.monotonic(), self.shared.clock.now());
         self.limiter.start(mono);
-        self.in_flight.insert(claimed.id.clone(), mono);
+        let id = claimed.id.clone();
+        self.in_flight.insert(id.clone(), mono);
         tracing::debug!(delivery = %claimed.id, event = %queued.event.id, endpoint = %self.endpoint.id, "attempt of {} starts", claimed.id);
         let job = Job {
             shared: Arc::clone(&self.shared),
@@ -359,7 +367,7 @@ impl EndpointSupervisor {
             claimed,
             started_at: now,
             scheduled_at: self.schedule_now(),
-            fresh_connection: queued.fresh_connection,
+            fresh_connection: self.lost.remove(&id),
             abort: self.roster.abort.clone(),
             _slot: place,
             _alive: self.roster.tracker.token(),

@@ -158,7 +158,7 @@ mod tests {
         let event = NewEvent::new(EventType::parse("a.b").unwrap(), Content::Data(data));
         let event = Arc::new(event.seal(at(due)).unwrap());
         let seen = Seen { claim_no: 0, life: Life::published(at(due), false) };
-        Queued { id: DeliveryId::from_text(name), due: at(due), event, seen, fresh_connection: false }
+        Queued { id: DeliveryId::from_text(name), due: at(due), event, seen }
     }
 
     fn names(queued: &[Queued]) -> Vec<&str> {

@@ -4,7 +4,7 @@
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Unavailable;
@@ -44,8 +44,10 @@ pub(crate) struct FileWatch {
 struct Files {
     database: PathBuf,
     database_is: Identity,
-    /// `None` until it has been seen.
+    /// `None` while no writing connection is open: the last connection that closes removes them.
     companions: [(PathBuf, Option<Identity>); 2],
+    /// How many writing connections are open.
+    writers: usize,
     logged_at: Option<Instant>,
 }
 
@@ -62,6 +64,7 @@ impl FileWatch {
             database: database.to_owned(),
             database_is,
             companions: COMPANIONS.map(companion),
+            writers: 0,
             logged_at: None,
         };
         Some(Self { files: Arc::new(Mutex::new(files)) })
@@ -72,7 +75,7 @@ impl FileWatch {
     /// # Errors
     /// [`Unavailable::Moved`], also once a minute in the log.
     pub(crate) fn check(&self) -> Result<(), Unavailable> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.lock();
         let Some((path, was)) = files.displaced() else { return Ok(()) };
         let now_at =
             open_file_of(was).map_or_else(|| "deleted".to_owned(), |path| path.display().to_string());
@@ -84,41 +87,60 @@ impl FileWatch {
         Err(moved)
     }
 
-    /// A connection was opened while all was well: SQLite may have made its companions anew.
-    pub(super) fn relearn(&self) {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if files.displaced().is_none() {
-            for (path, known) in &mut files.companions {
-                *known = identity(path);
-            }
+    /// Watches the companions as well, for as long as a writing connection is open that has read from the file.
+    pub(super) fn watch_companions(&self) -> WatchedCompanions {
+        let mut files = self.lock();
+        files.writers += 1;
+        for (path, known) in &mut files.companions {
+            // What a check has missed stays missed, whoever opens the database anew.
+            *known = known.or_else(|| identity(path));
+        }
+        WatchedCompanions { watch: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A writing connection whose companions are watched. To be dropped before the connection is closed.
+#[derive(Debug)]
+pub(super) struct WatchedCompanions {
+    watch: FileWatch,
+}
+
+impl WatchedCompanions {
+    /// As [`FileWatch::check`].
+    pub(super) fn check(&self) -> Result<(), Unavailable> {
+        self.watch.check()
+    }
+}
+
+impl Drop for WatchedCompanions {
+    fn drop(&mut self) {
+        let mut files = self.watch.lock();
+        files.writers -= 1;
+        if files.writers == 0 && files.displaced().is_none() {
+            files.companions.iter_mut().for_each(|(_, known)| *known = None);
         }
     }
 }
 
 impl Files {
     /// The first file that is not where it was, and what it is.
-    fn displaced(&mut self) -> Option<(PathBuf, Identity)> {
-        if identity(&self.database) != Some(self.database_is) {
-            return Some((self.database.clone(), self.database_is));
-        }
-        for (path, known) in &mut self.companions {
-            let found = identity(path);
-            match *known {
-                Some(was) if found != Some(was) => return Some((path.clone(), was)),
-                Some(_) => {}
-                None => *known = found,
-            }
-        }
-        None
+    fn displaced(&self) -> Option<(PathBuf, Identity)> {
+        let companions = self.companions.iter().filter_map(|(path, known)| Some((path, (*known)?)));
+        let mut all = std::iter::once((&self.database, self.database_is)).chain(companions);
+        let (path, was) = all.find(|(path, was)| identity(path) != Some(*was))?;
+        Some((path.clone(), was))
     }
 }
 
 /// Where a file that this process has open is now, if the system tells.
 fn open_file_of(wanted: Identity) -> Option<PathBuf> {
-    let open = std::fs::read_dir("/proc/self/fd").ok()?;
-    let mut paths = open.flatten().map(|entry| entry.path());
-    let found = paths.find(|path| identity(path) == Some(wanted))?;
-    let target = std::fs::read_link(found).ok()?;
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.flatten();
+    let handle = open.map(|entry| entry.path()).find(|path| identity(path) == Some(wanted))?;
+    let target = std::fs::read_link(handle).ok()?;
     // The system marks what has no name any more.
     (!target.to_string_lossy().ends_with(" (deleted)")).then_some(target)
 }
@@ -168,9 +190,18 @@ mod tests {
         std::fs::rename(at("b.db"), &path).unwrap();
         assert_eq!(watch.check(), Ok(()), "it is back");
         std::fs::write(at("a.db-wal"), "log").unwrap();
-        assert_eq!(watch.check(), Ok(()), "seen for the first time");
+        let writer = watch.watch_companions();
+        assert_eq!(watch.check(), Ok(()));
+        std::fs::rename(at("a.db-wal"), at("elsewhere")).unwrap();
+        assert!(watch.check().is_err(), "a companion is gone while it is in use");
+        drop(writer);
+        let writer = watch.watch_companions();
+        assert!(watch.check().is_err(), "also for who opens the database anew");
+        std::fs::rename(at("elsewhere"), at("a.db-wal")).unwrap();
+        assert_eq!(watch.check(), Ok(()), "it is back");
+        drop(writer);
         std::fs::remove_file(at("a.db-wal")).unwrap();
-        assert!(watch.check().is_err(), "a companion is gone");
+        assert_eq!(watch.check(), Ok(()), "a database that is closed has none");
         drop(held);
     }
 

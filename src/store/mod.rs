@@ -385,9 +385,14 @@ impl Store {
     pub(crate) fn writer(&self) -> Result<Writer, StoreError> {
         // Where the file was moved, opening its path would begin another one.
         self.check_file()?;
-        let writer = Writer::new(self.source.writer()?, Arc::clone(&self.codec), self.watch.clone());
-        self.watch.as_ref().inspect(|watch| watch.relearn());
-        Ok(writer)
+        let mut conn = self.source.writer()?;
+        let mut companions = None;
+        if let Some(watch) = &self.watch {
+            // Once it has read, it keeps them: SQLite removes them only with the last connection.
+            conn.with(query::newest_event_at)?;
+            companions = Some(watch.watch_companions());
+        }
+        Ok(Writer::new(conn, Arc::clone(&self.codec), companions))
     }
 
     /// Looks whether the database's file is still where it was opened.

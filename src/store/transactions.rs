@@ -25,7 +25,7 @@ pub(super) type Made = (EndpointId, Queued);
 pub(super) fn just_made(id: DeliveryId, event: &Arc<SealedEvent>) -> Queued {
     let life = Life::published(event.created_at, event.ordering_key.is_some());
     let seen = Seen { claim_no: 0, life };
-    Queued { id, due: event.created_at, event: Arc::clone(event), seen, fresh_connection: false }
+    Queued { id, due: event.created_at, event: Arc::clone(event), seen }
 }
 
 /// Events to store, all or none, each with those whom it goes to.

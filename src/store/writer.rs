@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::endpoint_cache::EndpointCache;
-use super::file_watch::FileWatch;
+use super::file_watch::WatchedCompanions;
 use super::group::OrderingKey;
 use super::pool::connection_is_alive;
 use super::query::{self, Behind};
@@ -25,10 +25,11 @@ use crate::domain::settings::Ordering;
 
 /// The writers' side of the database.
 pub(crate) struct Writer {
+    /// Before the connection, so that it is dropped before that is closed.
+    watch: Option<WatchedCompanions>,
     conn: Held,
     cache: EndpointCache,
     codec: Arc<EndpointCodec>,
-    watch: Option<FileWatch>,
     /// Whether the last commit got as far as to begin its transaction.
     begun: bool,
 }
@@ -52,8 +53,8 @@ pub(crate) enum Scope {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Held, codec: Arc<EndpointCodec>, watch: Option<FileWatch>) -> Self {
-        Self { conn, cache: EndpointCache::default(), codec, watch, begun: true }
+    pub(super) fn new(conn: Held, codec: Arc<EndpointCodec>, watch: Option<WatchedCompanions>) -> Self {
+        Self { watch, conn, cache: EndpointCache::default(), codec, begun: true }
     }
 
     /// Returns the writer, unless its connection has died while nobody used it.
@@ -72,7 +73,7 @@ impl Writer {
     /// Returns the deliveries that are new.
     pub(crate) fn commit(&mut self, members: &mut [Member]) -> Result<Vec<Wake>, StoreError> {
         // Before, so that nothing is written to a file that nobody will find; and after, so that nothing is answered.
-        self.watch.as_ref().map_or(Ok(()), FileWatch::check)?;
+        self.watch.as_ref().map_or(Ok(()), WatchedCompanions::check)?;
         let Self { conn, cache, codec, begun, .. } = self;
         let write = |conn: &mut AnyConnection| {
             let mut wakes = Vec::new();

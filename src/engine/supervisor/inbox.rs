@@ -292,7 +292,7 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
                     self.read_health(ctx);
                 }
                 match life.state {
-                    State::Pending(Wait::Until(due)) if answer.outcome == Outcome::ConnectionLost => {
+                    State::Pending(Wait::Until(due)) if self.lost.contains(&answer.id) => {
                         self.send_next(&answer, due, life);
                     }
                     State::Pending(Wait::Until(due)) => self.window.note_due(due),
@@ -323,13 +323,15 @@ impl Handler<Changed> for EndpointSupervisor {
     fn handle(&mut self, Changed { endpoint, health }: Changed, ctx: &mut Self::Context) {
         self.heard += 1;
         // Two changes may be told in another order than they were committed: each has a version.
+        let mut is_news = false;
         if endpoint.version >= self.endpoint.version {
+            is_news = endpoint.version > self.endpoint.version || endpoint.paused != self.endpoint.paused;
             self.endpoint = endpoint;
         }
-        if let Some(stored) = health {
-            self.adopt_health(stored);
+        is_news |= health.is_some_and(|stored| self.adopt_health(stored));
+        if is_news {
+            self.window.note_due(self.schedule_now());
         }
-        self.window.note_due(self.schedule_now());
         self.pump(ctx);
     }
 }
@@ -357,7 +359,7 @@ impl EndpointSupervisor {
         }
         let seen = Seen { claim_no: answer.claim_no, life };
         let event = Arc::clone(&answer.event);
-        self.window.put_first(Queued { id: answer.id.clone(), due, event, seen, fresh_connection: true });
+        self.window.put_first(Queued { id: answer.id.clone(), due, event, seen });
     }
 
     /// Claims that the database holds and nothing here knows of, twice in a row: one snapshot may be

@@ -67,6 +67,9 @@ impl EndpointSupervisor {
         };
         self.heed(before, health, pause);
         self.recording.insert(id.clone());
+        if outcome == Outcome::ConnectionLost {
+            self.lost.insert(id.clone());
+        }
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
             let result = shared.committer.write(Member::record(finished)).await;

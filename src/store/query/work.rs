@@ -78,7 +78,7 @@ pub(crate) fn due(
         }
         let queued = part.iter().filter_map(|(id, at, seq, seen)| {
             let event = Arc::clone(events.get(seq)?);
-            Some(Queued { id: id.clone(), due: *at, event, seen: *seen, fresh_connection: false })
+            Some(Queued { id: id.clone(), due: *at, event, seen: *seen })
         });
         due.queued.extend(queued);
     }

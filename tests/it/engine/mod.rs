@@ -2,8 +2,10 @@
 
 mod etiquette;
 mod faults;
+mod health;
 mod lifecycle;
 mod limits;
+mod lost_connections;
 mod maintenance;
 mod notices;
 mod observed;

@@ -48,6 +48,7 @@ const ROUTES: &[Route] = &[
     route("POST", "/endpoints/{id}/resume", "portal", About::Thing),
     route("GET", "/endpoints/{id}/secret", "portal", About::Thing),
     route("POST", "/endpoints/{id}/secret/rotate", "portal", About::Thing),
+    route("DELETE", "/endpoints/{id}/secret/{key}", "portal", About::Thing),
     route("POST", "/endpoints/{id}/test", "portal", About::Thing),
     route("POST", "/endpoints/{id}/recover", "portal", About::Thing),
     route("POST", "/endpoints/{id}/recover/preview", "read", About::Thing),
@@ -98,6 +99,8 @@ fn described() -> impl Iterator<Item = (String, String)> {
 /// An endpoint, a delivery that was cancelled, an event and a token, all of one tenant.
 struct Things {
     endpoint: String,
+    /// An older key of the endpoint, which still signs.
+    key: String,
     delivery: String,
     event: String,
     token: String,
@@ -107,13 +110,16 @@ struct Things {
 fn things(api: &Api, tenant: &str) -> Things {
     let endpoint = api.endpoint("http://127.0.0.1:9/", &json!({"tenant": tenant}).to_string());
     api.post(&format!("/endpoints/{endpoint}/pause"), "");
+    api.post(&format!("/endpoints/{endpoint}/secret/rotate"), "{}");
+    let key =
+        api.get(&format!("/endpoints/{endpoint}/secret")).body["older"][0]["id"].as_str().unwrap().to_owned();
     let event = api.post("/events", &json!({"type": "a.b", "data": 1, "tenant": tenant}).to_string());
     let delivery = event.body["deliveries"][0]["id"].as_str().unwrap().to_owned();
     let token = json!({"name": "t", "scope": "read", "tenant": tenant}).to_string();
     let token = api.post("/tokens", &token).text("id");
     let span = r#"{"since": "2026-01-01T00:00:00Z", "include": "missing"}"#;
     let recovery = api.post(&format!("/endpoints/{endpoint}/recover"), span).text("id");
-    Things { endpoint, delivery, event: event.text("id"), token, recovery }
+    Things { endpoint, key, delivery, event: event.text("id"), token, recovery }
 }
 
 fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: Option<&str>) -> Answer {
@@ -125,7 +131,8 @@ fn call(api: &Api, token: Option<&str>, route: &Route, things: &Things, tenant: 
         _ => &things.token,
     };
     let prefix = if route.path == "/metrics" { "" } else { "/api/v1" };
-    let path = route.path.replace("{id}", id).replace("{tenant}", tenant.unwrap_or("other"));
+    let path = route.path.replace("{id}", id).replace("{key}", &things.key);
+    let path = path.replace("{tenant}", tenant.unwrap_or("other"));
     let mut path = format!("{prefix}{path}");
     let mut body = match (route.method, route.path) {
         ("POST", "/events") => json!({"type": "a.b", "data": 1}),
@@ -213,8 +220,8 @@ fn every_route_asks_for_its_scope_and_keeps_to_its_tenant() {
                     // Without a name it is its own, where there is nothing of the other's.
                     let own = call(&api, Some(token), route, &untouched, None);
                     let text = own.body.to_string();
-                    let Things { endpoint, delivery, event, token, recovery } = &untouched;
-                    for foreign in [endpoint, delivery, event, token, recovery] {
+                    let Things { endpoint, key, delivery, event, token, recovery } = &untouched;
+                    for foreign in [endpoint, key, delivery, event, token, recovery] {
                         assert!(!text.contains(foreign.as_str()), "{what} shows {foreign}: {text}");
                     }
                 }

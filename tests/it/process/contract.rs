@@ -391,7 +391,7 @@ fn the_token_is_always_asked_for_and_other_things_are_told_apart() {
     let refused = ask("DELETE", "/api/v1/events", &[auth], None);
     assert_eq!(
         (refused.problem(), &refused.headers["allow"]),
-        ("method-not-allowed", &"POST, GET".parse().unwrap())
+        ("method-not-allowed", &"POST, GET, HEAD".parse().unwrap())
     );
     let event = Some(r#"{"type":"a.b","data":1}"#);
     assert_eq!(ask("POST", "/api/v1/events", &[auth], event).problem(), "unsupported-media-type");

@@ -105,8 +105,9 @@ fn a_change_that_nobody_told_of_is_heard_within_a_poll(database: Database) {
         pass(secs(3)).await;
         let pause = |reason: &str| {
             let sql = format!(
-                "UPDATE webhook_endpoints SET pause_reason = {reason}, version = version + 1; \
-                 UPDATE webhook_counters SET value = value + 1 WHERE name = 'endpoints'"
+                "UPDATE webhook_counters SET value = value + 1 WHERE name = 'endpoints'; \
+                 UPDATE webhook_endpoints SET pause_reason = {reason}, version = version + 1, \
+                 change_no = (SELECT value FROM webhook_counters WHERE name = 'endpoints')"
             );
             look::execute(&engine.database(), &sql);
         };

@@ -36,6 +36,11 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| (' '..='~').contains(c)).collect()
 }
 
+/// With a mark in place of each control character, as an attempt's log keeps it.
+fn displayed(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Without its white space, which headers and indentation change.
 fn dense(text: &str) -> String {
     text.split_whitespace().collect()
@@ -150,7 +155,7 @@ fn whatever_is_written_answered_or_asked_for_is_text() {
         shows(
             &browser,
             "[data-testid=attempt-row] pre",
-            &format!("x-mirror: {}", Receiver::as_header(one.text)),
+            &format!("x-mirror: {}", displayed(&Receiver::as_header(one.text))),
         );
         for name in NAMES {
             shows(&browser, "[data-testid=attempt-row] pre", &format!("{name}: ***"));
