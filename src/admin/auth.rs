@@ -191,15 +191,8 @@ async fn admission(request: &ServiceRequest) -> Result<Admission, Problem> {
     }
     let caller = Caller::new(request.request(), callers, postrider);
     if let Some(token) = caller.bearer() {
-        let hash = TokenHash::of(&token);
-        let holder = Holder::Token(hash.clone());
-        let grant = match caller.grant_of(&holder) {
-            Some(grant) => Some(grant),
-            // An address that has sent too many wrong ones waits until this node has heard of it.
-            None if caller.may_guess() => postrider.grant_of_new(&hash).await,
-            None => None,
-        };
-        let grant = grant.ok_or_else(|| caller.wrong("the token is not valid"))?;
+        let holder = Holder::Token(TokenHash::of(&token));
+        let grant = caller.grant_of(&holder).await.ok_or_else(|| caller.wrong("the token is not valid"))?;
         return Ok(Admission { grant, by: Some((holder, None)) });
     }
     let Some(open) = caller.session() else {
@@ -211,7 +204,7 @@ async fn admission(request: &ServiceRequest) -> Result<Admission, Problem> {
         return Err(Problem::new(Kind::Csrf, detail));
     }
     let ended = || Problem::new(Kind::Unauthorized, "the session has ended: sign in again");
-    let grant = caller.grant_of(&open.session.holder).ok_or_else(ended)?;
+    let grant = caller.grant_of(&open.session.holder).await.ok_or_else(ended)?;
     Ok(Admission { grant, by: Some((open.session.holder, Some(open.session.expires_at))) })
 }
 
@@ -240,8 +233,14 @@ impl<'r> Caller<'r> {
     }
 
     /// What the holder of a session, or a token's bearer, may do now.
-    pub(super) fn grant_of(&self, holder: &Holder) -> Option<Grant> {
-        self.callers.grant_of(self.postrider, holder)
+    pub(super) async fn grant_of(&self, holder: &Holder) -> Option<Grant> {
+        match (self.callers.grant_of(self.postrider, holder), holder) {
+            (Some(grant), _) => Some(grant),
+            // Another node may have made it a moment ago. An address that has sent too many wrong ones waits
+            // until this node has heard of it.
+            (None, Holder::Token(hash)) if self.may_guess() => self.postrider.grant_of_new(hash).await,
+            (None, _) => None,
+        }
     }
 
     /// Whether the address has sent fewer wrong credentials lately than make it wait.

@@ -197,8 +197,9 @@ async fn create(access: Access<Portal>, _: NoParams, body: Body) -> Result<HttpR
     let mut fields = body.read::<Strict>()?.into_fields();
     let tenant = access.tenant(take_text(&mut fields, "tenant", Tenant::parse)?)?;
     let secret = take_text(&mut fields, "secret", SigningSecret::parse)?;
+    let asymmetric = matches!(secret, Some(SigningSecret::Private(_)));
     let view = access.postrider().create_endpoint(tenant, change_of(fields)?, secret).await?;
-    let secret = view.endpoint.present_keys().map(|keys| keys.secret.reveal());
+    let secret = view.endpoint.present_keys().map(|keys| keys.signing_secret(asymmetric).reveal());
     let shown = EndpointBody { secret, ..EndpointBody::new(view) };
     Ok(HttpResponse::Created().json(shown))
 }

@@ -138,8 +138,8 @@ async fn open(
             postrider.open_session(TokenHash::of(&token))
         }
     };
-    let grant =
-        caller.grant_of(&opened.session.holder).ok_or_else(|| caller.wrong("the token is not valid"))?;
+    let grant = caller.grant_of(&opened.session.holder).await;
+    let grant = grant.ok_or_else(|| caller.wrong("the token is not valid"))?;
     let lasts = opened.session.expires_at.since(postrider.now());
     let cookie = cookie(&request, opened.credential.clone(), lasts);
     Ok(HttpResponse::Created().cookie(cookie).json(SessionBody::new(&opened, grant)))
@@ -179,8 +179,9 @@ async fn show(
         return Ok(HttpResponse::Ok().json(SessionBody::HOST));
     }
     let caller = Caller::new(&request, &callers, &postrider);
-    let found = caller.session().and_then(|open| Some((caller.grant_of(&open.session.holder)?, open)));
-    let (grant, open) = found.ok_or_else(|| Problem::new(Kind::Unauthorized, "nobody is signed in"))?;
+    let nobody = || Problem::new(Kind::Unauthorized, "nobody is signed in");
+    let open = caller.session().ok_or_else(nobody)?;
+    let grant = caller.grant_of(&open.session.holder).await.ok_or_else(nobody)?;
     Ok(HttpResponse::Ok().json(SessionBody::new(&open, grant)))
 }
 

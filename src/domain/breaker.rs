@@ -184,6 +184,9 @@ impl Health {
     /// of trying, and none in sight.
     #[must_use]
     pub fn should_pause(&self, attempt: &Ended) -> bool {
+        if attempt.verdict == Verdict::Inconclusive {
+            return false;
+        }
         let is_open = self.breaker.state() == BreakerState::Open;
         let is_held = self.hold_until.is_some_and(|until| until > attempt.at);
         let failing = self.failing_since.is_some_and(|since| attempt.wall.since(since) >= GIVE_UP_AFTER);
@@ -286,8 +289,14 @@ impl Health {
             Breaker::HalfOpen { allowed, since } => Breaker::HalfOpen { allowed, since: since.min(now) },
             Breaker::Closed => Breaker::Closed,
         };
-        let hold_until = self.hold_until.map(|until| until.min(now + LONGEST_HOLD));
-        Self { breaker, hold_until, ..self }
+        let within = |time: Option<Timestamp>, longest| time.map(|time| time.min(now + longest));
+        Self {
+            breaker,
+            hold_until: within(self.hold_until, LONGEST_HOLD),
+            waits_until: within(self.waits_until, LONGEST_HOLD),
+            failing_since: within(self.failing_since, Duration::ZERO),
+            ..self
+        }
     }
 }
 

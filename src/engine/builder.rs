@@ -184,11 +184,12 @@ impl Builder {
             let session_key = query::database_key(conn, codec, DatabaseKey::Sessions, at)?;
             Ok((session_key, query::database_key(conn, codec, DatabaseKey::Idempotency, at)?))
         })?;
-        report_late_events(&store, at)?;
         let tokens = KnownTokens::default();
         store.read_here(|conn, _| tokens.refresh(conn))?;
         // Rehydration: whatever an earlier owner of a shard left `sending` waits again.
         let (membership, leases) = lease::join(&store, lock, &config.node_name, config.lease, &clock)?;
+        // By the database's clock, where that is the one that counts.
+        report_late_events(&store, clock.now())?;
         metrics.leases(LeaseChange::Taken, leases.all().len());
         let leases = Arc::new(leases);
 

@@ -419,7 +419,7 @@ impl State {
     /// An outcome waits for a database that takes nothing. From one that takes other writes it is its content
     /// that is refused: then less and less of it is stored, so that it neither repeats for ever nor is lost.
     fn settle_outcome(&mut self, mut member: Member, until: Instant, error: StoreError) -> Option<Duration> {
-        let mut error = error;
+        let (mut error, mut is_first) = (error, true);
         loop {
             let (probe, _) = Member::operation(|tx| crate::store::query::probe_write(tx.conn()));
             if let Err(unwell) = self.commit(&mut [probe]) {
@@ -430,12 +430,15 @@ impl State {
                 self.keep_or_answer(vec![member], vec![until], &why);
                 return Some(self.pause());
             }
-            if !member.reduce() {
-                tracing::error!(%error, "an outcome could be stored in no form");
-                member.answer(Some(error));
-                return None;
+            // What passes by itself is not of its content: all of it is tried once more.
+            if !std::mem::take(&mut is_first) {
+                if !member.reduce() {
+                    tracing::error!(%error, "an outcome could be stored in no form");
+                    member.answer(Some(error));
+                    return None;
+                }
+                tracing::warn!(%error, "the database refused an outcome for its content: storing less of it");
             }
-            tracing::warn!(%error, "the database refused an outcome for its content: storing less of it");
             let mut alone = [member];
             let committed = self.commit(&mut alone);
             [member] = alone;

@@ -271,7 +271,7 @@ impl Postrider {
         self.edit(id, move |tx, endpoint| {
             let (conn, codec) = tx.parts();
             if grace.is_zero() {
-                query::end_older_keys(conn, &endpoint.id, None, now)?;
+                query::end_older_keys(conn, &endpoint.id, None)?;
             } else if endpoint.older_keys(now).count() >= MAX_OLDER_KEYS {
                 // Each of them signs each attempt.
                 return Ok(Err(Error::ManyKeys(MAX_OLDER_KEYS)));
@@ -292,7 +292,7 @@ impl Postrider {
         self.edit(id, move |tx, endpoint| {
             let found = endpoint.older_keys(now).find(|(keys, _)| keys.id() == key);
             let Some((keys, _)) = found else { return Ok(Err(Error::NotFound("key"))) };
-            query::end_older_keys(tx.conn(), &endpoint.id, Some(keys.created_at), now)?;
+            query::end_older_keys(tx.conn(), &endpoint.id, Some(keys.created_at))?;
             Ok(Ok(None))
         })
         .await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::Shared;
+use crate::domain::breaker::LONGEST_PROBE;
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{self, Cause, State};
@@ -116,14 +117,16 @@ async fn sweep(shared: &Shared) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Brings forward what is due so far in the future that no wait can have set it: it was stored by a clock that
-/// was ahead.
+/// Brings forward deliveries that are due later than any wait of their endpoint lasts: their times were stored by
+/// a clock that was ahead, or by a schedule or a rest that was changed since.
 async fn bring_within_reach(shared: &Shared, id: &EndpointId) -> Result<(), StoreError> {
     let (of_id, now) = (id.clone(), shared.clock.schedule_now());
     let read = move |conn: &mut _, codec: &_| {
+        let latest = query::latest_due(conn, &of_id)?.filter(|due| *due > now + LONGEST_PROBE);
+        let Some(due) = latest else { return Ok(None) };
         let Some(endpoint) = query::endpoint(conn, codec, &of_id)? else { return Ok(None) };
         let health = query::health(conn, &of_id)?.health.within_reach(now);
-        Ok(query::latest_due(conn, &of_id)?.map(|due| (due, endpoint.latest_retry(&health, now))))
+        Ok(Some((due, endpoint.latest_retry(&health, now))))
     };
     let Some((due, reach)) = shared.store.read("latest due delivery", read).await? else { return Ok(()) };
     if due <= reach {
@@ -131,7 +134,7 @@ async fn bring_within_reach(shared: &Shared, id: &EndpointId) -> Result<(), Stor
     }
     let of_id = id.clone();
     let moved = shared.committer.run(move |tx| query::bring_forward(tx.conn(), &of_id, reach)).await?;
-    tracing::warn!(endpoint = %id, moved, "{moved} deliveries of {id} were due at times beyond reach (was the clock set back?): they are due by {reach}");
+    tracing::info!(endpoint = %id, moved, "{moved} deliveries of {id} were due later than any wait of its schedule lasts; they are due by {reach}");
     Ok(())
 }
 

@@ -1,12 +1,14 @@
 //! One connection to a receiver: a stream whose bytes are counted, and what an attempt may ask about it.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -60,26 +62,64 @@ impl MeteredStream {
 
     /// Looks right before a request's first byte whether the receiver has closed the connection or sent
     /// something: such a byte is no answer to a request that has not been sent.
-    fn check_before_request(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn poll_before_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.info.meter().is_between_requests() {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         }
-        let mut byte = [0; 1];
-        let mut buffer = ReadBuf::new(&mut byte);
-        let read = match &mut self.io {
-            Transport::Plain(io) => Pin::new(io).poll_read(cx, &mut buffer),
-            Transport::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, &mut buffer),
+        let looked = match &mut self.io {
+            Transport::Plain(tcp) => peek(tcp).map(|found| found.map(|bytes| bytes > 0)),
+            Transport::Tls(session) => ready!(poll_session(session, cx)),
         };
-        let error = match read {
-            Poll::Pending => return Ok(()),
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+        let error = match looked {
+            Ok(None) => return Poll::Ready(Ok(())),
+            Ok(Some(false)) => {
                 io::Error::new(io::ErrorKind::ConnectionAborted, "the receiver had closed the connection")
             }
-            Poll::Ready(Ok(())) => io::Error::other(WireError::Unsolicited),
-            Poll::Ready(Err(error)) => error,
+            Ok(Some(true)) => io::Error::other(WireError::Unsolicited),
+            Err(error) => error,
         };
         self.info.meter().note_closed_before_request();
-        Err(error)
+        Poll::Ready(Err(error))
+    }
+
+    /// A write that fails at a request's first byte has sent nothing of it.
+    fn note_write(&self, result: io::Result<usize>) -> io::Result<usize> {
+        if result.is_err() && self.info.meter().is_between_requests() {
+            self.info.meter().note_closed_before_request();
+        }
+        result
+    }
+}
+
+/// Asks the system, not the runtime's memory of it, how many bytes wait on a socket: `None` for an open
+/// connection without any, 0 for one that was closed.
+fn peek(tcp: &TcpStream) -> io::Result<Option<usize>> {
+    let mut byte = [MaybeUninit::uninit(); 1];
+    match SockRef::from(tcp).peek(&mut byte) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`peek`] for what a TLS session has: true for data, false for its end. Session tickets and the like are
+/// read here and are neither.
+fn poll_session(session: &mut TlsStream<TcpStream>, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
+    let mut byte = [0; 1];
+    let mut buffer = ReadBuf::new(&mut byte);
+    match Pin::new(&mut *session).poll_read(cx, &mut buffer) {
+        Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(!buffer.filled().is_empty()))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Pending => match peek(session.get_ref().0) {
+            // The runtime has not noticed yet that something is there to be read.
+            Ok(Some(bytes)) if bytes > 0 => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Ok(Some(_)) => Poll::Ready(Ok(Some(false))),
+            Ok(None) => Poll::Ready(Ok(None)),
+            Err(error) => Poll::Ready(Err(error)),
+        },
     }
 }
 
@@ -112,11 +152,12 @@ impl AsyncRead for MeteredStream {
 impl AsyncWrite for MeteredStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.check_before_request(cx)?;
+        ready!(this.poll_before_request(cx))?;
         let wrote = ready!(match &mut this.io {
             Transport::Plain(io) => Pin::new(io).poll_write(cx, bytes),
             Transport::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, bytes),
-        })?;
+        });
+        let wrote = this.note_write(wrote)?;
         this.info.meter().wrote(&bytes[..wrote]);
         Poll::Ready(Ok(wrote))
     }
@@ -127,11 +168,12 @@ impl AsyncWrite for MeteredStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.check_before_request(cx)?;
+        ready!(this.poll_before_request(cx))?;
         let wrote = ready!(match &mut this.io {
             Transport::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
             Transport::Tls(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, slices),
-        })?;
+        });
+        let wrote = this.note_write(wrote)?;
         let mut left = wrote;
         let mut meter = this.info.meter();
         for slice in slices {

@@ -11,11 +11,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::{AbortHandle, Aborted, abortable};
 use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -27,6 +29,11 @@ use super::resolver::Resolve;
 
 /// The next address of a name is tried so long after the last one (RFC 8305, section 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How many addresses of a name are tried at once by one attempt, and how many beyond the first one of each
+/// attempt by all together: each takes a file descriptor.
+const MAX_CONNECTING: usize = 8;
+const MAX_EXTRA: usize = 256;
 
 /// How far a connection's lifetime varies, so that many opened at once do not end at once.
 const LIFETIME_JITTER: f64 = 0.2;
@@ -61,6 +68,7 @@ pub(super) struct Connector {
     resolver: Arc<dyn Resolve>,
     tls: TlsConnector,
     lifetime: Duration,
+    extra: Arc<Semaphore>,
 }
 
 impl Connector {
@@ -70,7 +78,7 @@ impl Connector {
         tls: TlsConnector,
         lifetime: Duration,
     ) -> Self {
-        Self { policy, resolver, tls, lifetime }
+        Self { policy, resolver, tls, lifetime, extra: Arc::new(Semaphore::new(MAX_EXTRA)) }
     }
 
     async fn connect(self, uri: Uri, attempt: &AttemptContext) -> Result<MeteredStream, ConnectError> {
@@ -79,7 +87,7 @@ impl Connector {
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let addresses = self.judged_addresses(host, attempt).await?;
         let addresses = in_turn(addresses).into_iter().map(|address| SocketAddr::new(address, port));
-        let tcp = connect_any(addresses.collect()).await.map_err(ConnectError::Tcp)?;
+        let tcp = connect_any(addresses.collect(), &self.extra).await.map_err(ConnectError::Tcp)?;
         let remote = tcp.peer_addr().map_err(ConnectError::Tcp)?;
         tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
         let io = if is_tls {
@@ -166,14 +174,27 @@ fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Connects to whichever address answers first; each next one gets its try 250 ms after the last one, or as
-/// soon as that has failed (RFC 8305, section 5).
-async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+/// soon as that has failed (RFC 8305, section 5). Where that takes more sockets than `extra` has places for,
+/// the oldest try ends.
+async fn connect_any(addresses: Vec<SocketAddr>, extra: &Semaphore) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut connecting = FuturesUnordered::new();
+    let mut tries: VecDeque<AbortHandle> = VecDeque::new();
     let mut failed: Option<io::Error> = None;
     loop {
         if let Some(address) = waiting.next() {
-            connecting.push(TcpStream::connect(address));
+            let place = if connecting.is_empty() { None } else { extra.try_acquire().ok() };
+            let is_full = connecting.len() >= MAX_CONNECTING || (place.is_none() && !connecting.is_empty());
+            if is_full && let Some(oldest) = tries.pop_front() {
+                oldest.abort();
+            }
+            let (connect, handle) = abortable(TcpStream::connect(address));
+            tries.push_back(handle);
+            connecting.push(async move {
+                let connected = connect.await;
+                drop(place);
+                connected
+            });
         }
         let ended = if waiting.len() > 0 {
             match timeout(ATTEMPT_DELAY, connecting.next()).await {
@@ -184,8 +205,9 @@ async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
             connecting.next().await
         };
         match ended {
-            Some(Ok(stream)) => return Ok(stream),
-            Some(Err(error)) => failed = Some(more_telling(failed, error)),
+            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Err(error))) => failed = Some(more_telling(failed, error)),
+            Some(Err(Aborted)) => {}
             None => {
                 let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 return Err(failed.unwrap_or_else(nothing));

@@ -15,6 +15,7 @@ mod nat64;
 mod resolver;
 mod reuse;
 pub mod sign;
+mod system_names;
 mod trust;
 mod wire_meter;
 

@@ -48,8 +48,10 @@ impl Reuse {
     /// Notes a reused connection that ended before a response. Returns whether the reuse stops with it.
     pub(super) fn note_lost(&mut self, origin: &str, now: Duration) -> bool {
         self.origins.retain(|_, lost| lost.end() > now);
-        if self.origins.len() >= MAX_ORIGINS {
-            self.origins.clear();
+        if self.origins.len() >= MAX_ORIGINS && !self.origins.contains_key(origin) {
+            let oldest =
+                self.origins.iter().min_by_key(|(_, lost)| lost.at).map(|(origin, _)| origin.clone());
+            oldest.and_then(|oldest| self.origins.remove(&oldest));
         }
         let again = self.origins.contains_key(origin);
         let no_reuse_until = again.then(|| now + REST);

@@ -1,8 +1,8 @@
 //! Which certificates are trusted: those that the system's trust store vouches for, as it stands now.
 //!
-//! The store's files are read again when they change. Beside what rustls accepts by itself, a self-signed
-//! certificate that stands in the store is accepted for its own name, CA or not, and so are signatures on the
-//! curve P-521: other clients on the same machine accept both.
+//! The store's files are read again when they change. Beside what rustls accepts by itself, a certificate that
+//! stands in the store is accepted for its own name, CA or not; a name may be the common name where there is no
+//! other; and signatures on the curve P-521 are verified: other clients on the same machine accept all of that.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use rustls::pki_types::{
 };
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 /// How often the trust store's files are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -35,24 +36,68 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The provider's algorithms with P-521. Made once a process, so what is leaked stays bounded.
+///
+/// TLS 1.3 ties the curve to a hash; TLS 1.2 and certificates take each curve with each hash, so there P-521 stands
+/// behind those that ring knows.
 fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
-    const P521: &[&dyn SignatureVerificationAlgorithm] = &[&EcdsaP521Sha512];
+    const SHA256: &dyn SignatureVerificationAlgorithm = &EcdsaP521 { hash: Hash::Sha256 };
+    const SHA384: &dyn SignatureVerificationAlgorithm = &EcdsaP521 { hash: Hash::Sha384 };
+    const SHA512: &dyn SignatureVerificationAlgorithm = &EcdsaP521 { hash: Hash::Sha512 };
     let known = provider.signature_verification_algorithms;
+    let more = |scheme: SignatureScheme| match scheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256 => Some(SHA256),
+        SignatureScheme::ECDSA_NISTP384_SHA384 => Some(SHA384),
+        _ => None,
+    };
     let mut mapping = known.mapping.to_vec();
-    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, P521));
-    WebPkiSupportedAlgorithms { all: Vec::leak([known.all, P521].concat()), mapping: Vec::leak(mapping) }
+    for (scheme, algorithms) in &mut mapping {
+        if let Some(more) = more(*scheme) {
+            *algorithms = Vec::leak([*algorithms, &[more]].concat());
+        }
+    }
+    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, Vec::leak(vec![SHA512])));
+    let all = [known.all, &[SHA256, SHA384, SHA512]].concat();
+    WebPkiSupportedAlgorithms { all: Vec::leak(all), mapping: Vec::leak(mapping) }
 }
 
-/// ECDSA on P-521 with SHA-512 (FIPS 186-5).
+/// ECDSA on P-521 (FIPS 186-5) with one of the hashes that are used with it.
 #[derive(Debug)]
-struct EcdsaP521Sha512;
+struct EcdsaP521 {
+    hash: Hash,
+}
 
-impl SignatureVerificationAlgorithm for EcdsaP521Sha512 {
+#[derive(Debug)]
+enum Hash {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// The bytes of a number modulo the curve's order.
+const P521_BYTES: usize = 66;
+
+impl Hash {
+    /// The message's hash as such a number: a hash that is shorter than the order is taken whole.
+    fn number_of(&self, message: &[u8]) -> [u8; P521_BYTES] {
+        fn padded(hash: &[u8]) -> [u8; P521_BYTES] {
+            let mut number = [0; P521_BYTES];
+            number[P521_BYTES - hash.len()..].copy_from_slice(hash);
+            number
+        }
+        match self {
+            Self::Sha256 => padded(&Sha256::digest(message)),
+            Self::Sha384 => padded(&Sha384::digest(message)),
+            Self::Sha512 => padded(&Sha512::digest(message)),
+        }
+    }
+}
+
+impl SignatureVerificationAlgorithm for EcdsaP521 {
     fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
-        use p521::ecdsa::signature::Verifier as _;
+        use p521::ecdsa::signature::hazmat::PrehashVerifier as _;
         let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(key).map_err(|_| InvalidSignature)?;
         let signature = p521::ecdsa::DerSignature::try_from(signature).map_err(|_| InvalidSignature)?;
-        key.verify(message, &signature).map_err(|_| InvalidSignature)
+        key.verify_prehash(&self.hash.number_of(message), &signature).map_err(|_| InvalidSignature)
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
@@ -60,7 +105,11 @@ impl SignatureVerificationAlgorithm for EcdsaP521Sha512 {
     }
 
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_SHA512
+        match self.hash {
+            Hash::Sha256 => alg_id::ECDSA_SHA256,
+            Hash::Sha384 => alg_id::ECDSA_SHA384,
+            Hash::Sha512 => alg_id::ECDSA_SHA512,
+        }
     }
 }
 
@@ -78,7 +127,7 @@ struct Looked {
     files: Vec<Seen>,
 }
 
-type Seen = (PathBuf, Option<(SystemTime, u64)>);
+type Seen = (PathBuf, Option<(SystemTime, u64, u64)>);
 
 /// The trust store as it was read.
 #[derive(Debug)]
@@ -120,21 +169,36 @@ impl SystemTrust {
     }
 }
 
-/// The files and folders that the trust store is read from, and how they stand.
+/// The files that the trust store is read from, and how they stand. Of a folder, each of its files.
 fn look() -> Vec<Seen> {
-    let set = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let (file, folder) = (set("SSL_CERT_FILE"), set("SSL_CERT_DIR"));
-    let paths: Vec<PathBuf> = if file.is_none() && folder.is_none() {
+    let set = |name: &str| std::env::var_os(name);
+    let (file, folders) = (set("SSL_CERT_FILE"), set("SSL_CERT_DIR"));
+    let paths: Vec<PathBuf> = if file.is_none() && folders.is_none() {
         let found = openssl_probe::probe();
         found.cert_file.into_iter().chain(found.cert_dir).collect()
     } else {
-        file.into_iter().chain(folder).collect()
+        let folders = folders.iter().flat_map(|folders| std::env::split_paths(folders));
+        file.map(PathBuf::from).into_iter().chain(folders).collect()
     };
-    let seen = |path: PathBuf| {
-        let state = std::fs::metadata(&path).and_then(|found| Ok((found.modified()?, found.len()))).ok();
-        (path, state)
-    };
-    paths.into_iter().map(seen).collect()
+    let mut seen = Vec::new();
+    for path in paths {
+        let entries = std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
+        seen.extend(entries.map(stamped));
+        seen.push(stamped(path));
+    }
+    seen.sort();
+    seen
+}
+
+fn stamped(path: PathBuf) -> Seen {
+    let state = std::fs::metadata(&path).and_then(|found| {
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(&found);
+        #[cfg(not(unix))]
+        let inode = 0;
+        Ok((found.modified()?, found.len(), inode))
+    });
+    (path, state.ok())
 }
 
 impl Roots {
@@ -164,23 +228,47 @@ impl Roots {
         let Some(verifier) = &self.verifier else {
             return Err(CertificateError::UnknownIssuer.into());
         };
-        match verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
-            // A certificate of a CA that stands in the store itself. What comes before that check (its time
-            // of validity) has passed; what comes after it (its name) is checked here.
-            Err(error) if is_ca(&error) && self.certificates.contains(end_entity.as_ref()) => {
-                rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
-                Ok(ServerCertVerified::assertion())
+        let verified = match verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            // A certificate that stands in the store itself, a CA's or one whose issuer does not stand there. Its
+            // time of validity was checked before that; its name is checked here.
+            Err(error) if is_of_the_chain(&error) && self.certificates.contains(end_entity.as_ref()) => {
+                rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)
             }
+            verified => verified.map(|_| ()),
+        };
+        match verified {
+            Err(error) if is_of_the_name(&error) && has_common_name(end_entity, name) => Ok(()),
             verified => verified,
         }
+        .map(|()| ServerCertVerified::assertion())
     }
 }
 
-/// Whether a certificate was refused only because it is a CA's.
-fn is_ca(error: &Error) -> bool {
-    let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
-    let cause = other.0.downcast_ref::<webpki::Error>();
-    matches!(cause, Some(webpki::Error::CaUsedAsEndEntity))
+/// Whether a certificate was refused because it is a CA's, or nobody's in the store.
+fn is_of_the_chain(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a certificate was refused for its name alone, which is what is checked last.
+fn is_of_the_name(error: &Error) -> bool {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    matches!(error, Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
+}
+
+/// Whether a certificate without alternative names has this one as its common name, as self-made ones do
+/// (RFC 2818, section 3.1). Patterns are not read.
+fn has_common_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let without_names = matches!(certificate.subject_alternative_name(), Ok(None));
+    let wanted = name.to_str();
+    let mut names = certificate.subject().iter_common_name().filter_map(|one| one.as_str().ok());
+    without_names && names.any(|one| one.eq_ignore_ascii_case(&wanted))
 }
 
 impl ServerCertVerifier for SystemTrust {

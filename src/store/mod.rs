@@ -310,14 +310,18 @@ const ROTATION_BREATH: Duration = Duration::from_millis(20);
 const ROTATION_PATIENCE: u32 = 15;
 
 /// What reads: a pool of our own, or a host's.
-fn readers(source: &Source, config: &EngineConfig) -> Result<Option<r2d2::Pool<pool::Readers>>, StoreError> {
+fn readers(
+    source: &Source,
+    config: &EngineConfig,
+    watch: Option<&FileWatch>,
+) -> Result<Option<r2d2::Pool<pool::Readers>>, StoreError> {
     let Source::Url(url) = source else { return Ok(None) };
     let pool = r2d2::Pool::builder()
         .max_size(config.read_connections.max(1))
         .min_idle(Some(1))
         .connection_timeout(Duration::from_secs(5))
         .error_handler(Box::new(r2d2::NopErrorHandler))
-        .build(pool::Readers::new(url.clone()))
+        .build(pool::Readers::new(url.clone(), watch.cloned()))
         .map_err(|error| Unavailable::Pool(error.to_string()))?;
     Ok(Some(pool))
 }
@@ -352,8 +356,8 @@ impl Store {
             pool::check_after_schema(writer)?;
             query::keys_are_present(writer, &codec)
         })?;
-        let pool = readers(source, config)?;
         let watch = source.file()?.as_deref().and_then(FileWatch::new);
+        let pool = readers(source, config, watch.as_ref())?;
         if codec.ring().is_empty() {
             tracing::warn!(
                 "secrets and endpoint headers are stored in the clear: set encryption_keys (`postrider keys generate` makes one)"
@@ -368,7 +372,7 @@ impl Store {
 
     /// The same on connections of its own: however slow what is asked of those, the others do not wait.
     pub(crate) fn apart(&self, config: &EngineConfig) -> Result<Self, StoreError> {
-        Ok(Self { pool: readers(&self.source, config)?, ..self.clone() })
+        Ok(Self { pool: readers(&self.source, config, self.watch.as_ref())?, ..self.clone() })
     }
 
     /// Whether the right to send from it runs out unless it is renewed, because several processes share it.

@@ -6,6 +6,7 @@ use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
+use super::file_watch::FileWatch;
 #[cfg(feature = "postgres")]
 use super::postgres::checks;
 use super::{StoreError, Unavailable};
@@ -184,11 +185,13 @@ pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreE
 #[derive(Debug)]
 pub(super) struct Readers {
     url: DatabaseUrl,
+    watch: Option<FileWatch>,
 }
 
 impl Readers {
-    pub(super) fn new(url: DatabaseUrl) -> Self {
-        Self { url }
+    /// Readers of a database; of a file only while `watch` finds it where it was opened.
+    pub(super) fn new(url: DatabaseUrl, watch: Option<FileWatch>) -> Self {
+        Self { url, watch }
     }
 }
 
@@ -200,10 +203,7 @@ impl r2d2::ManageConnection for Readers {
         match &self.url {
             #[cfg(feature = "sqlite")]
             DatabaseUrl::Sqlite(path) => {
-                if !path.exists() {
-                    // A reader begins no database: this one was there, and was moved.
-                    return Err(StoreError::Setup(format!("the database {} is missing", path.display())));
-                }
+                self.watch.as_ref().map_or(Ok(()), FileWatch::check)?;
                 let mut conn = open_sqlite(path)?;
                 conn.batch_execute("PRAGMA query_only = ON")?;
                 Ok(AnyConnection::Sqlite(conn))
@@ -402,6 +402,23 @@ fn expect_pragma(conn: &mut SqliteConnection, name: &str, expected: &str) -> Res
     )))
 }
 
+/// What Postgres says of its own state, whatever a statement's content: a full disk (53100), a statement that was
+/// ended (57014), a deadlock (40P01), and the like. In another language they are tried again once, as any refusal.
+fn is_of_its_state(message: &str) -> bool {
+    const STATES: [&str; 9] = [
+        "could not extend file",
+        "could not write",
+        "could not read",
+        "No space left on device",
+        "canceling statement due to",
+        "deadlock detected",
+        "out of memory",
+        "out of shared memory",
+        "lock timeout",
+    ];
+    STATES.iter().any(|state| message.contains(state))
+}
+
 /// Tells an unavailable database from a wrong statement.
 ///
 /// diesel passes on a message but no code. Those of SQLite are `sqlite3_errstr`'s, fixed per code since
@@ -434,6 +451,9 @@ pub(super) fn classify(error: DieselError) -> StoreError {
             Unavailable::Unreachable(message.trim().to_owned()).into()
         }
         (DatabaseErrorKind::SerializationFailure, _) => Unavailable::Busy.into(),
+        (DatabaseErrorKind::Unknown, message) if is_of_its_state(message) => {
+            Unavailable::Io(message.trim().to_owned()).into()
+        }
         (DatabaseErrorKind::Unknown, _) => Unavailable::Refused(message.trim().to_owned()).into(),
         _ => StoreError::Database(error),
     }

@@ -87,6 +87,11 @@ impl Serve {
 
     /// Reads again what may change while the server runs. What is wrong is reported, and leaves the rest as it was.
     async fn reload(&self, postrider: &Postrider, token: &ApiToken, logging: &Logging) -> anyhow::Result<()> {
+        let of_engine = postrider.reload().await.map_err(anyhow::Error::from);
+        of_engine.and(self.reload_settings(token, logging))
+    }
+
+    fn reload_settings(&self, token: &ApiToken, logging: &Logging) -> anyhow::Result<()> {
         let settings = self.settings.over_file(self.file.path.as_deref())?;
         logging.refilter(settings.log_filter()?)?;
         let path = token::path_of(&settings.database()?);
@@ -98,7 +103,7 @@ impl Serve {
         if let Some(text) = text {
             token.replace(&text).map_err(anyhow::Error::msg)?;
         }
-        Ok(postrider.reload().await?)
+        Ok(())
     }
 }
 

@@ -67,7 +67,7 @@ pub(in crate::store) fn check_may_write(conn: &mut PgConnection, tables: &[&str]
         if may != Some(true) {
             let role: String = diesel::select(sql::<Text>("quote_ident(current_user)")).get_result(conn)?;
             return Err(setup(format!(
-                "the role {role} may not read and write the table {table}: run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; and GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}; as the owner of the tables, and start again",
+                "the role {role} may not read and write the table {table}: run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; and GRANT SELECT, USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}; as the owner of the tables, and start again",
                 schema = diesel::select(sql::<Text>("quote_ident(current_schema())"))
                     .get_result::<String>(conn)?,
             )));

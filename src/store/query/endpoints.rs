@@ -129,6 +129,9 @@ pub(crate) fn insert_endpoint(
     endpoint: &Endpoint,
 ) -> Result<(), StoreError> {
     diesel::insert_into(endpoints::table).values(codec.row(endpoint)?).execute(conn)?;
+    // From the beginning, so that whoever changes it later finds a row, and no two insert it at once.
+    let health = codec::health_row(&endpoint.id, &StoredHealth::default());
+    diesel::insert_into(health::table).values(health).execute(conn)?;
     endpoint_changed(conn, &endpoint.id)
 }
 
@@ -180,7 +183,8 @@ pub(crate) fn changed_after(
     Ok(rows.into_iter().map(|(id, tenant)| (EndpointId::from_text(id), Tenant::from_text(tenant))).collect())
 }
 
-/// Makes `keys` the present ones; those before them sign until `grace_ends`.
+/// Makes `keys` the present ones; those before them sign until `grace_ends`. Without a grace they are removed,
+/// so that a clock that is set back brings none of them back.
 pub(crate) fn add_keys(
     conn: &mut Conn,
     codec: &EndpointCodec,
@@ -191,9 +195,12 @@ pub(crate) fn add_keys(
 ) -> Result<(), StoreError> {
     let of_endpoint = || secrets::table.filter(secrets::endpoint_id.eq(id.as_str()));
     diesel::delete(of_endpoint().filter(secrets::expires_at.le(at.as_micros()))).execute(conn)?;
-    diesel::update(of_endpoint().filter(secrets::expires_at.is_null()))
-        .set(secrets::expires_at.eq(Some(grace_ends.as_micros())))
-        .execute(conn)?;
+    let present = of_endpoint().filter(secrets::expires_at.is_null());
+    if grace_ends <= at {
+        diesel::delete(present).execute(conn)?;
+    } else {
+        diesel::update(present).set(secrets::expires_at.eq(Some(grace_ends.as_micros()))).execute(conn)?;
+    }
     // Two rotations within a microsecond would have one key.
     let newest: Option<i64> = of_endpoint().select(max(secrets::created_at)).first(conn)?;
     let created_at = newest.map_or(at.as_micros(), |newest| at.as_micros().max(newest + 1));
@@ -202,22 +209,21 @@ pub(crate) fn add_keys(
     endpoint_changed(conn, id)
 }
 
-/// Ends the older keys of an endpoint, or the one that was created then: they sign nothing from `at` on.
+/// Removes the older keys of an endpoint, or the one that was created then: they sign nothing any more.
 pub(crate) fn end_older_keys(
     conn: &mut Conn,
     id: &EndpointId,
     created_at: Option<Timestamp>,
-    at: Timestamp,
 ) -> Result<(), StoreError> {
-    let older = secrets::table
-        .filter(secrets::endpoint_id.eq(id.as_str()))
-        .filter(secrets::expires_at.gt(at.as_micros()).assume_not_null());
-    let ends = secrets::expires_at.eq(Some(at.as_micros()));
+    let older = || {
+        let of_endpoint = secrets::table.filter(secrets::endpoint_id.eq(id.as_str()));
+        of_endpoint.filter(secrets::expires_at.is_not_null())
+    };
     match created_at {
-        Some(created_at) => diesel::update(older.filter(secrets::created_at.eq(created_at.as_micros())))
-            .set(ends)
-            .execute(conn)?,
-        None => diesel::update(older).set(ends).execute(conn)?,
+        Some(created_at) => {
+            diesel::delete(older().filter(secrets::created_at.eq(created_at.as_micros()))).execute(conn)?
+        }
+        None => diesel::delete(older()).execute(conn)?,
     };
     Ok(())
 }

@@ -313,7 +313,8 @@ pub(crate) fn aged(conn: &mut Conn, batch: &Retire) -> Result<Aged, StoreError> 
         .load(conn)?;
     let is_outdated = |(_, created_at): &&(i64, i64)| *created_at < batch.cutoff.as_micros();
     let outdated: Vec<i64> = rows.iter().filter(is_outdated).map(|(seq, _)| *seq).collect();
-    let last_seq = rows.last().map(|(seq, _)| *seq);
+    // Events that are not outdated yet are looked at again soon; unless outdated ones come after them.
+    let last_seq = outdated.last().copied().or_else(|| rows.last().map(|(seq, _)| *seq));
     let is_full = i64::try_from(rows.len()).is_ok_and(|read| read == batch.limit);
     let more = match last_seq {
         Some(last) if is_full && outdated.is_empty() => event_before(conn, last, batch.cutoff)?.is_some(),

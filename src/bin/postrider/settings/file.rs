@@ -136,11 +136,13 @@ fn read_one(
 ) -> Result<Settings, (Option<usize>, String)> {
     let (name, known) = (key.get_ref().as_ref(), known());
     let Some(setting) = known.iter().find(|known| known.name == name) else {
-        return Err((None, format!("is no setting; {}", nearest(name, &known))));
+        return Err((None, format!("unknown setting; {}", nearest(name, &known))));
     };
     let start = key.span().start;
     let alone = if value.get_ref().is_table() { None } else { text.get(start..value.span().end) };
-    let Some(alone) = alone else { return Err((None, format!("is no table ({})", setting.help))) };
+    let Some(alone) = alone else {
+        return Err((None, format!("must be a value, not a table ({})", setting.help)));
+    };
     toml::from_str(alone).map_err(|error| {
         // At the value; within an array, at the very one.
         let offset =
@@ -167,7 +169,7 @@ pub(crate) fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Wrong> {
         let name = variable.strip_prefix("POSTRIDER_").filter(|_| !all.contains(&variable.as_str()))?;
         let likeness = |other: &&str| strsim::jaro_winkler(name, other.trim_start_matches("POSTRIDER_"));
         let best = all.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-        let detail = format!("is no setting: did you mean {best}?");
+        let detail = format!("unknown setting: did you mean {best}?");
         (likeness(&best) >= ALL_BUT).then(|| Wrong::new(&variable, None, detail))
     };
     variables.filter_map(wrong).collect()
