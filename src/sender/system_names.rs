@@ -224,12 +224,14 @@ fn parse_resolv_conf(text: &str) -> (ResolverConfig, ResolverOpts) {
         return parsed;
     }
     // A search domain that is none.
-    let valid = |line: &&str| {
-        let mut words = line.split_whitespace();
-        let is_search = words.next().is_some_and(|word| word == "search" || word == "domain");
-        !is_search || words.all(|domain| Name::from_str_relaxed(domain).is_ok())
+    let valid = |line: &str| match line.split_whitespace().next() {
+        Some("search" | "domain") => {
+            let is_domain = |word: &&str| Name::from_str_relaxed(*word).is_ok();
+            line.split_whitespace().filter(is_domain).collect::<Vec<_>>().join(" ")
+        }
+        _ => line.to_owned(),
     };
-    let text: String = text.lines().filter(valid).map(|line| format!("{line}\n")).collect();
+    let text = text.lines().map(valid).collect::<Vec<_>>().join("\n");
     parse(&text).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot use {RESOLV_CONF}: only the hosts file is used");
         (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
@@ -312,10 +314,9 @@ mod tests {
         let usual = "nameserver 10.0.0.2\nsearch a.example b.example\noptions ndots:2\n";
         assert_eq!(servers(usual).1.len(), 2);
         let odd = format!(
-            "caf\u{fffd} crème\nnameserver fe80::zz\nsearch {}\n{}",
-            "x".repeat(80),
-            "nameserver 10.0.0.2\n"
+            "caf\u{fffd} crème\nnameserver fe80::zz\nsearch {} a.example\nnameserver 10.0.0.2\n",
+            "x".repeat(80)
         );
-        assert_eq!(servers(&odd), (vec!["10.0.0.2".to_owned()], Vec::new(), 1));
+        assert_eq!(servers(&odd), (vec!["10.0.0.2".to_owned()], vec!["a.example".to_owned()], 1));
     }
 }

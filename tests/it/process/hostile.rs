@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::api::Api;
 use crate::support::postgres::Cluster;
+use crate::support::raw::listen;
 use crate::support::receiver::Receiver;
 use crate::support::server::{Server, serve};
 use crate::support::until;
@@ -132,20 +133,6 @@ fn read_all(mut stream: TcpStream) {
     while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
 }
 
-/// Serves every connection on a thread of its own.
-fn listen(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let behave = Arc::new(behave);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let behave = Arc::clone(&behave);
-            std::thread::Builder::new().stack_size(256 * 1024).spawn(move || behave(stream)).unwrap();
-        }
-    });
-    address
-}
-
 /// A TLS server whose certificate nobody has signed but itself.
 fn self_signed() -> SocketAddr {
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
@@ -155,7 +142,8 @@ fn self_signed() -> SocketAddr {
         rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config =
         Arc::new(config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap());
-    listen(move |stream| {
+    listen(move |connection, _| {
+        let stream = connection.stream;
         let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut tls = rustls::StreamOwned::new(connection, stream);
         let _ = tls.read(&mut [0; 1024]);
@@ -189,7 +177,7 @@ fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
         expected.insert(api.endpoint(&url, &settings.to_string()), (name.to_owned(), outcome));
     };
     for kind in KINDS {
-        add(kind.name, format!("http://{}/", listen(kind.behave)), kind.outcome);
+        add(kind.name, format!("http://{}/", listen(|connection, _| (kind.behave)(connection.stream))), kind.outcome);
     }
     add("bad_certificate", format!("https://{}/", self_signed()), "tls_error");
 

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::api::Api;
+use crate::support::namespace::{A, Says, is_inside, name_server, run_inside};
 use crate::support::server::{Server, serve};
 use crate::support::until;
 
@@ -21,41 +21,12 @@ const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(1, 2, 3, 4);
 
-/// Set inside the namespace.
-const INSIDE: &str = "POSTRIDER_TEST_NAMESPACE";
-
 #[test]
 fn nothing_arrives_at_a_closed_address_by_any_way() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(
-        folder.path().join("resolv.conf"),
-        "nameserver 127.0.0.1\nsearch inside.example\noptions ndots:5\n",
-    )
-    .unwrap();
-    std::fs::write(folder.path().join("hosts"), format!("127.0.0.1 localhost\n{PRIVATE} in-hosts.example\n"))
-        .unwrap();
     let addresses = [METADATA.into(), PRIVATE.into(), PUBLIC.into(), IpAddr::from(METADATA_V6)];
-    let mut script = "ip link set lo up".to_owned();
-    for address in addresses {
-        script += &format!(" && ip addr add {address} dev lo");
-    }
-    script += " && mount --bind resolv.conf /etc/resolv.conf && mount --bind hosts /etc/hosts";
-    let in_namespace = |then: &str| {
-        let mut command = Command::new("unshare");
-        command.args(["-rmn", "sh", "-ec", &format!("{script} && {then}")]).current_dir(folder.path());
-        command
-    };
-    if !in_namespace("true").output().is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "network namespaces are needed (unshare -rmn, ip)");
-        eprintln!("SKIPPED: closed addresses that listen need network namespaces (unshare -rmn, ip)");
-        return;
-    }
-    let test = std::env::current_exe().unwrap();
-    let run = format!("exec {} --exact process::namespace::inside --ignored --nocapture", test.display());
-    let output = in_namespace(&run).env(INSIDE, "1").output().unwrap();
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let resolv_conf = "nameserver 127.0.0.1\nsearch inside.example\noptions ndots:5\n";
+    let hosts = format!("127.0.0.1 localhost\n{PRIVATE} in-hosts.example\n");
+    run_inside("process::namespace::inside", &addresses, resolv_conf, &hosts);
 }
 
 /// Counts who connects.
@@ -96,58 +67,23 @@ fn public_receiver() -> Arc<AtomicUsize> {
 }
 
 /// What names answer. Until it is armed, only public addresses.
-fn name_server(armed: Arc<AtomicBool>) {
-    let socket = UdpSocket::bind("127.0.0.1:53").unwrap();
-    std::thread::spawn(move || {
-        let mut asked = 0_usize;
-        let mut buffer = [0; 1500];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let query = &buffer[..length];
-            let (name, end) = question(query);
-            let kind = u16::from_be_bytes([query[end], query[end + 1]]);
-            let armed = armed.load(Ordering::SeqCst);
-            asked += usize::from(kind == 1 && name == "flip.example");
-            let answers: Vec<IpAddr> = match (name.as_str(), kind) {
-                ("public.example", 1) => vec![PUBLIC.into()],
-                ("flip.example", 1) if armed && asked.is_multiple_of(2) => vec![METADATA.into()],
-                ("flip.example", 1) => vec![PUBLIC.into()],
-                ("meta.example" | "metadata.inside.example", 1) if armed => vec![METADATA.into()],
-                ("private.example", 1) if armed => vec![PRIVATE.into()],
-                ("mixed.example", 1) if armed => vec![PUBLIC.into(), METADATA.into()],
-                ("mapped.example", 28) if armed => vec![METADATA.to_ipv6_mapped().into()],
-                ("six.example", 28) if armed => vec![METADATA_V6.into()],
-                _ => Vec::new(),
-            };
-            let _ = socket.send_to(&reply(query, end + 4, &answers), from);
-        }
-    });
-}
-
-/// The name that a query asks for, and where it ends (RFC 1035, section 4.1.2).
-fn question(query: &[u8]) -> (String, usize) {
-    let (mut at, mut labels) = (12, Vec::new());
-    while query[at] > 0 {
-        let length = usize::from(query[at]);
-        labels.push(String::from_utf8_lossy(&query[at + 1..=at + length]).to_lowercase());
-        at += 1 + length;
+fn names(armed: Arc<AtomicBool>) -> impl Fn(&str, u16) -> Says {
+    let asked = AtomicUsize::new(0);
+    move |name, kind| {
+        let armed = armed.load(Ordering::SeqCst);
+        let flips = (kind == A && name == "flip.example").then(|| asked.fetch_add(1, Ordering::SeqCst));
+        Says::Addresses(match name {
+            "public.example" => vec![PUBLIC.into()],
+            "flip.example" if armed && flips.is_some_and(|count| count % 2 == 1) => vec![METADATA.into()],
+            "flip.example" => vec![PUBLIC.into()],
+            "meta.example" | "metadata.inside.example" if armed => vec![METADATA.into()],
+            "private.example" if armed => vec![PRIVATE.into()],
+            "mixed.example" if armed => vec![PUBLIC.into(), METADATA.into()],
+            "mapped.example" if armed => vec![METADATA.to_ipv6_mapped().into()],
+            "six.example" if armed => vec![METADATA_V6.into()],
+            _ => Vec::new(),
+        })
     }
-    (labels.join("."), at + 1)
-}
-
-/// An answer that nobody may keep: its time to live is zero.
-fn reply(query: &[u8], question_end: usize, answers: &[IpAddr]) -> Vec<u8> {
-    let mut bytes = query[..2].to_vec();
-    bytes.extend([0x81, 0x80, 0, 1, 0, u8::try_from(answers.len()).unwrap(), 0, 0, 0, 0]);
-    bytes.extend(&query[12..question_end]);
-    for answer in answers {
-        let (kind, data) = match answer {
-            IpAddr::V4(v4) => (1, v4.octets().to_vec()),
-            IpAddr::V6(v6) => (28, v6.octets().to_vec()),
-        };
-        bytes.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, u8::try_from(data.len()).unwrap()]);
-        bytes.extend(data);
-    }
-    bytes
 }
 
 fn start(folder: &Path, arguments: &[&str]) -> Server {
@@ -183,7 +119,7 @@ fn outcomes(api: &Api) -> BTreeMap<(String, String), usize> {
 #[test]
 #[ignore = "run by the test above, inside its namespace"]
 fn inside() {
-    if std::env::var_os(INSIDE).is_none() {
+    if !is_inside() {
         return;
     }
     let closed = [
@@ -196,7 +132,7 @@ fn inside() {
     let arrived = || closed.iter().map(|count| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
     let public = public_receiver();
     let armed = Arc::new(AtomicBool::new(false));
-    name_server(Arc::clone(&armed));
+    name_server(SocketAddr::from(([127, 0, 0, 1], 53)), names(Arc::clone(&armed)));
 
     // Literals in an endpoint that was written while they were open, and are sent to when they are not.
     let folder = tempfile::tempdir().unwrap();

@@ -6,8 +6,10 @@ pub mod browser;
 pub mod database;
 pub mod document;
 pub mod engine;
+pub mod namespace;
 pub mod postgres;
 pub mod proxy;
+pub mod raw;
 pub mod receiver;
 pub mod server;
 
