@@ -2,6 +2,7 @@
 
 mod access;
 mod browser;
+mod certificates;
 mod cli;
 mod cluster;
 mod commands;
