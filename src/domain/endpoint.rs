@@ -224,12 +224,11 @@ impl Endpoint {
         self.paused.is_none()
     }
 
-    /// Returns the latest time that a delivery can be due at: the longest wait that its retry, its endpoint's rest
-    /// or a probe can have set. `health` is within reach of `now`.
+    /// Returns the latest time that a delivery can be due at: the longest wait of its retry, or the end of its
+    /// endpoint's rest or breaker. `health` is within reach of `now`.
     #[must_use]
     pub fn latest_retry(&self, health: &Health, now: Timestamp) -> Timestamp {
-        let longest = self.retry_schedule.longest_delay().max(LONGEST_PROBE);
-        (now + longest).max(health.opens_at().unwrap_or(now))
+        (now + self.retry_schedule.longest_delay()).max(health.opens_at().unwrap_or(now))
     }
 
     /// Whether a delivery that is given up keeps those behind it in its ordering key waiting.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::Shared;
-use crate::domain::breaker::LONGEST_PROBE;
 use crate::domain::ids::{DeliveryId, EndpointId};
 use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{self, Cause, State};
@@ -122,7 +121,7 @@ async fn sweep(shared: &Shared) -> Result<(), StoreError> {
 async fn bring_within_reach(shared: &Shared, id: &EndpointId) -> Result<(), StoreError> {
     let (of_id, now) = (id.clone(), shared.clock.schedule_now());
     let read = move |conn: &mut _, codec: &_| {
-        let latest = query::latest_due(conn, &of_id)?.filter(|due| *due > now + LONGEST_PROBE);
+        let latest = query::latest_due(conn, &of_id)?.filter(|due| *due > now);
         let Some(due) = latest else { return Ok(None) };
         let Some(endpoint) = query::endpoint(conn, codec, &of_id)? else { return Ok(None) };
         let health = query::health(conn, &of_id)?.health.within_reach(now);

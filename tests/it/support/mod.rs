@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod browser;
+pub mod clock;
 pub mod database;
 pub mod document;
 pub mod engine;
