@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::FieldError;
-use super::breaker::{Health, LONGEST_PROBE};
+use super::breaker::Health;
 use super::clock::Timestamp;
 use super::ids::{EndpointId, Tenant};
 use super::rate_limit::RateLimit;

@@ -66,7 +66,7 @@ pub(crate) const TABLES: &[&str] = &[
     "webhook_keys",
     "webhook_recoveries",
 ];
-const RECORD: &str = "webhook_schema_migrations";
+pub(crate) const RECORD: &str = "webhook_schema_migrations";
 
 /// Versions of the first migration that no release has had.
 const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000"];

@@ -92,7 +92,8 @@ pub(super) fn check_before_schema(conn: &mut AnyConnection) -> Result<(), StoreE
         #[cfg(feature = "postgres")]
         AnyConnection::Postgres(conn) => {
             checks::check_encoding(conn)?;
-            checks::check_takes_writes(conn)
+            checks::check_takes_writes(conn)?;
+            checks::check_may_write(conn, super::migrate::TABLES, super::migrate::RECORD)
         }
     }
 }
@@ -104,7 +105,6 @@ pub(super) fn check_after_schema(conn: &mut AnyConnection) -> Result<(), StoreEr
         AnyConnection::Sqlite(_) => Ok(()),
         #[cfg(feature = "postgres")]
         AnyConnection::Postgres(conn) => {
-            checks::check_may_write(conn, super::migrate::TABLES)?;
             super::writer::in_transaction_of(conn, checks::repair_sequence)
         }
     }

@@ -56,24 +56,37 @@ pub(in crate::store) fn check_may_create(conn: &mut PgConnection) -> Result<(), 
     }
 }
 
-/// Refuses a role that may not work on the tables that are there, by the grant that it needs.
-pub(in crate::store) fn check_may_write(conn: &mut PgConnection, tables: &[&str]) -> Result<(), StoreError> {
-    for table in tables {
-        let may: Option<bool> = diesel::select(sql::<Nullable<Bool>>(&format!(
-            "has_table_privilege('{table}', 'SELECT') AND has_table_privilege('{table}', 'INSERT') \
-             AND has_table_privilege('{table}', 'UPDATE') AND has_table_privilege('{table}', 'DELETE')"
-        )))
-        .get_result(conn)?;
-        if may != Some(true) {
-            let role: String = diesel::select(sql::<Text>("quote_ident(current_user)")).get_result(conn)?;
-            return Err(setup(format!(
-                "the role {role} may not read and write the table {table}: run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; and GRANT SELECT, USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}; as the owner of the tables, and start again",
-                schema = diesel::select(sql::<Text>("quote_ident(current_schema())"))
-                    .get_result::<String>(conn)?,
-            )));
-        }
+/// Refuses a role that may not work on what is there already, by the grants that it needs. `read` is only read.
+pub(in crate::store) fn check_may_write(
+    conn: &mut PgConnection,
+    tables: &[&str],
+    read: &str,
+) -> Result<(), StoreError> {
+    let may = |table: &str, right: &str| format!("has_table_privilege(to_regclass('{table}'), '{right}')");
+    let all = |table: &&str| {
+        let each = ["SELECT", "INSERT", "UPDATE", "DELETE"].map(|right| may(table, right));
+        format!("coalesce({}, true)", each.join(" AND "))
+    };
+    let tables: Vec<String> = tables.iter().map(all).collect();
+    let is_allowed: bool = diesel::select(sql::<Bool>(&format!(
+        "{} AND coalesce({}, true) AND coalesce((SELECT bool_and(has_sequence_privilege(oid, 'SELECT') \
+         AND has_sequence_privilege(oid, 'USAGE') AND has_sequence_privilege(oid, 'UPDATE')) FROM pg_class \
+         WHERE relkind = 'S' AND relnamespace = to_regnamespace(quote_ident(current_schema())) \
+         AND relname LIKE 'webhook\\_%'), true)",
+        tables.join(" AND "),
+        may(read, "SELECT"),
+    )))
+    .get_result(conn)?;
+    if is_allowed {
+        return Ok(());
     }
-    Ok(())
+    let name = |conn: &mut PgConnection, of: &str| -> Result<String, StoreError> {
+        Ok(diesel::select(sql::<Text>(&format!("quote_ident({of})"))).get_result(conn)?)
+    };
+    let (role, schema) = (name(conn, "current_user")?, name(conn, "current_schema()")?);
+    Err(setup(format!(
+        "the role {role} may not read and write Postrider's tables: run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; and GRANT SELECT, USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}; as their owner, and start again"
+    )))
 }
 
 /// Refuses a server that takes no writes now, whatever the reason.

@@ -11,6 +11,7 @@ mod configuration;
 mod contract;
 mod dashboard;
 mod database_file;
+mod database_server;
 mod example;
 mod hostile;
 mod kill;
