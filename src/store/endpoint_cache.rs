@@ -134,3 +134,22 @@ impl EndpointCache {
         Ok(endpoint)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Event types that nobody sent before, each with the same 300 subscribers, once took gigabytes.
+    #[test]
+    fn what_callers_ask_for_does_not_decide_how_much_is_kept() {
+        let mut cache = EndpointCache::default();
+        let targets: Targets = Targets::default();
+        for number in 0..10_000 {
+            cache.reserve(301);
+            let key = (Tenant::default(), EventType::parse(&format!("t.e{number}")).unwrap());
+            cache.by_type.insert(key, Arc::clone(&targets));
+            assert!(cache.references <= MAX_REFERENCES && cache.by_type.len() * 301 <= MAX_REFERENCES);
+        }
+        assert!(!cache.by_type.is_empty());
+    }
+}

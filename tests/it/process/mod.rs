@@ -2,6 +2,7 @@
 
 mod access;
 mod browser;
+mod callers;
 mod certificates;
 mod cli;
 mod clocks;

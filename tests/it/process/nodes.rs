@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use postrider::config::DatabaseUrl;
@@ -14,6 +16,7 @@ use super::cluster::{
 use crate::support::api::Api;
 use crate::support::database;
 use crate::support::postgres::Cluster;
+use crate::support::raw::{OK, listen};
 use crate::support::receiver::{Got, Receiver};
 use crate::support::server::{Server, command, serve};
 use crate::support::until;
@@ -254,5 +257,60 @@ fn a_pooler_in_transaction_mode_costs_the_latency_of_the_poll_and_nothing_else()
         until("it is taken over", TTL + Duration::from_secs(5), || shards_of(&database, "a") == 64);
         let (status, log) = a.terminate();
         assert!(status.success() && !log.contains("prepared statement"), "{log}");
+    }
+}
+
+/// A resume through a node that does not own the endpoint left the owner's hold in place for up to a day.
+#[test]
+fn what_is_changed_through_any_node_reaches_the_owner_and_a_token_is_everywhere_at_once() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let database = cluster.database();
+    let url = cluster.text(&database);
+    let rests = Arc::new(AtomicBool::new(true));
+    let (asks, arrived) = (Arc::clone(&rests), Arc::new(AtomicUsize::new(0)));
+    let note = Arc::clone(&arrived);
+    let address = listen(move |mut connection, _| {
+        while connection.request().is_some() {
+            let rest = asks.load(Ordering::SeqCst);
+            note.fetch_add(usize::from(!rest), Ordering::SeqCst);
+            let busy = "HTTP/1.1 503 Busy\r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n";
+            connection.send(if rest { busy } else { OK });
+        }
+    });
+    let first = node(folder.path(), "a", &url);
+    let second = node(folder.path(), "b", &url);
+    until_fair(&database, &["a", "b"]);
+    let api = Api::new(&first.base, TOKEN);
+    let settings = r#"{"rate_limit": "unlimited", "breaker_after": 1}"#;
+    let endpoints: Vec<String> = (0..8).map(|n| api.endpoint(&format!("http://{address}/{n}"), settings)).collect();
+    let publish = || assert_eq!(api.post("/events", r#"{"type": "a.b", "data": 1}"#).status, 202);
+    let health = |id: &str| api.get(&format!("/endpoints/{id}")).body["health"].clone();
+    publish();
+    until("all rest", Duration::from_secs(20), || endpoints.iter().all(|id| !health(id)["hold_until"].is_null()));
+    publish();
+    rests.store(false, Ordering::SeqCst);
+    for id in &endpoints {
+        assert_eq!(api.post(&format!("/endpoints/{id}/resume"), "").status, 200);
+    }
+    until("what waited is sent by whoever owns it", Duration::from_secs(20), || {
+        arrived.load(Ordering::SeqCst) >= endpoints.len()
+    });
+    assert!(endpoints.iter().all(|id| health(id)["hold_until"].is_null()), "and it is shown");
+
+    // A token: at once on every node, also for a session; revoked within a second.
+    let other = |token: &str| Api::new(&second.base, token);
+    for _ in 0..5 {
+        let made = api.post("/tokens", r#"{"name": "t", "scope": "publish"}"#);
+        let answer = other(&made.text("token")).post("/events", r#"{"type": "x.y", "data": 1}"#);
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        let made = api.post("/tokens", r#"{"name": "t", "scope": "read"}"#);
+        let session = json!({"token": made.text("token")}).to_string();
+        let headers = [("content-type", "application/json")];
+        let opened = other("").try_request("POST", "/api/v1/session", &headers, Some(session)).unwrap();
+        assert_eq!(opened.status, 201, "{}", opened.body);
+        api.delete(&format!("/tokens/{}", made.text("id")));
+        let revoked = other(&made.text("token"));
+        until("it is refused everywhere", Duration::from_secs(5), || revoked.get("/events").status == 401);
     }
 }
