@@ -104,9 +104,7 @@ pub(super) fn check_after_schema(conn: &mut AnyConnection) -> Result<(), StoreEr
         #[cfg(feature = "sqlite")]
         AnyConnection::Sqlite(_) => Ok(()),
         #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(conn) => {
-            super::writer::in_transaction_of(conn, checks::repair_sequence)
-        }
+        AnyConnection::Postgres(conn) => super::writer::in_transaction_of(conn, checks::repair_sequence),
     }
 }
 

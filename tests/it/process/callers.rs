@@ -41,9 +41,15 @@ fn a_plus_in_a_time_is_read_as_one() {
 fn head_is_answered_wherever_get_is() {
     let (_folder, _server, api) = server(&[]);
     let endpoint = api.endpoint("http://127.0.0.1:9/", "{}");
-    for path in ["/endpoints", &format!("/endpoints/{endpoint}"), "/events", "/deliveries", "/tokens", "/overview"] {
+    for path in
+        ["/endpoints", &format!("/endpoints/{endpoint}"), "/events", "/deliveries", "/tokens", "/overview"]
+    {
         let (get, head) = (api.get(path), with_headers(&api, "HEAD", path, &[], None));
-        assert_eq!((head.status, head.header("content-type")), (get.status, get.header("content-type")), "{path}");
+        assert_eq!(
+            (head.status, head.header("content-type")),
+            (get.status, get.header("content-type")),
+            "{path}"
+        );
         assert_eq!(head.body, Value::String(String::new()), "{path} has no body");
     }
     assert_eq!(with_headers(&api, "HEAD", "/endpoints/ep_none", &[], None).status, 404);
@@ -69,7 +75,10 @@ fn pages_of_listed_origins_may_call_with_a_token_and_no_cookie() {
     let answer = asks(LISTED);
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, LISTED.to_owned()));
     let allowed = answer.header("access-control-allow-headers").to_lowercase();
-    assert!(["authorization", "content-type", "idempotency-key"].iter().all(|one| allowed.contains(one)), "{allowed}");
+    assert!(
+        ["authorization", "content-type", "idempotency-key"].iter().all(|one| allowed.contains(one)),
+        "{allowed}"
+    );
     assert_eq!(answer.header("access-control-allow-credentials"), "");
     assert_eq!(asks("https://evil.example").header("access-control-allow-origin"), "");
     let answer = with_headers(&api, "GET", "/events", &[("origin", LISTED)], None);
@@ -189,24 +198,51 @@ fn an_idle_caller_keeps_its_connection_longer_than_load_balancers_do() {
 fn settings_are_read_as_tools_write_them() {
     let folder = tempfile::tempdir().unwrap();
     let names = [
-        "LISTEN", "RETENTION", "ALLOW_NETWORKS", "DENY_NETWORKS", "HTTPS_ONLY", "EVENT_ID_HEADER", "MAX_IN_FLIGHT",
-        "NODE_NAME", "LEASE_TTL", "MIGRATE", "DEFAULT_RATE_LIMIT", "DEFAULT_CONCURRENCY", "DEFAULT_RETRY_DELAYS_S",
-        "DEFAULT_TIMEOUT_MS", "CONFIG", "LOG_FORMAT", "LOG", "KEEP_ALIVE", "CORS_ORIGINS", "CREATE",
-        "CONNECTION_LIFETIME", "DATABASE_URL", "API_TOKEN", "ENCRYPTION_KEYS",
+        "LISTEN",
+        "RETENTION",
+        "ALLOW_NETWORKS",
+        "DENY_NETWORKS",
+        "HTTPS_ONLY",
+        "EVENT_ID_HEADER",
+        "MAX_IN_FLIGHT",
+        "NODE_NAME",
+        "LEASE_TTL",
+        "MIGRATE",
+        "DEFAULT_RATE_LIMIT",
+        "DEFAULT_CONCURRENCY",
+        "DEFAULT_RETRY_DELAYS_S",
+        "DEFAULT_TIMEOUT_MS",
+        "CONFIG",
+        "LOG_FORMAT",
+        "LOG",
+        "KEEP_ALIVE",
+        "CORS_ORIGINS",
+        "CREATE",
+        "CONNECTION_LIFETIME",
+        "DATABASE_URL",
+        "API_TOKEN",
+        "ENCRYPTION_KEYS",
     ];
     let check = |variables: &[(String, &str)]| {
         let mut check = command(folder.path(), &["config", "check"]);
         let output = check.envs(variables.iter().cloned()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), text)
     };
     let all_empty: Vec<_> = names.iter().map(|name| (format!("POSTRIDER_{name}"), "")).collect();
     let (right, text) = check(&all_empty);
     assert!(right, "empty means unset: {text}");
     let spaced = [
-        ("LISTEN", " 127.0.0.1:8400\n"), ("RETENTION", " 7d \r\n"), ("ALLOW_NETWORKS", "10.0.0.0/8 , 127.0.0.0/8\n"),
-        ("DEFAULT_RATE_LIMIT", " 10/min "), ("HTTPS_ONLY", " true\n"), ("DEFAULT_RETRY_DELAYS_S", " 1, 2 , 3 "),
-        ("API_TOKEN", " a-token-for-this-test-alone\n"), ("LOG_FORMAT", " json "), ("KEEP_ALIVE", " 75s "),
+        ("LISTEN", " 127.0.0.1:8400\n"),
+        ("RETENTION", " 7d \r\n"),
+        ("ALLOW_NETWORKS", "10.0.0.0/8 , 127.0.0.0/8\n"),
+        ("DEFAULT_RATE_LIMIT", " 10/min "),
+        ("HTTPS_ONLY", " true\n"),
+        ("DEFAULT_RETRY_DELAYS_S", " 1, 2 , 3 "),
+        ("API_TOKEN", " a-token-for-this-test-alone\n"),
+        ("LOG_FORMAT", " json "),
+        ("KEEP_ALIVE", " 75s "),
     ];
     let (right, text) = check(&spaced.map(|(name, value)| (format!("POSTRIDER_{name}"), value)));
     assert!(right, "{text}");
@@ -229,7 +265,8 @@ fn settings_are_read_as_tools_write_them() {
 #[test]
 fn a_hangup_reads_again_and_ends_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let file = |level: &str| std::fs::write(folder.path().join("p.toml"), format!("log = \"{level}\"\n")).unwrap();
+    let file =
+        |level: &str| std::fs::write(folder.path().join("p.toml"), format!("log = \"{level}\"\n")).unwrap();
     file("info");
     let server = Server::start(folder.path(), &["--config", "p.toml"]);
     let (api, path) = (server.api(), folder.path().join("postrider.db.token"));
@@ -282,7 +319,8 @@ fn a_leaked_secret_can_always_be_replaced_and_each_older_key_ended() {
     }
     assert_eq!(signatures(), 4);
     let shown = api.get(&path).body;
-    let older: Vec<&str> = shown["older"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    let older: Vec<&str> =
+        shown["older"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
     assert_eq!(older.len(), 3);
     assert!(shown["older"][0]["signs_until"].as_str().unwrap().ends_with('Z'));
     assert_eq!(api.delete(&format!("{path}/{}", older[1])).status, 204);

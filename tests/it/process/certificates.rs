@@ -111,19 +111,36 @@ fn what_the_trust_store_vouches_for_is_accepted() {
     self_signed(folder, "p521_sha512", p521, &format!("{ADDRESS} -sha512"));
     self_signed(folder, "common_name", "rsa:2048", "-subj /CN=127.0.0.1");
     self_signed(folder, "other_name", "rsa:2048", "-subj /CN=127.0.0.2");
-    self_signed(folder, "wrong_address", "rsa:2048", "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.9");
+    self_signed(
+        folder,
+        "wrong_address",
+        "rsa:2048",
+        "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.9",
+    );
     // A leaf of a private authority on P-521, and a leaf that is trusted without its authority.
     for (name, key) in [("authority", p521), ("unknown", "rsa:2048")] {
         self_signed(folder, name, key, &format!("-subj /CN={name}"));
-        openssl(folder, &format!("req -new -newkey rsa:2048 -nodes -keyout of_{name}.key -out {name}.csr -subj /CN=leaf"));
+        openssl(
+            folder,
+            &format!("req -new -newkey rsa:2048 -nodes -keyout of_{name}.key -out {name}.csr -subj /CN=leaf"),
+        );
         std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
         openssl(
             folder,
-            &format!("x509 -req -in {name}.csr -CA {name}.crt -CAkey {name}.key -out of_{name}.crt -days 9 -extfile names"),
+            &format!(
+                "x509 -req -in {name}.csr -CA {name}.crt -CAkey {name}.key -out of_{name}.crt -days 9 -extfile names"
+            ),
         );
     }
     let trusted = [
-        "ca_true", "ca_false", "p521", "p521_sha512", "common_name", "other_name", "wrong_address", "authority",
+        "ca_true",
+        "ca_false",
+        "p521",
+        "p521_sha512",
+        "common_name",
+        "other_name",
+        "wrong_address",
+        "authority",
         "of_unknown",
     ];
     let text = trusted.map(|name| std::fs::read_to_string(folder.join(format!("{name}.crt"))).unwrap());
@@ -163,7 +180,9 @@ fn a_trust_store_that_changes_is_read_again() {
     // At once, by a signal; by itself it is seen within seconds.
     let status = Command::new("kill").args(["-HUP", &server.pid().to_string()]).status().unwrap();
     assert!(status.success());
-    until("the signal is heard", Duration::from_secs(10), || server.log().contains("the trust store was read again"));
+    until("the signal is heard", Duration::from_secs(10), || {
+        server.log().contains("the trust store was read again")
+    });
     assert_eq!(attempt(&server, &new.url)["outcome"], "delivered");
     let old_again = Https::start(folder, "old", &[]);
     assert_eq!(attempt(&server, &old_again.url)["outcome"], "tls_error");

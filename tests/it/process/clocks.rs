@@ -42,7 +42,9 @@ fn a_step_back_prolongs_no_wait_and_a_step_ahead_ends_no_delivery() {
     api.post(&format!("/endpoints/{paused}/pause"), "");
     let old = publish(&api, "waits");
     let id = publish(&api, "back");
-    until("the first attempt is over", Duration::from_secs(10), || delivery(&api, &id)["attempts"][0]["number"] == 1);
+    until("the first attempt is over", Duration::from_secs(10), || {
+        delivery(&api, &id)["attempts"][0]["number"] == 1
+    });
     clock.step("-1h");
     // The delay of 3 s on the clock that nobody moves; by the wall clock it would be an hour.
     until("the retry comes", Duration::from_secs(20), || delivery(&api, &id)["status"] == "delivered");
@@ -65,7 +67,9 @@ fn times_that_a_wrong_clock_stored_are_brought_within_reach_after_a_restart() {
     server.api().endpoint(&receiver.url("/recovers/1"), &settings.to_string());
     let id = publish(&server.api(), "a.b");
     let api = server.api();
-    until("the first attempt is over", Duration::from_secs(10), || delivery(&api, &id)["attempts"][0]["number"] == 1);
+    until("the first attempt is over", Duration::from_secs(10), || {
+        delivery(&api, &id)["attempts"][0]["number"] == 1
+    });
     server.kill();
     clock.step("+0");
     let server = start(folder.path(), &clock, &[]);
@@ -113,7 +117,8 @@ fn retention_and_recovery_go_on_past_an_event_from_the_future() {
     }
     // What an endpoint that comes later has missed is found behind the event from the future, too.
     let (api, receiver) = (server.api(), Receiver::start());
-    let endpoint = api.endpoint(&receiver.url("/ok"), r#"{"rate_limit": "unlimited", "event_types": ["old"]}"#);
+    let endpoint =
+        api.endpoint(&receiver.url("/ok"), r#"{"rate_limit": "unlimited", "event_types": ["old"]}"#);
     let since = json!({"since": "2020-01-01T00:00:00Z", "include": "missing"}).to_string();
     let preview = api.post(&format!("/endpoints/{endpoint}/recover/preview"), &since).body;
     assert_eq!(preview["missing"], 20, "{preview}");

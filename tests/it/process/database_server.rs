@@ -50,7 +50,9 @@ fn a_session_that_ended_while_nobody_used_it_is_nobodys_problem() {
     let (_server, api) = start(folder.path(), &cluster.text(&database));
     assert_eq!(publish(&api), 202);
     let of_it = "datname = current_database() AND pid <> pg_backend_pid()";
-    let named = format!("SELECT count(*) AS n FROM pg_stat_activity WHERE {of_it} AND application_name LIKE 'postrider-%'");
+    let named = format!(
+        "SELECT count(*) AS n FROM pg_stat_activity WHERE {of_it} AND application_name LIKE 'postrider-%'"
+    );
     assert!(database::number(&database, &named) > 0, "sessions carry the node's name");
     for _ in 0..5 {
         let end = format!("SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity WHERE {of_it}");
@@ -69,9 +71,16 @@ fn a_role_without_rights_is_told_which_grant_it_needs() {
     let url = cluster.text(&database);
     // Roles are the whole cluster's: this one is named after its database.
     let role = format!("app_{}", url.rsplit('/').next().unwrap());
-    database::execute(&database, &format!("CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC"));
+    database::execute(
+        &database,
+        &format!("CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC"),
+    );
     let line = refused(folder.path(), &as_role(&url, &role));
-    let grant = |line: &str| line.split_once("run GRANT ").map(|(_, rest)| format!("GRANT {rest}")).unwrap_or_else(|| panic!("{line}"));
+    let grant = |line: &str| {
+        line.split_once("run GRANT ")
+            .map(|(_, rest)| format!("GRANT {rest}"))
+            .unwrap_or_else(|| panic!("{line}"))
+    };
     assert!(line.contains("GRANT USAGE, CREATE ON SCHEMA public") && line.contains(&role), "{line}");
 
     // The owner makes the schema; the role is to work on it: what it is told is enough.
@@ -106,7 +115,10 @@ fn a_server_that_takes_no_writes_is_refused_with_both_reasons() {
     let database = cluster.database();
     let name = cluster.text(&database).rsplit('/').next().unwrap().to_owned();
     start(folder.path(), &cluster.text(&database)).0.terminate();
-    database::execute(&cluster.maintenance(), &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
+    database::execute(
+        &cluster.maintenance(),
+        &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"),
+    );
     let line = refused(folder.path(), &cluster.text(&database));
     assert!(line.contains("standby") && line.contains("default_transaction_read_only"), "{line}");
 }
@@ -159,7 +171,10 @@ fn an_outcome_that_the_database_refuses_is_stored_without_what_it_refuses() {
     let database = cluster.database();
     let (_server, api) = start(folder.path(), &cluster.text(&database));
     let receiver = Receiver::start();
-    api.endpoint(&receiver.url("/mirror"), &json!({"retry_delays_s": [], "rate_limit": "unlimited"}).to_string());
+    api.endpoint(
+        &receiver.url("/mirror"),
+        &json!({"retry_delays_s": [], "rate_limit": "unlimited"}).to_string(),
+    );
     let shown = |data: &str| {
         let answer = api.post("/events", &json!({"type": "a.b", "data": data}).to_string());
         let id = answer.body["deliveries"][0]["id"].as_str().unwrap().to_owned();

@@ -177,7 +177,11 @@ fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
         expected.insert(api.endpoint(&url, &settings.to_string()), (name.to_owned(), outcome));
     };
     for kind in KINDS {
-        add(kind.name, format!("http://{}/", listen(|connection, _| (kind.behave)(connection.stream))), kind.outcome);
+        add(
+            kind.name,
+            format!("http://{}/", listen(|connection, _| (kind.behave)(connection.stream))),
+            kind.outcome,
+        );
     }
     add("bad_certificate", format!("https://{}/", self_signed()), "tls_error");
 

@@ -1,9 +1,11 @@
 //! One endpoint that hangs and one with a long backlog, and a third that must not notice.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::api::Api;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 use crate::support::until;
@@ -56,4 +58,40 @@ fn a_hanging_endpoint_and_a_backlog_of_100_000_leave_a_third_undisturbed() {
     assert!(latencies[25] < Duration::from_secs(1), "median {:?}", latencies[25]);
     // 100,000 bodies of half a kilobyte would be 50 MB on top, and their rows as much again.
     assert!(after < before + 48, "memory follows the backlog: {before} MiB before, {after} MiB after");
+}
+
+/// One tenant's publishers send thousands of rows at once: another tenant's event waits for about one of their
+/// batches, not for all of them, and the node stays ready.
+#[test]
+fn a_bulk_publisher_does_not_starve_others() {
+    const BATCHES: usize = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    let api = server.api();
+    for n in 0..20 {
+        let id = api.endpoint(&format!("http://127.0.0.1:9/{n}"), r#"{"tenant": "bulk"}"#);
+        api.post(&format!("/endpoints/{id}/pause"), "");
+    }
+    let batch =
+        json!({"events": vec![json!({"type": "b.x", "tenant": "bulk", "data": 1}); 1000]}).to_string();
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..BATCHES {
+            scope.spawn(|| {
+                let status = Api::new(&api.base, &api.token).post("/events/batch", &batch).status;
+                assert_eq!(status, 202);
+                answered.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        until("they are under way", Duration::from_secs(60), || answered.load(Ordering::SeqCst) > 0);
+        for _ in 0..2 {
+            let before = answered.load(Ordering::SeqCst);
+            let event = r#"{"type": "quick.a", "tenant": "small", "data": 1}"#;
+            assert_eq!(api.post("/events", event).status, 202);
+            let meanwhile = answered.load(Ordering::SeqCst) - before;
+            assert!(meanwhile <= 3, "{meanwhile} batches were committed before one event");
+            assert_eq!(api.try_request("GET", "/readyz", &[], None).unwrap().status, 200);
+        }
+        assert!(answered.load(Ordering::SeqCst) < BATCHES, "the batches are still under way");
+    });
 }

@@ -283,11 +283,14 @@ fn what_is_changed_through_any_node_reaches_the_owner_and_a_token_is_everywhere_
     until_fair(&database, &["a", "b"]);
     let api = Api::new(&first.base, TOKEN);
     let settings = r#"{"rate_limit": "unlimited", "breaker_after": 1}"#;
-    let endpoints: Vec<String> = (0..8).map(|n| api.endpoint(&format!("http://{address}/{n}"), settings)).collect();
+    let endpoints: Vec<String> =
+        (0..8).map(|n| api.endpoint(&format!("http://{address}/{n}"), settings)).collect();
     let publish = || assert_eq!(api.post("/events", r#"{"type": "a.b", "data": 1}"#).status, 202);
     let health = |id: &str| api.get(&format!("/endpoints/{id}")).body["health"].clone();
     publish();
-    until("all rest", Duration::from_secs(20), || endpoints.iter().all(|id| !health(id)["hold_until"].is_null()));
+    until("all rest", Duration::from_secs(20), || {
+        endpoints.iter().all(|id| !health(id)["hold_until"].is_null())
+    });
     publish();
     rests.store(false, Ordering::SeqCst);
     for id in &endpoints {

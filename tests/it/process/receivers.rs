@@ -71,7 +71,8 @@ fn a_connection_that_ends_after_a_response_costs_no_event() {
         |connection| wait_and(connection, Connection::reset),
         |connection| {
             wait_and(connection, |mut connection| {
-                connection.send("HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+                connection
+                    .send("HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
             })
         },
     ];
@@ -260,7 +261,8 @@ fn an_empty_body_has_a_length_and_headers_may_be_long() {
     };
     let (status, field) = refused(json!({"authorization": "e".repeat(8193)}));
     assert!(status == 422 && field.starts_with("headers"), "{status} {field}");
-    let (status, field) = refused(json!({"a": "e".repeat(8000), "b": "e".repeat(8000), "c": "e".repeat(500)}));
+    let (status, field) =
+        refused(json!({"a": "e".repeat(8000), "b": "e".repeat(8000), "c": "e".repeat(500)}));
     assert!(status == 422 && field.starts_with("headers"), "{status} {field}");
 }
 

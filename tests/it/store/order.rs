@@ -4,6 +4,8 @@ mod stories;
 
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::prelude::*;
+use std::time::Duration;
+
 use postrider::config::DatabaseUrl;
 use postrider::domain::delivery::WaitingFor;
 use postrider::domain::event::NewEvent;
@@ -236,6 +238,35 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
     });
 }
 
+/// A delivery that was put in line by its key stayed there when the key was taken away and given back.
+fn a_line_goes_on_after_its_order_was_taken_away_and_given_back(database: Database) {
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        let endpoint = engine
+            .endpoint(1, r#"{"ordering": "key", "rate_limit": "unlimited", "retry_delays_s": [600]}"#)
+            .await;
+        let change = |json: &str| {
+            let change = serde_json::from_str(json).unwrap();
+            engine.postrider.update_endpoint(&endpoint, change)
+        };
+        for round in 0..3 {
+            engine.receivers.next(&host(1), [Reply::Status(500, secs(0))]);
+            let mut all = Vec::new();
+            for n in 0..4 {
+                all.push(publish(&engine, "k", &format!("r{round}-{n}")).await);
+            }
+            pass(secs(1)).await;
+            // The first one waits for its retry, the others for it.
+            change(r#"{"ordering": "none"}"#).await.unwrap();
+            pass(Duration::from_millis(round * 40)).await;
+            change(r#"{"ordering": "key"}"#).await.unwrap();
+            for id in &all {
+                engine.until(id, Status::Delivered, secs(700)).await;
+            }
+        }
+    });
+}
+
 /// What failed and is never looked after goes with the retention, and what waited for it goes on or expires.
 fn what_blocks_is_removed_in_the_end(database: Database) {
     on_virtual_time(async {
@@ -307,6 +338,7 @@ conformance! {
     a_pause_and_a_restart_keep_the_order,
     a_long_line_does_not_hold_other_keys_up,
     a_change_of_the_order_holds_for_what_waits,
+    a_line_goes_on_after_its_order_was_taken_away_and_given_back,
     what_blocks_is_removed_in_the_end,
     missing_events_come_in_order,
     an_open_transaction_holds_up_its_own_key_alone,

@@ -1,7 +1,7 @@
 //! Which index each statement uses that runs for a delivery: it costs the same with ten million rows of history.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_instrumentation};
@@ -13,8 +13,12 @@ use postrider::testing::{Reply, START, on_virtual_time, pass};
 use crate::support::database;
 use crate::support::engine::{Database, TestEngine, event, host, secs};
 
-/// What was run on each database.
-static RUN: Mutex<BTreeMap<String, BTreeSet<String>>> = Mutex::new(BTreeMap::new());
+/// What was run on each database, and how often.
+static RUN: Mutex<BTreeMap<String, BTreeMap<String, usize>>> = Mutex::new(BTreeMap::new());
+
+fn run_so_far() -> MutexGuard<'static, BTreeMap<String, BTreeMap<String, usize>>> {
+    RUN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Notes what one connection runs.
 #[derive(Default)]
@@ -29,7 +33,7 @@ impl Instrumentation for Notes {
             InstrumentationEvent::StartQuery { query, .. } => {
                 let sql = query.to_string();
                 let sql = sql.split(" -- binds:").next().unwrap_or_default().to_owned();
-                RUN.lock().unwrap().entry(self.database.clone()).or_default().insert(sql);
+                *run_so_far().entry(self.database.clone()).or_default().entry(sql).or_default() += 1;
             }
             _ => {}
         }
@@ -75,9 +79,9 @@ fn sqlite_reads_by_index_whatever_has_ended() {
             postrider::config::DatabaseUrl::Sqlite(path) => path.to_str().unwrap().to_owned(),
             other => panic!("{other:?}"),
         };
-        let run = RUN.lock().unwrap().get(&name).cloned().unwrap();
+        let run = run_so_far().get(&name).cloned().unwrap();
         let plans: Vec<(String, String)> = run
-            .iter()
+            .keys()
             .filter(|sql| {
                 ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].iter().any(|word| sql.starts_with(word))
             })
@@ -286,5 +290,65 @@ fn postgres_polls_many_endpoints_once_each() {
         assert!(after > MANY, "no poll has looked: {after}");
         // Each poll steps to each of them and asks when it is due; there were a few.
         assert!(after < 40 * MANY, "the index was gone through {after} times");
+    });
+}
+
+/// How often statements that contain `part` were run on a database.
+fn times(database: &str, part: &str) -> usize {
+    let run = run_so_far();
+    let run = run.get(database).into_iter().flatten();
+    run.filter(|(sql, _)| sql.contains(part)).map(|(_, times)| times).sum()
+}
+
+/// Every change of an endpoint made each node read all of its live endpoints, one by one.
+#[test]
+fn a_change_of_one_endpoint_reads_that_one() {
+    const LIVE: u8 = 40;
+    set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
+    on_virtual_time(async {
+        let engine = TestEngine::on(Database::Sqlite);
+        let mut ids = Vec::new();
+        for n in 1..=LIVE {
+            ids.push(engine.endpoint(n, r#"{"rate_limit": "1/h", "concurrency": 1}"#).await);
+            engine.receivers.otherwise(&host(n), Reply::Hang);
+        }
+        engine.publish("a.b").await;
+        pass(secs(5)).await;
+        assert_eq!(engine.metric("postrider_supervisors").await, f64::from(LIVE));
+        let postrider::config::DatabaseUrl::Sqlite(path) = engine.database() else { panic!("a file") };
+        let path = path.to_str().unwrap().to_owned();
+        let one = "FROM `webhook_endpoints` WHERE ((`webhook_endpoints`.`id` = ?)";
+        let before = times(&path, one);
+        let noted = run_so_far().get(&path).map(|run| run.keys().cloned().collect::<Vec<_>>());
+        assert!(before > 0, "{noted:#?}");
+        // As another node does it.
+        let change = "UPDATE webhook_counters SET value = value + 1 WHERE name = 'endpoints'; \
+            UPDATE webhook_endpoints SET version = version + 1, \
+            change_no = (SELECT value FROM webhook_counters WHERE name = 'endpoints') WHERE id = '";
+        database::execute(&engine.database(), &format!("{change}{}'", ids[0]));
+        pass(secs(5)).await;
+        let read = times(&path, one) - before;
+        assert!((1..5).contains(&read), "{read} endpoints were read for one change");
+    });
+}
+
+/// Each pooled read was preceded by `SELECT 1`.
+#[test]
+fn no_statement_only_asks_whether_a_connection_is_alive() {
+    if !Database::Postgres.is_there() {
+        return;
+    }
+    set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
+    on_virtual_time(async {
+        let engine = story(TestEngine::on(Database::Postgres), "only").await;
+        let postrider::config::DatabaseUrl::Postgres(url) = engine.database() else { panic!("a server") };
+        let of_it = |part: &str| {
+            let run = run_so_far();
+            let name = url.reveal().rsplit('/').next().unwrap().to_owned();
+            let run = run.iter().filter(|(database, _)| database.contains(&name)).flat_map(|(_, run)| run);
+            run.filter(|(sql, _)| sql.trim() == part || sql.contains(part)).count()
+        };
+        assert!(of_it("webhook_deliveries") > 5, "statements are noted");
+        assert_eq!(of_it("SELECT 1"), 0);
     });
 }
