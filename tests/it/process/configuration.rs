@@ -81,7 +81,7 @@ fn everything_wrong_in_a_file_is_named_with_its_place_and_remedy() {
     for part in [
         "w.toml, line 1, column 10: listen",
         "127.0.0.1:8400",
-        "line 2, column 1: listen_on: is no setting; did you mean `listen`?",
+        "line 2, column 1: listen_on: unknown setting; did you mean `listen`?",
         "line 3, column 1: retention",
         "30d",
         "line 4, column 35: allow_networks",
