@@ -76,6 +76,7 @@ impl PostgresUrl {
     }
 
     /// A message without the password, however it is written in there.
+    #[cfg(any(feature = "postgres", test))]
     #[must_use]
     pub(crate) fn redact(&self, message: &str) -> String {
         let authority = self.url.split_once("://").map_or("", |(_, rest)| rest);

@@ -183,6 +183,7 @@ pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreE
 #[derive(Debug)]
 pub(super) struct Readers {
     url: DatabaseUrl,
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "a server has no file"))]
     watch: Option<FileWatch>,
 }
 

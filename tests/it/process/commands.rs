@@ -100,6 +100,15 @@ fn endpoints_are_changed_and_their_secrets_come_from_files() {
 
     let rotated = shell.json(&["endpoints", "secret", "rotate", &endpoint, "--grace", "1h"]);
     assert_ne!(rotated["secret"], secret);
+    let shown = shell.json(&["endpoints", "secret", "show", &endpoint]);
+    let older = shown["older"][0]["id"].as_str().unwrap();
+    assert!(
+        shell.text(&["endpoints", "secret", "show", &endpoint]).contains(&format!("{older} signs until"))
+    );
+    assert!(shell.text(&["endpoints", "secret", "end", &endpoint, older]).contains("signs nothing more"));
+    assert_eq!(shell.json(&["endpoints", "secret", "show", &endpoint])["older"], json!([]));
+    let ended = shell.text(&["endpoints", "secret", "rotate", &endpoint, "--grace", "0s"]);
+    assert!(ended.contains("Every older key has ended"), "{ended}");
     let mut child = command(
         folder.path(),
         &["endpoints", "secret", "rotate", &endpoint, "--secret-file", "-", "--server", &server.base],

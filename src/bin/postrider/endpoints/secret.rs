@@ -5,19 +5,31 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Subcommand;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{One, path_of};
-use crate::api::Client;
+use crate::api::{Client, segment};
 use crate::input;
 use crate::output::{Failure, print, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Secret {
-    /// Show it.
+    /// Show it, and the older keys that sign beside it.
     Show(One),
     /// Make a new one; both sign until the grace ends.
     Rotate(Rotate),
+    /// End one older key: it signs nothing more.
+    End(End),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct End {
+    /// The endpoint's id, ep_…
+    id: String,
+    /// The key's id, key_…, as `show` lists it
+    key: String,
+    #[command(flatten)]
+    client: Client,
 }
 
 #[derive(Debug, clap::Args)]
@@ -37,9 +49,26 @@ pub(crate) struct Rotate {
 impl Secret {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Show(one) => one.run(Method::GET, "/secret", |answer| text(answer, "secret")).await,
+            Self::Show(one) => one.run(Method::GET, "/secret", shown).await,
             Self::Rotate(rotate) => rotate.run().await,
+            Self::End(end) => end.run().await,
         }
+    }
+}
+
+/// The present secret, and a line for each older key.
+fn shown(answer: &Value) -> String {
+    let older = answer["older"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    let older = older.map(|key| format!("{} signs until {}", text(key, "id"), text(key, "signs_until")));
+    std::iter::once(text(answer, "secret")).chain(older).collect::<Vec<_>>().join("\n")
+}
+
+impl End {
+    async fn run(self) -> Result<(), Failure> {
+        let path = path_of(&self.id, &format!("/secret/{}", segment(&self.key)));
+        let answer = self.client.call(Method::DELETE, &path, None).await?;
+        print(&answer, self.client.json, |_| format!("{} signs nothing more.", self.key));
+        Ok(())
     }
 }
 
@@ -56,11 +85,13 @@ impl Rotate {
         let path = path_of(&self.id, "/secret/rotate");
         let answer = self.client.call(Method::POST, &path, Some(body.to_string())).await?;
         print(&answer, self.client.json, |answer| {
-            let until = self.grace.as_deref().unwrap_or("1d");
-            format!(
-                "{}\nThe secret before it signs, too, for {until}: change the receiver's until then.",
-                text(answer, "secret")
-            )
+            let secret = text(answer, "secret");
+            match self.grace.as_deref().unwrap_or("1d") {
+                _ if body["grace_s"] == 0 => format!("{secret}\nEvery older key has ended."),
+                grace => format!(
+                    "{secret}\nThe secret before it also signs for {grace}: change the receiver's until then."
+                ),
+            }
         });
         Ok(())
     }
