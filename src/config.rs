@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+#[cfg(any(feature = "postgres", test))]
 use percent_encoding::percent_decode_str;
 
 use crate::domain::FieldError;
