@@ -37,8 +37,8 @@ const MAX_READ_BODY: usize = 64 * 1024;
 /// How long a body is read once the status is known.
 const BODY_GRACE: Duration = Duration::from_secs(2);
 
-/// How many headers a response may have: more than fit into its bytes in practice.
-const MAX_HEADERS: usize = 4096;
+/// How many headers a response may have. The parser makes room for all of them with each response.
+const MAX_HEADERS: usize = 1024;
 
 /// How much of a response's head is kept, in bytes.
 const MAX_KEPT_HEADERS: usize = 16 * 1024;
