@@ -120,7 +120,7 @@ impl Transport for HttpTransport {
         let attempt = AttemptContext::new(id, request.tenant.clone(), deadline);
         Box::pin(async move {
             let result = attempt.scope(self.post(request, &attempt)).await;
-            Exchanged { timings: attempt.timings(), result }
+            Exchanged { remote_address: attempt.remote(), timings: attempt.timings(), result }
         })
     }
 
@@ -137,16 +137,18 @@ impl HttpTransport {
             if request.fresh_connection || !self.may_reuse(&origin) { &self.unpooled } else { &self.pooled };
         let mut http = http_request(&request)?;
         let connection = capture_connection(&mut http);
-        let response = match timeout_at(attempt.deadline, client.request(http)).await {
+        let response = timeout_at(attempt.deadline, client.request(http)).await;
+        let info = info_of(&connection);
+        info.as_ref().inspect(|info| attempt.note_remote(info.remote));
+        let response = match response {
             Err(_) => return Err(late()),
-            Ok(Err(error)) if ended_before_response(&error, &connection, attempt) => {
+            Ok(Err(error)) if ended_before_response(&error, info.as_deref(), attempt) => {
                 return Err(self.connection_lost(&origin));
             }
             Ok(Err(error)) => return Err(classify(&error)),
             Ok(Ok(response)) => response,
         };
         attempt.note_answered();
-        let info = response.extensions().get::<Arc<ConnectionInfo>>().cloned();
         let reused = info.as_ref().is_some_and(|info| info.opened_by != attempt.id);
         if reused && response.status() == StatusCode::REQUEST_TIMEOUT {
             // The server's word for having given up an idle connection (RFC 9110, section 15.5.9).
@@ -172,17 +174,20 @@ impl HttpTransport {
     }
 }
 
+/// What a connection knows about itself, once the client has taken one.
+fn info_of(connection: &CaptureConnection) -> Option<Arc<ConnectionInfo>> {
+    let mut extensions = http::Extensions::new();
+    connection.connection_metadata().as_ref()?.get_extras(&mut extensions);
+    extensions.remove()
+}
+
 /// Whether a connection that another attempt had opened ended before one byte of a response to this one.
 fn ended_before_response(
     error: &hyper_util::client::legacy::Error,
-    connection: &CaptureConnection,
+    connection: Option<&ConnectionInfo>,
     attempt: &AttemptContext,
 ) -> bool {
-    let mut extensions = http::Extensions::new();
-    if let Some(connected) = connection.connection_metadata().as_ref() {
-        connected.get_extras(&mut extensions);
-    }
-    let Some(info) = extensions.get::<Arc<ConnectionInfo>>() else { return false };
+    let Some(info) = connection else { return false };
     let meter = info.meter();
     let unanswered = was_not_sent(error) || meter.closed_before_request() || !meter.response_begun();
     info.opened_by != attempt.id && unanswered
@@ -225,7 +230,6 @@ async fn read_answer(
         status: response.status().as_u16(),
         headers: shown_headers(response.headers(), lines),
         body: Vec::new(),
-        remote_address: info.map(|info| info.remote.to_string()),
     };
     let until = deadline.min(Instant::now() + BODY_GRACE);
     let mut body = response.into_body();

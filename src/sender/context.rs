@@ -3,6 +3,7 @@
 //! The client resolves and connects inside the future that sends, so the attempt that asked is found as that
 //! task's own. A connection that another attempt left open shows neither time.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ pub(super) struct AttemptContext {
     /// Nothing of it goes on after this.
     pub(super) deadline: Instant,
     started: std::time::Instant,
+    remote: OnceLock<SocketAddr>,
     resolved: OnceLock<f64>,
     connected: OnceLock<f64>,
     answered: OnceLock<f64>,
@@ -36,6 +38,7 @@ impl AttemptContext {
             tenant,
             deadline,
             started: std::time::Instant::now(),
+            remote: OnceLock::new(),
             resolved: OnceLock::new(),
             connected: OnceLock::new(),
             answered: OnceLock::new(),
@@ -62,6 +65,15 @@ impl AttemptContext {
 
     pub(super) fn note_answered(&self) {
         let _ = self.answered.set(self.elapsed_ms());
+    }
+
+    pub(super) fn note_remote(&self, address: SocketAddr) {
+        let _ = self.remote.set(address);
+    }
+
+    /// Returns the address that it was connected to.
+    pub(super) fn remote(&self) -> Option<String> {
+        self.remote.get().map(SocketAddr::to_string)
     }
 
     fn elapsed_ms(&self) -> f64 {

@@ -68,6 +68,8 @@ pub trait Transport: Send + Sync + 'static {
 pub struct Exchanged {
     /// The answer, or why there is none.
     pub result: Result<WireAnswer, Failure>,
+    /// The address that was connected to, if it came so far.
+    pub remote_address: Option<String>,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -98,8 +100,6 @@ pub struct WireAnswer {
     pub headers: Headers,
     /// As much of the body as was read.
     pub body: Vec<u8>,
-    /// The address that answered.
-    pub remote_address: Option<String>,
 }
 
 /// Why nothing came back.
@@ -186,7 +186,7 @@ impl Sender {
             tenant: endpoint.tenant.clone(),
             fresh_connection,
         };
-        let Exchanged { result, timings } = self.transport.exchange(request).await;
+        let Exchanged { result, remote_address, timings } = self.transport.exchange(request).await;
         let (exchange, verdict) = match result {
             Ok(answer) => {
                 let verdict = etiquette::verdict(answer.status, &answer.headers, self.clock.now());
@@ -196,7 +196,8 @@ impl Sender {
             Err(Failure::ConnectionLost) => (failed(Failure::ConnectionLost), Verdict::Inconclusive),
             Err(failure) => (failed(failure), Verdict::Failed),
         };
-        let exchange = Exchange { request_headers: Some(shown), timings_ms: timings, ..exchange };
+        let exchange =
+            Exchange { request_headers: Some(shown), remote_address, timings_ms: timings, ..exchange };
         Sent::Finished { exchange, verdict }
     }
 
@@ -252,7 +253,7 @@ fn answered(answer: WireAnswer) -> Exchange {
         response_body: Some(shown_body(&answer.body)),
         response_headers: Some(answer.headers),
         request_headers: None,
-        remote_address: answer.remote_address,
+        remote_address: None,
         timings_ms: Timings::default(),
     }
 }

@@ -196,7 +196,7 @@ impl Transport for ScriptedReceivers {
                 Reply::Fail(failure) => Err(failure),
                 Reply::Panic => panic!("injected into an attempt"),
             };
-            Exchanged { result, timings: Timings::default() }
+            Exchanged { result, remote_address: None, timings: Timings::default() }
         })
     }
 }

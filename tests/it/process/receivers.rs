@@ -92,6 +92,7 @@ fn a_connection_that_ends_after_a_response_costs_no_event() {
             assert_eq!((&one["outcome"], &one["number"]), (&json!("connection_lost"), &Value::Null), "{one}");
             let told = "the connection was closed before a response; the request may have arrived";
             assert_eq!(one["error"], told);
+            assert_eq!(one["remote_address"], address.to_string());
         }
         assert!(lost(&attempts).len() <= 2, "then its connections are not reused: {attempts:?}");
         let ids: HashSet<String> = arrived.lock().unwrap().iter().cloned().collect();
@@ -311,11 +312,19 @@ fn a_connection_under_steady_traffic_is_replaced() {
 }
 
 #[test]
-fn the_address_that_answered_is_in_the_row() {
+fn the_address_that_was_connected_to_is_in_the_row() {
     let (_folder, _server, api) = server();
     let receiver = Receiver::start();
-    strict(&api, &receiver.url("/ok"), json!({}));
-    let delivery = ended(&api, &publish(&api, "a.b"));
-    let address = delivery["attempts"][0]["remote_address"].as_str().unwrap().to_owned();
-    assert!(receiver.url("/ok").contains(&address), "{address}");
+    let closes = listen(|mut connection, _| drop(connection.request()));
+    strict(&api, &receiver.url("/ok"), json!({"event_types": ["ok"]}));
+    strict(&api, &receiver.url("/hang"), json!({"event_types": ["hang"], "timeout_ms": 1000}));
+    strict(&api, &format!("http://{closes}/"), json!({"event_types": ["closes"]}));
+    let address = |event_type: &str| {
+        let attempt = ended(&api, &publish(&api, event_type))["attempts"][0].clone();
+        attempt["remote_address"].as_str().unwrap_or_else(|| panic!("{attempt}")).to_owned()
+    };
+    for event_type in ["ok", "hang"] {
+        assert!(receiver.url("/").contains(&address(event_type)), "{event_type}");
+    }
+    assert_eq!(address("closes"), closes.to_string());
 }

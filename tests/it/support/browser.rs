@@ -68,6 +68,8 @@ fn capabilities(chromium: &Path, profile: &Path) -> Capabilities {
         "--headless=new",
         "--no-sandbox",
         "--disable-dev-shm-usage",
+        // A test goes to hundreds of pages within seconds; a browser ignores what comes too fast.
+        "--disable-ipc-flooding-protection",
         "--disable-gpu",
         "--disable-background-networking",
         "--disable-component-update",
