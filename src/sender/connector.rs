@@ -245,6 +245,39 @@ mod tests {
     }
 
     #[test]
+    fn of_two_failures_the_one_that_reached_something_is_told() {
+        let error = |kind: io::ErrorKind| io::Error::from(kind);
+        let (refused, no_route) = (io::ErrorKind::ConnectionRefused, io::ErrorKind::NetworkUnreachable);
+        for (before, then) in [(refused, no_route), (no_route, refused)] {
+            assert_eq!(more_telling(Some(error(before)), error(then)).kind(), refused);
+        }
+        assert_eq!(more_telling(None, error(no_route)).kind(), no_route);
+    }
+
+    /// Listeners whose backlog is full take no connection and refuse none.
+    #[tokio::test]
+    async fn an_address_that_says_nothing_does_not_keep_the_next_one_waiting() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let address = silent.local_addr().unwrap();
+        let mut held = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            held.push(stream);
+        }
+        let addresses = vec![address, address, good];
+        // With places for more than one at a time, and with none.
+        for places in [MAX_EXTRA, 0] {
+            let extra = Semaphore::new(places);
+            let connected = timeout(Duration::from_secs(20), connect_any(addresses.clone(), &extra)).await;
+            assert_eq!(connected.unwrap().unwrap().peer_addr().unwrap(), good, "{places} places");
+            assert_eq!(extra.available_permits(), places, "every place is free again");
+        }
+    }
+
+    #[test]
     fn a_certificate_is_for_the_name_without_its_final_dot() {
         assert_eq!(server_name("a.example.").unwrap(), server_name("a.example").unwrap());
         assert!(matches!(server_name("[2606::1]").unwrap(), ServerName::IpAddress(_)));

@@ -77,4 +77,15 @@ mod tests {
         reuse.note_lost("http://b", at(701));
         assert_eq!(reuse.origins.len(), 1, "what has passed is forgotten");
     }
+
+    #[test]
+    fn beyond_the_limit_the_oldest_origin_is_forgotten_and_no_other() {
+        let mut reuse = Reuse::default();
+        for number in 0..=MAX_ORIGINS {
+            let now = Duration::from_micros(number.try_into().unwrap());
+            reuse.note_lost(&format!("http://{number}"), now);
+        }
+        assert_eq!(reuse.origins.len(), MAX_ORIGINS);
+        assert!(!reuse.origins.contains_key("http://0") && reuse.origins.contains_key("http://1"));
+    }
 }

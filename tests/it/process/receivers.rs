@@ -203,11 +203,27 @@ fn the_status_is_the_answer_however_odd_the_head() {
 }
 
 #[test]
+fn a_compressed_body_is_kept_as_it_came_and_none_is_asked_for() {
+    let (_folder, _server, api) = server();
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&heads);
+    let address = listen(move |mut connection, _| {
+        note.lock().unwrap().extend(connection.request());
+        connection.send("HTTP/1.1 500 No\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nnope");
+    });
+    strict(&api, &format!("http://{address}/"), json!({}));
+    let attempt = ended(&api, &publish(&api, "a.b"))["attempts"][0].clone();
+    assert_eq!((&attempt["outcome"], &attempt["response_body"]), (&json!("rejected"), &json!("nope")));
+    assert_eq!(header(&heads.lock().unwrap()[0], "accept-encoding"), None);
+}
+
+#[test]
 fn a_head_has_its_limits() {
     let (_folder, _server, api) = server();
     let large = format!("HTTP/1.1 200 OK\r\nx-large: {}\r\n\r\n", "h".repeat(70_000));
     let interim = format!("{}{OK}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(17));
-    for (number, body) in [large, interim].into_iter().enumerate() {
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(1025));
+    for (number, body) in [large, interim, many].into_iter().enumerate() {
         let address = listen(move |mut connection, _| {
             connection.request();
             connection.send(&body);
