@@ -34,6 +34,12 @@ pub(super) fn was_not_sent(error: &legacy::Error) -> bool {
     cause.is_some_and(hyper::Error::is_canceled)
 }
 
+/// Whether a response could not be parsed.
+pub(super) fn is_of_parsing(error: &legacy::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    cause.is_some_and(hyper::Error::is_parse)
+}
+
 fn is_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code))
 }

@@ -19,7 +19,7 @@ use rustls::client::Resumption;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::classify::{classify, was_not_sent};
+use super::classify::{classify, is_of_parsing, was_not_sent};
 use super::connection::ConnectionInfo;
 use super::connector::Connector;
 use super::context::AttemptContext;
@@ -140,16 +140,23 @@ impl HttpTransport {
         let response = timeout_at(attempt.deadline, client.request(http)).await;
         let info = info_of(&connection);
         info.as_ref().inspect(|info| attempt.note_remote(info.remote));
+        let reused = info.as_ref().is_some_and(|info| info.opened_by != attempt.id);
         let response = match response {
             Err(_) => return Err(late()),
             Ok(Err(error)) if ended_before_response(&error, info.as_deref(), attempt) => {
                 return Err(self.connection_lost(&origin));
             }
-            Ok(Err(error)) => return Err(classify(&error)),
+            Ok(Err(error)) => {
+                let status = info.as_ref().and_then(|info| status_on_the_wire(&error, info));
+                return match status.map(StatusCode::from_u16) {
+                    Some(Ok(StatusCode::REQUEST_TIMEOUT)) if reused => Err(self.connection_lost(&origin)),
+                    Some(Ok(status)) => Ok(unreadable_answer(status, &classify(&error))),
+                    _ => Err(classify(&error)),
+                };
+            }
             Ok(Ok(response)) => response,
         };
         attempt.note_answered();
-        let reused = info.as_ref().is_some_and(|info| info.opened_by != attempt.id);
         if reused && response.status() == StatusCode::REQUEST_TIMEOUT {
             // The server's word for having given up an idle connection (RFC 9110, section 15.5.9).
             return Err(self.connection_lost(&origin));
@@ -216,6 +223,25 @@ fn header_map(headers: &Headers) -> Result<HeaderMap, Failure> {
         map.append(name, HeaderValue::from_str(value).map_err(|_| unsendable(()))?);
     }
     Ok(map)
+}
+
+/// The status of a final response that the client could not read: its head has come, or so much of it that the
+/// client gave up reading.
+fn status_on_the_wire(error: &hyper_util::client::legacy::Error, info: &ConnectionInfo) -> Option<u16> {
+    let meter = info.meter();
+    let begun = is_of_parsing(error).then(|| meter.begun_final_status()).flatten();
+    meter.final_status().or(begun)
+}
+
+/// The status is the answer, also where the client cannot read what stands beside it, such as a length that is no
+/// number. Its connection is closed.
+fn unreadable_answer(status: StatusCode, failure: &Failure) -> WireAnswer {
+    let why = match failure {
+        Failure::Protocol(why) => why.clone(),
+        _ => "its connection was lost".to_owned(),
+    };
+    let headers = vec![(GAP.to_owned(), format!("the response cannot be displayed: {why}"))];
+    WireAnswer { status: status.as_u16(), headers, body: Vec::new() }
 }
 
 /// Reads what is kept of a response. The status is the answer: a body that is late, endless or broken changes

@@ -54,6 +54,7 @@ pub(super) struct WireMeter {
     response_begun: bool,
     closed_before_request: bool,
     header_lines: usize,
+    final_status: Option<u16>,
 }
 
 impl WireMeter {
@@ -65,6 +66,7 @@ impl WireMeter {
             response_begun: false,
             closed_before_request: false,
             header_lines: 0,
+            final_status: None,
         }
     }
 
@@ -88,6 +90,19 @@ impl WireMeter {
         self.header_lines
     }
 
+    /// Returns the status of the last request's final response, once its head is complete.
+    pub(super) fn final_status(&self) -> Option<u16> {
+        self.final_status
+    }
+
+    /// Returns the same of a head that is not complete yet, once its status line is.
+    pub(super) fn begun_final_status(&self) -> Option<u16> {
+        match &self.reading {
+            Reading::Heads(heads) if heads.lines > 1 && !heads.is_interim() => heads.status(),
+            _ => None,
+        }
+    }
+
     /// Notes that the connection had ended before a request could be written.
     pub(super) fn note_closed_before_request(&mut self) {
         self.closed_before_request = true;
@@ -102,6 +117,7 @@ impl WireMeter {
                     self.writing = Writing::Head(Vec::new());
                     self.reading = Reading::Heads(HeadMeter::default());
                     self.response_begun = false;
+                    self.final_status = None;
                 }
                 Writing::Head(head) => {
                     let before = head.len();
@@ -139,6 +155,7 @@ impl WireMeter {
                 self.response_begun = true;
                 if heads.read(bytes)? {
                     self.header_lines = heads.lines.saturating_sub(1);
+                    self.final_status = heads.status();
                     self.reading = Reading::Body;
                 }
                 Ok(())
@@ -208,13 +225,22 @@ impl HeadMeter {
 
     /// 101 ends HTTP on a connection, so it is a final status.
     fn is_interim(&self) -> bool {
-        let status = self.status_line.get(9..12).unwrap_or_default();
-        status.first() == Some(&b'1') && status != b"101"
+        self.status().is_some_and(|status| (100..200).contains(&status) && status != 101)
+    }
+
+    /// The present head's status: three digits after the version (RFC 9112, section 4).
+    fn status(&self) -> Option<u16> {
+        let line = std::str::from_utf8(&self.status_line).ok()?;
+        let status =
+            line.strip_prefix("HTTP/1.")?.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
+        let (status, rest) = status.split_at_checked(3)?;
+        let is_whole = !rest.starts_with(|c: char| c.is_ascii_digit());
+        status.parse().ok().filter(|status| is_whole && *status >= 100)
     }
 }
 
-/// `HTTP/1.1 200`
-const STATUS_BYTES: usize = 12;
+/// `HTTP/1.1 200`, and some more: spaces, and what follows.
+const STATUS_BYTES: usize = 20;
 
 #[cfg(test)]
 mod tests {

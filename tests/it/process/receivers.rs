@@ -182,6 +182,14 @@ fn the_status_is_the_answer_however_odd_the_head() {
         "HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n".to_owned(),
         "HTTP/1.0 200 OK\r\n\r\nuntil its end".to_owned(),
         format!("{}{OK}", "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(16)),
+        "HTTP/1.1 200 OK\nx: bare line ends\n\n".to_owned(),
+        "HTTP/1.1  200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\nno colon\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: soon\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab".to_owned(),
+        format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(2000)),
     ];
     for (number, body) in bodies.into_iter().enumerate() {
         let address = listen(move |mut connection, _| {
@@ -222,8 +230,8 @@ fn a_head_has_its_limits() {
     let (_folder, _server, api) = server();
     let large = format!("HTTP/1.1 200 OK\r\nx-large: {}\r\n\r\n", "h".repeat(70_000));
     let interim = format!("{}{OK}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(17));
-    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(1025));
-    for (number, body) in [large, interim, many].into_iter().enumerate() {
+    let no_http = "HTTP/3 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned();
+    for (number, body) in [large, interim, no_http].into_iter().enumerate() {
         let address = listen(move |mut connection, _| {
             connection.request();
             connection.send(&body);
