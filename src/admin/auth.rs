@@ -243,7 +243,7 @@ impl<'r> Caller<'r> {
         }
     }
 
-    /// Whether the address has sent fewer wrong credentials lately than make it wait.
+    /// Returns true while the address is below the limit of wrong credentials.
     fn may_guess(&self) -> bool {
         let failures = self.callers.own().map(|own| &own.failures).zip(self.request.peer_addr());
         failures.is_none_or(|(failures, peer)| failures.has_room(peer.ip()))

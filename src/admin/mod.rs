@@ -103,7 +103,7 @@ impl Postrider {
     }
 }
 
-/// What pages of other origins may do: call with a token, read what is answered, and send no cookie.
+/// The CORS rules: pages of listed origins may call with a token and read the response, never with a cookie.
 fn cors(origins: &[String]) -> Condition<Cors> {
     let listed = origins.iter().fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
     let cors = listed

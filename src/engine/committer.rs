@@ -417,7 +417,7 @@ impl State {
     }
 
     /// An outcome waits for a database that takes nothing. From one that takes other writes it is its content
-    /// that is refused: then less and less of it is stored, so that it neither repeats for ever nor is lost.
+    /// that is refused: then less and less of it is stored, so that it neither repeats permanently nor is lost.
     fn settle_outcome(&mut self, mut member: Member, until: Instant, error: StoreError) -> Option<Duration> {
         let (mut error, mut is_first) = (error, true);
         loop {

@@ -217,18 +217,14 @@ impl Roots {
         Self { verifier: verifier.ok(), certificates }
     }
 
-    fn verify(
+    /// Judges a certificate that rustls has verified: what it refuses may still be trusted here.
+    fn judge(
         &self,
+        verified: Result<ServerCertVerified, Error>,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(verifier) = &self.verifier else {
-            return Err(CertificateError::UnknownIssuer.into());
-        };
-        let verified = match verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+        let verified = match verified {
             // A certificate that stands in the store itself, a CA's or one whose issuer does not stand there. Its
             // time of validity was checked before that; its name is checked here.
             Err(error) if is_of_the_chain(&error) && self.certificates.contains(end_entity.as_ref()) => {
@@ -237,10 +233,9 @@ impl Roots {
             verified => verified.map(|_| ()),
         };
         match verified {
-            Err(error) if is_of_the_name(&error) && has_common_name(end_entity, name) => Ok(()),
-            verified => verified,
+            Err(error) if !(is_of_the_name(&error) && has_common_name(end_entity, name)) => Err(error),
+            _ => Ok(ServerCertVerified::assertion()),
         }
-        .map(|()| ServerCertVerified::assertion())
     }
 }
 
@@ -280,7 +275,12 @@ impl ServerCertVerifier for SystemTrust {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.current().verify(end_entity, intermediates, name, ocsp, now)
+        let roots = self.current();
+        let Some(verifier) = &roots.verifier else {
+            return Err(CertificateError::UnknownIssuer.into());
+        };
+        let verified = verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        roots.judge(verified, end_entity, name)
     }
 
     fn verify_tls12_signature(

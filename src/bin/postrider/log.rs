@@ -11,7 +11,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::settings::Settings;
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {

@@ -45,7 +45,7 @@ impl std::str::FromStr for Hidden {
     }
 }
 
-/// An address to listen on: `127.0.0.1:8400`, `[::1]:8400`, `localhost:8400`, or `:8400` for every IPv4 address.
+/// An address to listen on: `127.0.0.1:8400`, `[::1]:8400`, `localhost:8400`, or `:8400` for all IPv4 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(crate) struct ListenAddress(pub(crate) SocketAddr);
@@ -60,7 +60,7 @@ impl std::str::FromStr for ListenAddress {
             None => text.to_owned(),
         };
         address.parse().map(Self).map_err(|_| {
-            format!("`{text}` is not an address with a port: write 127.0.0.1:8400, localhost:8400, or :8400 for every IPv4 address")
+            format!("`{text}` is not an address with a port: write 127.0.0.1:8400, localhost:8400, or :8400 for all IPv4 addresses")
         })
     }
 }

@@ -56,7 +56,7 @@ impl Secret {
     }
 }
 
-/// The present secret, and a line for each older key.
+/// The present secret, then one line per older key.
 fn shown(answer: &Value) -> String {
     let older = answer["older"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
     let older = older.map(|key| format!("{} signs until {}", text(key, "id"), text(key, "signs_until")));
