@@ -1,5 +1,8 @@
 //! Connections: how one is opened, what is read back from it, and what its errors mean.
 
+#[cfg(feature = "sqlite")]
+use std::time::{Duration, Instant};
+
 use diesel::connection::SimpleConnection;
 #[cfg(feature = "postgres")]
 use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
@@ -165,7 +168,7 @@ pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreE
             if !has_foreign_tables(&mut conn)? {
                 // Only a file without tables takes this; later it would need a VACUUM.
                 conn.batch_execute("PRAGMA auto_vacuum = INCREMENTAL")?;
-                conn.batch_execute("PRAGMA journal_mode = WAL")?;
+                switch_to_wal(&mut conn)?;
             }
             conn.batch_execute("PRAGMA synchronous = FULL")?;
             conn.batch_execute("PRAGMA foreign_keys = ON")?;
@@ -343,6 +346,22 @@ fn has_foreign_tables(conn: &mut SqliteConnection) -> Result<bool, StoreError> {
     )
     .get_result(conn)?;
     Ok(foreign.value != "0")
+}
+
+/// Makes a file keep a write-ahead log. SQLite does not wait for others that do the same to a new file at once.
+#[cfg(feature = "sqlite")]
+fn switch_to_wal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let patience = Duration::from_millis(BUSY_TIMEOUT_MS.into());
+    let started = Instant::now();
+    loop {
+        match conn.batch_execute("PRAGMA journal_mode = WAL").map_err(classify) {
+            Err(StoreError::Unavailable(Unavailable::Busy)) if started.elapsed() < patience => {
+                std::thread::sleep(PAUSE);
+            }
+            switched => return switched,
+        }
+    }
 }
 
 /// Readers and the writer must not shut each other out.
