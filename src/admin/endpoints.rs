@@ -1,18 +1,17 @@
 //! `/endpoints`: where webhooks go.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::{OpenApi, ToSchema};
 
 use super::ListBody;
-use super::auth::{Access, Portal, Read, id_of};
-use super::openapi::{ChangedEndpoint, NewEndpoint, NewSecretText, Standing};
+use super::auth::{Access, Portal, Read};
+use super::openapi::{ChangedEndpoint, NewEndpoint, Standing};
 use super::problem::Problem;
-use super::request::{JsonBody, NoFields, NoParams, Params, Strict, whole, wrong_json};
+use super::request::{JsonBody, NoFields, NoParams, Params, Strict, wrong_json};
 use crate::domain::breaker::{Breaker, BreakerState};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
@@ -22,12 +21,9 @@ use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::secret::SigningSecret;
 use crate::domain::settings::{EndpointChange, OnFailed, Ordering, Signing};
-use crate::engine::{EndpointQuery, EndpointView, OlderKey, Receipt};
+use crate::engine::{EndpointQuery, EndpointView, Receipt};
 
-const MAX_REQUEST: usize = 256 * 1024;
-
-/// How long both keys sign after a rotation, unless the caller says otherwise: a day.
-const DEFAULT_GRACE_S: u64 = 86_400;
+pub(super) const MAX_REQUEST: usize = 256 * 1024;
 
 type Body = JsonBody<MAX_REQUEST>;
 
@@ -35,7 +31,7 @@ type Body = JsonBody<MAX_REQUEST>;
 const LIST: &str = "endpoints";
 
 #[derive(OpenApi)]
-#[openapi(paths(create, list, show, update, delete, pause, resume, secret, rotate, end_key, test))]
+#[openapi(paths(create, list, show, update, delete, pause, resume, test))]
 pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -50,15 +46,6 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         )
         .service(web::resource("/endpoints/{id}/pause").post(pause).default_service(super::only("POST")))
         .service(web::resource("/endpoints/{id}/resume").post(resume).default_service(super::only("POST")))
-        .service(web::resource("/endpoints/{id}/secret").get(secret).default_service(super::only("GET")))
-        .service(
-            web::resource("/endpoints/{id}/secret/rotate").post(rotate).default_service(super::only("POST")),
-        )
-        .service(
-            web::resource("/endpoints/{id}/secret/{key}")
-                .delete(end_key)
-                .default_service(super::only("DELETE")),
-        )
         .service(web::resource("/endpoints/{id}/test").post(test).default_service(super::only("POST")));
 }
 
@@ -379,120 +366,6 @@ async fn resume(
 ) -> Result<HttpResponse, Problem> {
     let view = access.postrider().resume_endpoint(&access.endpoint(id).await?).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
-}
-
-/// A signing secret.
-#[derive(Serialize, ToSchema)]
-#[schema(as = EndpointSecret)]
-struct SecretBody {
-    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
-    secret: String,
-}
-
-/// The present signing secret, and the older keys that sign beside it.
-#[derive(Serialize, ToSchema)]
-#[schema(as = EndpointSecrets)]
-struct SecretsBody {
-    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
-    secret: String,
-    /// Newest first.
-    older: Vec<OlderKeyBody>,
-}
-
-/// A key that was rotated out and still signs.
-#[derive(Serialize, ToSchema)]
-#[schema(as = OlderKey)]
-struct OlderKeyBody {
-    #[schema(example = "key_64fb1a2b3c4d5")]
-    id: String,
-    signs_until: Timestamp,
-}
-
-/// Show the secret
-#[utoipa::path(
-    get,
-    path = "/endpoints/{id}/secret",
-    operation_id = "showSecret",
-    tag = "Endpoints",
-    params(
-        ("id" = EndpointId, Path),
-    ),
-    responses(
-        (status = 200, description = "The present secret, and the older keys.", body = SecretsBody),
-    )
-)]
-async fn secret(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let (secret, older) = access.postrider().endpoint_secrets(&access.endpoint(id).await?).await?;
-    let older = older.into_iter().map(|OlderKey { id, signs_until, .. }| OlderKeyBody { id, signs_until });
-    Ok(HttpResponse::Ok().json(SecretsBody { secret: secret.reveal(), older: older.collect() }))
-}
-
-/// The secret to come; one is made where it is absent.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = NewSecret, example = json!({"grace_s": 86400}))]
-struct RotateRequest {
-    #[schema(value_type = Option<NewSecretText>)]
-    secret: Option<String>,
-    /// How long both sign, in seconds: a day unless given.
-    #[schema(minimum = 0, maximum = 604800)]
-    #[serde(default, deserialize_with = "whole")]
-    grace_s: Option<u64>,
-}
-
-/// Give it another secret
-#[utoipa::path(
-    post,
-    path = "/endpoints/{id}/secret/rotate",
-    operation_id = "rotateSecret",
-    tag = "Endpoints",
-    params(
-        ("id" = EndpointId, Path),
-    ),
-    request_body(content = RotateRequest),
-    responses(
-        (status = 200, description = "The new secret. Both sign until the grace ends; with a grace of 0 it signs alone.", body = SecretBody),
-        (status = 409, description = "Ten older keys sign already, and the grace is not 0."),
-    )
-)]
-async fn rotate(
-    access: Access<Portal>,
-    _: NoParams,
-    id: web::Path<String>,
-    body: Body,
-) -> Result<HttpResponse, Problem> {
-    let request: RotateRequest = body.read()?;
-    let secret = request.secret.as_deref().map(SigningSecret::parse).transpose();
-    let secret = secret.map_err(|detail| Problem::field("secret", detail))?;
-    let grace = Duration::from_secs(request.grace_s.unwrap_or(DEFAULT_GRACE_S));
-    let secret = access.postrider().rotate_secret(&access.endpoint(id).await?, secret, grace).await?;
-    Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
-}
-
-/// End an older key
-#[utoipa::path(
-    delete,
-    path = "/endpoints/{id}/secret/{key}",
-    operation_id = "endKey",
-    tag = "Endpoints",
-    params(
-        ("id" = EndpointId, Path),
-        ("key" = String, Path, description = "Its id, as the secret's answer lists it.", max_length = 128, pattern = "^[A-Za-z0-9_-]{1,128}$"),
-    ),
-    responses(
-        (status = 204, description = "It signs nothing more."),
-    )
-)]
-async fn end_key(
-    access: Access<Portal>,
-    _: NoParams,
-    path: web::Path<(String, String)>,
-    _: NoFields,
-) -> Result<HttpResponse, Problem> {
-    let (id, key) = path.into_inner();
-    let endpoint = access.endpoint(web::Path::from(id)).await?;
-    access.postrider().end_key(&endpoint, &id_of(web::Path::from(key), "key")?).await?;
-    Ok(HttpResponse::NoContent().finish())
 }
 
 /// The test that was sent.

@@ -15,6 +15,7 @@ mod openapi;
 mod problem;
 mod recoveries;
 mod request;
+mod secrets;
 mod session;
 mod stream;
 mod tokens;
@@ -143,6 +144,7 @@ fn mount(
                     .configure(session::link_routes)
                     .configure(events::routes)
                     .configure(endpoints::routes)
+                    .configure(secrets::routes)
                     .configure(deliveries::routes)
                     .configure(tokens::routes)
                     .configure(nodes::routes)

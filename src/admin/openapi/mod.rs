@@ -18,7 +18,7 @@ pub(super) use self::shapes::{
     Standing, TokenShape,
 };
 use super::problem::{Kind, type_of};
-use super::{deliveries, endpoints, events, insight, nodes, recoveries, session, stream, tokens};
+use super::{deliveries, endpoints, events, insight, nodes, recoveries, secrets, session, stream, tokens};
 use crate::domain::access::Scope;
 
 #[derive(OpenApi)]
@@ -31,6 +31,7 @@ use crate::domain::access::Scope;
     nest(
         (path = "/api/v1", api = events::Api),
         (path = "/api/v1", api = endpoints::Api),
+        (path = "/api/v1", api = secrets::Api),
         (path = "/api/v1", api = recoveries::Api),
         (path = "/api/v1", api = deliveries::Api),
         (path = "/api/v1", api = insight::Api),
