@@ -51,16 +51,35 @@ impl PostgresUrl {
         check_authority(url)?;
         let application_name = APPLICATION_NAME.to_owned();
         let Some((base, query)) = url.split_once('?') else {
-            return Ok(Self { url: url.to_owned(), pooled: false, application_name });
+            return Ok(Self {
+                url: url.to_owned(),
+                pooled: false,
+                application_name,
+            });
         };
         let is_pooler = |pair: &&str| pair.split('=').next() == Some(POOLER.0);
-        let (pooler, libpq): (Vec<&str>, Vec<&str>) =
-            query.split('&').filter(|pair| !pair.is_empty()).partition(is_pooler);
-        if pooler.iter().any(|pair| pair.split_once('=') != Some(POOLER)) {
-            return Err("`pooler` may be `transaction`; leave it out for a direct connection".into());
+        let (pooler, libpq): (Vec<&str>, Vec<&str>) = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .partition(is_pooler);
+        if pooler
+            .iter()
+            .any(|pair| pair.split_once('=') != Some(POOLER))
+        {
+            return Err(
+                "`pooler` may be `transaction`; leave it out for a direct connection".into(),
+            );
         }
-        let url = if libpq.is_empty() { base.to_owned() } else { format!("{base}?{}", libpq.join("&")) };
-        Ok(Self { url, pooled: !pooler.is_empty(), application_name })
+        let url = if libpq.is_empty() {
+            base.to_owned()
+        } else {
+            format!("{base}?{}", libpq.join("&"))
+        };
+        Ok(Self {
+            url,
+            pooled: !pooler.is_empty(),
+            application_name,
+        })
     }
 
     /// The same, with sessions that are called after a node. A node's name needs no escaping.
@@ -82,11 +101,19 @@ impl PostgresUrl {
     pub(crate) fn redact(&self, message: &str) -> String {
         let authority = self.url.split_once("://").map_or("", |(_, rest)| rest);
         let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
-        let password = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+        let password = authority
+            .rsplit_once('@')
+            .and_then(|(user, _)| user.split_once(':'));
         let query = self.url.split_once('?').map_or("", |(_, query)| query);
-        let in_query = query.split('&').find_map(|pair| pair.strip_prefix("password="));
+        let in_query = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("password="));
         let mut message = message.to_owned();
-        for raw in password.map(|(_, password)| password).into_iter().chain(in_query) {
+        for raw in password
+            .map(|(_, password)| password)
+            .into_iter()
+            .chain(in_query)
+        {
             let decoded = percent_decode_str(raw).decode_utf8_lossy().into_owned();
             for secret in [raw.to_owned(), decoded] {
                 if !secret.is_empty() {
@@ -103,16 +130,16 @@ impl PostgresUrl {
         &self.url
     }
 
-    /// Whether it leads to a pooler in transaction mode: two transactions may then run in two sessions
-    /// of the server.
+    /// Whether it leads to a pooler in transaction mode: two transactions may then run in two
+    /// sessions of the server.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
         self.pooled
     }
 }
 
-/// Checks what comes before a URL's path, because libpq would repeat a part of the password where it reads
-/// another one. Nothing of the URL is repeated here.
+/// Checks what comes before a URL's path, because libpq would repeat a part of the password where
+/// it reads another one. Nothing of the URL is repeated here.
 fn check_authority(url: &str) -> Result<(), String> {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -122,7 +149,8 @@ fn check_authority(url: &str) -> Result<(), String> {
     let before_parameters = path.split('?').next().unwrap_or_default();
     let mut escapes = user.split('%').skip(1);
     let is_escaped = escapes.all(|rest| {
-        rest.get(..2).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+        rest.get(..2)
+            .is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
     });
     if before_parameters.contains('@')
         || path.starts_with(['?', '#']) && path.contains('@') && user.is_empty()
@@ -136,13 +164,16 @@ fn check_authority(url: &str) -> Result<(), String> {
         Some((_, after)) => after.strip_prefix(':').map(str::to_owned),
         None => host.split_once(':').map(|(_, port)| port.to_owned()),
     };
-    let is_number = |port: String| port.is_empty() || port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_number =
+        |port: String| port.is_empty() || port.parse::<u16>().is_ok_and(|port| port > 0);
     if hosts.split(',').filter_map(port_of).all(is_number) {
         Ok(())
     } else if user.is_empty() {
         Err("its port must be a number from 1 to 65535".into())
     } else {
-        Err(format!("its port must be a number from 1 to 65535; or {encode}"))
+        Err(format!(
+            "its port must be a number from 1 to 65535; or {encode}"
+        ))
     }
 }
 
@@ -160,12 +191,15 @@ impl std::str::FromStr for DatabaseUrl {
         }
         let path = url.strip_prefix("sqlite:").unwrap_or(url);
         let path = path.strip_prefix("//").unwrap_or(path);
-        // As other libraries write it: read, write, and create if it is missing. That is what is done anyway.
+        // As other libraries write it: read, write, and create if it is missing. That is what is
+        // done anyway.
         let path = match path.split_once('?') {
             Some((path, "mode=rwc")) => path,
             Some((_, parameters)) => {
                 let name = parameters.split(['=', '&']).next().unwrap_or_default();
-                return Err(format!("unknown parameter `{name}` of a SQLite database: write sqlite:FILE"));
+                return Err(format!(
+                    "unknown parameter `{name}` of a SQLite database: write sqlite:FILE"
+                ));
             }
             None => path,
         };
@@ -174,7 +208,9 @@ impl std::str::FromStr for DatabaseUrl {
             ":memory:" => Err("a webhook in memory is lost by a restart: name a file".into()),
             other if other.contains("://") => {
                 let scheme = other.split("://").next().unwrap_or_default();
-                Err(format!("unknown database `{scheme}`: write sqlite:FILE or postgres://…"))
+                Err(format!(
+                    "unknown database `{scheme}`: write sqlite:FILE or postgres://…"
+                ))
             }
             file => Ok(Self::Sqlite(file.into())),
         }
@@ -210,8 +246,8 @@ pub struct EngineConfig {
     pub drain_timeout: Duration,
     /// How long a publisher waits for a database that does not take its commit.
     pub commit_timeout: Duration,
-    /// Attempts in flight of all endpoints together: at least one, and below the process's file limit,
-    /// as each needs a connection. Default: half of that limit, at most 8,192.
+    /// Attempts in flight of all endpoints together: at least one, and below the process's file
+    /// limit, as each needs a connection. Default: half of that limit, at most 8,192.
     pub max_in_flight: usize,
     /// Connections that read: as many for the engine, and as many for callers.
     pub read_connections: u32,
@@ -221,10 +257,11 @@ pub struct EngineConfig {
     pub lease: Terms,
     /// Whether a start brings the schema up to date.
     pub migrate_on_start: bool,
-    /// Whether a start begins an empty database file where files that belong to one are there without it.
+    /// Whether a start begins an empty database file where files that belong to one are there
+    /// without it.
     pub create_database: bool,
-    /// How long a connection to a receiver is used, give or take a fifth, so that a receiver that has moved to
-    /// another address is followed. From 1 second to a day.
+    /// How long a connection to a receiver is used, give or take a fifth, so that a receiver that
+    /// has moved to another address is followed. From 1 second to a day.
     pub connection_lifetime: Duration,
 }
 
@@ -257,10 +294,17 @@ impl Default for EngineConfig {
 /// What this machine is called, as far as it makes a node's name.
 fn host_name() -> String {
     #[cfg(unix)]
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     #[cfg(not(unix))]
     let name = std::env::var("COMPUTERNAME").unwrap_or_default();
-    if check_node_name(&name).is_ok() { name } else { "postrider".into() }
+    if check_node_name(&name).is_ok() {
+        name
+    } else {
+        "postrider".into()
+    }
 }
 
 fn check_node_name(name: &str) -> Result<(), String> {
@@ -280,7 +324,11 @@ fn open_files() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     #[cfg(not(unix))]
     let limit = None;
-    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)).saturating_sub(SPARE_FILES)
+    limit
+        .map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        })
+        .saturating_sub(SPARE_FILES)
 }
 
 impl EngineConfig {
@@ -307,7 +355,10 @@ impl EngineConfig {
         }
         let lifetimes = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
         if !lifetimes.contains(&self.connection_lifetime) {
-            return Err(FieldError::new("connection_lifetime", "must be from 1s to 24h"));
+            return Err(FieldError::new(
+                "connection_lifetime",
+                "must be from 1s to 24h",
+            ));
         }
         self.endpoint_defaults.check()
     }
@@ -323,14 +374,24 @@ mod tests {
             Ok(DatabaseUrl::Sqlite(path)) => path.display().to_string(),
             other => panic!("{url}: {other:?}"),
         };
-        for url in ["x.db", "sqlite:x.db", "sqlite://x.db", "sqlite:x.db?mode=rwc", "sqlite://x.db?mode=rwc"]
-        {
+        for url in [
+            "x.db",
+            "sqlite:x.db",
+            "sqlite://x.db",
+            "sqlite:x.db?mode=rwc",
+            "sqlite://x.db?mode=rwc",
+        ] {
             assert_eq!(path(url), "x.db", "{url}");
         }
-        for (url, named) in
-            [("sqlite:x.db?mode=ro", "mode"), ("sqlite:x.db?cache=shared", "cache"), ("mysql://a", "mysql")]
-        {
-            assert!(url.parse::<DatabaseUrl>().unwrap_err().contains(named), "{url}");
+        for (url, named) in [
+            ("sqlite:x.db?mode=ro", "mode"),
+            ("sqlite:x.db?cache=shared", "cache"),
+            ("mysql://a", "mysql"),
+        ] {
+            assert!(
+                url.parse::<DatabaseUrl>().unwrap_err().contains(named),
+                "{url}"
+            );
         }
     }
 
@@ -346,7 +407,10 @@ mod tests {
             "postgres://user:secret@host:port/db",
         ] {
             let error = url.parse::<DatabaseUrl>().unwrap_err();
-            assert!(!error.contains("se") || !error.contains("cret"), "{url}: {error}");
+            assert!(
+                !error.contains("se") || !error.contains("cret"),
+                "{url}: {error}"
+            );
             assert!(error.contains("percent-encoded"), "{url}: {error}");
         }
         for url in [
@@ -359,10 +423,14 @@ mod tests {
         ] {
             assert!(url.parse::<DatabaseUrl>().is_ok(), "{url}");
         }
-        let Ok(DatabaseUrl::Postgres(url)) = "postgres://u:a%25b@h/d?password=hidden".parse() else {
+        let Ok(DatabaseUrl::Postgres(url)) = "postgres://u:a%25b@h/d?password=hidden".parse()
+        else {
             panic!()
         };
-        assert_eq!(url.redact("no \"a%25b\", no a%b, no hidden"), "no \"***\", no ***, no ***");
+        assert_eq!(
+            url.redact("no \"a%25b\", no a%b, no hidden"),
+            "no \"***\", no ***, no ***"
+        );
         assert_eq!(url.for_node("n1").application_name(), "postrider-n1");
     }
 }

@@ -22,15 +22,16 @@
 //!
 //! # For an embedder
 //!
-//! 1. Start: [`Postrider::builder`], on a URL ([`Builder::database`]) or on your own pool ([`Builder::pool`]), with
-//!    a [`config::EngineConfig`]. The tables are made by the start, or by [`migrate`] beside your own migrations.
+//! 1. Start: [`Postrider::builder`], on a URL ([`Builder::database`]) or on your own pool
+//!    ([`Builder::pool`]), with a [`config::EngineConfig`]. The tables are made by the start, or by
+//!    [`migrate`] beside your own migrations.
 //! 2. Say what goes out: a type that is an [`Event`](domain::event::Event), in a
 //!    [`NewEvent`](domain::event::NewEvent), which has its id from then on.
 //! 3. Publish with what you store: [`Postrider::transaction`] commits both or neither;
-//!    [`Postrider::publish_in`] joins a transaction that you began; an [`Outbox`] needs no engine in its process;
-//!    [`Postrider::publish`] stands alone.
-//! 4. Say where to: [`Postrider::create_endpoint`] and what is beside it, or the HTTP API, mounted by
-//!    [`Postrider::admin`].
+//!    [`Postrider::publish_in`] joins a transaction that you began; an [`Outbox`] needs no engine
+//!    in its process; [`Postrider::publish`] stands alone.
+//! 4. Say where to: [`Postrider::create_endpoint`] and what is beside it, or the HTTP API, mounted
+//!    by [`Postrider::admin`].
 //! 5. See what became of it: [`Postrider::delivery`], [`Postrider::subscribe`],
 //!    [`Postrider::recover_endpoint`] after an outage.
 //! 6. Stop: [`Postrider::drain`].
@@ -79,11 +80,12 @@ pub mod testing;
 
 pub use engine::{
     Bucket, Builder, DeliveryQuery, DeliveryView, EndpointCounts, EndpointHealth, EndpointQuery,
-    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node, OlderKey,
-    Outbox, Overview, PortalLink, Postrider, Receipt, RecoveryPreview, StartError, Transaction,
+    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node,
+    OlderKey, Outbox, Overview, PortalLink, Postrider, Receipt, RecoveryPreview, StartError,
+    Transaction,
 };
 pub use sender::sign as signature;
 pub use store::{
-    HostConnection, HostPool, Inspection, MigrationStatus, SchemaError, StoreError, Unavailable, inspect_at,
-    migrate, migrate_at, migrations_at, revert, revert_at, rotate_keys,
+    HostConnection, HostPool, Inspection, MigrationStatus, SchemaError, StoreError, Unavailable,
+    inspect_at, migrate, migrate_at, migrations_at, revert, revert_at, rotate_keys,
 };

@@ -81,7 +81,9 @@ impl Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
         let all = &mut registry;
         let build = Family::<Label, Gauge>::default();
-        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        build
+            .get_or_create(&[("version", env!("CARGO_PKG_VERSION"))])
+            .set(1);
         all.register("build_info", "The release that runs", build);
         let outcomes = Outcome::ALL.iter().map(|word| word.as_str());
         let reasons = FailureReason::ALL.iter().map(|word| word.as_str());
@@ -91,26 +93,66 @@ impl Metrics {
         let attempt_buckets = exponential_buckets(0.001, 2.0, 16);
         let commit_buckets = exponential_buckets(0.000_1, 2.0, 16);
         Self {
-            attempts: counters(all, "attempts", "Finished attempts by outcome", "outcome", outcomes),
-            attempt_seconds: seconds(all, "attempt_duration", "How long attempts took", attempt_buckets),
+            attempts: counters(
+                all,
+                "attempts",
+                "Finished attempts by outcome",
+                "outcome",
+                outcomes,
+            ),
+            attempt_seconds: seconds(
+                all,
+                "attempt_duration",
+                "How long attempts took",
+                attempt_buckets,
+            ),
             delivered: counter(all, "deliveries_delivered", "Deliveries that arrived"),
             failed: counters(all, "deliveries_failed", given_up, "reason", reasons),
             in_flight: gauge(all, "in_flight", "Attempts on the wire"),
             supervisors: gauge(all, "supervisors", "Endpoints with live work"),
-            shards: gauge(all, "shards", "Shards of the endpoints that this node sends for"),
+            shards: gauge(
+                all,
+                "shards",
+                "Shards of the endpoints that this node sends for",
+            ),
             lease_changes: counters(all, "lease_changes", changed, "change", changes),
-            supervisor_panics: counter(all, "supervisor_panics", "Supervisors replaced after a panic"),
-            stale_outcomes: counter(all, "stale_outcomes", "Outcomes dropped because their claim was gone"),
+            supervisor_panics: counter(
+                all,
+                "supervisor_panics",
+                "Supervisors replaced after a panic",
+            ),
+            stale_outcomes: counter(
+                all,
+                "stale_outcomes",
+                "Outcomes dropped because their claim was gone",
+            ),
             events: counter(all, "events", "Events stored"),
-            duplicates: counter(all, "duplicate_events", "Events that had been published before"),
+            duplicates: counter(
+                all,
+                "duplicate_events",
+                "Events that had been published before",
+            ),
             commit_members: {
                 let histogram = Histogram::new(exponential_buckets(1.0, 2.0, 12));
-                all.register("commit_members", "Requests that shared a commit", histogram.clone());
+                all.register(
+                    "commit_members",
+                    "Requests that shared a commit",
+                    histogram.clone(),
+                );
                 histogram
             },
-            commit_seconds: seconds(all, "commit_duration", "How long commits took", commit_buckets),
+            commit_seconds: seconds(
+                all,
+                "commit_duration",
+                "How long commits took",
+                commit_buckets,
+            ),
             commit_failures: counter(all, "commit_failures", "Commits that failed"),
-            refusals: counter(all, "database_refusals", "Times that the database took no writes"),
+            refusals: counter(
+                all,
+                "database_refusals",
+                "Times that the database took no writes",
+            ),
             registry,
         }
     }
@@ -169,16 +211,36 @@ pub(crate) struct Seen {
 impl Seen {
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix(PREFIX);
-        let up = gauge(&mut registry, "database_up", "Whether the database answers and takes writes");
+        let up = gauge(
+            &mut registry,
+            "database_up",
+            "Whether the database answers and takes writes",
+        );
         up.set(self.database_up.into());
-        let Some(census) = &self.census else { return registry };
+        let Some(census) = &self.census else {
+            return registry;
+        };
         let set = |gauge: Gauge, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
-        set(gauge(&mut registry, "waiting", "Deliveries that wait, up to a million"), census.waiting);
-        set(gauge(&mut registry, "held", "Deliveries that wait for a person"), census.held);
+        set(
+            gauge(
+                &mut registry,
+                "waiting",
+                "Deliveries that wait, up to a million",
+            ),
+            census.waiting,
+        );
+        set(
+            gauge(&mut registry, "held", "Deliveries that wait for a person"),
+            census.held,
+        );
         let age = Gauge::<f64, AtomicU64>::default();
-        age.set(census.oldest_waiting_at.map_or(0.0, |at| self.now.since(at).as_secs_f64()));
+        age.set(
+            census
+                .oldest_waiting_at
+                .map_or(0.0, |at| self.now.since(at).as_secs_f64()),
+        );
         let oldest = "How long ago the oldest waiting delivery was published";
         registry.register_with_unit("oldest_waiting", oldest, Unit::Seconds, age);
 
@@ -187,15 +249,25 @@ impl Seen {
         for reason in reasons {
             let count = census.endpoints.get(&reason).copied().unwrap_or_default();
             let word = reason.map_or(NOT_PAUSED, PauseReason::as_str);
-            set(endpoints.get_or_create_owned(&[("pause_reason", word)]), count);
+            set(
+                endpoints.get_or_create_owned(&[("pause_reason", word)]),
+                count,
+            );
         }
         registry.register("endpoints", "Endpoints, by why they are paused", endpoints);
         let breakers = Family::<Label, Gauge>::default();
         for state in BreakerState::ALL {
             let count = census.breakers.get(state).copied().unwrap_or_default();
-            set(breakers.get_or_create_owned(&[("state", state.as_str())]), count);
+            set(
+                breakers.get_or_create_owned(&[("state", state.as_str())]),
+                count,
+            );
         }
-        registry.register("breakers", "Breakers of the endpoints that are not paused", breakers);
+        registry.register(
+            "breakers",
+            "Breakers of the endpoints that are not paused",
+            breakers,
+        );
         registry
     }
 }
@@ -212,7 +284,12 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     gauge
 }
 
-fn seconds(registry: &mut Registry, name: &str, help: &str, buckets: impl Iterator<Item = f64>) -> Histogram {
+fn seconds(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    buckets: impl Iterator<Item = f64>,
+) -> Histogram {
     let histogram = Histogram::new(buckets);
     registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
     histogram
@@ -227,7 +304,9 @@ fn counters(
     words: impl Iterator<Item = &'static str>,
 ) -> Vec<Counter> {
     let family = Family::<Label, Counter>::default();
-    let each = words.map(|word| family.get_or_create_owned(&[(label, word)])).collect();
+    let each = words
+        .map(|word| family.get_or_create_owned(&[(label, word)]))
+        .collect();
     registry.register(name, help, family);
     each
 }

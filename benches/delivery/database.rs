@@ -26,12 +26,14 @@ impl Database {
     }
 }
 
-/// Writes so many events of a day ago, each with a delivery to one of ten endpoints and its attempt: what is measured
-/// beside them should cost the same.
+/// Writes so many events of a day ago, each with a delivery to one of ten endpoints and its
+/// attempt: what is measured beside them should cost the same.
 pub fn write_history(mut database: Database, count: u64) {
     let (series, hash, body) = match &database {
         Database::Sqlite(_) => (
-            format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "),
+            format!(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+            ),
             "zeroblob(32)",
             "CAST(printf('%.100c', 'x') AS BLOB)",
         ),

@@ -1,7 +1,9 @@
-//! What a delivery costs: the real server as a process, against a receiver and a load generator in this one, and the
-//! parts that a delivery is made of, each alone. `cargo bench --bench delivery`, or `-- --quick`.
+//! What a delivery costs: the real server as a process, against a receiver and a load generator in
+//! this one, and the parts that a delivery is made of, each alone. `cargo bench --bench delivery`,
+//! or `-- --quick`.
 //!
-//! Figures of one machine mean little by themselves; the ratio to the parts, measured in the same run, means more.
+//! Figures of one machine mean little by themselves; the ratio to the parts, measured in the same
+//! run, means more.
 
 mod database;
 mod parts;
@@ -39,7 +41,11 @@ struct Options {
     database: Vec<Database>,
 
     /// Only these measures
-    #[arg(long, value_delimiter = ',', default_value = "parts,flow,latency,embedded,backlog,boot")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "parts,flow,latency,embedded,backlog,boot"
+    )]
     only: Vec<Measure>,
 
     /// Only with so many endpoints
@@ -87,7 +93,10 @@ enum Measure {
 fn until(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < patience, "{what}: not within {patience:?}");
+        assert!(
+            started.elapsed() < patience,
+            "{what}: not within {patience:?}"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -97,13 +106,20 @@ fn main() {
     if let Some(part) = options.part {
         return parts::run(part, &options.target, options.count);
     }
-    let sizes = if options.quick { Sizes::QUICK } else { Sizes::FULL };
+    let sizes = if options.quick {
+        Sizes::QUICK
+    } else {
+        Sizes::FULL
+    };
     let bar = ProgressBar::new_spinner().with_style(
         ProgressStyle::with_template("{spinner} {elapsed_precise} {wide_msg} {bar:30} {pos}/{len}")
             .expect("a template"),
     );
     bar.enable_steady_tick(Duration::from_millis(200));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let mut table = Table::default();
     for database in &options.database {
         let cluster = match database {
@@ -124,7 +140,8 @@ fn main() {
                     Measure::Backlog => bench.backlog().await,
                     Measure::Boot => bench.boot().await,
                     Measure::Flow => {
-                        let told = (!options.endpoints.is_empty()).then_some(&options.endpoints[..]);
+                        let told =
+                            (!options.endpoints.is_empty()).then_some(&options.endpoints[..]);
                         for endpoints in told.unwrap_or(sizes.endpoints) {
                             bench.flow(*endpoints).await;
                         }
@@ -134,5 +151,9 @@ fn main() {
         });
     }
     bar.finish_and_clear();
-    if options.json { println!("{}", table.json()) } else { println!("{table}") }
+    if options.json {
+        println!("{}", table.json())
+    } else {
+        println!("{table}")
+    }
 }

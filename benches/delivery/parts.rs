@@ -1,5 +1,6 @@
-//! The parts of a delivery, each measured alone: a bare HTTP server that takes an event, the database's whole cycle,
-//! a bare client that posts. Their sum is what a server could cost that did nothing else.
+//! The parts of a delivery, each measured alone: a bare HTTP server that takes an event, the
+//! database's whole cycle, a bare client that posts. Their sum is what a server could cost that did
+//! nothing else.
 //!
 //! Each runs as a process of its own, so that its CPU time is its own.
 
@@ -23,7 +24,8 @@ const BATCH: u64 = 100;
 pub enum Part {
     /// reqwest alone: signs and posts, 64 at once.
     Post,
-    /// The database alone: events and deliveries in, claimed, ended with an attempt, in batches of 100.
+    /// The database alone: events and deliveries in, claimed, ended with an attempt, in batches of
+    /// 100.
     Cycle,
     /// actix-web alone: reads a JSON body, answers 202.
     Take,
@@ -39,7 +41,10 @@ pub struct Cost {
 
 impl Cost {
     pub fn of(count: u64, seconds: f64, cpu: f64) -> Self {
-        Self { rate: count as f64 / seconds, cpu: cpu / count as f64 * 10_000.0 }
+        Self {
+            rate: count as f64 / seconds,
+            cpu: cpu / count as f64 * 10_000.0,
+        }
     }
 }
 
@@ -47,19 +52,36 @@ impl Cost {
 fn measured(count: u64, work: impl FnOnce()) -> Cost {
     let (cpu, started) = (cpu_seconds("self"), Instant::now());
     work();
-    Cost::of(count, started.elapsed().as_secs_f64(), cpu_seconds("self") - cpu)
+    Cost::of(
+        count,
+        started.elapsed().as_secs_f64(),
+        cpu_seconds("self") - cpu,
+    )
 }
 
 /// Starts a part as a process; it prints one line.
 pub fn start(part: &str, target: &str, count: u64) -> Child {
     let program = std::env::current_exe().expect("this program");
-    let arguments = ["--part", part, "--target", target, "--count", &count.to_string()];
-    Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().expect("a part starts")
+    let arguments = [
+        "--part",
+        part,
+        "--target",
+        target,
+        "--count",
+        &count.to_string(),
+    ];
+    Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a part starts")
 }
 
 /// Runs a part to its end.
 pub fn cost_of(part: &str, target: &str, count: u64) -> Cost {
-    let output = start(part, target, count).wait_with_output().expect("a part ends");
+    let output = start(part, target, count)
+        .wait_with_output()
+        .expect("a part ends");
     serde_json::from_slice(&output.stdout).expect("a part tells its cost")
 }
 
@@ -78,16 +100,27 @@ pub fn run(part: Part, target: &str, count: u64) {
 }
 
 fn signature(id: &str, timestamp: u64, body: &[u8]) -> String {
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"a key of twenty-four bytes").expect("a key");
+    let mut mac =
+        Hmac::<sha2::Sha256>::new_from_slice(b"a key of twenty-four bytes").expect("a key");
     mac.update(format!("{id}.{timestamp}.").as_bytes());
     mac.update(body);
-    format!("v1,{}", base64::prelude::BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+    format!(
+        "v1,{}",
+        base64::prelude::BASE64_STANDARD.encode(mac.finalize().into_bytes())
+    )
 }
 
 fn post(receiver: SocketAddr, count: u64) -> Cost {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().no_proxy().http1_only().build().expect("a client");
-    let (url, body) = (format!("http://{receiver}/raw"), bytes::Bytes::from("x".repeat(1100)));
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .http1_only()
+        .build()
+        .expect("a client");
+    let (url, body) = (
+        format!("http://{receiver}/raw"),
+        bytes::Bytes::from("x".repeat(1100)),
+    );
     let one = |i: u64| {
         let (id, timestamp) = (format!("raw-{i}"), 1_800_000_000 + i);
         let request = client
@@ -102,7 +135,10 @@ fn post(receiver: SocketAddr, count: u64) -> Cost {
             answer.bytes().await.expect("a body");
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     measured(count, || {
         runtime.block_on(async {
             let mut open: FuturesUnordered<_> = (0..64.min(count)).map(&one).collect();
@@ -121,7 +157,8 @@ fn take() {
     let work = async {
         let app = || {
             let events = |body: web::Json<serde_json::Value>| async move {
-                HttpResponse::Accepted().json(serde_json::json!({"id": body["type"], "deliveries": []}))
+                HttpResponse::Accepted()
+                    .json(serde_json::json!({"id": body["type"], "deliveries": []}))
             };
             App::new().route("/events", web::post().to(events))
         };
@@ -129,7 +166,9 @@ fn take() {
         println!("{}", server.addrs()[0]);
         server.run().await
     };
-    actix_web::rt::System::new().block_on(work).expect("it serves");
+    actix_web::rt::System::new()
+        .block_on(work)
+        .expect("it serves");
 }
 
 /// The columns of a new delivery, and what they hold; `$id` and `$seq` differ.
@@ -151,8 +190,10 @@ fn delivery_id(i: u64) -> String {
 fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
     postrider::migrate_at(&DatabaseUrl::Sqlite(path.to_owned())).expect("a schema");
     let mut conn = rusqlite::Connection::open(path).expect("a database");
-    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
-        .expect("the same settings as the server's");
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON",
+    )
+    .expect("the same settings as the server's");
     conn.execute(ENDPOINT, []).expect("an endpoint");
     let body = vec![b'x'; 1100];
     let event = "INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
@@ -170,23 +211,34 @@ fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
         for first in (0..count).step_by(BATCH as usize) {
             let batch = || first..(first + BATCH).min(count);
             let mut commit = |work: &dyn Fn(&rusqlite::Connection, u64) -> rusqlite::Result<()>| {
-                let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+                let tx =
+                    conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
                 batch().try_for_each(|i| work(&tx, i))?;
                 tx.commit()
             };
             let published = commit(&|conn, i| {
                 let seq: i64 = conn
                     .prepare_cached(event)?
-                    .query_row((format!("raw-{i}"), [7_u8; 32], &body, i as i64), |row| row.get(0))?;
-                conn.prepare_cached(&delivery)?.execute((delivery_id(i), seq, i as i64)).map(drop)
+                    .query_row((format!("raw-{i}"), [7_u8; 32], &body, i as i64), |row| {
+                        row.get(0)
+                    })?;
+                conn.prepare_cached(&delivery)?
+                    .execute((delivery_id(i), seq, i as i64))
+                    .map(drop)
             });
             let claimed = published.and_then(|()| {
-                commit(&|conn, i| conn.prepare_cached(claim)?.execute([delivery_id(i)]).map(drop))
+                commit(&|conn, i| {
+                    conn.prepare_cached(claim)?
+                        .execute([delivery_id(i)])
+                        .map(drop)
+                })
             });
             let ended = claimed.and_then(|()| {
                 commit(&|conn, i| {
                     conn.prepare_cached(end)?.execute([delivery_id(i)])?;
-                    conn.prepare_cached(&attempt)?.execute([delivery_id(i)]).map(drop)
+                    conn.prepare_cached(&attempt)?
+                        .execute([delivery_id(i)])
+                        .map(drop)
                 })
             });
             ended.expect("SQLite writes");
@@ -199,7 +251,9 @@ fn cycle_on_postgres(url: &str, count: u64) -> Cost {
     use diesel::sql_types::{Array, Binary, Text};
     let mut conn = PgConnection::establish(url).expect("a connection");
     postrider::migrate(&mut conn).expect("a schema");
-    diesel::sql_query(ENDPOINT).execute(&mut conn).expect("an endpoint");
+    diesel::sql_query(ENDPOINT)
+        .execute(&mut conn)
+        .expect("an endpoint");
     let publish = format!(
         "WITH e AS (INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
          SELECT 'default', e, 'a.b', 'application/json', $3, $4, 1 FROM unnest($1) AS e RETURNING seq, id), \
@@ -226,8 +280,14 @@ fn cycle_on_postgres(url: &str, count: u64) -> Cost {
                 .bind::<Binary, _>(&[7_u8; 32][..])
                 .bind::<Binary, _>(&body);
             published.execute(&mut conn).expect("published");
-            diesel::sql_query(claim).bind::<Array<Text>, _>(&ids).execute(&mut conn).expect("claimed");
-            diesel::sql_query(&end).bind::<Array<Text>, _>(&ids).execute(&mut conn).expect("ended");
+            diesel::sql_query(claim)
+                .bind::<Array<Text>, _>(&ids)
+                .execute(&mut conn)
+                .expect("claimed");
+            diesel::sql_query(&end)
+                .bind::<Array<Text>, _>(&ids)
+                .execute(&mut conn)
+                .expect("ended");
         }
     })
 }

@@ -83,8 +83,22 @@ impl<'a> Bench<'a> {
         table: &'a mut Table,
     ) -> Self {
         let (receiver, arrivals) = receiver();
-        let database = if cluster.is_some() { "postgres" } else { "sqlite" };
-        Self { database, cluster, sizes, history, bar, table, receiver, arrivals, filler: "x".repeat(1000) }
+        let database = if cluster.is_some() {
+            "postgres"
+        } else {
+            "sqlite"
+        };
+        Self {
+            database,
+            cluster,
+            sizes,
+            history,
+            bar,
+            table,
+            receiver,
+            arrivals,
+            filler: "x".repeat(1000),
+        }
     }
 
     fn place(&self) -> Place {
@@ -121,9 +135,13 @@ impl<'a> Bench<'a> {
         self.begin(format!("{endpoints} endpoints"), endpoints as u64);
         let receiver = self.receiver;
         let write = move |i: u64| Server::post("/endpoints", &endpoint(receiver, i as usize));
-        flood(server.address, CONNECTIONS.min(endpoints), endpoints as u64, write, |at| {
-            self.bar.set_position(at)
-        })
+        flood(
+            server.address,
+            CONNECTIONS.min(endpoints),
+            endpoints as u64,
+            write,
+            |at| self.bar.set_position(at),
+        )
         .await;
         server
     }
@@ -134,24 +152,31 @@ impl<'a> Bench<'a> {
             let event = json!({"type": event_type(i as usize % endpoints), "data": filler});
             Server::post("/events", &event.to_string())
         };
-        flood(server.address, CONNECTIONS, count, write, |at| self.bar.set_position(at)).await
+        flood(server.address, CONNECTIONS, count, write, |at| {
+            self.bar.set_position(at)
+        })
+        .await
     }
 
     async fn publish_batches(&self, server: &Server, count: u64, endpoints: usize) -> f64 {
         let filler = self.filler.clone();
         let write = move |batch: u64| {
-            let event =
-                |i| json!({"type": event_type((batch * BATCH + i) as usize % endpoints), "data": filler});
+            let event = |i| json!({"type": event_type((batch * BATCH + i) as usize % endpoints), "data": filler});
             let events: Vec<_> = (0..BATCH).map(event).collect();
             Server::post("/events/batch", &json!({"events": events}).to_string())
         };
-        flood(server.address, 4, count / BATCH, write, |at| self.bar.set_position(at * BATCH)).await
+        flood(server.address, 4, count / BATCH, write, |at| {
+            self.bar.set_position(at * BATCH)
+        })
+        .await
     }
 
     async fn on_each_endpoint(&self, server: &Server, action: &str) {
         let mut cursor = String::new();
         loop {
-            let page = server.call("GET", &format!("/endpoints?limit=250{cursor}"), "").await;
+            let page = server
+                .call("GET", &format!("/endpoints?limit=250{cursor}"), "")
+                .await;
             let ids: Vec<String> = page["data"]
                 .as_array()
                 .expect("a list")
@@ -159,8 +184,16 @@ impl<'a> Bench<'a> {
                 .map(|one| one["id"].as_str().expect("an id").to_owned())
                 .collect();
             let (count, action) = (ids.len() as u64, action.to_owned());
-            let write = move |i: u64| Server::post(&format!("/endpoints/{}/{action}", ids[i as usize]), "");
-            flood(server.address, CONNECTIONS.min(count as usize), count, write, |_| {}).await;
+            let write =
+                move |i: u64| Server::post(&format!("/endpoints/{}/{action}", ids[i as usize]), "");
+            flood(
+                server.address,
+                CONNECTIONS.min(count as usize),
+                count,
+                write,
+                |_| {},
+            )
+            .await;
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => return,
@@ -178,7 +211,11 @@ impl<'a> Bench<'a> {
             write_history(Database::open(&place.url), self.history);
             server = Server::start(place.folder.path(), &place.url);
         }
-        let of = if endpoints == 1 { "1 endpoint".into() } else { format!("{endpoints} endpoints") };
+        let of = if endpoints == 1 {
+            "1 endpoint".into()
+        } else {
+            format!("{endpoints} endpoints")
+        };
 
         self.begin(format!("{of}: one event a request"), count);
         let (first, cpu, started) = (self.arrivals.count(), server.cpu_seconds(), Instant::now());
@@ -188,7 +225,11 @@ impl<'a> Bench<'a> {
         let cost = (server.cpu_seconds() - cpu) / count as f64 * 10_000.0;
         let loaded = server.rss_mib();
         self.add(format!("end to end, {of}"), rate, "deliveries/s");
-        self.add(format!("end to end, {of}: CPU of the server"), cost, "s/10,000");
+        self.add(
+            format!("end to end, {of}: CPU of the server"),
+            cost,
+            "s/10,000",
+        );
         if endpoints == TEN {
             self.compare_with_parts(cost);
         }
@@ -197,10 +238,18 @@ impl<'a> Bench<'a> {
         self.on_each_endpoint(&server, "pause").await;
         self.begin(format!("{of}: publishing one by one, paused"), count / 2);
         let singly = self.publish_singly(&server, count / 2, endpoints).await;
-        self.add(format!("publish, one a request, {of}"), (count / 2) as f64 / singly, "events/s");
+        self.add(
+            format!("publish, one a request, {of}"),
+            (count / 2) as f64 / singly,
+            "events/s",
+        );
         self.begin(format!("{of}: publishing in batches, paused"), count / 2);
         let batches = self.publish_batches(&server, count / 2, endpoints).await;
-        self.add(format!("publish, batches of {BATCH}, {of}"), (count / 2) as f64 / batches, "events/s");
+        self.add(
+            format!("publish, batches of {BATCH}, {of}"),
+            (count / 2) as f64 / batches,
+            "events/s",
+        );
 
         self.begin(format!("{of}: draining"), count);
         let (first, cpu, started) = (self.arrivals.count(), server.cpu_seconds(), Instant::now());
@@ -216,9 +265,16 @@ impl<'a> Bench<'a> {
 
     fn compare_with_parts(&mut self, cost: f64) {
         let parts = ["post", "cycle", "take"];
-        let each = parts.map(|part| self.table.value(self.database, &format!("part {part}: CPU")));
+        let each = parts.map(|part| {
+            self.table
+                .value(self.database, &format!("part {part}: CPU"))
+        });
         if let Some(sum) = each.into_iter().sum::<Option<f64>>() {
-            self.add("end to end, 10 endpoints: ratio to the sum of its parts", cost / sum, "×");
+            self.add(
+                "end to end, 10 endpoints: ratio to the sum of its parts",
+                cost / sum,
+                "×",
+            );
         }
     }
 
@@ -234,13 +290,20 @@ impl<'a> Bench<'a> {
         let mut child = parts::start("take", "", 0);
         let mut line = String::new();
         let out = child.stdout.take().expect("piped");
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("an address");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)
+            .expect("an address");
         let body = json!({"type": "a.b", "data": self.filler}).to_string();
         let write = move |_| crate::wire::request("POST", "/events", "", &body);
         let process = child.id().to_string();
         let before = cpu_seconds(&process);
-        let seconds =
-            flood(line.trim().parse().expect("an address"), CONNECTIONS, count, write, |_| {}).await;
+        let seconds = flood(
+            line.trim().parse().expect("an address"),
+            CONNECTIONS,
+            count,
+            write,
+            |_| {},
+        )
+        .await;
         let take = parts::Cost::of(count, seconds, cpu_seconds(&process) - before);
         let _ = (child.kill(), child.wait());
         for (name, what, cost) in [
@@ -281,9 +344,12 @@ impl<'a> Bench<'a> {
                 let at = started + Duration::from_micros(1_000_000 / rate * (i + 10));
                 tokio::time::sleep_until(at.into()).await;
                 let id = format!("{WATCHED}{rate}-{i}");
-                let event = json!({"type": event_type(i as usize % TEN), "data": self.filler, "id": id});
+                let event =
+                    json!({"type": event_type(i as usize % TEN), "data": self.filler, "id": id});
                 let request = Server::post("/events", &event.to_string());
-                let Some(mut connection) = idle.borrow_mut().pop_front() else { continue };
+                let Some(mut connection) = idle.borrow_mut().pop_front() else {
+                    continue;
+                };
                 let called = Instant::now();
                 let idle = std::rc::Rc::clone(&idle);
                 tokio::task::spawn_local(async move {
@@ -300,7 +366,9 @@ impl<'a> Bench<'a> {
             let arrived = self.arrivals.take_watched();
             let mut took: Vec<f64> = calls
                 .iter()
-                .map(|(id, called)| arrived[id].saturating_duration_since(*called).as_secs_f64() * 1000.0)
+                .map(|(id, called)| {
+                    arrived[id].saturating_duration_since(*called).as_secs_f64() * 1000.0
+                })
                 .collect();
             took.sort_by(f64::total_cmp);
             for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
@@ -318,7 +386,11 @@ impl<'a> Bench<'a> {
         let url = place.url.parse().expect("a database");
         let (sender, done) = tokio::sync::oneshot::channel();
         on_a_thread("publisher", move || async move {
-            let postrider = Postrider::builder().database(url).start().await.expect("an engine");
+            let postrider = Postrider::builder()
+                .database(url)
+                .start()
+                .await
+                .expect("an engine");
             let started = Instant::now();
             let tasks: Vec<_> = (0..CONNECTIONS as u64)
                 .map(|task| {
@@ -326,7 +398,8 @@ impl<'a> Bench<'a> {
                     tokio::task::spawn_local(async move {
                         let text = format!("\"{}\"", "x".repeat(1000));
                         for _ in (task..count).step_by(CONNECTIONS) {
-                            let data = serde_json::value::RawValue::from_string(text.clone()).expect("JSON");
+                            let data = serde_json::value::RawValue::from_string(text.clone())
+                                .expect("JSON");
                             let name = EventType::parse("bench.embedded").expect("a name");
                             postrider
                                 .publish(NewEvent::new(name, Content::Data(data)))
@@ -343,7 +416,11 @@ impl<'a> Bench<'a> {
             postrider.drain().await;
         });
         let rate = done.await.expect("it ends well");
-        self.add("publish in process, no endpoint, 64 tasks", rate, "events/s");
+        self.add(
+            "publish in process, no endpoint, 64 tasks",
+            rate,
+            "events/s",
+        );
     }
 
     /// What a long backlog costs in memory, and when a server that starts on it first sends.
@@ -356,15 +433,24 @@ impl<'a> Bench<'a> {
         self.on_each_endpoint(&server, "pause").await;
         self.begin(format!("a backlog of {waiting}"), waiting);
         self.publish_batches(&server, waiting, at).await;
-        self.add(format!("memory, {waiting} waiting, paused"), server.rss_mib(), "MiB");
+        self.add(
+            format!("memory, {waiting} waiting, paused"),
+            server.rss_mib(),
+            "MiB",
+        );
         server.stop();
 
         // They are let go while nothing runs that could send.
-        self.begin(format!("a start with {waiting} waiting at {at} endpoints"), 1);
+        self.begin(
+            format!("a start with {waiting} waiting at {at} endpoints"),
+            1,
+        );
         self.release(&place);
         let (first, started) = (self.arrivals.count(), Instant::now());
         let server = Server::start(place.folder.path(), &place.url);
-        until("the first delivery", Duration::from_secs(60), || self.arrivals.count() > first);
+        until("the first delivery", Duration::from_secs(60), || {
+            self.arrivals.count() > first
+        });
         self.add(
             format!("start to first send, {waiting} waiting at {at} endpoints"),
             started.elapsed().as_secs_f64(),
@@ -384,9 +470,21 @@ impl<'a> Bench<'a> {
         let sent = (self.arrivals.count() - from) as f64;
         let rate = sent / started.elapsed().as_secs_f64();
         let cost = (server.cpu_seconds() - cpu) / sent * 10_000.0;
-        self.add(format!("drain, {waiting} waiting at {at} endpoints"), rate, "deliveries/s");
-        self.add(format!("drain, {waiting} waiting at {at} endpoints: CPU of the server"), cost, "s/10,000");
-        self.add(format!("memory, {waiting} waiting at {at} endpoints, sending"), server.rss_mib(), "MiB");
+        self.add(
+            format!("drain, {waiting} waiting at {at} endpoints"),
+            rate,
+            "deliveries/s",
+        );
+        self.add(
+            format!("drain, {waiting} waiting at {at} endpoints: CPU of the server"),
+            cost,
+            "s/10,000",
+        );
+        self.add(
+            format!("memory, {waiting} waiting at {at} endpoints, sending"),
+            server.rss_mib(),
+            "MiB",
+        );
     }
 
     /// Resumes every endpoint behind the server's back.
@@ -407,13 +505,27 @@ impl<'a> Bench<'a> {
         self.begin(format!("a start with {known} endpoints"), 1);
         let started = Instant::now();
         let server = Server::start(place.folder.path(), &place.url);
-        self.add(format!("start, {known} endpoints"), started.elapsed().as_secs_f64(), "s");
-        self.add(format!("memory, {known} endpoints, idle"), server.rss_mib(), "MiB");
+        self.add(
+            format!("start, {known} endpoints"),
+            started.elapsed().as_secs_f64(),
+            "s",
+        );
+        self.add(
+            format!("memory, {known} endpoints, idle"),
+            server.rss_mib(),
+            "MiB",
+        );
         let first = self.arrivals.count();
         let event = json!({"type": event_type(1), "data": self.filler}).to_string();
         server.call("POST", "/events", &event).await;
-        until("the delivery", Duration::from_secs(60), || self.arrivals.count() > first);
-        self.add(format!("start to first send, {known} endpoints"), started.elapsed().as_secs_f64(), "s");
+        until("the delivery", Duration::from_secs(60), || {
+            self.arrivals.count() > first
+        });
+        self.add(
+            format!("start to first send, {known} endpoints"),
+            started.elapsed().as_secs_f64(),
+            "s",
+        );
         server.stop();
     }
 }

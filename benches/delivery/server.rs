@@ -22,7 +22,13 @@ impl Server {
     pub fn start(folder: &Path, database: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
             .current_dir(folder)
-            .args(["serve", "--listen", "127.0.0.1:0", "--allow-network", "127.0.0.0/8"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--allow-network",
+                "127.0.0.0/8",
+            ])
             .args(["--database-url", database])
             .env("POSTRIDER_API_TOKEN", TOKEN)
             .stderr(Stdio::piped())
@@ -32,11 +38,15 @@ impl Server {
         let mut told = String::new();
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             told = line + "\n";
-            told.split_once("listens on http://").map(|(_, address)| address.trim().to_owned())
+            told.split_once("listens on http://")
+                .map(|(_, address)| address.trim().to_owned())
         });
         let address = address.unwrap_or_else(|| panic!("the server did not start: {told}"));
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address: address.parse().expect("an address") }
+        Self {
+            child,
+            address: address.parse().expect("an address"),
+        }
     }
 
     /// A `POST` to the API, as it goes over the wire.
@@ -49,7 +59,11 @@ impl Server {
         let mut connection = Connection::open(self.address).await;
         let request = request(method, &format!("/api/v1{path}"), TOKEN, body);
         let (status, body) = connection.exchange(&request).await;
-        assert!((200..300).contains(&status), "{path}: {status}: {}", String::from_utf8_lossy(&body));
+        assert!(
+            (200..300).contains(&status),
+            "{path}: {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
         serde_json::from_slice(&body).unwrap_or(Value::Null)
     }
 
@@ -59,14 +73,25 @@ impl Server {
     }
 
     pub fn rss_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
-        line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap_or(0.0) / 1024.0
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .unwrap_or_default();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap_or("0 kB");
+        line.trim()
+            .trim_end_matches(" kB")
+            .trim()
+            .parse::<f64>()
+            .unwrap_or(0.0)
+            / 1024.0
     }
 
     /// Ends it as an operator would.
     pub fn stop(mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
         let patience = Instant::now() + Duration::from_secs(30);
         while Instant::now() < patience && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(5));
@@ -84,8 +109,18 @@ impl Drop for Server {
 /// User and system time of a process (`self` for this one), in seconds.
 pub fn cpu_seconds(process: &str) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    let fields: Vec<&str> = stat
+        .rsplit(") ")
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .collect();
+    let ticks = |i: usize| {
+        fields
+            .get(i)
+            .and_then(|field| field.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / 100.0
 }
 

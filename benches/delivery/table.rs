@@ -24,11 +24,19 @@ impl Table {
         value: f64,
         unit: &'static str,
     ) {
-        self.rows.push(Row { database, measure: measure.into(), value, unit });
+        self.rows.push(Row {
+            database,
+            measure: measure.into(),
+            value,
+            unit,
+        });
     }
 
     pub fn value(&self, database: &str, measure: &str) -> Option<f64> {
-        self.rows.iter().find(|row| row.database == database && row.measure == measure).map(|row| row.value)
+        self.rows
+            .iter()
+            .find(|row| row.database == database && row.measure == measure)
+            .map(|row| row.value)
     }
 
     pub fn json(&self) -> Value {
@@ -43,7 +51,13 @@ impl fmt::Display for Table {
         table
             .load_style(comfy_table::presets::ASCII_MARKDOWN)
             .set_header(["database", "measure", "value", "unit"]);
-        for Row { database, measure, value, unit } in &self.rows {
+        for Row {
+            database,
+            measure,
+            value,
+            unit,
+        } in &self.rows
+        {
             let digits = if value.abs() >= 100.0 { 0 } else { 2 };
             table.add_row([*database, measure, &format!("{value:.digits$}"), unit]);
         }

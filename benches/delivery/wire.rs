@@ -1,5 +1,6 @@
-//! A receiver and a load generator that cost little: HTTP/1.1 on tokio's sockets, heads read by httparse, and
-//! nothing else. What they use of the machine is missing to the server that is measured.
+//! A receiver and a load generator that cost little: HTTP/1.1 on tokio's sockets, heads read by
+//! httparse, and nothing else. What they use of the machine is missing to the server that is
+//! measured.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,10 +14,16 @@ use tokio::net::TcpStream;
 /// Runs a future on a thread of its own.
 pub fn on_a_thread<F: Future<Output = ()>>(name: &str, run: impl FnOnce() -> F + Send + 'static) {
     let body = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         tokio::task::LocalSet::new().block_on(&runtime, run());
     };
-    std::thread::Builder::new().name(name.into()).spawn(body).expect("a thread");
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .expect("a thread");
 }
 
 /// What has arrived: how much, and of events whose arrival is watched for, when.
@@ -41,7 +48,11 @@ impl Arrivals {
 
     fn note(&self, id: &str, at: Instant) {
         if id.starts_with(WATCHED) {
-            self.watched.lock().expect("nothing panics in here").entry(id.to_owned()).or_insert(at);
+            self.watched
+                .lock()
+                .expect("nothing panics in here")
+                .entry(id.to_owned())
+                .or_insert(at);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
     }
@@ -78,7 +89,11 @@ async fn receive(mut stream: TcpStream, arrivals: Arc<Arrivals>) {
             }
             arrivals.note(&head.event_id, at.unwrap_or_else(Instant::now));
             read.drain(..head.length);
-            if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.is_err() {
+            if stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -97,24 +112,40 @@ impl Head {
     fn of_request(bytes: &[u8]) -> Option<Self> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut headers);
-        let httparse::Status::Complete(end) = request.parse(bytes).expect("HTTP") else { return None };
+        let httparse::Status::Complete(end) = request.parse(bytes).expect("HTTP") else {
+            return None;
+        };
         Some(Self::read(0, end, request.headers))
     }
 
     fn of_response(bytes: &[u8]) -> Option<Self> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
-        let httparse::Status::Complete(end) = response.parse(bytes).expect("HTTP") else { return None };
-        Some(Self::read(response.code.unwrap_or(0), end, response.headers))
+        let httparse::Status::Complete(end) = response.parse(bytes).expect("HTTP") else {
+            return None;
+        };
+        Some(Self::read(
+            response.code.unwrap_or(0),
+            end,
+            response.headers,
+        ))
     }
 
     fn read(status: u16, end: usize, headers: &[httparse::Header<'_>]) -> Self {
         let value = |name: &str| {
-            let found = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            found.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default()
+            let found = headers
+                .iter()
+                .find(|header| header.name.eq_ignore_ascii_case(name));
+            found
+                .and_then(|header| std::str::from_utf8(header.value).ok())
+                .unwrap_or_default()
         };
         let body: usize = value("content-length").parse().unwrap_or(0);
-        Self { status, event_id: value("webhook-id").to_owned(), length: end + body }
+        Self {
+            status,
+            event_id: value("webhook-id").to_owned(),
+            length: end + body,
+        }
     }
 }
 
@@ -128,19 +159,34 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("a socket");
-        Self { stream, read: Vec::with_capacity(16 * 1024) }
+        Self {
+            stream,
+            read: Vec::with_capacity(16 * 1024),
+        }
     }
 
     /// Sends a request that [`post`] or its like has written; the answer's status and body.
     pub async fn exchange(&mut self, request: &[u8]) -> (u16, Vec<u8>) {
-        self.stream.write_all(request).await.expect("the server reads");
+        self.stream
+            .write_all(request)
+            .await
+            .expect("the server reads");
         loop {
-            let came = self.stream.read_buf(&mut self.read).await.expect("the server answers");
+            let came = self
+                .stream
+                .read_buf(&mut self.read)
+                .await
+                .expect("the server answers");
             assert!(came > 0, "the server closed the connection");
-            let Some(head) = Head::of_response(&self.read) else { continue };
+            let Some(head) = Head::of_response(&self.read) else {
+                continue;
+            };
             if self.read.len() >= head.length {
                 let message: Vec<u8> = self.read.drain(..head.length).collect();
-                let body = message.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
+                let body = message
+                    .windows(4)
+                    .position(|end| end == b"\r\n\r\n")
+                    .map_or(0, |at| at + 4);
                 return (head.status, message[body..].to_vec());
             }
         }
@@ -157,7 +203,8 @@ pub fn request(method: &str, path: &str, token: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Sends `count` requests over so many connections, as fast as they are answered; how long that took, in seconds.
+/// Sends `count` requests over so many connections, as fast as they are answered; how long that
+/// took, in seconds.
 pub async fn flood(
     address: SocketAddr,
     connections: usize,
@@ -178,7 +225,11 @@ pub async fn flood(
                         return;
                     }
                     let (status, body) = connection.exchange(&write(i)).await;
-                    assert!((200..300).contains(&status), "{status}: {}", String::from_utf8_lossy(&body));
+                    assert!(
+                        (200..300).contains(&status),
+                        "{status}: {}",
+                        String::from_utf8_lossy(&body)
+                    );
                 }
             })
         })

@@ -1,6 +1,7 @@
-//! A little backend that tells its customers of their trades. It used to send webhooks by itself, after its
-//! commit; what was lost by a time-out, a 5xx or a restart stayed lost. Now the trade and its webhook are
-//! committed together, and Postrider, in the same process, sends it until it has arrived.
+//! A little backend that tells its customers of their trades. It used to send webhooks by itself,
+//! after its commit; what was lost by a time-out, a 5xx or a restart stayed lost. Now the trade and
+//! its webhook are committed together, and Postrider, in the same process, sends it until it has
+//! arrived.
 //!
 //! ```console
 //! $ WEBHOOK_URL=http://127.0.0.1:9000/hook cargo run --example notifications
@@ -8,7 +9,8 @@
 //! $ curl -H 'X-Operator-Key: let-me-in' http://127.0.0.1:8080/webhooks/api/v1/deliveries
 //! ```
 //!
-//! `DATABASE_URL` is `sqlite:trades.db`, or `postgres://…`. `docs/embedding.md` builds this up step by step.
+//! `DATABASE_URL` is `sqlite:trades.db`, or `postgres://…`. `docs/embedding.md` builds this up step
+//! by step.
 
 mod trades;
 
@@ -31,7 +33,8 @@ struct Backend {
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let setting =
+        |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     let database: DatabaseUrl = setting("DATABASE_URL", "sqlite:trades.db").parse()?;
     trades::connect(&database)?.migrate()?;
 
@@ -39,25 +42,43 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut config = EngineConfig::default();
     config.event_id_header = Some("X-SentientFi-Event-Id".into());
     config.allow_networks = vec!["127.0.0.0/8".parse()?]; // for a receiver on this machine
-    let postrider = Postrider::builder().database(database.clone()).config(config).start().await?;
+    let postrider = Postrider::builder()
+        .database(database.clone())
+        .config(config)
+        .start()
+        .await?;
     if let Ok(url) = std::env::var("WEBHOOK_URL") {
-        let known = postrider.endpoints(EndpointQuery { limit: 1, ..EndpointQuery::default() }).await?;
+        let known = postrider
+            .endpoints(EndpointQuery {
+                limit: 1,
+                ..EndpointQuery::default()
+            })
+            .await?;
         if known.0.is_empty() {
-            postrider.create_endpoint(Tenant::default(), EndpointChange::to(&url), None).await?;
+            postrider
+                .create_endpoint(Tenant::default(), EndpointChange::to(&url), None)
+                .await?;
         }
     }
 
-    let backend = Backend { database, postrider: postrider.clone() };
+    let backend = Backend {
+        database,
+        postrider: postrider.clone(),
+    };
     let app = move || {
         App::new()
             .app_data(web::Data::new(backend.clone()))
             .route("/trades", web::post().to(execute))
             .route("/trades", web::get().to(all))
             .service(
-                web::scope("/webhooks").configure(backend.postrider.admin()).wrap(from_fn(operators_only)),
+                web::scope("/webhooks")
+                    .configure(backend.postrider.admin())
+                    .wrap(from_fn(operators_only)),
             )
     };
-    let server = HttpServer::new(app).workers(2).bind(setting("LISTEN", "127.0.0.1:8080"))?;
+    let server = HttpServer::new(app)
+        .workers(2)
+        .bind(setting("LISTEN", "127.0.0.1:8080"))?;
     for address in server.addrs() {
         eprintln!("listens on http://{address}");
     }
@@ -67,7 +88,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     Ok(())
 }
 
-async fn execute(backend: web::Data<Backend>, order: web::Json<Order>) -> Result<HttpResponse, Error> {
+async fn execute(
+    backend: web::Data<Backend>,
+    order: web::Json<Order>,
+) -> Result<HttpResponse, Error> {
     // diesel blocks, so it does that on a thread that may.
     let done = web::block(move || {
         let mut conn = trades::connect(&backend.database).map_err(|error| error.to_string())?;
@@ -78,9 +102,8 @@ async fn execute(backend: web::Data<Backend>, order: web::Json<Order>) -> Result
         Ok::<_, String>(done)
     });
     match done.await?.map_err(error::ErrorServiceUnavailable)? {
-        Ok((trade, event_id)) => {
-            Ok(HttpResponse::Created().json(serde_json::json!({ "trade": trade, "eventId": event_id })))
-        }
+        Ok((trade, event_id)) => Ok(HttpResponse::Created()
+            .json(serde_json::json!({ "trade": trade, "eventId": event_id }))),
         Err(refused @ TradeError::AboveLimit(_)) => Err(error::ErrorUnprocessableEntity(refused)),
         Err(failed) => Err(error::ErrorServiceUnavailable(failed)),
     }
@@ -91,7 +114,11 @@ async fn all(backend: web::Data<Backend>) -> Result<HttpResponse, Error> {
         let mut conn = trades::connect(&backend.database).map_err(|error| error.to_string())?;
         conn.all().map_err(|error| error.to_string())
     };
-    Ok(HttpResponse::Ok().json(web::block(read).await?.map_err(error::ErrorServiceUnavailable)?))
+    Ok(HttpResponse::Ok().json(
+        web::block(read)
+            .await?
+            .map_err(error::ErrorServiceUnavailable)?,
+    ))
 }
 
 /// The host's own authentication. (A real one asks more of its operators.)
@@ -99,7 +126,10 @@ async fn operators_only(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let given = request.headers().get("X-Operator-Key").map(|key| key.as_bytes());
+    let given = request
+        .headers()
+        .get("X-Operator-Key")
+        .map(|key| key.as_bytes());
     if given != Some(b"let-me-in") {
         return Err(error::ErrorUnauthorized("operators only"));
     }

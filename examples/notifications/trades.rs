@@ -65,7 +65,11 @@ pub trait Trades {
     fn migrate(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
     /// Executes an order and tells the customers: both, or neither.
-    fn execute(&mut self, postrider: &Postrider, order: Order) -> Result<(Trade, EventId), TradeError>;
+    fn execute(
+        &mut self,
+        postrider: &Postrider,
+        order: Order,
+    ) -> Result<(Trade, EventId), TradeError>;
 
     fn all(&mut self) -> Result<Vec<Trade>, TradeError>;
 }
@@ -86,11 +90,21 @@ macro_rules! trades_on {
             ) -> Result<(Trade, EventId), TradeError> {
                 postrider.transaction(self, |host| {
                     let id = uuid::Uuid::new_v4().to_string();
-                    let trade = Trade { id, symbol: order.symbol, quantity: order.quantity };
-                    diesel::insert_into(trades::table).values(&trade).execute(host.conn())?;
-                    let event = NewEvent::body(|id| TradeExecuted { event_id: id.clone(), trade: &trade })?;
+                    let trade = Trade {
+                        id,
+                        symbol: order.symbol,
+                        quantity: order.quantity,
+                    };
+                    diesel::insert_into(trades::table)
+                        .values(&trade)
+                        .execute(host.conn())?;
+                    let event = NewEvent::body(|id| TradeExecuted {
+                        event_id: id.clone(),
+                        trade: &trade,
+                    })?;
                     host.publish(&event)?;
-                    // Found out late, as such things are: neither the trade nor its webhook has happened.
+                    // Found out late, as such things are: neither the trade nor its webhook has
+                    // happened.
                     if trade.quantity > LIMIT {
                         return Err(TradeError::AboveLimit(trade.quantity));
                     }
@@ -108,12 +122,18 @@ trades_on!(SqliteConnection);
 trades_on!(PgConnection);
 
 /// A connection of the host's own. (A real backend has a pool of them.)
-pub fn connect(url: &DatabaseUrl) -> Result<Box<dyn Trades>, Box<dyn std::error::Error + Send + Sync>> {
+pub fn connect(
+    url: &DatabaseUrl,
+) -> Result<Box<dyn Trades>, Box<dyn std::error::Error + Send + Sync>> {
     match url {
         DatabaseUrl::Sqlite(path) => {
             let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
             // What is committed must be on the disk, and readers must not wait for a writer.
-            for pragma in ["busy_timeout = 5000", "journal_mode = WAL", "synchronous = FULL"] {
+            for pragma in [
+                "busy_timeout = 5000",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+            ] {
                 diesel::sql_query(format!("PRAGMA {pragma}")).execute(&mut conn)?;
             }
             Ok(Box::new(conn))

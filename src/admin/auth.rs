@@ -1,7 +1,7 @@
 //! Who may call: a bearer token (RFC 6750) and what it is good for.
 //!
-//! A handler gets at the engine by [`Access`] alone, which says what its token must be good for; ids
-//! and tenants that come from outside pass through it, too. So no route can forget to ask.
+//! A handler gets at the engine by [`Access`] alone, which says what its token must be good for;
+//! ids and tenants that come from outside pass through it, too. So no route can forget to ask.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -50,11 +50,14 @@ impl ApiToken {
     /// The token as a caller will send it.
     ///
     /// # Errors
-    /// When it is shorter than [`crate::domain::access::MIN_TOKEN_CHARS`], or could not be sent in a
-    /// header.
+    /// When it is shorter than [`crate::domain::access::MIN_TOKEN_CHARS`], or could not be sent in
+    /// a header.
     pub fn new(token: &str) -> Result<Self, String> {
         check_token(token)?;
-        Ok(Self { hash: Arc::new(RwLock::new(TokenHash::of(token))), failures: Arc::default() })
+        Ok(Self {
+            hash: Arc::new(RwLock::new(TokenHash::of(token))),
+            failures: Arc::default(),
+        })
     }
 
     /// Replaces the token wherever this one, or a clone of it, is mounted.
@@ -99,8 +102,8 @@ impl Callers {
     }
 }
 
-/// Wrong tokens by the address that they came from. A right one always passes: whoever floods a proxy
-/// with wrong ones locks nobody out, and 32 random bytes are not guessed at any rate.
+/// Wrong tokens by the address that they came from. A right one always passes: whoever floods a
+/// proxy with wrong ones locks nobody out, and 32 random bytes are not guessed at any rate.
 #[derive(Debug)]
 struct Failures {
     origin: Instant,
@@ -109,29 +112,45 @@ struct Failures {
 
 impl Default for Failures {
     fn default() -> Self {
-        Self { origin: Instant::now(), by_address: Mutex::default() }
+        Self {
+            origin: Instant::now(),
+            by_address: Mutex::default(),
+        }
     }
 }
 
 impl Failures {
     fn has_room(&self, address: IpAddr) -> bool {
         let now = self.origin.elapsed();
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        by_address.get_mut(&network(address)).is_none_or(|window| window.available(now) > 0)
+        let mut by_address = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        by_address
+            .get_mut(&network(address))
+            .is_none_or(|window| window.available(now) > 0)
     }
 
     /// Counts one more, or says how long to wait.
     fn count(&self, address: IpAddr) -> Result<(), Duration> {
         let now = self.origin.elapsed();
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_address = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if by_address.len() >= MAX_ADDRESSES {
             by_address.retain(|_, window| window.available(now) < FAILURES);
             if by_address.len() >= MAX_ADDRESSES {
                 by_address.clear();
             }
         }
-        let limit = RateLimit::Sliding { starts: FAILURES, period: Period::Minute };
-        let window = by_address.entry(network(address)).or_insert_with(|| SlidingWindow::seeded(limit, []));
+        let limit = RateLimit::Sliding {
+            starts: FAILURES,
+            period: Period::Minute,
+        };
+        let window = by_address
+            .entry(network(address))
+            .or_insert_with(|| SlidingWindow::seeded(limit, []));
         match window.wait(now) {
             Some(wait) => Err(wait),
             None => {
@@ -179,33 +198,68 @@ async fn admission(request: &ServiceRequest) -> Result<Admission, Problem> {
     let callers = request.app_data::<web::Data<Callers>>();
     let postrider = request.app_data::<web::Data<Postrider>>();
     let (Some(callers), Some(postrider)) = (callers, postrider) else {
-        return Err(Problem::new(Kind::Unauthorized, "nobody can be asked who calls"));
+        return Err(Problem::new(
+            Kind::Unauthorized,
+            "nobody can be asked who calls",
+        ));
     };
     if let Callers::Trusted = ***callers {
-        // Browsers say which page a call comes from; the host's cookie may come along with it (Fetch Metadata).
-        let site = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
-        if !request.method().is_safe() && site.is_some_and(|site| !["same-origin", "none"].contains(&site)) {
-            return Err(Problem::new(Kind::Csrf, "a call that changes something must come from this page"));
+        // Browsers say which page a call comes from; the host's cookie may come along with it
+        // (Fetch Metadata).
+        let site = request
+            .headers()
+            .get("sec-fetch-site")
+            .and_then(|value| value.to_str().ok());
+        if !request.method().is_safe()
+            && site.is_some_and(|site| !["same-origin", "none"].contains(&site))
+        {
+            return Err(Problem::new(
+                Kind::Csrf,
+                "a call that changes something must come from this page",
+            ));
         }
-        return Ok(Admission { grant: Grant::ALL, by: None });
+        return Ok(Admission {
+            grant: Grant::ALL,
+            by: None,
+        });
     }
     let caller = Caller::new(request.request(), callers, postrider);
     if let Some(token) = caller.bearer() {
         let holder = Holder::Token(TokenHash::of(&token));
-        let grant = caller.grant_of(&holder).await.ok_or_else(|| caller.wrong("the token is not valid"))?;
-        return Ok(Admission { grant, by: Some((holder, None)) });
+        let grant = caller
+            .grant_of(&holder)
+            .await
+            .ok_or_else(|| caller.wrong("the token is not valid"))?;
+        return Ok(Admission {
+            grant,
+            by: Some((holder, None)),
+        });
     }
     let Some(open) = caller.session() else {
-        return Err(Problem::new(Kind::Unauthorized, "send it as `Authorization: Bearer TOKEN`"));
+        return Err(Problem::new(
+            Kind::Unauthorized,
+            "send it as `Authorization: Bearer TOKEN`",
+        ));
     };
-    let given = request.headers().get(CSRF_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = request
+        .headers()
+        .get(CSRF_HEADER)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     if !request.method().is_safe() && !postrider.is_csrf_of(&open.credential, given) {
-        let detail = format!("a call by cookie that changes something needs the header {CSRF_HEADER}");
+        let detail =
+            format!("a call by cookie that changes something needs the header {CSRF_HEADER}");
         return Err(Problem::new(Kind::Csrf, detail));
     }
     let ended = || Problem::new(Kind::Unauthorized, "the session has ended: sign in again");
-    let grant = caller.grant_of(&open.session.holder).await.ok_or_else(ended)?;
-    Ok(Admission { grant, by: Some((open.session.holder, Some(open.session.expires_at))) })
+    let grant = caller
+        .grant_of(&open.session.holder)
+        .await
+        .ok_or_else(ended)?;
+    Ok(Admission {
+        grant,
+        by: Some((open.session.holder, Some(open.session.expires_at))),
+    })
 }
 
 /// Who makes a request, as far as it says.
@@ -216,15 +270,25 @@ pub(super) struct Caller<'r> {
 }
 
 impl<'r> Caller<'r> {
-    pub(super) fn new(request: &'r HttpRequest, callers: &'r Callers, postrider: &'r Postrider) -> Self {
-        Self { request, callers, postrider }
+    pub(super) fn new(
+        request: &'r HttpRequest,
+        callers: &'r Callers,
+        postrider: &'r Postrider,
+    ) -> Self {
+        Self {
+            request,
+            callers,
+            postrider,
+        }
     }
 
     /// The token in the header.
     pub(super) fn bearer(&self) -> Option<String> {
         let value = self.request.headers().get(AUTHORIZATION)?.to_str().ok()?;
         let (scheme, given) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| given.trim().to_owned())
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| given.trim().to_owned())
     }
 
     /// The session that the cookie holds.
@@ -236,24 +300,36 @@ impl<'r> Caller<'r> {
     pub(super) async fn grant_of(&self, holder: &Holder) -> Option<Grant> {
         match (self.callers.grant_of(self.postrider, holder), holder) {
             (Some(grant), _) => Some(grant),
-            // Another node may have made it a moment ago. An address that has sent too many wrong ones waits
-            // until this node has heard of it.
-            (None, Holder::Token(hash)) if self.may_guess() => self.postrider.grant_of_new(hash).await,
+            // Another node may have made it a moment ago. An address that has sent too many wrong
+            // ones waits until this node has heard of it.
+            (None, Holder::Token(hash)) if self.may_guess() => {
+                self.postrider.grant_of_new(hash).await
+            }
             (None, _) => None,
         }
     }
 
     /// Returns true while the address is below the limit of wrong credentials.
     fn may_guess(&self) -> bool {
-        let failures = self.callers.own().map(|own| &own.failures).zip(self.request.peer_addr());
+        let failures = self
+            .callers
+            .own()
+            .map(|own| &own.failures)
+            .zip(self.request.peer_addr());
         failures.is_none_or(|(failures, peer)| failures.has_room(peer.ip()))
     }
 
     /// The answer to a wrong credential, which is counted.
     pub(super) fn wrong(&self, detail: &str) -> Problem {
-        let failures = self.callers.own().map(|own| &own.failures).zip(self.request.peer_addr());
+        let failures = self
+            .callers
+            .own()
+            .map(|own| &own.failures)
+            .zip(self.request.peer_addr());
         match failures.map(|(failures, peer)| failures.count(peer.ip())) {
-            Some(Err(wait)) => Problem::too_many("too many wrong tokens came from this address", wait),
+            Some(Err(wait)) => {
+                Problem::too_many("too many wrong tokens came from this address", wait)
+            }
             _ => Problem::new(Kind::Unauthorized, detail),
         }
     }
@@ -278,7 +354,11 @@ needs! { Read Publish Portal Admin }
 /// The id that a path names. What could be none is not there, and no database is asked for it.
 pub(super) fn id_of(path: web::Path<String>, what: &'static str) -> Result<String, Problem> {
     let id = path.into_inner();
-    if could_be_id(&id) { Ok(id) } else { Err(crate::engine::Error::NotFound(what).into()) }
+    if could_be_id(&id) {
+        Ok(id)
+    } else {
+        Err(crate::engine::Error::NotFound(what).into())
+    }
 }
 
 /// The engine, for a call whose token is good for what it does.
@@ -297,15 +377,24 @@ impl<N: Needs> FromRequest for Access<N> {
         let admission = request.extensions().get::<Admission>().cloned();
         let callers = request.app_data::<web::Data<Callers>>().cloned();
         let postrider = request.app_data::<web::Data<Postrider>>().cloned();
-        let (Some(admission), Some(callers), Some(postrider)) = (admission, callers, postrider) else {
+        let (Some(admission), Some(callers), Some(postrider)) = (admission, callers, postrider)
+        else {
             let detail = "send it as `Authorization: Bearer TOKEN`";
             return std::future::ready(Err(Problem::new(Kind::Unauthorized, detail)));
         };
         let scope = admission.grant.scope;
         std::future::ready(if scope.allows(N::SCOPE) {
-            Ok(Self { postrider, callers, admission, needs: PhantomData })
+            Ok(Self {
+                postrider,
+                callers,
+                admission,
+                needs: PhantomData,
+            })
         } else {
-            let detail = format!("this token has the scope `{scope}`; the call needs `{}`", N::SCOPE);
+            let detail = format!(
+                "this token has the scope `{scope}`; the call needs `{}`",
+                N::SCOPE
+            );
             Err(Problem::new(Kind::Forbidden, detail))
         })
     }
@@ -326,7 +415,9 @@ impl<N> Access<N> {
     /// Who calls, as a text that is the same for each call with the same credential.
     pub(super) fn caller(&self) -> String {
         match &self.admission.by {
-            Some((Holder::Token(hash), _)) => format!("token:{}", BASE64_STANDARD.encode(hash.bytes())),
+            Some((Holder::Token(hash), _)) => {
+                format!("token:{}", BASE64_STANDARD.encode(hash.bytes()))
+            }
             Some((Holder::Portal(tenant), _)) => format!("portal:{tenant}"),
             None => "host".to_owned(),
         }
@@ -334,7 +425,9 @@ impl<N> Access<N> {
 
     /// Whether the caller would still be let in with that: for an answer that goes on.
     pub(super) fn still_holds(&self) -> bool {
-        let Some((holder, until)) = &self.admission.by else { return true };
+        let Some((holder, until)) = &self.admission.by else {
+            return true;
+        };
         until.is_none_or(|until| self.postrider.now() < until)
             && self.callers.grant_of(&self.postrider, holder).as_ref() == Some(self.grant())
     }
@@ -361,7 +454,11 @@ impl<N> Access<N> {
 
     /// That a thing is there for this token.
     pub(super) fn require(&self, tenant: &Tenant, what: &'static str) -> Result<(), Problem> {
-        if self.grant().covers(tenant) { Ok(()) } else { Err(crate::engine::Error::NotFound(what).into()) }
+        if self.grant().covers(tenant) {
+            Ok(())
+        } else {
+            Err(crate::engine::Error::NotFound(what).into())
+        }
     }
 
     /// Whose things a list shows: those that were asked for, within what the token is good for.
@@ -374,11 +471,16 @@ impl<N> Access<N> {
 
     /// Whose thing is meant: that tenant's, or the token's own, or the default.
     pub(super) fn tenant(&self, named: Option<Tenant>) -> Result<Tenant, Problem> {
-        let tenant = named.or_else(|| self.grant().tenant.clone()).unwrap_or_default();
+        let tenant = named
+            .or_else(|| self.grant().tenant.clone())
+            .unwrap_or_default();
         if self.grant().covers(&tenant) {
             return Ok(tenant);
         }
-        Err(Problem::new(Kind::Forbidden, format!("this token is not good for the tenant `{tenant}`")))
+        Err(Problem::new(
+            Kind::Forbidden,
+            format!("this token is not good for the tenant `{tenant}`"),
+        ))
     }
 
     /// Refuses a token that is good for one tenant alone.

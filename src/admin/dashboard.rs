@@ -1,9 +1,10 @@
-//! The dashboard's own files. They are plain HTML, CSS and ES modules in `dashboard/assets`, embedded in the binary as
-//! they are: no build step, nothing from elsewhere. All that they show comes from the API.
+//! The dashboard's own files. They are plain HTML, CSS and ES modules in `dashboard/assets`,
+//! embedded in the binary as they are: no build step, nothing from elsewhere. All that they show
+//! comes from the API.
 
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -17,7 +18,8 @@ use super::problem::{Kind, Problem};
 #[folder = "src/admin/dashboard/assets"]
 struct Assets;
 
-/// No script, style or connection but our own, nothing inline, and no page around it; text cannot become markup.
+/// No script, style or connection but our own, nothing inline, and no page around it; text cannot
+/// become markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
@@ -25,11 +27,17 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// In the open: there is nothing secret in them.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     for path in ["", "/"] {
-        let page = web::resource(path).get(page).default_service(super::only("GET"));
+        let page = web::resource(path)
+            .get(page)
+            .default_service(super::only("GET"));
         config.service(page.wrap(from_fn(super::head::as_get)));
     }
     let assets = web::resource("/assets/{path:.*}").get(asset);
-    config.service(assets.default_service(super::only("GET")).wrap(from_fn(super::head::as_get)));
+    config.service(
+        assets
+            .default_service(super::only("GET"))
+            .wrap(from_fn(super::head::as_get)),
+    );
 }
 
 async fn page(request: HttpRequest) -> HttpResponse {
@@ -39,7 +47,9 @@ async fn page(request: HttpRequest) -> HttpResponse {
     }
     // Its files are found beside it, below whatever it is mounted at.
     let below = path.rsplit('/').next().unwrap_or_default();
-    HttpResponse::PermanentRedirect().insert_header((LOCATION, format!("{below}/"))).finish()
+    HttpResponse::PermanentRedirect()
+        .insert_header((LOCATION, format!("{below}/")))
+        .finish()
 }
 
 async fn asset(request: HttpRequest, path: web::Path<String>) -> HttpResponse {
@@ -51,9 +61,19 @@ fn shown(request: &HttpRequest, name: &str) -> HttpResponse {
         let problem = Problem::new(Kind::NotFound, format!("nothing is at {}", request.path()));
         return actix_web::ResponseError::error_response(&problem);
     };
-    let etag = format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(metadata.sha256_hash()));
-    let known = request.headers().get(IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == etag.as_bytes());
-    let mut response = if known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    let etag = format!(
+        "\"{}\"",
+        BASE64_URL_SAFE_NO_PAD.encode(metadata.sha256_hash())
+    );
+    let known = request
+        .headers()
+        .get(IF_NONE_MATCH)
+        .is_some_and(|given| given.as_bytes() == etag.as_bytes());
+    let mut response = if known {
+        HttpResponse::NotModified()
+    } else {
+        HttpResponse::Ok()
+    };
     response
         .insert_header((ETAG, etag))
         // Asked for each time, so that all of them are of one release.
@@ -65,7 +85,9 @@ fn shown(request: &HttpRequest, name: &str) -> HttpResponse {
     if known {
         return response.finish();
     }
-    response.insert_header((CONTENT_TYPE, media_type(name))).body(data.into_owned())
+    response
+        .insert_header((CONTENT_TYPE, media_type(name)))
+        .body(data.into_owned())
 }
 
 fn media_type(name: &str) -> &'static str {

@@ -24,12 +24,30 @@ pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/deliveries").get(list).default_service(super::only("GET")))
-        .service(web::resource("/deliveries/{id}").get(show).default_service(super::only("GET")))
-        .service(web::resource("/deliveries/{id}/retry").post(retry).default_service(super::only("POST")))
-        .service(web::resource("/deliveries/{id}/cancel").post(cancel).default_service(super::only("POST")))
         .service(
-            web::resource("/deliveries/{id}/release").post(release).default_service(super::only("POST")),
+            web::resource("/deliveries")
+                .get(list)
+                .default_service(super::only("GET")),
+        )
+        .service(
+            web::resource("/deliveries/{id}")
+                .get(show)
+                .default_service(super::only("GET")),
+        )
+        .service(
+            web::resource("/deliveries/{id}/retry")
+                .post(retry)
+                .default_service(super::only("POST")),
+        )
+        .service(
+            web::resource("/deliveries/{id}/cancel")
+                .post(cancel)
+                .default_service(super::only("POST")),
+        )
+        .service(
+            web::resource("/deliveries/{id}/release")
+                .post(release)
+                .default_service(super::only("POST")),
         );
 }
 
@@ -104,8 +122,14 @@ struct FullDeliveryBody {
 
 impl FullDeliveryBody {
     fn new(view: DeliveryView) -> Self {
-        let delivery = DeliveryBody { waiting_for: view.waiting_for, ..DeliveryBody::new(view.delivery) };
-        Self { delivery, attempts: view.attempts }
+        let delivery = DeliveryBody {
+            waiting_for: view.waiting_for,
+            ..DeliveryBody::new(view.delivery)
+        };
+        Self {
+            delivery,
+            attempts: view.attempts,
+        }
     }
 }
 
@@ -122,8 +146,15 @@ impl FullDeliveryBody {
         (status = 200, description = "The delivery.", body = FullDeliveryBody),
     )
 )]
-async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let view = access.postrider().delivery(&access.delivery(id).await?).await?;
+async fn show(
+    access: Access<Read>,
+    _: NoParams,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let view = access
+        .postrider()
+        .delivery(&access.delivery(id).await?)
+        .await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
 
@@ -148,13 +179,24 @@ async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Resul
     )
 )]
 async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let known = ["endpoint_id", "event_id", "tenant", "status", "since", "until", "limit", "cursor"];
+    let known = [
+        "endpoint_id",
+        "event_id",
+        "tenant",
+        "status",
+        "since",
+        "until",
+        "limit",
+        "cursor",
+    ];
     let mut params = Params::read(&request, &known);
     let (limit, after) = params.page(LIST);
     let tenant = params.take_with("tenant", Tenant::parse);
     let query = DeliveryQuery {
         endpoint_id: params.take_with("endpoint_id", |text| {
-            could_be_id(text).then(|| EndpointId::from_text(text)).ok_or_else(|| "is no id".to_owned())
+            could_be_id(text)
+                .then(|| EndpointId::from_text(text))
+                .ok_or_else(|| "is no id".to_owned())
         }),
         event_id: params.take_with("event_id", EventId::parse),
         tenant: access.tenant_filter(tenant)?,
@@ -192,7 +234,10 @@ async fn retry(
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = access.postrider().retry_delivery(&access.delivery(id).await?).await?;
+    let view = access
+        .postrider()
+        .retry_delivery(&access.delivery(id).await?)
+        .await?;
     Ok(HttpResponse::Accepted().json(FullDeliveryBody::new(view)))
 }
 
@@ -218,7 +263,10 @@ async fn cancel(
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = access.postrider().cancel_delivery(&access.delivery(id).await?).await?;
+    let view = access
+        .postrider()
+        .cancel_delivery(&access.delivery(id).await?)
+        .await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }
 
@@ -244,6 +292,9 @@ async fn release(
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = access.postrider().release_delivery(&access.delivery(id).await?).await?;
+    let view = access
+        .postrider()
+        .release_delivery(&access.delivery(id).await?)
+        .await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
 }

@@ -36,7 +36,12 @@ pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/endpoints").post(create).get(list).default_service(super::only("POST, GET")))
+        .service(
+            web::resource("/endpoints")
+                .post(create)
+                .get(list)
+                .default_service(super::only("POST, GET")),
+        )
         .service(
             web::resource("/endpoints/{id}")
                 .get(show)
@@ -44,9 +49,21 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
                 .delete(delete)
                 .default_service(super::only("GET, PATCH, DELETE")),
         )
-        .service(web::resource("/endpoints/{id}/pause").post(pause).default_service(super::only("POST")))
-        .service(web::resource("/endpoints/{id}/resume").post(resume).default_service(super::only("POST")))
-        .service(web::resource("/endpoints/{id}/test").post(test).default_service(super::only("POST")));
+        .service(
+            web::resource("/endpoints/{id}/pause")
+                .post(pause)
+                .default_service(super::only("POST")),
+        )
+        .service(
+            web::resource("/endpoints/{id}/resume")
+                .post(resume)
+                .default_service(super::only("POST")),
+        )
+        .service(
+            web::resource("/endpoints/{id}/test")
+                .post(test)
+                .default_service(super::only("POST")),
+        );
 }
 
 /// How an endpoint is doing.
@@ -107,7 +124,9 @@ pub(super) struct EndpointBody {
 
 impl EndpointBody {
     pub(super) fn new(view: EndpointView) -> Self {
-        let EndpointView { endpoint, health, .. } = view;
+        let EndpointView {
+            endpoint, health, ..
+        } = view;
         let public_key = endpoint.public_key().map(|key| key.to_string());
         let settings = endpoint.settings;
         Self {
@@ -116,7 +135,11 @@ impl EndpointBody {
             tenant: endpoint.tenant,
             description: settings.description,
             event_types: settings.event_types,
-            headers: settings.headers.into_keys().map(|name| (name, MASK)).collect(),
+            headers: settings
+                .headers
+                .into_keys()
+                .map(|name| (name, MASK))
+                .collect(),
             rate_limit: endpoint.rate_limit,
             concurrency: endpoint.concurrency,
             timeout_ms: u64::try_from(endpoint.timeout.as_millis()).unwrap_or(u64::MAX),
@@ -126,7 +149,11 @@ impl EndpointBody {
             ordering: settings.ordering,
             on_failed: settings.on_failed,
             signing: settings.signing,
-            status: if endpoint.paused.is_some() { "paused" } else { "active" },
+            status: if endpoint.paused.is_some() {
+                "paused"
+            } else {
+                "active"
+            },
             pause_reason: endpoint.paused,
             public_key,
             created_at: endpoint.created_at,
@@ -144,7 +171,9 @@ impl EndpointBody {
                 sending: health.backlog.sending,
                 held: health.backlog.held,
                 oldest_pending_at: health.backlog.oldest_pending_at,
-                estimated_drain_s: health.estimated_drain.map(|drain| drain.as_secs_f64().ceil() as u64),
+                estimated_drain_s: health
+                    .estimated_drain
+                    .map(|drain| drain.as_secs_f64().ceil() as u64),
             },
             secret: None,
         }
@@ -162,8 +191,19 @@ pub(super) struct EndpointOutline {
 
 impl EndpointBody {
     pub(super) fn outline(self) -> EndpointOutline {
-        let Self { id, status, pause_reason, health, .. } = self;
-        EndpointOutline { id, status, pause_reason, breaker: health.breaker }
+        let Self {
+            id,
+            status,
+            pause_reason,
+            health,
+            ..
+        } = self;
+        EndpointOutline {
+            id,
+            status,
+            pause_reason,
+            breaker: health.breaker,
+        }
     }
 }
 
@@ -185,9 +225,18 @@ async fn create(access: Access<Portal>, _: NoParams, body: Body) -> Result<HttpR
     let tenant = access.tenant(take_text(&mut fields, "tenant", Tenant::parse)?)?;
     let secret = take_text(&mut fields, "secret", SigningSecret::parse)?;
     let asymmetric = matches!(secret, Some(SigningSecret::Private(_)));
-    let view = access.postrider().create_endpoint(tenant, change_of(fields)?, secret).await?;
-    let secret = view.endpoint.present_keys().map(|keys| keys.signing_secret(asymmetric).reveal());
-    let shown = EndpointBody { secret, ..EndpointBody::new(view) };
+    let view = access
+        .postrider()
+        .create_endpoint(tenant, change_of(fields)?, secret)
+        .await?;
+    let secret = view
+        .endpoint
+        .present_keys()
+        .map(|keys| keys.signing_secret(asymmetric).reveal());
+    let shown = EndpointBody {
+        secret,
+        ..EndpointBody::new(view)
+    };
     Ok(HttpResponse::Created().json(shown))
 }
 
@@ -198,7 +247,9 @@ fn take_text<T>(
 ) -> Result<Option<T>, Problem> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => read(&text).map(Some).map_err(|detail| Problem::field(name, detail)),
+        Some(Value::String(text)) => read(&text)
+            .map(Some)
+            .map_err(|detail| Problem::field(name, detail)),
         Some(_) => Err(Problem::field(name, "must be a string")),
     }
 }
@@ -233,14 +284,21 @@ async fn update(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let fields = body.read::<Strict>()?.into_fields();
-    for (name, instead) in
-        [("secret", "use POST …/secret/rotate"), ("tenant", "it belongs to the endpoint for good")]
-    {
+    for (name, instead) in [
+        ("secret", "use POST …/secret/rotate"),
+        ("tenant", "it belongs to the endpoint for good"),
+    ] {
         if fields.contains_key(name) {
-            return Err(Problem::field(name, format!("cannot be changed: {instead}")));
+            return Err(Problem::field(
+                name,
+                format!("cannot be changed: {instead}"),
+            ));
         }
     }
-    let view = access.postrider().update_endpoint(&access.endpoint(id).await?, change_of(fields)?).await?;
+    let view = access
+        .postrider()
+        .update_endpoint(&access.endpoint(id).await?, change_of(fields)?)
+        .await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
@@ -253,8 +311,15 @@ async fn update(
     params(("id" = EndpointId, Path)),
     responses((status = 200, description = "The endpoint.", body = EndpointBody))
 )]
-async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let view = access.postrider().endpoint(&access.endpoint(id).await?).await?;
+async fn show(
+    access: Access<Read>,
+    _: NoParams,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let view = access
+        .postrider()
+        .endpoint(&access.endpoint(id).await?)
+        .await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
@@ -262,7 +327,9 @@ async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Resul
 fn search(text: &str) -> Result<String, String> {
     let chars = text.chars().count();
     let sought = (1..=200).contains(&chars) && !text.chars().any(char::is_control);
-    sought.then(|| text.to_owned()).ok_or_else(|| "must be 1 to 200 characters".into())
+    sought
+        .then(|| text.to_owned())
+        .ok_or_else(|| "must be 1 to 200 characters".into())
 }
 
 /// Endpoints
@@ -294,7 +361,13 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
     let search = params.take_with("search", search);
     params.done()?;
     let tenant = access.tenant_filter(tenant)?;
-    let query = EndpointQuery { tenant, paused, search, after, limit };
+    let query = EndpointQuery {
+        tenant,
+        paused,
+        search,
+        after,
+        limit,
+    };
     let (views, next) = access.postrider().endpoints(query).await?;
     let data = views.into_iter().map(EndpointBody::new).collect();
     Ok(HttpResponse::Ok().json(ListBody::new(LIST, data, next)))
@@ -313,8 +386,15 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
         (status = 204, description = "What waited for it has failed (`endpoint_deleted`); its history stays."),
     )
 )]
-async fn delete(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    access.postrider().delete_endpoint(&access.endpoint(id).await?).await?;
+async fn delete(
+    access: Access<Portal>,
+    _: NoParams,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    access
+        .postrider()
+        .delete_endpoint(&access.endpoint(id).await?)
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -339,7 +419,10 @@ async fn pause(
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = access.postrider().pause_endpoint(&access.endpoint(id).await?).await?;
+    let view = access
+        .postrider()
+        .pause_endpoint(&access.endpoint(id).await?)
+        .await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
@@ -364,7 +447,10 @@ async fn resume(
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let view = access.postrider().resume_endpoint(&access.endpoint(id).await?).await?;
+    let view = access
+        .postrider()
+        .resume_endpoint(&access.endpoint(id).await?)
+        .await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
@@ -395,7 +481,17 @@ async fn test(
     id: web::Path<String>,
     _: NoFields,
 ) -> Result<HttpResponse, Problem> {
-    let receipt: Receipt = access.postrider().test_endpoint(&access.endpoint(id).await?).await?;
-    let delivery_id = receipt.deliveries.into_iter().next().map(|(delivery, _)| delivery);
-    Ok(HttpResponse::Accepted().json(TestBody { event_id: receipt.id, delivery_id }))
+    let receipt: Receipt = access
+        .postrider()
+        .test_endpoint(&access.endpoint(id).await?)
+        .await?;
+    let delivery_id = receipt
+        .deliveries
+        .into_iter()
+        .next()
+        .map(|(delivery, _)| delivery);
+    Ok(HttpResponse::Accepted().json(TestBody {
+        event_id: receipt.id,
+        delivery_id,
+    }))
 }

@@ -36,9 +36,22 @@ pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/events").post(publish).get(list).default_service(super::only("POST, GET")))
-        .service(web::resource("/events/batch").post(publish_batch).default_service(super::only("POST")))
-        .service(web::resource("/events/{id}").get(show).default_service(super::only("GET")));
+        .service(
+            web::resource("/events")
+                .post(publish)
+                .get(list)
+                .default_service(super::only("POST, GET")),
+        )
+        .service(
+            web::resource("/events/batch")
+                .post(publish_batch)
+                .default_service(super::only("POST")),
+        )
+        .service(
+            web::resource("/events/{id}")
+                .get(show)
+                .default_service(super::only("GET")),
+        );
 }
 
 /// An event to publish: `data`, or `payload` with its `content_type`.
@@ -74,13 +87,16 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
 }
 
 impl EventRequest {
-    /// Checks every field; errors are named below `prefix`. Without a `tenant` it is the caller's own.
+    /// Checks every field; errors are named below `prefix`. Without a `tenant` it is the caller's
+    /// own.
     fn into_event(self, own: &Tenant, prefix: &str) -> Result<NewEvent, Vec<FieldError>> {
         let mut errors = Vec::new();
         let mut fail = |field: &str, detail: String| {
             errors.push(FieldError::new(format!("{prefix}{field}"), detail));
         };
-        let event_type = EventType::parse(&self.r#type).map_err(|detail| fail("type", detail)).ok();
+        let event_type = EventType::parse(&self.r#type)
+            .map_err(|detail| fail("type", detail))
+            .ok();
         let id = match self.id.as_deref().map(EventId::parse) {
             None => Some(EventId::generate()),
             Some(Ok(id)) => Some(id),
@@ -99,30 +115,48 @@ impl EventRequest {
         };
         let content = match (self.data, self.payload, self.content_type) {
             (Some(data), None, None) => Some(Content::Data(data)),
-            (None, Some(payload), Some(content_type)) => {
-                Some(Content::Payload { body: payload.into(), content_type })
-            }
+            (None, Some(payload), Some(content_type)) => Some(Content::Payload {
+                body: payload.into(),
+                content_type,
+            }),
             (None, Some(_), None) => {
-                fail("content_type", "is needed with `payload`, such as `text/plain`".into());
+                fail(
+                    "content_type",
+                    "is needed with `payload`, such as `text/plain`".into(),
+                );
                 None
             }
             (Some(_), None, Some(_)) => {
-                fail("content_type", "goes with `payload`; `data` is sent as application/json".into());
+                fail(
+                    "content_type",
+                    "goes with `payload`; `data` is sent as application/json".into(),
+                );
                 None
             }
             (Some(_), Some(_), _) => {
-                fail("payload", "give either `data` or `payload`, not both".into());
+                fail(
+                    "payload",
+                    "give either `data` or `payload`, not both".into(),
+                );
                 None
             }
             (None, None, _) => {
-                fail("data", "give either `data` (JSON) or `payload` (a string) with `content_type`".into());
+                fail(
+                    "data",
+                    "give either `data` (JSON) or `payload` (a string) with `content_type`".into(),
+                );
                 None
             }
         };
         match (id, tenant, event_type, content) {
             (Some(id), Some(tenant), Some(event_type), Some(content)) => {
                 let event = NewEvent::new(event_type, content);
-                Ok(NewEvent { id, tenant, ordering_key: self.ordering_key, ..event })
+                Ok(NewEvent {
+                    id,
+                    tenant,
+                    ordering_key: self.ordering_key,
+                    ..event
+                })
             }
             _ => Err(errors),
         }
@@ -133,7 +167,10 @@ impl EventRequest {
 #[cfg(feature = "testing")]
 pub(crate) fn read_event(body: &[u8]) -> Option<NewEvent> {
     let body = JsonBody::<MAX_EVENT_REQUEST>::from_bytes(bytes::Bytes::copy_from_slice(body));
-    body.read::<EventRequest>().ok()?.into_event(&Tenant::default(), "").ok()
+    body.read::<EventRequest>()
+        .ok()?
+        .into_event(&Tenant::default(), "")
+        .ok()
 }
 
 /// Events to publish together.
@@ -146,7 +183,8 @@ struct BatchRequest {
     events: Vec<Object<EventRequest>>,
 }
 
-/// Stops to read once it is more than a batch may hold: its size bounds no memory, events may be short.
+/// Stops to read once it is more than a batch may hold: its size bounds no memory, events may be
+/// short.
 fn at_most_a_batch<'de, D>(deserializer: D) -> Result<Vec<Object<EventRequest>>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -160,7 +198,10 @@ where
             f.write_str("an array of events")
         }
 
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut events: A) -> Result<Self::Value, A::Error> {
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut events: A,
+        ) -> Result<Self::Value, A::Error> {
             let mut all = Vec::new();
             while let Some(event) = events.next_element()? {
                 all.push(event);
@@ -205,14 +246,19 @@ impl From<Receipt> for ReceiptBody {
             tenant: receipt.tenant,
             created_at: receipt.created_at,
             duplicate: receipt.duplicate,
-            deliveries: deliveries.map(|(id, endpoint_id)| ReceiptDelivery { id, endpoint_id }).collect(),
+            deliveries: deliveries
+                .map(|(id, endpoint_id)| ReceiptDelivery { id, endpoint_id })
+                .collect(),
         }
     }
 }
 
 /// Publish an event
 ///
-/// Give either `data`, any JSON, or `payload` with its `content_type`. The same id with the same content is a duplicate and answered as the first time. The header `Idempotency-Key` makes the id where none is given: a repetition with the same key, whatever its body, is answered with the stored event.
+/// Give either `data`, any JSON, or `payload` with its `content_type`. The same id with the same
+/// content is a duplicate and answered as the first time. The header `Idempotency-Key` makes the id
+/// where none is given: a repetition with the same key, whatever its body, is answered with the
+/// stored event.
 #[utoipa::path(
     post,
     path = "/events",
@@ -240,14 +286,21 @@ async fn publish(
         let detail = "goes with an event that has no `id` of its own: give one of them";
         return Err(Problem::field("Idempotency-Key", detail));
     }
-    let mut event = asked.into_event(&access.tenant(None)?, "").map_err(Problem::invalid)?;
+    let mut event = asked
+        .into_event(&access.tenant(None)?, "")
+        .map_err(Problem::invalid)?;
     access.tenant(Some(event.tenant.clone()))?;
     event.traceparent = traceparent(&request);
     let postrider = access.postrider();
     let receipt = match key {
         Some(key) => {
             let (caller, path, query) = (access.caller(), request.path(), request.query_string());
-            let repeatable = idempotency::Request { caller: &caller, path, query, key: &key };
+            let repeatable = idempotency::Request {
+                caller: &caller,
+                path,
+                query,
+                key: &key,
+            };
             event.id = postrider.idempotent_event_id(&repeatable);
             postrider.publish_once(event).await?
         }
@@ -261,24 +314,34 @@ async fn publish(
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let wrong = |detail: String| Problem::field("Idempotency-Key", detail);
     let mut given = request.headers().get_all(IDEMPOTENCY_KEY);
-    let Some(first) = given.next() else { return Ok(None) };
+    let Some(first) = given.next() else {
+        return Ok(None);
+    };
     if given.next().is_some() {
         return Err(wrong("is given twice".to_owned()));
     }
-    idempotency::check_key(first.as_bytes()).map(|key| Some(key.to_owned())).map_err(wrong)
+    idempotency::check_key(first.as_bytes())
+        .map(|key| Some(key.to_owned()))
+        .map_err(wrong)
 }
 
-/// The trace that a request belongs to. A header that is none begins no trace, and hinders nobody (W3C Trace
-/// Context, section 4.3).
+/// The trace that a request belongs to. A header that is none begins no trace, and hinders nobody
+/// (W3C Trace Context, section 4.3).
 fn traceparent(request: &HttpRequest) -> Option<TraceParent> {
     let mut given = request.headers().get_all(TRACEPARENT);
-    let (first, None) = (given.next()?, given.next()) else { return None };
+    let (first, None) = (given.next()?, given.next()) else {
+        return None;
+    };
     TraceParent::parse(first.to_str().ok()?).ok()
 }
 
 /// 202 for what is new, 200 for what was there.
 fn receipt_response(receipt: &ReceiptBody) -> actix_web::HttpResponseBuilder {
-    if receipt.duplicate { HttpResponse::Ok() } else { HttpResponse::Accepted() }
+    if receipt.duplicate {
+        HttpResponse::Ok()
+    } else {
+        HttpResponse::Accepted()
+    }
 }
 
 /// One receipt for each event, in their order.
@@ -316,7 +379,10 @@ async fn publish_batch(
     let mut events = Vec::new();
     for (i, Object(event)) in body.read::<BatchRequest>()?.events.into_iter().enumerate() {
         match event.into_event(&own, &format!("events[{i}].")) {
-            Ok(event) => events.push(NewEvent { traceparent: parent, ..event }),
+            Ok(event) => events.push(NewEvent {
+                traceparent: parent,
+                ..event
+            }),
             Err(wrong) => errors.extend(wrong),
         }
     }
@@ -392,9 +458,16 @@ async fn show(
     let tenant = params.take_with("tenant", Tenant::parse);
     params.done()?;
     let tenant = access.tenant(tenant)?;
-    let view = access.postrider().event(&tenant, &EventId::from_text(id_of(id, "event")?)).await?;
-    let text = std::str::from_utf8(&view.event.body).ok().map(str::to_owned);
-    let encoded = text.is_none().then(|| BASE64_STANDARD.encode(&view.event.body));
+    let view = access
+        .postrider()
+        .event(&tenant, &EventId::from_text(id_of(id, "event")?))
+        .await?;
+    let text = std::str::from_utf8(&view.event.body)
+        .ok()
+        .map(str::to_owned);
+    let encoded = text
+        .is_none()
+        .then(|| BASE64_STANDARD.encode(&view.event.body));
     Ok(HttpResponse::Ok().json(FullEventBody {
         event: EventBody::new(&view.event),
         body: text,
@@ -422,14 +495,25 @@ async fn show(
     )
 )]
 async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let mut params = Params::read(&request, &["type", "tenant", "since", "until", "limit", "cursor"]);
+    let mut params = Params::read(
+        &request,
+        &["type", "tenant", "since", "until", "limit", "cursor"],
+    );
     let (limit, after) = params.page(LIST);
-    if after.as_ref().is_some_and(|key| key.parse::<i64>().is_err()) {
-        return Err(Problem::field("cursor", "is none that this list answered with"));
+    if after
+        .as_ref()
+        .is_some_and(|key| key.parse::<i64>().is_err())
+    {
+        return Err(Problem::field(
+            "cursor",
+            "is none that this list answered with",
+        ));
     }
     let tenant = params.take_with("tenant", Tenant::parse);
     let query = EventListQuery {
-        event_type: params.take_with("type", EventType::parse).map(|name| name.to_string()),
+        event_type: params
+            .take_with("type", EventType::parse)
+            .map(|name| name.to_string()),
         tenant: access.tenant_filter(tenant)?,
         since: params.take_time("since"),
         until: params.take_time("until"),

@@ -20,7 +20,10 @@ pub(super) async fn as_get(
     }
     request.head_mut().method = Method::GET;
     // Dropped here, so that a stream ends with its headers.
-    Ok(next.call(request).await?.map_body(|_, body| BoxBody::new(NoBody(body.size()))))
+    Ok(next
+        .call(request)
+        .await?
+        .map_body(|_, body| BoxBody::new(NoBody(body.size()))))
 }
 
 /// Says how large a body is, and holds none.
@@ -33,7 +36,10 @@ impl MessageBody for NoBody {
         self.0
     }
 
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<web::Bytes, Infallible>>> {
+    fn poll_next(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<web::Bytes, Infallible>>> {
         Poll::Ready(None)
     }
 }

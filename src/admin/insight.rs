@@ -1,4 +1,5 @@
-//! `/overview` and `/endpoints/{id}/stats`: how all of it is doing, and how one endpoint has been doing.
+//! `/overview` and `/endpoints/{id}/stats`: how all of it is doing, and how one endpoint has been
+//! doing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::domain::lifecycle::Status;
 use crate::engine::{Bucket, EndpointStats, Overview};
 
 const DEFAULT_WINDOW: Duration = Duration::from_secs(3600);
-const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3600);
+const WINDOWS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(24 * 3600);
 
 #[derive(OpenApi)]
 #[openapi(paths(overview, stats))]
@@ -29,8 +31,16 @@ pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/overview").get(overview).default_service(super::only("GET")))
-        .service(web::resource("/endpoints/{id}/stats").get(stats).default_service(super::only("GET")));
+        .service(
+            web::resource("/overview")
+                .get(overview)
+                .default_service(super::only("GET")),
+        )
+        .service(
+            web::resource("/endpoints/{id}/stats")
+                .get(stats)
+                .default_service(super::only("GET")),
+        );
 }
 
 /// Attempts in a part of the time.
@@ -44,7 +54,11 @@ struct BucketBody {
 
 impl BucketBody {
     fn all(series: &[Bucket]) -> Vec<Self> {
-        let body = |Bucket { at, delivered, failed }: &Bucket| Self {
+        let body = |Bucket {
+                        at,
+                        delivered,
+                        failed,
+                    }: &Bucket| Self {
             at: *at,
             delivered: *delivered,
             failed: *failed,
@@ -94,13 +108,18 @@ pub(super) struct OverviewBody {
 
 impl OverviewBody {
     pub(super) fn new(overview: &Overview) -> Self {
-        let (delivered, failed) =
-            overview.series.iter().fold((0, 0), |(good, bad), one| (good + one.delivered, bad + one.failed));
+        let (delivered, failed) = overview.series.iter().fold((0, 0), |(good, bad), one| {
+            (good + one.delivered, bad + one.failed)
+        });
         let window_s = overview.window.as_secs();
         let counts = overview.endpoints;
         Self {
             window_s,
-            attempts: AttemptsBody { total: delivered + failed, delivered, failed },
+            attempts: AttemptsBody {
+                total: delivered + failed,
+                delivered,
+                failed,
+            },
             success_rate: success_rate(delivered, delivered + failed),
             throughput_per_s: (delivered + failed) as f64 / window_s.max(1) as f64,
             series: BucketBody::all(&overview.series),
@@ -114,7 +133,12 @@ impl OverviewBody {
                 paused: counts.paused,
                 failing: counts.failing,
             },
-            troubled: overview.troubled.iter().cloned().map(EndpointBody::new).collect(),
+            troubled: overview
+                .troubled
+                .iter()
+                .cloned()
+                .map(EndpointBody::new)
+                .collect(),
         }
     }
 }
@@ -169,23 +193,34 @@ struct StatsBody {
 
 impl StatsBody {
     fn new(stats: EndpointStats, window: Duration) -> Self {
-        let counted = stats.outcomes.iter().filter(|(outcome, _)| outcome.is_conclusive());
+        let counted = stats
+            .outcomes
+            .iter()
+            .filter(|(outcome, _)| outcome.is_conclusive());
         let attempts = counted.map(|(_, count)| count).sum();
-        let delivered = stats.outcomes.get(&Outcome::Delivered).copied().unwrap_or(0);
+        let delivered = stats
+            .outcomes
+            .get(&Outcome::Delivered)
+            .copied()
+            .unwrap_or(0);
         Self {
             window_s: window.as_secs(),
             deliveries: stats.deliveries,
             outcomes: stats.outcomes,
             attempts,
             success_rate: success_rate(delivered, attempts),
-            duration_ms: stats.duration_ms.map(|[p50, p95, p99]| DurationBody { p50, p95, p99 }),
+            duration_ms: stats
+                .duration_ms
+                .map(|[p50, p95, p99]| DurationBody { p50, p95, p99 }),
             series: BucketBody::all(&stats.series),
         }
     }
 }
 
 fn window(text: &str) -> Result<Duration, String> {
-    let given = humantime::parse_duration(text).ok().filter(|window| WINDOWS.contains(window));
+    let given = humantime::parse_duration(text)
+        .ok()
+        .filter(|window| WINDOWS.contains(window));
     given.ok_or_else(|| "must be 1m to 24h, such as 1h".into())
 }
 
@@ -211,6 +246,9 @@ async fn stats(
     let mut params = Params::read(&request, &["window"]);
     let window = params.take_with("window", window).unwrap_or(DEFAULT_WINDOW);
     params.done()?;
-    let stats = access.postrider().endpoint_stats(&access.endpoint(id).await?, window).await?;
+    let stats = access
+        .postrider()
+        .endpoint_stats(&access.endpoint(id).await?, window)
+        .await?;
     Ok(HttpResponse::Ok().json(StatsBody::new(stats, window)))
 }

@@ -1,7 +1,7 @@
 //! The HTTP API on actix-web: the contract, and nothing that the engine's handle could not do.
 //!
-//! [`Postrider::admin`] mounts it. Handlers read a request, make one call of the handle and show its
-//! answer; what is wrong becomes a `problem`.
+//! [`Postrider::admin`] mounts it. Handlers read a request, make one call of the handle and show
+//! its answer; what is wrong becomes a `problem`.
 
 mod auth;
 mod dashboard;
@@ -23,7 +23,8 @@ mod tokens;
 use actix_cors::Cors;
 use actix_web::dev::HttpServiceFactory;
 use actix_web::http::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::middleware::{Condition, DefaultHeaders, from_fn};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -50,7 +51,10 @@ struct ListBody<T> {
 
 impl<T> ListBody<T> {
     fn new(list: &str, data: Vec<T>, next: Option<String>) -> Self {
-        Self { data, next_cursor: next.map(|key| request::cursor(list, &key)) }
+        Self {
+            data,
+            next_cursor: next.map(|key| request::cursor(list, &key)),
+        }
     }
 }
 
@@ -59,8 +63,9 @@ impl<T> ListBody<T> {
 struct Api;
 
 impl Postrider {
-    /// Mounts the HTTP API, without any authentication of its own: whoever reaches it may do everything, so
-    /// it belongs behind the host's. Under any prefix; the API is at `PREFIX/api/v1`.
+    /// Mounts the HTTP API, without any authentication of its own: whoever reaches it may do
+    /// everything, so it belongs behind the host's. Under any prefix; the API is at
+    /// `PREFIX/api/v1`.
     ///
     /// ```no_run
     /// # fn app(postrider: postrider::Postrider) {
@@ -74,8 +79,9 @@ impl Postrider {
         mount(self.clone(), Callers::Trusted, &[])
     }
 
-    /// Mounts the HTTP API as the server does: `/api/v1/…` and `/metrics` behind `token` and the tokens made
-    /// with it, `/healthz` and `/readyz` in the open. Under any prefix, as [`admin`](Self::admin).
+    /// Mounts the HTTP API as the server does: `/api/v1/…` and `/metrics` behind `token` and the
+    /// tokens made with it, `/healthz` and `/readyz` in the open. Under any prefix, as
+    /// [`admin`](Self::admin).
     ///
     /// ```no_run
     /// # async fn serve(postrider: postrider::Postrider) -> std::io::Result<()> {
@@ -89,12 +95,16 @@ impl Postrider {
     ///     .await
     /// # }
     /// ```
-    pub fn admin_with_tokens(&self, token: ApiToken) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    pub fn admin_with_tokens(
+        &self,
+        token: ApiToken,
+    ) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         self.admin_with_cors(token, &[])
     }
 
-    /// As [`admin_with_tokens`](Self::admin_with_tokens), and callable with a bearer token by pages of these origins,
-    /// such as `https://console.example.com`: never with a cookie (the CORS protocol of the Fetch Standard).
+    /// As [`admin_with_tokens`](Self::admin_with_tokens), and callable with a bearer token by pages
+    /// of these origins, such as `https://console.example.com`: never with a cookie (the CORS
+    /// protocol of the Fetch Standard).
     pub fn admin_with_cors(
         &self,
         token: ApiToken,
@@ -104,12 +114,19 @@ impl Postrider {
     }
 }
 
-/// The CORS rules: pages of listed origins may call with a token and read the response, never with a cookie.
+/// The CORS rules: pages of listed origins may call with a token and read the response, never with
+/// a cookie.
 fn cors(origins: &[String]) -> Condition<Cors> {
-    let listed = origins.iter().fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
+    let listed = origins
+        .iter()
+        .fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
     let cors = listed
         .allowed_methods(["GET", "HEAD", "POST", "PATCH", "DELETE"])
-        .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static(events::IDEMPOTENCY_KEY)])
+        .allowed_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            HeaderName::from_static(events::IDEMPOTENCY_KEY),
+        ])
         .expose_headers([RETRY_AFTER])
         .max_age(3600);
     Condition::new(!origins.is_empty(), cors)
@@ -161,11 +178,16 @@ fn mount(
 
 /// Answers that hold secrets among others: no cache keeps them, and they are what they say.
 fn private() -> DefaultHeaders {
-    DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+    DefaultHeaders::new()
+        .add((CACHE_CONTROL, "no-store"))
+        .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
 }
 
 fn probe(path: &str, get: actix_web::Route) -> impl HttpServiceFactory + use<> {
-    web::resource(path).route(get).default_service(only("GET")).wrap(from_fn(head::as_get))
+    web::resource(path)
+        .route(get)
+        .default_service(only("GET"))
+        .wrap(from_fn(head::as_get))
 }
 
 async fn not_found(request: HttpRequest) -> Problem {
@@ -177,9 +199,17 @@ async fn not_found(request: HttpRequest) -> Problem {
 fn only(allowed: &'static str) -> actix_web::Route {
     web::route().to(move |request: HttpRequest| async move {
         // Where there is GET there is HEAD.
-        let head = if allowed.split(", ").any(|one| one == "GET") { ", HEAD" } else { "" };
+        let head = if allowed.split(", ").any(|one| one == "GET") {
+            ", HEAD"
+        } else {
+            ""
+        };
         let allowed = format!("{allowed}{head}");
-        let detail = format!("{} is not offered at {}, but {allowed}", request.method(), request.path());
+        let detail = format!(
+            "{} is not offered at {}, but {allowed}",
+            request.method(),
+            request.path()
+        );
         Problem::method_not_allowed(detail, allowed)
     })
 }
@@ -232,9 +262,15 @@ async fn readyz(postrider: web::Data<Postrider>) -> Result<HttpResponse, Problem
         (status = 200, description = "OpenMetrics or the text format of Prometheus, as `accept` says.", body = String, content_type = "text/plain", example = "# TYPE postrider_waiting gauge\npostrider_waiting 0\n"),
     )
 )]
-async fn metrics(access: Access<auth::Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn metrics(
+    access: Access<auth::Read>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     access.for_all_tenants()?;
-    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    let accept = request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok());
     let format = MetricsFormat::accepted(accept.unwrap_or_default());
     let text = access.postrider().metrics(format).await;
     Ok(HttpResponse::Ok()

@@ -16,7 +16,11 @@ const LIST: &str = "nodes";
 pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/nodes").get(list).default_service(super::only("GET")));
+    config.service(
+        web::resource("/nodes")
+            .get(list)
+            .default_service(super::only("GET")),
+    );
 }
 
 /// The processes that send

@@ -39,35 +39,77 @@ impl Kind {
     /// Its name, its title and its status.
     pub(super) const fn parts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
-            Self::MalformedJson => ("malformed-json", "The body is not JSON", StatusCode::BAD_REQUEST),
-            Self::Unauthorized => ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED),
-            Self::Forbidden => ("forbidden", "The token is not good for that", StatusCode::FORBIDDEN),
-            Self::Csrf => ("csrf", "The call may come from another page", StatusCode::FORBIDDEN),
+            Self::MalformedJson => (
+                "malformed-json",
+                "The body is not JSON",
+                StatusCode::BAD_REQUEST,
+            ),
+            Self::Unauthorized => (
+                "unauthorized",
+                "A valid token is needed",
+                StatusCode::UNAUTHORIZED,
+            ),
+            Self::Forbidden => (
+                "forbidden",
+                "The token is not good for that",
+                StatusCode::FORBIDDEN,
+            ),
+            Self::Csrf => (
+                "csrf",
+                "The call may come from another page",
+                StatusCode::FORBIDDEN,
+            ),
             Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => {
-                ("method-not-allowed", "That cannot be done here", StatusCode::METHOD_NOT_ALLOWED)
-            }
-            Self::EventIdConflict => {
-                ("event-id-conflict", "The id belongs to another event", StatusCode::CONFLICT)
-            }
-            Self::StateConflict => {
-                ("state-conflict", "Its present state does not allow it", StatusCode::CONFLICT)
-            }
-            Self::TooLarge => ("too-large", "The request is too large", StatusCode::PAYLOAD_TOO_LARGE),
-            Self::UnsupportedMediaType => {
-                ("unsupported-media-type", "The body must be JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE)
-            }
-            Self::Invalid => ("invalid", "The request is not valid", StatusCode::UNPROCESSABLE_ENTITY),
-            Self::TooManyRequests => {
-                ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
-            }
-            Self::RequestTimeout => {
-                ("request-timeout", "The body came too slowly", StatusCode::REQUEST_TIMEOUT)
-            }
-            Self::Unavailable => {
-                ("unavailable", "The database does not take writes", StatusCode::SERVICE_UNAVAILABLE)
-            }
-            Self::Internal => ("internal", "This is our fault", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::MethodNotAllowed => (
+                "method-not-allowed",
+                "That cannot be done here",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Self::EventIdConflict => (
+                "event-id-conflict",
+                "The id belongs to another event",
+                StatusCode::CONFLICT,
+            ),
+            Self::StateConflict => (
+                "state-conflict",
+                "Its present state does not allow it",
+                StatusCode::CONFLICT,
+            ),
+            Self::TooLarge => (
+                "too-large",
+                "The request is too large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+            ),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                "The body must be JSON",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ),
+            Self::Invalid => (
+                "invalid",
+                "The request is not valid",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
+            Self::TooManyRequests => (
+                "too-many-requests",
+                "Too many requests",
+                StatusCode::TOO_MANY_REQUESTS,
+            ),
+            Self::RequestTimeout => (
+                "request-timeout",
+                "The body came too slowly",
+                StatusCode::REQUEST_TIMEOUT,
+            ),
+            Self::Unavailable => (
+                "unavailable",
+                "The database does not take writes",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Self::Internal => (
+                "internal",
+                "This is our fault",
+                StatusCode::INTERNAL_SERVER_ERROR,
+            ),
         }
     }
 }
@@ -90,22 +132,41 @@ const MAX_ERRORS: usize = 100;
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let retry_after_s = (kind == Kind::Unavailable).then_some(RETRY_AFTER_S);
-        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s, allow: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_s,
+            allow: None,
+        }
     }
 
     pub(super) fn method_not_allowed(detail: String, allowed: String) -> Self {
-        Self { allow: Some(allowed), ..Self::new(Kind::MethodNotAllowed, detail) }
+        Self {
+            allow: Some(allowed),
+            ..Self::new(Kind::MethodNotAllowed, detail)
+        }
     }
 
     pub(super) fn too_many(detail: &str, wait: Duration) -> Self {
         let retry_after_s = Some(wait.as_secs() + 1);
-        Self { retry_after_s, ..Self::new(Kind::TooManyRequests, detail) }
+        Self {
+            retry_after_s,
+            ..Self::new(Kind::TooManyRequests, detail)
+        }
     }
 
     pub(super) fn invalid(mut errors: Vec<FieldError>) -> Self {
         errors.truncate(MAX_ERRORS);
-        let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        Self { errors, ..Self::new(Kind::Invalid, detail) }
+        let detail = errors
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ");
+        Self {
+            errors,
+            ..Self::new(Kind::Invalid, detail)
+        }
     }
 
     pub(super) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -172,12 +233,25 @@ impl From<Error> for Problem {
             Error::Invalid(errors) => Self::invalid(errors),
             Error::TooLarge { field, detail } => {
                 let whole = field.is_empty();
-                let errors = if whole { Vec::new() } else { vec![FieldError::new(field, detail.clone())] };
-                Self { errors, ..Self::new(Kind::TooLarge, detail) }
+                let errors = if whole {
+                    Vec::new()
+                } else {
+                    vec![FieldError::new(field, detail.clone())]
+                };
+                Self {
+                    errors,
+                    ..Self::new(Kind::TooLarge, detail)
+                }
             }
             Error::EventIdConflict { field, .. } => {
-                let errors = vec![FieldError::new(field, "belongs to an event with other content")];
-                Self { errors, ..Self::new(Kind::EventIdConflict, detail) }
+                let errors = vec![FieldError::new(
+                    field,
+                    "belongs to an event with other content",
+                )];
+                Self {
+                    errors,
+                    ..Self::new(Kind::EventIdConflict, detail)
+                }
             }
             Error::Refused(_) | Error::EndpointDeleted | Error::ManyKeys(_) => {
                 Self::new(Kind::StateConflict, detail)

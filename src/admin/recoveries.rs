@@ -19,13 +19,21 @@ pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/endpoints/{id}/recover").post(recover).default_service(super::only("POST")))
+        .service(
+            web::resource("/endpoints/{id}/recover")
+                .post(recover)
+                .default_service(super::only("POST")),
+        )
         .service(
             web::resource("/endpoints/{id}/recover/preview")
                 .post(preview)
                 .default_service(super::only("POST")),
         )
-        .service(web::resource("/recoveries/{id}").get(show).default_service(super::only("GET")));
+        .service(
+            web::resource("/recoveries/{id}")
+                .get(show)
+                .default_service(super::only("GET")),
+        );
 }
 
 /// The span that is brought back; `until` is now unless given.
@@ -52,7 +60,8 @@ async fn asked<N>(
 
 /// Send again what an endpoint has not got
 ///
-/// What failed in that span becomes pending again, and with `missing` events that it has no delivery of.
+/// What failed in that span becomes pending again, and with `missing` events that it has no
+/// delivery of.
 #[utoipa::path(
     post,
     path = "/endpoints/{id}/recover",
@@ -72,8 +81,18 @@ async fn recover(
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let (id, RecoverRequest { since, until, include }) = asked(&access, id, &body).await?;
-    let recovery = access.postrider().recover_endpoint(&id, include, since, until).await?;
+    let (
+        id,
+        RecoverRequest {
+            since,
+            until,
+            include,
+        },
+    ) = asked(&access, id, &body).await?;
+    let recovery = access
+        .postrider()
+        .recover_endpoint(&id, include, since, until)
+        .await?;
     Ok(HttpResponse::Accepted().json(recovery))
 }
 
@@ -97,10 +116,27 @@ async fn preview(
     id: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
-    let (id, RecoverRequest { since, until, include }) = asked(&access, id, &body).await?;
-    let RecoveryPreview { failed, missing, capped } =
-        access.postrider().preview_recovery(&id, include, since, until).await?;
-    Ok(HttpResponse::Ok().json(PreviewBody { failed, missing, capped }))
+    let (
+        id,
+        RecoverRequest {
+            since,
+            until,
+            include,
+        },
+    ) = asked(&access, id, &body).await?;
+    let RecoveryPreview {
+        failed,
+        missing,
+        capped,
+    } = access
+        .postrider()
+        .preview_recovery(&id, include, since, until)
+        .await?;
+    Ok(HttpResponse::Ok().json(PreviewBody {
+        failed,
+        missing,
+        capped,
+    }))
 }
 
 /// What a recovery would bring back.
@@ -126,7 +162,11 @@ struct PreviewBody {
         (status = 200, description = "The recovery.", body = RecoveryShape),
     )
 )]
-async fn show(access: Access<Read>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn show(
+    access: Access<Read>,
+    _: NoParams,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let id = RecoveryId::from_text(id_of(id, "recovery")?);
     let recovery = access.postrider().recovery(&id).await?;
     access.require(&recovery.tenant, "recovery")?;

@@ -32,28 +32,48 @@ impl<const MAX: usize> FromRequest for JsonBody<MAX> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
-        let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let essence = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let media_type = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let essence = media_type
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
         let json = essence.eq_ignore_ascii_case("application/json");
         let declared = media_type.is_some();
-        let encoding = request.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes().to_vec());
-        let is_encoded = encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
+        let encoding = request
+            .headers()
+            .get(CONTENT_ENCODING)
+            .map(|value| value.as_bytes().to_vec());
+        let is_encoded =
+            encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
         let body = web::Payload::from_request(request, payload);
         Box::pin(async move {
             if is_encoded {
-                let detail = "send the body as it is, without `content-encoding`: none is decoded here";
+                let detail =
+                    "send the body as it is, without `content-encoding`: none is decoded here";
                 return Err(Problem::new(Kind::UnsupportedMediaType, detail));
             }
             let unreadable = |error: actix_web::Error| {
                 Problem::new(Kind::MalformedJson, format!("the body broke off: {error}"))
             };
             let body = body.await.map_err(unreadable)?;
-            let too_large = |_| Problem::new(Kind::TooLarge, format!("the body is larger than {MAX} bytes"));
+            let too_large = |_| {
+                Problem::new(
+                    Kind::TooLarge,
+                    format!("the body is larger than {MAX} bytes"),
+                )
+            };
             let slow = |_| {
                 let detail = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
                 Problem::new(Kind::RequestTimeout, detail)
             };
-            let bytes = tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(MAX)).await.map_err(slow)?;
+            let bytes = tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(MAX))
+                .await
+                .map_err(slow)?;
             let bytes = bytes.map_err(too_large)?.map_err(unreadable)?;
             if !json && (declared || !bytes.is_empty()) {
                 let detail = "send the header `content-type: application/json`";
@@ -147,7 +167,9 @@ impl<'de> Deserialize<'de> for Strict {
             }
 
             fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
-                Ok(Strict(whole_number(value).map_or(value.into(), Value::from)))
+                Ok(Strict(
+                    whole_number(value).map_or(value.into(), Value::from),
+                ))
             }
 
             fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
@@ -166,7 +188,9 @@ impl<'de> Deserialize<'de> for Strict {
                 let mut fields = Map::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if fields.contains_key(&name) {
-                        return Err(serde::de::Error::custom(format_args!("duplicate field `{name}`")));
+                        return Err(serde::de::Error::custom(format_args!(
+                            "duplicate field `{name}`"
+                        )));
                     }
                     let Strict(value) = map.next_value()?;
                     fields.insert(name, value);
@@ -187,9 +211,15 @@ fn whole_number(value: f64) -> Option<u64> {
 
 /// A whole number, however it is written.
 pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let Some(given) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
-    let whole = given.as_u64().or_else(|| given.as_f64().and_then(whole_number));
-    whole.map(Some).ok_or_else(|| serde::de::Error::custom("must be a whole number from 0 up"))
+    let Some(given) = Option::<serde_json::Number>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let whole = given
+        .as_u64()
+        .or_else(|| given.as_f64().and_then(whole_number));
+    whole
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom("must be a whole number from 0 up"))
 }
 
 /// A call that takes no fields: no body, or an empty object.
@@ -223,12 +253,17 @@ pub(super) fn wrong_json(error: serde_json::Error, path: &str) -> Problem {
     let (field, detail) = match quoted {
         Some(name) if text.starts_with("unknown field") => {
             let expected = text.split_once(", ").map_or("", |(_, expected)| expected);
-            (below(above(name), name), format!("is not known here; {expected}"))
+            (
+                below(above(name), name),
+                format!("is not known here; {expected}"),
+            )
         }
         Some(name) if text.starts_with("duplicate field") => {
             (below(above(name), name), "is given twice".to_owned())
         }
-        Some(name) if text.starts_with("missing field") => (below(path, name), "is needed".to_owned()),
+        Some(name) if text.starts_with("missing field") => {
+            (below(path, name), "is needed".to_owned())
+        }
         // serde repeats what was given, which may be a secret: only what was expected is told.
         _ => match text.rsplit_once(", expected ") {
             Some((_, expected)) => (path.to_owned(), format!("must be {}", in_words(expected))),
@@ -300,10 +335,13 @@ impl Params {
     where
         T: FromStr<Err: ToString>,
     {
-        self.take_with(name, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+        self.take_with(name, |text| {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        })
     }
 
-    /// Reads one time. In a query `+` stands for a space, and no time has one: a space is the plus of an offset.
+    /// Reads one time. In a query `+` stands for a space, and no time has one: a space is the plus
+    /// of an offset.
     pub(super) fn take_time(&mut self, name: &str) -> Option<Timestamp> {
         self.take_with(name, |text| text.replace(' ', "+").parse())
     }
@@ -315,7 +353,9 @@ impl Params {
             _ => Err(format!("must be 1 to {MAX_LIMIT}")),
         });
         let after = self.take_with("cursor", |text| {
-            let key = text.strip_prefix(list).and_then(|rest| rest.strip_prefix(':'));
+            let key = text
+                .strip_prefix(list)
+                .and_then(|rest| rest.strip_prefix(':'));
             let key = key.filter(|key| could_be_id(key)).map(str::to_owned);
             key.ok_or_else(|| "is none that this list answered with".to_owned())
         });
@@ -324,7 +364,11 @@ impl Params {
 
     /// Refuses the request if anything of it was wrong.
     pub(super) fn done(self) -> Result<(), Problem> {
-        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.errors))
+        }
     }
 }
 
@@ -359,9 +403,13 @@ mod tests {
         crate::testing::on_virtual_time(async {
             let request = TestRequest::post().insert_header((CONTENT_TYPE, "application/json"));
             let request = request.to_http_request();
-            let never =
-                Box::pin(futures_util::stream::pending::<Result<Bytes, actix_web::error::PayloadError>>());
-            let body = JsonBody::<1024>::from_request(&request, &mut dev::Payload::Stream { payload: never });
+            let never = Box::pin(futures_util::stream::pending::<
+                Result<Bytes, actix_web::error::PayloadError>,
+            >());
+            let body = JsonBody::<1024>::from_request(
+                &request,
+                &mut dev::Payload::Stream { payload: never },
+            );
             let problem = body.await.err().expect("nothing came");
             assert_eq!(problem.status_code(), 408);
         });
@@ -376,7 +424,9 @@ mod tests {
         };
         assert!(deep(100).read::<serde_json::Map<String, Value>>().is_ok());
         for levels in [200, 1_000_000] {
-            let problem = deep(levels).read::<serde_json::Map<String, Value>>().unwrap_err();
+            let problem = deep(levels)
+                .read::<serde_json::Map<String, Value>>()
+                .unwrap_err();
             assert_eq!(problem.status_code(), 400, "{levels}");
         }
     }

@@ -25,9 +25,15 @@ pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/endpoints/{id}/secret").get(secret).default_service(super::only("GET")))
         .service(
-            web::resource("/endpoints/{id}/secret/rotate").post(rotate).default_service(super::only("POST")),
+            web::resource("/endpoints/{id}/secret")
+                .get(secret)
+                .default_service(super::only("GET")),
+        )
+        .service(
+            web::resource("/endpoints/{id}/secret/rotate")
+                .post(rotate)
+                .default_service(super::only("POST")),
         )
         .service(
             web::resource("/endpoints/{id}/secret/{key}")
@@ -76,10 +82,24 @@ struct OlderKeyBody {
         (status = 200, description = "The present secret, and the older keys.", body = SecretsBody),
     )
 )]
-async fn secret(access: Access<Portal>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let (secret, older) = access.postrider().endpoint_secrets(&access.endpoint(id).await?).await?;
-    let older = older.into_iter().map(|OlderKey { id, signs_until, .. }| OlderKeyBody { id, signs_until });
-    Ok(HttpResponse::Ok().json(SecretsBody { secret: secret.reveal(), older: older.collect() }))
+async fn secret(
+    access: Access<Portal>,
+    _: NoParams,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let (secret, older) = access
+        .postrider()
+        .endpoint_secrets(&access.endpoint(id).await?)
+        .await?;
+    let older = older.into_iter().map(
+        |OlderKey {
+             id, signs_until, ..
+         }| OlderKeyBody { id, signs_until },
+    );
+    Ok(HttpResponse::Ok().json(SecretsBody {
+        secret: secret.reveal(),
+        older: older.collect(),
+    }))
 }
 
 /// The secret to come; one is made where it is absent.
@@ -117,11 +137,20 @@ async fn rotate(
     body: JsonBody<MAX_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
     let request: RotateRequest = body.read()?;
-    let secret = request.secret.as_deref().map(SigningSecret::parse).transpose();
+    let secret = request
+        .secret
+        .as_deref()
+        .map(SigningSecret::parse)
+        .transpose();
     let secret = secret.map_err(|detail| Problem::field("secret", detail))?;
     let grace = Duration::from_secs(request.grace_s.unwrap_or(DEFAULT_GRACE_S));
-    let secret = access.postrider().rotate_secret(&access.endpoint(id).await?, secret, grace).await?;
-    Ok(HttpResponse::Ok().json(SecretBody { secret: secret.reveal() }))
+    let secret = access
+        .postrider()
+        .rotate_secret(&access.endpoint(id).await?, secret, grace)
+        .await?;
+    Ok(HttpResponse::Ok().json(SecretBody {
+        secret: secret.reveal(),
+    }))
 }
 
 /// End an older key
@@ -146,6 +175,9 @@ async fn end_key(
 ) -> Result<HttpResponse, Problem> {
     let (id, key) = path.into_inner();
     let endpoint = access.endpoint(web::Path::from(id)).await?;
-    access.postrider().end_key(&endpoint, &id_of(web::Path::from(key), "key")?).await?;
+    access
+        .postrider()
+        .end_key(&endpoint, &id_of(web::Path::from(key), "key")?)
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }

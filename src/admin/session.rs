@@ -74,8 +74,13 @@ struct SessionBody {
 }
 
 impl SessionBody {
-    const HOST: Self =
-        Self { scope: Scope::Admin, tenant: None, kind: SessionKind::Host, csrf: None, expires_at: None };
+    const HOST: Self = Self {
+        scope: Scope::Admin,
+        tenant: None,
+        kind: SessionKind::Host,
+        csrf: None,
+        expires_at: None,
+    };
 
     fn new(open: &OpenSession, grant: Grant) -> Self {
         let kind = match open.session.holder {
@@ -83,7 +88,13 @@ impl SessionBody {
             Holder::Portal(_) => SessionKind::Portal,
         };
         let (csrf, expires_at) = (Some(open.csrf.clone()), Some(open.session.expires_at));
-        Self { scope: grant.scope, tenant: grant.tenant, kind, csrf, expires_at }
+        Self {
+            scope: grant.scope,
+            tenant: grant.tenant,
+            kind,
+            csrf,
+            expires_at,
+        }
     }
 }
 
@@ -125,15 +136,22 @@ async fn open(
     }
     let caller = Caller::new(&request, &callers, &postrider);
     let opened = match (token, portal) {
-        (Some(_), Some(_)) => return Err(Problem::field("portal", "give either `token` or `portal`")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::field("portal", "give either `token` or `portal`"));
+        }
         (None, Some(link)) => match postrider.redeem_portal_link(&link) {
             Some(session) => session,
-            None => return Err(caller.wrong("the link is not valid, or has ended: ask for a new one")),
+            None => {
+                return Err(caller.wrong("the link is not valid, or has ended: ask for a new one"));
+            }
         },
         (token, None) => {
             let token = token.or_else(|| caller.bearer());
             let token = token.ok_or_else(|| {
-                Problem::new(Kind::Unauthorized, "send the token as `Authorization: Bearer TOKEN`")
+                Problem::new(
+                    Kind::Unauthorized,
+                    "send the token as `Authorization: Bearer TOKEN`",
+                )
             })?;
             postrider.open_session(TokenHash::of(&token))
         }
@@ -142,7 +160,9 @@ async fn open(
     let grant = grant.ok_or_else(|| caller.wrong("the token is not valid"))?;
     let lasts = opened.session.expires_at.since(postrider.now());
     let cookie = cookie(&request, opened.credential.clone(), lasts);
-    Ok(HttpResponse::Created().cookie(cookie).json(SessionBody::new(&opened, grant)))
+    Ok(HttpResponse::Created()
+        .cookie(cookie)
+        .json(SessionBody::new(&opened, grant)))
 }
 
 /// For no one but this mount, and no script: whoever shows it is let in.
@@ -153,7 +173,9 @@ fn cookie(request: &HttpRequest, credential: String, lasts: Duration) -> Cookie<
         .http_only(true)
         .same_site(SameSite::Strict)
         .secure(request.connection_info().scheme() == "https")
-        .max_age(actix_web::cookie::time::Duration::seconds(lasts.as_secs().try_into().unwrap_or(0)))
+        .max_age(actix_web::cookie::time::Duration::seconds(
+            lasts.as_secs().try_into().unwrap_or(0),
+        ))
         .finish()
 }
 
@@ -181,7 +203,10 @@ async fn show(
     let caller = Caller::new(&request, &callers, &postrider);
     let nobody = || Problem::new(Kind::Unauthorized, "nobody is signed in");
     let open = caller.session().ok_or_else(nobody)?;
-    let grant = caller.grant_of(&open.session.holder).await.ok_or_else(nobody)?;
+    let grant = caller
+        .grant_of(&open.session.holder)
+        .await
+        .ok_or_else(nobody)?;
     Ok(HttpResponse::Ok().json(SessionBody::new(&open, grant)))
 }
 
@@ -199,7 +224,9 @@ async fn show(
     security(())
 )]
 async fn close(request: HttpRequest, _: NoParams) -> HttpResponse {
-    HttpResponse::NoContent().cookie(cookie(&request, String::new(), Duration::ZERO)).finish()
+    HttpResponse::NoContent()
+        .cookie(cookie(&request, String::new(), Duration::ZERO))
+        .finish()
 }
 
 /// How long the link is to be good for.
@@ -244,14 +271,27 @@ async fn portal_link(
     body: JsonBody<1024>,
 ) -> Result<HttpResponse, Problem> {
     let LinkRequest { expires_s } = body.read()?;
-    let tenant =
-        Tenant::parse(&id_of(tenant, "tenant")?).map_err(|detail| Problem::field("tenant", detail))?;
+    let tenant = Tenant::parse(&id_of(tenant, "tenant")?)
+        .map_err(|detail| Problem::field("tenant", detail))?;
     let tenant = access.tenant(Some(tenant))?;
     let lasts = Duration::from_secs(expires_s.unwrap_or(DEFAULT_LINK_S));
     let link = access.postrider().portal_link(tenant, lasts)?;
-    let root = request.path().split(API).next().unwrap_or_default().to_owned();
+    let root = request
+        .path()
+        .split(API)
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     let at = request.connection_info();
     // In the fragment: browsers send it to no one.
-    let url = format!("{}://{}{root}/#portal={}", at.scheme(), at.host(), link.credential);
-    Ok(HttpResponse::Created().json(LinkBody { url, expires_at: link.expires_at }))
+    let url = format!(
+        "{}://{}{root}/#portal={}",
+        at.scheme(),
+        at.host(),
+        link.credential
+    );
+    Ok(HttpResponse::Created().json(LinkBody {
+        url,
+        expires_at: link.expires_at,
+    }))
 }

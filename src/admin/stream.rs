@@ -1,7 +1,8 @@
-//! `/stream`: what happens, as it happens, for who looks at it (server-sent events, HTML Living Standard 9.2).
+//! `/stream`: what happens, as it happens, for who looks at it (server-sent events, HTML Living
+//! Standard 9.2).
 //!
-//! Nothing waits for a reader: one that is too slow, or an engine that is too busy for eyes, is told that it has
-//! missed something (`lagged`).
+//! Nothing waits for a reader: one that is too slow, or an engine that is too busy for eyes, is
+//! told that it has missed something (`lagged`).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -40,7 +41,11 @@ const OVERVIEW_BEATS: u32 = 10;
 pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/stream").get(open).default_service(super::only("GET")));
+    config.service(
+        web::resource("/stream")
+            .get(open)
+            .default_service(super::only("GET")),
+    );
 }
 
 /// One reader.
@@ -56,10 +61,11 @@ struct Reader {
 
 /// What happens, as it happens
 ///
-/// `overview` has what `GET /overview` answers: at most once a second, and every ten. `delivery`, when one has ended:
-/// `id`, `event_id`, `endpoint_id`, `status`, `failure_reason`. `endpoint`, when one was changed or paused: `id`,
-/// `status` (null: deleted), `pause_reason`, `breaker`. `lagged`, with nothing in it, when some were missed: read anew
-/// what is shown. It tells of what the node that is asked sends, and ends with the token or session.
+/// `overview` has what `GET /overview` answers: at most once a second, and every ten. `delivery`,
+/// when one has ended: `id`, `event_id`, `endpoint_id`, `status`, `failure_reason`. `endpoint`,
+/// when one was changed or paused: `id`, `status` (null: deleted), `pause_reason`, `breaker`.
+/// `lagged`, with nothing in it, when some were missed: read anew what is shown. It tells of what
+/// the node that is asked sends, and ends with the token or session.
 #[utoipa::path(
     get,
     path = "/stream",
@@ -93,8 +99,8 @@ async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem
 }
 
 impl Reader {
-    /// What there is to tell at the next beat; a comment, where that is nothing, keeps the connection open.
-    /// `None`: what let the reader in has ended.
+    /// What there is to tell at the next beat; a comment, where that is nothing, keeps the
+    /// connection open. `None`: what let the reader in has ended.
     async fn next(&mut self) -> Option<String> {
         self.beat.tick().await;
         if !self.access.still_holds() {
@@ -117,11 +123,21 @@ impl Reader {
             text.push_str(&written("lagged", &json!({})));
         }
         let due = told > 0 || lagged || self.beats.is_multiple_of(OVERVIEW_BEATS);
-        if due && let Ok(overview) = self.access.postrider().recent_overview(&self.tenant, FRESH).await {
+        if due
+            && let Ok(overview) = self
+                .access
+                .postrider()
+                .recent_overview(&self.tenant, FRESH)
+                .await
+        {
             text.push_str(&written("overview", &OverviewBody::new(&overview)));
         }
         self.beats = self.beats.wrapping_add(1);
-        Some(if text.is_empty() { ":\n\n".into() } else { text })
+        Some(if text.is_empty() {
+            ":\n\n".into()
+        } else {
+            text
+        })
     }
 
     async fn event(&mut self, happening: &Happening) -> Option<String> {
@@ -135,12 +151,21 @@ impl Reader {
             return None;
         }
         Some(match happening {
-            Happening::Delivered { event, delivery, endpoint } => {
+            Happening::Delivered {
+                event,
+                delivery,
+                endpoint,
+            } => {
                 let body = json!({"id": delivery, "event_id": event, "endpoint_id": endpoint,
                                   "status": Status::Delivered, "failure_reason": null});
                 written("delivery", &body)
             }
-            Happening::Failed { event, delivery, endpoint, reason } => {
+            Happening::Failed {
+                event,
+                delivery,
+                endpoint,
+                reason,
+            } => {
                 let body = json!({"id": delivery, "event_id": event, "endpoint_id": endpoint,
                                   "status": Status::Failed, "failure_reason": reason});
                 written("delivery", &body)
@@ -158,7 +183,12 @@ impl Reader {
         if let Some(known) = self.tenants.get(endpoint) {
             return Some(known.clone());
         }
-        let tenant = self.access.postrider().tenant_of_endpoint(endpoint).await.ok()?;
+        let tenant = self
+            .access
+            .postrider()
+            .tenant_of_endpoint(endpoint)
+            .await
+            .ok()?;
         if self.tenants.len() >= MOST_TENANTS {
             self.tenants.clear();
         }
@@ -169,5 +199,8 @@ impl Reader {
 
 /// One event. JSON has no line breaks of its own.
 fn written(name: &str, body: &impl serde::Serialize) -> String {
-    format!("event: {name}\ndata: {}\n\n", serde_json::to_string(body).unwrap_or_default())
+    format!(
+        "event: {name}\ndata: {}\n\n",
+        serde_json::to_string(body).unwrap_or_default()
+    )
 }

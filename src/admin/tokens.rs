@@ -23,8 +23,17 @@ pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/tokens").post(create).get(list).default_service(super::only("POST, GET")))
-        .service(web::resource("/tokens/{id}").delete(revoke).default_service(super::only("DELETE")));
+        .service(
+            web::resource("/tokens")
+                .post(create)
+                .get(list)
+                .default_service(super::only("POST, GET")),
+        )
+        .service(
+            web::resource("/tokens/{id}")
+                .delete(revoke)
+                .default_service(super::only("DELETE")),
+        );
 }
 
 /// A token to make.
@@ -81,9 +90,15 @@ async fn create(
     // Nobody gives away more than it has.
     let tenant = access.tenant_filter(named)?;
     if scope == Scope::Portal && tenant.is_none() {
-        return Err(Problem::field("tenant", "is needed with the scope `portal`, which is one tenant's"));
+        return Err(Problem::field(
+            "tenant",
+            "is needed with the scope `portal`, which is one tenant's",
+        ));
     }
-    let (token, text) = access.postrider().create_token(&request.name, Grant { scope, tenant }).await?;
+    let (token, text) = access
+        .postrider()
+        .create_token(&request.name, Grant { scope, tenant })
+        .await?;
     Ok(HttpResponse::Created().json(CreatedBody { token, text }))
 }
 
@@ -125,8 +140,15 @@ async fn list(access: Access<Admin>, request: HttpRequest) -> Result<HttpRespons
         (status = 204, description = "It is good for nothing any more."),
     )
 )]
-async fn revoke(access: Access<Admin>, _: NoParams, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+async fn revoke(
+    access: Access<Admin>,
+    _: NoParams,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let id = TokenId::from_text(id_of(id, "token")?);
-    access.postrider().revoke_token(&id, access.grant().tenant.as_ref()).await?;
+    access
+        .postrider()
+        .revoke_token(&id, access.grant().tenant.as_ref())
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }

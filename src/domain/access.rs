@@ -53,7 +53,10 @@ pub struct Grant {
 
 impl Grant {
     /// Everything.
-    pub const ALL: Self = Self { scope: Scope::Admin, tenant: None };
+    pub const ALL: Self = Self {
+        scope: Scope::Admin,
+        tenant: None,
+    };
 
     /// Whether it is good for this tenant's things.
     #[must_use]
@@ -110,7 +113,10 @@ impl fmt::Debug for TokenHash {
 /// A fresh token of 32 random bytes.
 #[must_use]
 pub fn generate_token() -> String {
-    format!("pr_{}", BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
+    format!(
+        "pr_{}",
+        BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+    )
 }
 
 /// Checks a token that a person chose.
@@ -122,7 +128,9 @@ pub fn check_token(token: &str) -> Result<(), String> {
     if token.len() >= MIN_TOKEN_CHARS && sendable {
         return Ok(());
     }
-    Err(format!("must be at least {MIN_TOKEN_CHARS} printable ASCII characters without spaces"))
+    Err(format!(
+        "must be at least {MIN_TOKEN_CHARS} printable ASCII characters without spaces"
+    ))
 }
 
 /// Checks the name that a token is given.
@@ -134,5 +142,7 @@ pub fn check_token_name(name: &str) -> Result<(), String> {
     if (1..=MAX_NAME_CHARS).contains(&chars) && !name.chars().any(char::is_control) {
         return Ok(());
     }
-    Err(format!("must be 1 to {MAX_NAME_CHARS} characters that say whose token it is"))
+    Err(format!(
+        "must be 1 to {MAX_NAME_CHARS} characters that say whose token it is"
+    ))
 }

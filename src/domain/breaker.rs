@@ -25,8 +25,8 @@ pub const LONGEST_PROBE: Duration = Duration::from_secs(600);
 /// The longest that a receiver may ask us to wait.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(24 * 3600);
 
-/// The longest that a rate limit may make the next attempt wait: a longer gap after a wait's end is time in
-/// which nothing was tried.
+/// The longest that a rate limit may make the next attempt wait: a longer gap after a wait's end is
+/// time in which nothing was tried.
 const LONGEST_RATE_WAIT: Duration = Duration::from_secs(2 * 3600);
 
 /// After so long without a 2xx an endpoint that is open or held is paused.
@@ -67,9 +67,14 @@ pub enum Breaker {
 }
 
 impl Breaker {
-    /// With that many in flight allowed: closed once those are as many as the endpoint itself allows.
+    /// With that many in flight allowed: closed once those are as many as the endpoint itself
+    /// allows.
     const fn ramping(allowed: u32, since: Timestamp, limits: &Limits) -> Self {
-        if allowed < limits.concurrency { Self::HalfOpen { allowed, since } } else { Self::Closed }
+        if allowed < limits.concurrency {
+            Self::HalfOpen { allowed, since }
+        } else {
+            Self::Closed
+        }
     }
 
     /// The word for it.
@@ -111,8 +116,8 @@ pub enum RetryAfter {
 }
 
 impl RetryAfter {
-    /// Returns the delay that is meant by an answer that came at `at`, by the wall clock: never negative, and
-    /// at most [`LONGEST_HOLD`].
+    /// Returns the delay that is meant by an answer that came at `at`, by the wall clock: never
+    /// negative, and at most [`LONGEST_HOLD`].
     #[must_use]
     pub fn delay(self, at: Timestamp) -> Duration {
         let asked = match self {
@@ -136,8 +141,8 @@ pub struct Health {
     pub hold_until: Option<Timestamp>,
     /// Rests in a row that the receiver asked for.
     pub rests: u32,
-    /// Since when there has been no 2xx although sending was tried, by the wall clock. Time in which nothing
-    /// was tried does not count.
+    /// Since when there has been no 2xx although sending was tried, by the wall clock. Time in
+    /// which nothing was tried does not count.
     pub failing_since: Option<Timestamp>,
     /// The end of the wait that the last failure caused: until then it is Postrider that waits.
     pub waits_until: Option<Timestamp>,
@@ -180,8 +185,8 @@ impl Health {
         self.hold_until.max(probe_at)
     }
 
-    /// Returns whether the endpoint should be paused after an attempt that ended at `attempt`: no 2xx for days
-    /// of trying, and none in sight.
+    /// Returns whether the endpoint should be paused after an attempt that ended at `attempt`: no
+    /// 2xx for days of trying, and none in sight.
     #[must_use]
     pub fn should_pause(&self, attempt: &Ended) -> bool {
         if attempt.verdict == Verdict::Inconclusive {
@@ -189,7 +194,9 @@ impl Health {
         }
         let is_open = self.breaker.state() == BreakerState::Open;
         let is_held = self.hold_until.is_some_and(|until| until > attempt.at);
-        let failing = self.failing_since.is_some_and(|since| attempt.wall.since(since) >= GIVE_UP_AFTER);
+        let failing = self
+            .failing_since
+            .is_some_and(|since| attempt.wall.since(since) >= GIVE_UP_AFTER);
         (is_open || is_held) && failing
     }
 
@@ -197,20 +204,28 @@ impl Health {
     #[must_use]
     pub fn rest_until(&self, attempt: &Ended) -> Option<Timestamp> {
         let rest = match attempt.verdict {
-            Verdict::RetryAfter(asked) => {
-                asked.delay(attempt.wall).max(least_rest(self.rests_after(attempt)))
-            }
+            Verdict::RetryAfter(asked) => asked
+                .delay(attempt.wall)
+                .max(least_rest(self.rests_after(attempt))),
             Verdict::Throttled => attempt.next_delay?,
-            Verdict::Accepted | Verdict::Failed | Verdict::Gone | Verdict::Inconclusive => return None,
+            Verdict::Accepted | Verdict::Failed | Verdict::Gone | Verdict::Inconclusive => {
+                return None;
+            }
         };
         Some(attempt.at + rest)
     }
 
-    /// Rests in a row with the one that this attempt's end asks for. Several attempts that were in flight at
-    /// once ask for one and the same.
+    /// Rests in a row with the one that this attempt's end asks for. Several attempts that were in
+    /// flight at once ask for one and the same.
     fn rests_after(&self, attempt: &Ended) -> u32 {
-        let is_new = self.hold_until.is_none_or(|until| attempt.started_at >= until);
-        if is_new { self.rests.saturating_add(1) } else { self.rests.max(1) }
+        let is_new = self
+            .hold_until
+            .is_none_or(|until| attempt.started_at >= until);
+        if is_new {
+            self.rests.saturating_add(1)
+        } else {
+            self.rests.max(1)
+        }
     }
 
     /// What one attempt's end makes of it.
@@ -228,13 +243,16 @@ impl Health {
                 after.breaker = match self.breaker {
                     Breaker::Closed => Breaker::Closed,
                     Breaker::Open { .. } => Breaker::ramping(1, attempt.at, limits),
-                    Breaker::HalfOpen { allowed, since } => Breaker::ramping(allowed * 2, since, limits),
+                    Breaker::HalfOpen { allowed, since } => {
+                        Breaker::ramping(allowed * 2, since, limits)
+                    }
                 };
                 return after;
             }
             Verdict::Failed | Verdict::Throttled => {
                 after.consecutive_failures = self.consecutive_failures.saturating_add(1);
-                after.breaker = self.breaker_after_failure(attempt, limits, after.consecutive_failures);
+                after.breaker =
+                    self.breaker_after_failure(attempt, limits, after.consecutive_failures);
             }
             Verdict::RetryAfter(_) => after.rests = self.rests_after(attempt),
             Verdict::Gone => {}
@@ -242,51 +260,79 @@ impl Health {
         after.hold_until = after.hold_until.max(self.rest_until(attempt));
         after.failing_since = Some(self.failing_since_after(attempt));
         let own_delay = attempt.next_delay.map(|delay| attempt.at + delay);
-        after.waits_until = self.waits_until.max(after.opens_at()).max(own_delay).max(Some(attempt.at));
+        after.waits_until = self
+            .waits_until
+            .max(after.opens_at())
+            .max(own_delay)
+            .max(Some(attempt.at));
         after
     }
 
     /// Since when sending has been tried without success, this failure included.
     fn failing_since_after(&self, attempt: &Ended) -> Timestamp {
-        let Some(since) = self.failing_since else { return attempt.wall };
+        let Some(since) = self.failing_since else {
+            return attempt.wall;
+        };
         let waited_until = self.waits_until.unwrap_or(attempt.started_at);
         let untried = attempt.started_at.since(waited_until);
-        if untried > LONGEST_RATE_WAIT { (since + untried).min(attempt.wall) } else { since }
+        if untried > LONGEST_RATE_WAIT {
+            (since + untried).min(attempt.wall)
+        } else {
+            since
+        }
     }
 
     fn breaker_after_failure(&self, attempt: &Ended, limits: &Limits, failures: u32) -> Breaker {
         let open = |probes: u32| {
-            let wait = FIRST_PROBE.saturating_mul(2_u32.saturating_pow(probes)).min(LONGEST_PROBE);
-            Breaker::Open { probe_at: attempt.at + wait, probes }
+            let wait = FIRST_PROBE
+                .saturating_mul(2_u32.saturating_pow(probes))
+                .min(LONGEST_PROBE);
+            Breaker::Open {
+                probe_at: attempt.at + wait,
+                probes,
+            }
         };
         match (self.breaker, limits.breaker_after) {
             (_, None) => Breaker::Closed,
             (Breaker::Closed, Some(after)) if failures >= after => open(0),
             (Breaker::Closed, Some(_)) => Breaker::Closed,
             // What was in flight before it answered again tells of the time before.
-            (Breaker::HalfOpen { since, .. }, Some(_)) if attempt.started_at < since => self.breaker,
+            (Breaker::HalfOpen { since, .. }, Some(_)) if attempt.started_at < since => {
+                self.breaker
+            }
             (Breaker::HalfOpen { .. }, Some(_)) => open(0),
             // What was in flight when it opened is no probe.
-            (Breaker::Open { probe_at, .. }, Some(_)) if attempt.started_at < probe_at => self.breaker,
+            (Breaker::Open { probe_at, .. }, Some(_)) if attempt.started_at < probe_at => {
+                self.breaker
+            }
             (Breaker::Open { probes, .. }, Some(_)) => open(probes.saturating_add(1)),
         }
     }
 
-    /// Closes the breaker and forgets what would open it again, as where the endpoint has none any more.
+    /// Closes the breaker and forgets what would open it again, as where the endpoint has none any
+    /// more.
     #[must_use]
     pub fn without_breaker(self) -> Self {
-        Self { breaker: Breaker::Closed, consecutive_failures: 0, ..self }
+        Self {
+            breaker: Breaker::Closed,
+            consecutive_failures: 0,
+            ..self
+        }
     }
 
-    /// Returns it with each time brought within reach of `now` that no wait can have set: after a restart with
-    /// a clock that was set back, a stored time may lie far in the future.
+    /// Returns it with each time brought within reach of `now` that no wait can have set: after a
+    /// restart with a clock that was set back, a stored time may lie far in the future.
     #[must_use]
     pub fn within_reach(self, now: Timestamp) -> Self {
         let breaker = match self.breaker {
-            Breaker::Open { probe_at, probes } => {
-                Breaker::Open { probe_at: probe_at.min(now + LONGEST_PROBE), probes }
-            }
-            Breaker::HalfOpen { allowed, since } => Breaker::HalfOpen { allowed, since: since.min(now) },
+            Breaker::Open { probe_at, probes } => Breaker::Open {
+                probe_at: probe_at.min(now + LONGEST_PROBE),
+                probes,
+            },
+            Breaker::HalfOpen { allowed, since } => Breaker::HalfOpen {
+                allowed,
+                since: since.min(now),
+            },
             Breaker::Closed => Breaker::Closed,
         };
         let within = |time: Option<Timestamp>, longest| time.map(|time| time.min(now + longest));
@@ -300,7 +346,8 @@ impl Health {
     }
 }
 
-/// The k-th rest in a row lasts at least 2^(k-1) seconds, up to ten minutes, whatever was asked for.
+/// The k-th rest in a row lasts at least 2^(k-1) seconds, up to ten minutes, whatever was asked
+/// for.
 fn least_rest(rests: u32) -> Duration {
     Duration::from_secs(2_u64.saturating_pow(rests.saturating_sub(1))).min(LONGEST_PROBE)
 }
@@ -333,14 +380,23 @@ pub struct Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { breaker_after: Some(3), concurrency: 6 };
+    const LIMITS: Limits = Limits {
+        breaker_after: Some(3),
+        concurrency: 6,
+    };
 
     fn at(second: u64) -> Timestamp {
         Timestamp::from_micros(0) + Duration::from_secs(second)
     }
 
     fn ended(verdict: Verdict, second: u64) -> Ended {
-        Ended { verdict, started_at: at(second), at: at(second), wall: at(second), next_delay: None }
+        Ended {
+            verdict,
+            started_at: at(second),
+            at: at(second),
+            wall: at(second),
+            next_delay: None,
+        }
     }
 
     fn opened() -> Health {
@@ -366,7 +422,10 @@ mod tests {
     #[test]
     fn what_was_in_flight_when_it_opened_is_no_probe() {
         let health = opened();
-        let late = Ended { started_at: at(2), ..ended(Verdict::Failed, 20) };
+        let late = Ended {
+            started_at: at(2),
+            ..ended(Verdict::Failed, 20)
+        };
         assert_eq!(health.after(&late, &LIMITS).breaker, health.breaker);
     }
 
@@ -379,27 +438,50 @@ mod tests {
             allowed.push(health.allowance(at(second), 6));
         }
         assert_eq!(allowed, [1, 2, 4, 6]);
-        assert_eq!((health.breaker, health.consecutive_failures), (Breaker::Closed, 0));
+        assert_eq!(
+            (health.breaker, health.consecutive_failures),
+            (Breaker::Closed, 0)
+        );
         let ramping = opened().after(&ended(Verdict::Accepted, 40), &LIMITS);
         let failed = ramping.after(&ended(Verdict::Failed, 41), &LIMITS);
-        assert_eq!(failed.breaker, Breaker::Open { probe_at: at(71), probes: 0 });
+        assert_eq!(
+            failed.breaker,
+            Breaker::Open {
+                probe_at: at(71),
+                probes: 0
+            }
+        );
     }
 
     #[test]
     fn without_a_breaker_nothing_opens() {
-        let limits = Limits { breaker_after: None, ..LIMITS };
+        let limits = Limits {
+            breaker_after: None,
+            ..LIMITS
+        };
         let fail = |health: Health, second| health.after(&ended(Verdict::Failed, second), &limits);
         let health = (1..100).fold(Health::default(), fail);
-        assert_eq!((health.breaker, health.consecutive_failures), (Breaker::Closed, 99));
+        assert_eq!(
+            (health.breaker, health.consecutive_failures),
+            (Breaker::Closed, 99)
+        );
     }
 
     #[test]
     fn retry_after_rests_the_endpoint_at_most_a_day_and_counts_no_failure() {
-        let asked = |asked| Health::default().after(&ended(Verdict::RetryAfter(asked), 10), &LIMITS);
+        let asked =
+            |asked| Health::default().after(&ended(Verdict::RetryAfter(asked), 10), &LIMITS);
         let rested = asked(RetryAfter::Delay(Duration::from_secs(50)));
-        assert_eq!((rested.allowance(at(59), 6), rested.allowance(at(60), 6)), (0, 6));
+        assert_eq!(
+            (rested.allowance(at(59), 6), rested.allowance(at(60), 6)),
+            (0, 6)
+        );
         assert_eq!(rested.consecutive_failures, 0);
-        assert_eq!(asked(RetryAfter::Date(at(3))).hold_until, Some(at(11)), "only ever a delay");
+        assert_eq!(
+            asked(RetryAfter::Date(at(3))).hold_until,
+            Some(at(11)),
+            "only ever a delay"
+        );
         let for_ever = asked(RetryAfter::Delay(Duration::MAX));
         assert_eq!(for_ever.hold_until, Some(at(10) + LONGEST_HOLD));
     }
@@ -411,7 +493,9 @@ mod tests {
         for _ in 0..12 {
             // Two that were in flight at once ask for one rest.
             let twin = ended(second(), now);
-            health = health.after(&ended(second(), now), &LIMITS).after(&twin, &LIMITS);
+            health = health
+                .after(&ended(second(), now), &LIMITS)
+                .after(&twin, &LIMITS);
             let rest = health.hold_until.unwrap().since(at(now)).as_secs();
             rests.push(rest);
             now += rest;
@@ -425,7 +509,10 @@ mod tests {
     #[test]
     fn an_attempt_from_before_does_not_open_a_half_open_breaker() {
         let half_open = opened().after(&ended(Verdict::Accepted, 40), &LIMITS);
-        let late = Ended { started_at: at(2), ..ended(Verdict::Failed, 41) };
+        let late = Ended {
+            started_at: at(2),
+            ..ended(Verdict::Failed, 41)
+        };
         assert_eq!(half_open.after(&late, &LIMITS).breaker, half_open.breaker);
         let new = half_open.after(&ended(Verdict::Failed, 41), &LIMITS);
         assert_eq!(new.breaker.state(), BreakerState::Open);
@@ -434,7 +521,10 @@ mod tests {
     #[test]
     fn a_lost_connection_changes_nothing() {
         let health = opened();
-        assert_eq!(health.after(&ended(Verdict::Inconclusive, 60), &LIMITS), health);
+        assert_eq!(
+            health.after(&ended(Verdict::Inconclusive, 60), &LIMITS),
+            health
+        );
     }
 
     #[test]
@@ -445,7 +535,11 @@ mod tests {
         for days in 0..=5 {
             let attempt = ended(rest(), days * day + days);
             health = health.after(&attempt, &LIMITS);
-            assert_eq!(health.should_pause(&attempt), days == 5, "after {days} days");
+            assert_eq!(
+                health.should_pause(&attempt),
+                days == 5,
+                "after {days} days"
+            );
         }
     }
 
@@ -455,7 +549,10 @@ mod tests {
         let failed = ended(Verdict::Failed, six_days);
         let second = Verdict::RetryAfter(RetryAfter::Delay(Duration::from_secs(1)));
         let rested = Health::default().after(&ended(second, 1), &LIMITS);
-        assert!(!rested.after(&failed, &LIMITS).should_pause(&failed), "one rest, six days ago");
+        assert!(
+            !rested.after(&failed, &LIMITS).should_pause(&failed),
+            "one rest, six days ago"
+        );
         let after = opened().after(&failed, &LIMITS);
         assert!(after.breaker.state() == BreakerState::Open && !after.should_pause(&failed));
         let again = ended(second, six_days);
@@ -465,11 +562,28 @@ mod tests {
     #[test]
     fn stored_times_are_brought_within_reach() {
         let far = at(1_000_000_000);
-        let open = Breaker::Open { probe_at: far, probes: 3 };
-        let health = Health { breaker: open, hold_until: Some(far), ..Health::default() };
+        let open = Breaker::Open {
+            probe_at: far,
+            probes: 3,
+        };
+        let health = Health {
+            breaker: open,
+            hold_until: Some(far),
+            ..Health::default()
+        };
         let near = health.within_reach(at(10));
         assert_eq!(near.hold_until, Some(at(10) + LONGEST_HOLD));
-        assert_eq!(near.breaker, Breaker::Open { probe_at: at(10) + LONGEST_PROBE, probes: 3 });
-        assert_eq!(opened().within_reach(at(10)), opened(), "what a wait can have set stays");
+        assert_eq!(
+            near.breaker,
+            Breaker::Open {
+                probe_at: at(10) + LONGEST_PROBE,
+                probes: 3
+            }
+        );
+        assert_eq!(
+            opened().within_reach(at(10)),
+            opened(),
+            "what a wait can have set stays"
+        );
     }
 }

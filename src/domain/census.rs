@@ -1,4 +1,5 @@
-//! What there is in a whole database at one moment: how much waits, and how the endpoints are doing.
+//! What there is in a whole database at one moment: how much waits, and how the endpoints are
+//! doing.
 
 use std::collections::BTreeMap;
 

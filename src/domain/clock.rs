@@ -79,7 +79,9 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse::<jiff::Timestamp>()
             .map(|moment| Self(moment.as_microsecond()))
-            .map_err(|_| "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00Z".into())
+            .map_err(|_| {
+                "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00Z".into()
+            })
     }
 }
 
@@ -91,27 +93,31 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
 /// Where the engine's time comes from, so that a test can move it.
 ///
-/// A wall clock steps: people and NTP set it. Two further readings keep steps out of waits and ages:
-/// [`schedule_now`](Self::schedule_now) for what is due, [`cutoff`](Self::cutoff) for what is old.
+/// A wall clock steps: people and NTP set it. Two further readings keep steps out of waits and
+/// ages: [`schedule_now`](Self::schedule_now) for what is due, [`cutoff`](Self::cutoff) for what is
+/// old.
 pub trait Clock: Send + Sync + 'static {
     /// The time of day: what is stored, signed and shown.
     fn now(&self) -> Timestamp;
 
-    /// Schedule time: what retries, rests and probes are due by. It follows the time of day, but never goes
-    /// back: where the time of day is set back, it continues at the old rate. So a wait is over when its delay
-    /// has passed or the time of day has reached its end, whichever comes first.
+    /// Schedule time: what retries, rests and probes are due by. It follows the time of day, but
+    /// never goes back: where the time of day is set back, it continues at the old rate. So a wait
+    /// is over when its delay has passed or the time of day has reached its end, whichever comes
+    /// first.
     fn schedule_now(&self) -> Timestamp {
         self.now()
     }
 
-    /// Returns the time of day before which everything is older than `age`, both by the time of day and by the
-    /// monotonic clock: a time of day that is set forward makes nothing old.
+    /// Returns the time of day before which everything is older than `age`, both by the time of day
+    /// and by the monotonic clock: a time of day that is set forward makes nothing old.
     fn cutoff(&self, age: Duration) -> Timestamp {
         self.now() - age
     }
@@ -122,8 +128,8 @@ pub trait Clock: Send + Sync + 'static {
     /// before this process has a place on it.
     fn monotonic(&self) -> Duration;
 
-    /// Hears what time the database has told between two moments of the monotonic clock. Only a clock
-    /// that is shared with others heeds it.
+    /// Hears what time the database has told between two moments of the monotonic clock. Only a
+    /// clock that is shared with others heeds it.
     fn learn(&self, told: Timestamp, asked: Duration, answered: Duration) {
         let _ = (told, asked, answered);
     }
@@ -132,7 +138,8 @@ pub trait Clock: Send + Sync + 'static {
 /// How far back a monotonic clock's origin lies when it is made.
 pub const ORIGIN_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// A wall clock's steps, seen against a monotonic clock. Pure but for its lock: both readings are arguments.
+/// A wall clock's steps, seen against a monotonic clock. Pure but for its lock: both readings are
+/// arguments.
 #[derive(Debug)]
 struct Steps {
     /// The most that the wall clock has been ahead of the monotonic one, in microseconds.
@@ -157,8 +164,15 @@ const MAX_SPANS: usize = 64;
 
 impl Steps {
     fn new(ahead: i64) -> Self {
-        let spans = Mutex::new(vec![Span { from: Duration::ZERO, ahead }]);
-        Self { most_ahead: AtomicI64::new(ahead), ahead: AtomicI64::new(ahead), spans }
+        let spans = Mutex::new(vec![Span {
+            from: Duration::ZERO,
+            ahead,
+        }]);
+        Self {
+            most_ahead: AtomicI64::new(ahead),
+            ahead: AtomicI64::new(ahead),
+            spans,
+        }
     }
 
     /// Notes that the wall clock is `ahead` of the monotonic clock, which shows `monotonic`.
@@ -178,7 +192,10 @@ impl Steps {
         if spans.len() >= MAX_SPANS {
             spans.remove(1);
         }
-        spans.push(Span { from: monotonic, ahead });
+        spans.push(Span {
+            from: monotonic,
+            ahead,
+        });
     }
 
     /// Forgets all steps: what was shown before was not the clock yet.
@@ -186,17 +203,28 @@ impl Steps {
         self.most_ahead.store(ahead, Ordering::Relaxed);
         self.ahead.store(ahead, Ordering::Relaxed);
         let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        *spans = vec![Span { from: Duration::ZERO, ahead }];
+        *spans = vec![Span {
+            from: Duration::ZERO,
+            ahead,
+        }];
     }
 
     fn schedule_now(&self, monotonic: Duration) -> Timestamp {
-        Timestamp(self.most_ahead.load(Ordering::Relaxed).saturating_add(micros(monotonic)))
+        Timestamp(
+            self.most_ahead
+                .load(Ordering::Relaxed)
+                .saturating_add(micros(monotonic)),
+        )
     }
 
     /// What the wall clock showed when the monotonic one showed `monotonic`.
     fn wall_at(&self, monotonic: i64) -> Timestamp {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        let span = spans.iter().rev().find(|span| micros(span.from) <= monotonic).or(spans.first());
+        let span = spans
+            .iter()
+            .rev()
+            .find(|span| micros(span.from) <= monotonic)
+            .or(spans.first());
         Timestamp(monotonic.saturating_add(span.map_or(0, |span| span.ahead)))
     }
 
@@ -206,8 +234,8 @@ impl Steps {
     }
 }
 
-/// The operating system's clocks. The monotonic one goes on while the machine is suspended, where the
-/// system has such a clock (Linux): a lease does not wait for us either.
+/// The operating system's clocks. The monotonic one goes on while the machine is suspended, where
+/// the system has such a clock (Linux): a lease does not wait for us either.
 #[derive(Debug)]
 pub struct SystemClock {
     origin: Duration,
@@ -218,13 +246,21 @@ impl SystemClock {
     /// A clock whose monotonic origin is now.
     #[must_use]
     pub fn new() -> Self {
-        let clock = Self { origin: since_boot(), steps: Steps::new(0) };
-        clock.steps.restart(wall_now().0 - micros(clock.monotonic()));
+        let clock = Self {
+            origin: since_boot(),
+            steps: Steps::new(0),
+        };
+        clock
+            .steps
+            .restart(wall_now().0 - micros(clock.monotonic()));
         clock
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where time of day is asked for")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where time of day is asked for"
+)]
 fn wall_now() -> Timestamp {
     let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Timestamp(elapsed.map_or(0, micros))
@@ -239,7 +275,8 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let (now, monotonic) = (wall_now(), self.monotonic());
-        self.steps.note(now.0.saturating_sub(micros(monotonic)), monotonic);
+        self.steps
+            .note(now.0.saturating_sub(micros(monotonic)), monotonic);
         now
     }
 
@@ -269,9 +306,9 @@ fn since_boot() -> Duration {
     FIRST.get_or_init(std::time::Instant::now).elapsed()
 }
 
-/// A database's time of day, which all processes that share it agree on: the last time that it told, and
-/// what a monotonic clock of our own has counted since. What our own clock takes for the time of day
-/// does not matter.
+/// A database's time of day, which all processes that share it agree on: the last time that it
+/// told, and what a monotonic clock of our own has counted since. What our own clock takes for the
+/// time of day does not matter.
 #[derive(Debug)]
 pub struct SharedClock<C> {
     local: C,
@@ -287,13 +324,22 @@ impl<C: Clock> SharedClock<C> {
     pub fn new(local: C) -> Self {
         let ahead = local.now().0 - micros(local.monotonic());
         let steps = Steps::new(ahead);
-        Self { local, ahead: AtomicI64::new(ahead), steps, has_learnt: AtomicBool::new(false) }
+        Self {
+            local,
+            ahead: AtomicI64::new(ahead),
+            steps,
+            has_learnt: AtomicBool::new(false),
+        }
     }
 }
 
 impl<C: Clock> Clock for SharedClock<C> {
     fn now(&self) -> Timestamp {
-        Timestamp(self.ahead.load(Ordering::Relaxed).saturating_add(micros(self.local.monotonic())))
+        Timestamp(
+            self.ahead
+                .load(Ordering::Relaxed)
+                .saturating_add(micros(self.local.monotonic())),
+        )
     }
 
     fn monotonic(&self) -> Duration {
@@ -309,8 +355,8 @@ impl<C: Clock> Clock for SharedClock<C> {
     }
 
     fn learn(&self, told: Timestamp, asked: Duration, answered: Duration) {
-        // It was told somewhere between question and answer. What fits that is left as it is, so that the
-        // way there and back does not make the clock jitter.
+        // It was told somewhere between question and answer. What fits that is left as it is, so
+        // that the way there and back does not make the clock jitter.
         let (least, most) = (told.0 - micros(answered), told.0 - micros(asked));
         let present = self.ahead.load(Ordering::Relaxed);
         let ahead = present.clamp(least, most.max(least));
@@ -361,11 +407,22 @@ mod tests {
         let steps = Steps::new(10 * hour);
         let due = Timestamp(steps.schedule_now(at(100)).0 + 3 * second);
         steps.note(9 * hour, at(101));
-        assert!(steps.schedule_now(at(102)) < due && steps.schedule_now(at(103)) >= due, "set back");
+        assert!(
+            steps.schedule_now(at(102)) < due && steps.schedule_now(at(103)) >= due,
+            "set back"
+        );
         steps.note(20 * hour, at(104));
-        assert_eq!(steps.schedule_now(at(104)), Timestamp(20 * hour + 104 * second), "set forward");
+        assert_eq!(
+            steps.schedule_now(at(104)),
+            Timestamp(20 * hour + 104 * second),
+            "set forward"
+        );
         steps.note(9 * hour, at(105));
-        assert_eq!(steps.schedule_now(at(105)), Timestamp(20 * hour + 105 * second), "never back");
+        assert_eq!(
+            steps.schedule_now(at(105)),
+            Timestamp(20 * hour + 105 * second),
+            "never back"
+        );
 
         // A clock that is set forward by a day, and then right again.
         let steps = Steps::new(0);
@@ -374,7 +431,11 @@ mod tests {
         steps.note(day, at(now));
         let wall = Timestamp(day + 7200 * second);
         let cutoff = steps.cutoff(wall, at(now), at(3600));
-        assert_eq!(cutoff, Timestamp(3600 * second), "an hour ago by the monotonic clock");
+        assert_eq!(
+            cutoff,
+            Timestamp(3600 * second),
+            "an hour ago by the monotonic clock"
+        );
         assert!(made > cutoff, "200 s old");
         let later = at(now + 3600);
         let cutoff = steps.cutoff(Timestamp(day + micros(later)), later, at(3600));
@@ -389,7 +450,10 @@ mod tests {
         let moment = Timestamp::from_micros(1_767_225_600_000_001);
         assert_eq!(moment.to_string(), "2026-01-01T00:00:00.000001Z");
         assert_eq!(moment.to_string().parse(), Ok(moment));
-        assert_eq!("2026-01-01T02:00:00+02:00".parse(), Ok(Timestamp::from_micros(1_767_225_600_000_000)));
+        assert_eq!(
+            "2026-01-01T02:00:00+02:00".parse(),
+            Ok(Timestamp::from_micros(1_767_225_600_000_000))
+        );
         assert!("yesterday".parse::<Timestamp>().is_err());
         assert!("2026-01-01T00:00:00".parse::<Timestamp>().is_err());
     }

@@ -157,16 +157,19 @@ pub enum Stored {
 const LEFT_OUT: &str = "the database refused text of this response; what is shown was replaced";
 
 impl Finished {
-    /// Leaves something out, because the database refuses what there is. False where nothing less is left.
+    /// Leaves something out, because the database refuses what there is. False where nothing less
+    /// is left.
     pub fn reduce(&mut self) -> bool {
         let exchange = &mut self.exchange;
         match self.stored {
             Stored::Whole => {
-                exchange
-                    .replace_texts(|text| text.replace(|c: char| !c.is_ascii() || c.is_ascii_control(), "?"));
+                exchange.replace_texts(|text| {
+                    text.replace(|c: char| !c.is_ascii() || c.is_ascii_control(), "?")
+                });
                 let error = exchange.error.take();
-                exchange.error =
-                    Some(error.map_or(LEFT_OUT.to_owned(), |error| format!("{error} ({LEFT_OUT})")));
+                exchange.error = Some(
+                    error.map_or(LEFT_OUT.to_owned(), |error| format!("{error} ({LEFT_OUT})")),
+                );
                 self.stored = Stored::Ascii;
             }
             Stored::Ascii => {

@@ -58,7 +58,9 @@ impl EndpointDefaults {
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         check_timeout_ms(timeout_ms).map_err(wrong("endpoint_defaults.timeout"))?;
         let limit = self.rate_limit.to_string().parse::<RateLimit>();
-        limit.map(drop).map_err(wrong("endpoint_defaults.rate_limit"))
+        limit
+            .map(drop)
+            .map_err(wrong("endpoint_defaults.rate_limit"))
     }
 }
 
@@ -98,7 +100,12 @@ impl LiveKeys {
             Some(SigningSecret::Private(private_key)) => (Secret::generate(), private_key),
             None => (Secret::generate(), PrivateKey::generate()),
         };
-        Self { secret, private_key, created_at: Timestamp::from_micros(0), expires_at: None }
+        Self {
+            secret,
+            private_key,
+            created_at: Timestamp::from_micros(0),
+            expires_at: None,
+        }
     }
 
     /// Returns the half of them that a caller asked for.
@@ -188,8 +195,10 @@ impl Endpoint {
         self.rate_limit = settings.rate_limit.unwrap_or(defaults.rate_limit);
         self.concurrency = settings.concurrency.unwrap_or(defaults.concurrency);
         self.timeout = settings.timeout.unwrap_or(defaults.timeout);
-        self.retry_schedule =
-            settings.retry_schedule.clone().unwrap_or_else(|| defaults.retry_schedule.clone());
+        self.retry_schedule = settings
+            .retry_schedule
+            .clone()
+            .unwrap_or_else(|| defaults.retry_schedule.clone());
         self.max_age = settings.max_age.unwrap_or(defaults.max_age);
         let breaker_after = settings.breaker_after.unwrap_or(defaults.breaker_after);
         self.breaker_after = Some(breaker_after).filter(|after| *after > 0);
@@ -197,12 +206,16 @@ impl Endpoint {
 
     /// The keys that sign at `now`, newest first.
     pub fn live_keys(&self, now: Timestamp) -> impl Iterator<Item = &LiveKeys> {
-        self.keys.iter().filter(move |keys| keys.expires_at.is_none_or(|end| now < end))
+        self.keys
+            .iter()
+            .filter(move |keys| keys.expires_at.is_none_or(|end| now < end))
     }
 
-    /// The keys that were rotated out and still sign at `now`, newest first, each with the end of its grace.
+    /// The keys that were rotated out and still sign at `now`, newest first, each with the end of
+    /// its grace.
     pub fn older_keys(&self, now: Timestamp) -> impl Iterator<Item = (&LiveKeys, Timestamp)> {
-        self.live_keys(now).filter_map(|keys| Some((keys, keys.expires_at?)))
+        self.live_keys(now)
+            .filter_map(|keys| Some((keys, keys.expires_at?)))
     }
 
     /// Those that a consumer should know.
@@ -214,7 +227,9 @@ impl Endpoint {
     /// What a consumer verifies `v1a` by; `None` unless the endpoint asks for it.
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {
-        let keys = self.present_keys().filter(|_| self.settings.signing.contains(&Signing::V1a))?;
+        let keys = self
+            .present_keys()
+            .filter(|_| self.settings.signing.contains(&Signing::V1a))?;
         Some(keys.private_key.public())
     }
 
@@ -224,8 +239,8 @@ impl Endpoint {
         self.paused.is_none()
     }
 
-    /// Returns the latest time that a delivery can be due at: the longest wait of its retry, or the end of its
-    /// endpoint's rest or breaker. `health` is within reach of `now`.
+    /// Returns the latest time that a delivery can be due at: the longest wait of its retry, or the
+    /// end of its endpoint's rest or breaker. `health` is within reach of `now`.
     #[must_use]
     pub fn latest_retry(&self, health: &Health, now: Timestamp) -> Timestamp {
         (now + self.retry_schedule.longest_delay()).max(health.opens_at().unwrap_or(now))

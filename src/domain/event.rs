@@ -34,7 +34,8 @@ impl EventType {
     /// # Errors
     /// Says what a name looks like.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let segment = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let segment =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if text.len() <= MAX_TYPE_BYTES && text.split('.').all(segment) {
             Ok(Self(text.into()))
         } else {
@@ -93,8 +94,9 @@ impl EventFilter {
 impl TryFrom<String> for EventFilter {
     type Error = String;
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        EventType::parse(text.strip_suffix(".*").unwrap_or(&text))
-            .map_err(|_| "must be an event type (`invoice.paid`), or a prefix and `.*` (`invoice.*`)")?;
+        EventType::parse(text.strip_suffix(".*").unwrap_or(&text)).map_err(
+            |_| "must be an event type (`invoice.paid`), or a prefix and `.*` (`invoice.*`)",
+        )?;
         Ok(Self(text))
     }
 }
@@ -162,7 +164,8 @@ pub struct NewEvent {
     pub content: Content,
     /// Events that share it reach an endpoint with `"ordering":"key"` in order.
     pub ordering_key: Option<String>,
-    /// The trace that publishing it belongs to; it goes on to the receiver. Not part of its content.
+    /// The trace that publishing it belongs to; it goes on to the receiver. Not part of its
+    /// content.
     pub traceparent: Option<TraceParent>,
 }
 
@@ -180,13 +183,15 @@ impl NewEvent {
         }
     }
 
-    /// An event whose `data` is what `make` makes, inside `{"type","timestamp","data","id"}`. `make` is told
-    /// the event's id, so that what it makes may carry it.
+    /// An event whose `data` is what `make` makes, inside `{"type","timestamp","data","id"}`.
+    /// `make` is told the event's id, so that what it makes may carry it.
     ///
     /// # Errors
     /// When its name is none, or it does not serialize.
     pub fn data<E: Event>(make: impl FnOnce(&EventId) -> E) -> Result<Self, EventError> {
-        Self::typed(make, |event| Ok(Content::Data(serde_json::value::to_raw_value(event)?)))
+        Self::typed(make, |event| {
+            Ok(Content::Data(serde_json::value::to_raw_value(event)?))
+        })
     }
 
     /// An event whose body is what `make` makes, as it is, in JSON.
@@ -196,7 +201,10 @@ impl NewEvent {
     pub fn body<E: Event>(make: impl FnOnce(&EventId) -> E) -> Result<Self, EventError> {
         Self::typed(make, |event| {
             let content_type = "application/json".to_owned();
-            Ok(Content::Payload { body: serde_json::to_vec(event)?.into(), content_type })
+            Ok(Content::Payload {
+                body: serde_json::to_vec(event)?.into(),
+                content_type,
+            })
         })
     }
 
@@ -204,13 +212,18 @@ impl NewEvent {
         make: impl FnOnce(&EventId) -> E,
         content: impl FnOnce(&E) -> serde_json::Result<Content>,
     ) -> Result<Self, EventError> {
-        let invalid = |field: &str, detail: String| EventError::Invalid(FieldError::new(field, detail));
+        let invalid =
+            |field: &str, detail: String| EventError::Invalid(FieldError::new(field, detail));
         let id = EventId::generate();
         let event = make(&id);
         let event_type = EventType::parse(E::TYPE).map_err(|detail| invalid("type", detail))?;
         let content = content(&event).map_err(|error| invalid("data", error.to_string()))?;
         let ordering_key = event.ordering_key();
-        Ok(Self { id, ordering_key, ..Self::new(event_type, content) })
+        Ok(Self {
+            id,
+            ordering_key,
+            ..Self::new(event_type, content)
+        })
     }
 
     /// The same as another tenant's.
@@ -262,7 +275,9 @@ impl NewEvent {
     fn content_hash(&self) -> [u8; 32] {
         let (kind, bytes, content_type) = match &self.content {
             Content::Data(data) => ("data", data.get().as_bytes(), ""),
-            Content::Payload { body, content_type } => ("payload", &body[..], content_type.as_str()),
+            Content::Payload { body, content_type } => {
+                ("payload", &body[..], content_type.as_str())
+            }
         };
         let key = self.ordering_key.as_deref();
         let mut hash = Sha256::new();
@@ -366,11 +381,30 @@ mod tests {
         let hash = |event: NewEvent, now| event.seal(now).unwrap().content_hash;
         let later = Timestamp::from_micros(1);
         assert_eq!(hash(data("1"), NOW), hash(data("1"), later));
-        assert_ne!(hash(data("[1]"), NOW), hash(data("[ 1]"), NOW), "exact bytes");
-        let keyed = NewEvent { ordering_key: Some("k".into()), ..data("1") };
+        assert_ne!(
+            hash(data("[1]"), NOW),
+            hash(data("[ 1]"), NOW),
+            "exact bytes"
+        );
+        let keyed = NewEvent {
+            ordering_key: Some("k".into()),
+            ..data("1")
+        };
         assert_ne!(hash(data("1"), NOW), hash(keyed, NOW));
-        let payload = Content::Payload { body: "1".into(), content_type: "text/plain".into() };
-        assert_ne!(hash(data("1"), NOW), hash(NewEvent { content: payload, ..data("1") }, NOW));
+        let payload = Content::Payload {
+            body: "1".into(),
+            content_type: "text/plain".into(),
+        };
+        assert_ne!(
+            hash(data("1"), NOW),
+            hash(
+                NewEvent {
+                    content: payload,
+                    ..data("1")
+                },
+                NOW
+            )
+        );
     }
 
     #[test]
@@ -381,7 +415,11 @@ mod tests {
         assert!(filter("invoice.*").unwrap().matches(&paid));
         assert!(!filter("invoice").unwrap().matches(&paid));
         assert!(!filter("inv.*").unwrap().matches(&paid));
-        assert!(!filter("invoice.*").unwrap().matches(&EventType::parse("invoice").unwrap()));
+        assert!(
+            !filter("invoice.*")
+                .unwrap()
+                .matches(&EventType::parse("invoice").unwrap())
+        );
         assert!(EventFilter::any_matches(&[], &paid));
         for bad in ["*", "", "invoice*", "*.paid", "invoice..*", "a b"] {
             assert!(filter(bad).is_err(), "{bad}");
@@ -391,6 +429,9 @@ mod tests {
     #[test]
     fn a_body_above_the_limit_is_refused_by_its_size() {
         let big = format!("\"{}\"", "x".repeat(MAX_BODY_BYTES));
-        assert!(matches!(data(&big).seal(NOW), Err(EventError::TooLarge { .. })));
+        assert!(matches!(
+            data(&big).seal(NOW),
+            Err(EventError::TooLarge { .. })
+        ));
     }
 }

@@ -20,7 +20,10 @@ impl Cost {
     }
 
     const fn minus(self, other: Self) -> Self {
-        Self { rows: self.rows.saturating_sub(other.rows), bytes: self.bytes.saturating_sub(other.bytes) }
+        Self {
+            rows: self.rows.saturating_sub(other.rows),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
     }
 }
 
@@ -35,7 +38,11 @@ pub struct FairQueue<K, T> {
 
 impl<K, T> Default for FairQueue<K, T> {
     fn default() -> Self {
-        Self { queues: HashMap::new(), turns: VecDeque::new(), len: 0 }
+        Self {
+            queues: HashMap::new(),
+            turns: VecDeque::new(),
+            len: 0,
+        }
     }
 }
 
@@ -62,13 +69,18 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         self.len += 1;
     }
 
-    /// Takes items for one commit: one of each owner in turn, as long as they fit into `budget` and are at most
-    /// `most`. The first one is taken whatever it costs. An owner whose item does not fit is first next time.
+    /// Takes items for one commit: one of each owner in turn, as long as they fit into `budget` and
+    /// are at most `most`. The first one is taken whatever it costs. An owner whose item does not
+    /// fit is first next time.
     pub fn take(&mut self, budget: Cost, most: usize) -> Vec<T> {
         let (mut taken, mut left, mut passed_over) = (Vec::new(), budget, VecDeque::new());
         while taken.len() < most {
-            let Some(owner) = self.turns.pop_front() else { break };
-            let Some(queue) = self.queues.get_mut(&owner) else { continue };
+            let Some(owner) = self.turns.pop_front() else {
+                break;
+            };
+            let Some(queue) = self.queues.get_mut(&owner) else {
+                continue;
+            };
             let fits = |(cost, _): &mut (Cost, T)| taken.is_empty() || cost.fits(left);
             match queue.pop_front_if(fits) {
                 Some((cost, item)) => {
@@ -112,17 +124,31 @@ mod tests {
         for batch in 0..8 {
             queue.push("bulk", rows(40_000), format!("batch {batch}"));
         }
-        assert_eq!(queue.take(rows(4000), 512), ["batch 0"], "the first one is taken whatever it costs");
+        assert_eq!(
+            queue.take(rows(4000), 512),
+            ["batch 0"],
+            "the first one is taken whatever it costs"
+        );
         queue.push("small", rows(2), "small".to_owned());
         assert_eq!(queue.take(rows(4000), 512), ["batch 1"]);
         assert_eq!(queue.take(rows(4000), 512), ["small"]);
-        assert_eq!(queue.take(rows(4000), 512), ["batch 2"], "who was passed over is first");
+        assert_eq!(
+            queue.take(rows(4000), 512),
+            ["batch 2"],
+            "who was passed over is first"
+        );
     }
 
     #[test]
     fn owners_take_turns_within_a_commit() {
         let mut queue = FairQueue::default();
-        for (owner, item) in [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1")] {
+        for (owner, item) in [
+            ("a", "a1"),
+            ("a", "a2"),
+            ("a", "a3"),
+            ("b", "b1"),
+            ("c", "c1"),
+        ] {
             queue.push(owner, rows(1), item);
         }
         assert_eq!(queue.take(rows(4), 512), ["a1", "b1", "c1", "a2"]);

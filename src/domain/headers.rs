@@ -1,4 +1,5 @@
-//! The headers that an endpoint adds to its requests: which may be given, and what is shown of them.
+//! The headers that an endpoint adds to its requests: which may be given, and what is shown of
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +42,9 @@ pub fn check_header_name(name: &str) -> Result<(), String> {
     }
     let lower = name.to_ascii_lowercase();
     if RESERVED_HEADERS.contains(&lower.as_str())
-        || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+        || RESERVED_PREFIXES
+            .iter()
+            .any(|prefix| lower.starts_with(prefix))
     {
         return Err("is set by Postrider and cannot be given".into());
     }
@@ -57,7 +60,10 @@ pub(super) fn parse_headers(
     present: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, FieldError> {
     if headers.len() > MAX_HEADERS {
-        return Err(FieldError::new("headers", format!("at most {MAX_HEADERS} headers")));
+        return Err(FieldError::new(
+            "headers",
+            format!("at most {MAX_HEADERS} headers"),
+        ));
     }
     let mut parsed = BTreeMap::new();
     for (name, value) in headers {
@@ -74,7 +80,8 @@ pub(super) fn parse_headers(
         } else {
             value
         };
-        if value.len() > MAX_HEADER_VALUE_BYTES || !value.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        if value.len() > MAX_HEADER_VALUE_BYTES || !value.bytes().all(|b| (0x20..0x7f).contains(&b))
+        {
             return wrong(format!(
                 "its value must be printable ASCII, at most {MAX_HEADER_VALUE_BYTES} bytes"
             ));
@@ -83,9 +90,13 @@ pub(super) fn parse_headers(
             return wrong("is given twice (names are the same in any case)".into());
         }
     }
-    let bytes: usize = parsed.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = parsed
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     if bytes > MAX_HEADERS_BYTES {
-        let detail = format!("their names and values hold {bytes} bytes; at most {MAX_HEADERS_BYTES}");
+        let detail =
+            format!("their names and values hold {bytes} bytes; at most {MAX_HEADERS_BYTES}");
         return Err(FieldError::new("headers", detail));
     }
     Ok(parsed)

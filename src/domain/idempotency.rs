@@ -1,5 +1,5 @@
-//! Event ids made of idempotency keys: the same caller, path, query and key always make the same id, so that the
-//! uniqueness of event ids is the whole mechanism, over restarts and nodes.
+//! Event ids made of idempotency keys: the same caller, path, query and key always make the same
+//! id, so that the uniqueness of event ids is the whole mechanism, over restarts and nodes.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -41,7 +41,11 @@ pub struct Request<'a> {
 pub fn check_key(key: &[u8]) -> Result<&str, String> {
     let fits = (1..=MAX_KEY_CHARS).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
     let wrong = || format!("must be 1 to {MAX_KEY_CHARS} visible ASCII characters");
-    if fits { std::str::from_utf8(key).map_err(|_| wrong()) } else { Err(wrong()) }
+    if fits {
+        std::str::from_utf8(key).map_err(|_| wrong())
+    } else {
+        Err(wrong())
+    }
 }
 
 impl IdempotencySecret {
@@ -51,7 +55,8 @@ impl IdempotencySecret {
         Self(bytes)
     }
 
-    /// Returns the id of the event that a request publishes: a UUID of version 8 (RFC 9562, section 5.8).
+    /// Returns the id of the event that a request publishes: a UUID of version 8 (RFC 9562, section
+    /// 5.8).
     #[must_use]
     pub fn event_id(&self, request: &Request<'_>) -> EventId {
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&self.0.into());
@@ -72,8 +77,12 @@ impl IdempotencySecret {
 mod tests {
     use super::*;
 
-    const REQUEST: Request<'static> =
-        Request { caller: "token", path: "/api/v1/events", query: "", key: "k1" };
+    const REQUEST: Request<'static> = Request {
+        caller: "token",
+        path: "/api/v1/events",
+        query: "",
+        key: "k1",
+    };
 
     #[test]
     fn the_same_request_makes_the_same_id_and_another_one_another() {
@@ -83,10 +92,23 @@ mod tests {
         let uuid: Uuid = id.as_str().parse().unwrap();
         assert_eq!(uuid.get_version_num(), 8);
         for other in [
-            Request { caller: "other", ..REQUEST },
-            Request { path: "/api/v1/event", query: "s", ..REQUEST },
-            Request { query: "a=1", ..REQUEST },
-            Request { key: "k2", ..REQUEST },
+            Request {
+                caller: "other",
+                ..REQUEST
+            },
+            Request {
+                path: "/api/v1/event",
+                query: "s",
+                ..REQUEST
+            },
+            Request {
+                query: "a=1",
+                ..REQUEST
+            },
+            Request {
+                key: "k2",
+                ..REQUEST
+            },
         ] {
             assert_ne!(id, secret.event_id(&other), "{other:?}");
         }

@@ -168,10 +168,14 @@ pub fn could_be_id(text: &str) -> bool {
 /// The id of the attempt that claim number `claim_no` of a delivery led to, `att_…`.
 #[must_use]
 pub fn attempt_id(delivery: &DeliveryId, claim_no: i64) -> String {
-    format!("att_{}_{claim_no}", delivery.as_str().trim_start_matches("dlv_"))
+    format!(
+        "att_{}_{claim_no}",
+        delivery.as_str().trim_start_matches("dlv_")
+    )
 }
 
-/// Ids of one process sort by creation even within a millisecond: a counter (RFC 9562, section 6.2).
+/// Ids of one process sort by creation even within a millisecond: a counter (RFC 9562, section
+/// 6.2).
 static COUNTER: Mutex<ContextV7> = Mutex::new(ContextV7::new());
 
 /// UUID v7 (RFC 9562, section 5.7): new rows land at the end of the index, not all over it.
@@ -185,11 +189,15 @@ fn time_ordered(now: Timestamp) -> uuid::fmt::Simple {
 
 fn word_of(text: &str, max: usize) -> Result<Arc<str>, String> {
     let fits = (1..=max).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if fits {
         Ok(text.into())
     } else {
-        Err(format!("must be 1 to {max} characters of A-Z, a-z, 0-9, `_` and `-`"))
+        Err(format!(
+            "must be 1 to {max} characters of A-Z, a-z, 0-9, `_` and `-`"
+        ))
     }
 }
 
@@ -203,7 +211,9 @@ mod tests {
         let late = DeliveryId::generate(Timestamp::from_micros(1_700_000_000_001_000));
         assert!(early < late, "{early} {late}");
         let mut same = Vec::new();
-        same.resize_with(1000, || DeliveryId::generate(Timestamp::from_micros(1_800_000_000_000_000)));
+        same.resize_with(1000, || {
+            DeliveryId::generate(Timestamp::from_micros(1_800_000_000_000_000))
+        });
         assert!(same.is_sorted());
     }
 

@@ -1,7 +1,8 @@
 //! Leases: which of the processes that share a database sends to which endpoints.
 //!
-//! Endpoints are dealt out over a fixed number of shards, and a process leases whole shards. What it
-//! does next is decided here, from what the database shows, without a clock and without a database.
+//! Endpoints are dealt out over a fixed number of shards, and a process leases whole shards. What
+//! it does next is decided here, from what the database shows, without a clock and without a
+//! database.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -58,12 +59,13 @@ pub struct Lease {
 /// How leases are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// How long a lease lasts after its last renewal. Others wait as long for a node that went away.
+    /// How long a lease lasts after its last renewal. Others wait as long for a node that went
+    /// away.
     pub ttl: Duration,
     /// How often it is renewed.
     pub renewal: Duration,
-    /// How long before its end its holder stops by itself: what clocks and a pause of the process may
-    /// differ by.
+    /// How long before its end its holder stops by itself: what clocks and a pause of the process
+    /// may differ by.
     pub margin: Duration,
 }
 
@@ -79,22 +81,33 @@ impl Default for Terms {
 
 impl Terms {
     /// The shortest and the longest time to live.
-    const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(600);
+    const TTL: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(2)..=Duration::from_secs(600);
     const SHORTEST: Duration = Duration::from_millis(100);
 
-    /// Refuses what cannot work: each renewal must be able to fail once without the lease being lost.
+    /// Refuses what cannot work: each renewal must be able to fail once without the lease being
+    /// lost.
     ///
     /// # Errors
     /// Names the setting and its remedy.
     pub fn check(&self) -> Result<(), FieldError> {
         if !Self::TTL.contains(&self.ttl) {
-            return Err(FieldError::new("lease_ttl", "must be 2 seconds to 10 minutes"));
+            return Err(FieldError::new(
+                "lease_ttl",
+                "must be 2 seconds to 10 minutes",
+            ));
         }
         if self.renewal < Self::SHORTEST {
-            return Err(FieldError::new("lease_renewal", "must be at least 100 milliseconds"));
+            return Err(FieldError::new(
+                "lease_renewal",
+                "must be at least 100 milliseconds",
+            ));
         }
         if self.margin < Self::SHORTEST {
-            return Err(FieldError::new("lease_margin", "must be at least 100 milliseconds"));
+            return Err(FieldError::new(
+                "lease_margin",
+                "must be at least 100 milliseconds",
+            ));
         }
         let needed = self.renewal * 2 + self.margin;
         if needed > self.ttl {
@@ -132,12 +145,18 @@ pub struct Plan {
     pub release: Vec<Shard>,
 }
 
-/// Everyone gets as many shards as the others, give or take one. A new process waits until those who
-/// have more let go; nobody takes what another one holds.
+/// Everyone gets as many shards as the others, give or take one. A new process waits until those
+/// who have more let go; nobody takes what another one holds.
 ///
-/// `alive` are the processes that take part, `me` among them; `leaving` what `me` lets go of already.
+/// `alive` are the processes that take part, `me` among them; `leaving` what `me` lets go of
+/// already.
 #[must_use]
-pub fn plan(shards: &[ShardState], alive: &[InstanceId], me: &InstanceId, leaving: &HashSet<Shard>) -> Plan {
+pub fn plan(
+    shards: &[ShardState],
+    alive: &[InstanceId],
+    me: &InstanceId,
+    leaving: &HashSet<Shard>,
+) -> Plan {
     let share = fair_share(alive, me);
     let is_mine = |state: &&ShardState| state.holder.as_ref() == Some(me);
     let mine: Vec<Shard> = shards
@@ -146,7 +165,10 @@ pub fn plan(shards: &[ShardState], alive: &[InstanceId], me: &InstanceId, leavin
         .map(|state| state.lease.shard)
         .filter(|shard| !leaving.contains(shard))
         .collect();
-    let free = shards.iter().filter(|state| state.holder.is_none()).map(|state| state.lease);
+    let free = shards
+        .iter()
+        .filter(|state| state.holder.is_none())
+        .map(|state| state.lease);
     Plan {
         take: free.take(share.saturating_sub(mine.len())).collect(),
         release: mine.into_iter().skip(share).collect(),
@@ -158,7 +180,9 @@ fn fair_share(alive: &[InstanceId], me: &InstanceId) -> usize {
     let mut order: Vec<&InstanceId> = alive.iter().collect();
     order.sort();
     order.dedup();
-    let Some(place) = order.iter().position(|one| *one == me) else { return 0 };
+    let Some(place) = order.iter().position(|one| *one == me) else {
+        return 0;
+    };
     let all = SHARDS.unsigned_abs() as usize;
     all / order.len() + usize::from(place < all % order.len())
 }
@@ -176,9 +200,17 @@ mod tests {
     #[test]
     fn an_endpoint_keeps_its_shard() {
         let shard = |id: &str| Shard::of(&EndpointId::from_text(id)).number();
-        assert_eq!((shard("ep_1"), shard("ep_2"), shard("ep_3")), (12, 26, 57), "stored rows carry these");
+        assert_eq!(
+            (shard("ep_1"), shard("ep_2"), shard("ep_3")),
+            (12, 26, 57),
+            "stored rows carry these"
+        );
         let all: HashSet<_> = (0..2000).map(|n| shard(&format!("ep_{n}"))).collect();
-        assert_eq!(all.len(), SHARDS.unsigned_abs() as usize, "all of them are used");
+        assert_eq!(
+            all.len(),
+            SHARDS.unsigned_abs() as usize,
+            "all of them are used"
+        );
     }
 
     #[test]
@@ -190,7 +222,10 @@ mod tests {
         };
         assert_eq!(Terms::default().check(), Ok(()));
         let refused = terms(30, 14, 3).check().unwrap_err();
-        assert!(refused.field == "lease_ttl" && refused.detail.contains("31s"), "{refused}");
+        assert!(
+            refused.field == "lease_ttl" && refused.detail.contains("31s"),
+            "{refused}"
+        );
         assert_eq!(terms(1, 1, 1).check().unwrap_err().field, "lease_ttl");
         assert_eq!(terms(30, 0, 3).check().unwrap_err().field, "lease_renewal");
         assert_eq!(terms(30, 10, 0).check().unwrap_err().field, "lease_margin");
@@ -209,7 +244,11 @@ mod tests {
                 let plan = plan(&self.shards, &self.alive, &me, &HashSet::new());
                 changed |= plan != Plan::default();
                 for lease in plan.take {
-                    let state = self.shards.iter_mut().find(|one| one.lease == lease).unwrap();
+                    let state = self
+                        .shards
+                        .iter_mut()
+                        .find(|one| one.lease == lease)
+                        .unwrap();
                     assert_eq!(state.holder, None, "nobody takes what another one holds");
                     state.holder = Some(me.clone());
                     state.lease.epoch += 1;

@@ -11,9 +11,9 @@
 //!     ▲───────── retry, asked for by a person ───────────────────┘
 //! ```
 //!
-//! Deliveries of one ordering key stand in line. Each keeps its place until it has arrived, is cancelled, or
-//! fails where that is to block nobody; the first one alone may be claimed, and those behind it are set aside
-//! ([`HoldReason::Order`]) until it is their turn.
+//! Deliveries of one ordering key stand in line. Each keeps its place until it has arrived, is
+//! cancelled, or fails where that is to block nobody; the first one alone may be claimed, and those
+//! behind it are set aside ([`HoldReason::Order`]) until it is their turn.
 //!
 //! The store calls it inside the transaction that writes what it returns. A crash, a restart or a
 //! lost owner is [`Cause::Interrupted`]: it never fails a delivery and never uses up a retry.
@@ -55,7 +55,8 @@ words! {
     HoldReason {
         /// [`MAX_INTERRUPTIONS`] attempts in a row never finished: sending it may be what kills us.
         Interrupted = "interrupted",
-        /// Another delivery of its ordering key comes first. Not a person's to lift: it ends by itself.
+        /// Another delivery of its ordering key comes first. Not a person's to lift: it ends by
+        /// itself.
         Order = "order",
         /// The database refused to store its outcome, whatever was left out of it.
         RefusedByDatabase = "refused_by_database",
@@ -116,7 +117,8 @@ pub struct Life {
     pub interruptions: u32,
     /// When a receiver first answered 2xx.
     pub delivered_at: Option<Timestamp>,
-    /// Whether it has a place in line: those after it in its ordering key wait until it gives that up.
+    /// Whether it has a place in line: those after it in its ordering key wait until it gives that
+    /// up.
     pub in_line: bool,
 }
 
@@ -169,8 +171,8 @@ pub enum Cause<'a> {
         /// When to ask again.
         until: Timestamp,
     },
-    /// A reused connection ended before a response: the receiver may not have seen the request. It uses up no
-    /// retry and is no interruption.
+    /// A reused connection ended before a response: the receiver may not have seen the request. It
+    /// uses up no retry and is no interruption.
     ConnectionLost {
         /// When the attempt ended.
         at: Timestamp,
@@ -245,54 +247,94 @@ fn state_words(state: State) -> String {
 pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
     use HoldReason::{Interrupted, Order, RefusedByDatabase};
     use State::{Delivered, Failed, Pending, Sending};
-    let refused = Err(Refused { state: life.state, verb: cause.verb() });
+    let refused = Err(Refused {
+        state: life.state,
+        verb: cause.verb(),
+    });
     let to = |state| Ok(Life { state, ..*life });
     let due = |at| Pending(Wait::Until(at));
-    let failed = |reason, blocks| Life { state: Failed(reason), in_line: life.in_line && blocks, ..*life };
+    let failed = |reason, blocks| Life {
+        state: Failed(reason),
+        in_line: life.in_line && blocks,
+        ..*life
+    };
 
     match (life.state, *cause) {
         (Pending(Wait::Until(_)), Cause::Claimed) => to(Sending),
 
         (Sending, Cause::Accepted { at }) => {
             let delivered_at = life.delivered_at.or(Some(at));
-            Ok(Life { delivered_at, in_line: false, ..finished(life, Delivered) })
-        }
-        (Sending, Cause::Rejected { schedule: None, .. }) => {
-            Ok(Life { in_line: false, ..finished(life, Failed(FailureReason::EndpointDeleted)) })
-        }
-        (Sending, Cause::Rejected { at, schedule: Some(schedule), jitter, not_before, blocks }) => {
-            Ok(match schedule.delay(life.retries_used, jitter) {
-                Some(delay) => Life {
-                    retries_used: life.retries_used + 1,
-                    ..finished(life, due((at + delay).max(not_before.unwrap_or(at))))
-                },
-                None => Life {
-                    in_line: life.in_line && blocks,
-                    ..finished(life, Failed(FailureReason::RetriesExhausted))
-                },
+            Ok(Life {
+                delivered_at,
+                in_line: false,
+                ..finished(life, Delivered)
             })
         }
+        (Sending, Cause::Rejected { schedule: None, .. }) => Ok(Life {
+            in_line: false,
+            ..finished(life, Failed(FailureReason::EndpointDeleted))
+        }),
+        (
+            Sending,
+            Cause::Rejected {
+                at,
+                schedule: Some(schedule),
+                jitter,
+                not_before,
+                blocks,
+            },
+        ) => Ok(match schedule.delay(life.retries_used, jitter) {
+            Some(delay) => Life {
+                retries_used: life.retries_used + 1,
+                ..finished(life, due((at + delay).max(not_before.unwrap_or(at))))
+            },
+            None => Life {
+                in_line: life.in_line && blocks,
+                ..finished(life, Failed(FailureReason::RetriesExhausted))
+            },
+        }),
         (Sending, Cause::Deferred { until }) => Ok(finished(life, due(until))),
         (Sending, Cause::Released { at } | Cause::ConnectionLost { at }) => to(due(at)),
         (Sending, Cause::RefusedByDatabase) => to(Pending(Wait::Held(RefusedByDatabase))),
         (Sending, Cause::Interrupted { at, counts }) => {
             let interruptions = life.interruptions + u32::from(counts);
-            let state =
-                if interruptions >= MAX_INTERRUPTIONS { Pending(Wait::Held(Interrupted)) } else { due(at) };
-            Ok(Life { state, interruptions, ..*life })
+            let state = if interruptions >= MAX_INTERRUPTIONS {
+                Pending(Wait::Held(Interrupted))
+            } else {
+                due(at)
+            };
+            Ok(Life {
+                state,
+                interruptions,
+                ..*life
+            })
         }
 
         (Failed(FailureReason::EndpointDeleted), Cause::RetryAsked { .. }) => refused,
         (
             Failed(_) | Delivered | Pending(Wait::Held(Interrupted | RefusedByDatabase)),
             Cause::RetryAsked { at },
-        ) => Ok(Life { state: due(at), retries_used: 0, interruptions: 0, ..*life }),
+        ) => Ok(Life {
+            state: due(at),
+            retries_used: 0,
+            interruptions: 0,
+            ..*life
+        }),
         (Pending(Wait::Held(Interrupted | RefusedByDatabase)), Cause::HoldLifted { at }) => {
-            Ok(Life { state: due(at), interruptions: 0, ..*life })
+            Ok(Life {
+                state: due(at),
+                interruptions: 0,
+                ..*life
+            })
         }
-        (Failed(_), Cause::HoldLifted { .. }) if life.in_line => Ok(Life { in_line: false, ..*life }),
+        (Failed(_), Cause::HoldLifted { .. }) if life.in_line => Ok(Life {
+            in_line: false,
+            ..*life
+        }),
 
-        (Pending(Wait::Until(_)), Cause::SetAside) if life.in_line => to(Pending(Wait::Held(Order))),
+        (Pending(Wait::Until(_)), Cause::SetAside) if life.in_line => {
+            to(Pending(Wait::Held(Order)))
+        }
         (Pending(Wait::Held(Order)), Cause::TurnCame { at }) => to(due(at)),
 
         (Pending(_), Cause::Cancelled) => Ok(failed(FailureReason::Cancelled, false)),
@@ -305,7 +347,12 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
 
 /// An attempt ended with a known outcome.
 fn finished(life: &Life, state: State) -> Life {
-    Life { state, attempt_count: life.attempt_count + 1, interruptions: 0, ..*life }
+    Life {
+        state,
+        attempt_count: life.attempt_count + 1,
+        interruptions: 0,
+        ..*life
+    }
 }
 
 impl Cause<'_> {
@@ -339,9 +386,17 @@ mod tests {
     const NOW: State = State::Pending(Wait::Until(AT));
 
     fn states() -> Vec<State> {
-        let mut all = vec![State::Pending(Wait::Until(Timestamp::from_micros(0))), HELD, ASIDE];
+        let mut all = vec![
+            State::Pending(Wait::Until(Timestamp::from_micros(0))),
+            HELD,
+            ASIDE,
+        ];
         all.extend([State::Sending, State::Delivered]);
-        all.extend(FailureReason::ALL.iter().map(|reason| State::Failed(*reason)));
+        all.extend(
+            FailureReason::ALL
+                .iter()
+                .map(|reason| State::Failed(*reason)),
+        );
         all
     }
 
@@ -360,7 +415,19 @@ mod tests {
             blocks: true,
         };
         let later = State::Pending(Wait::Until(Timestamp::from_micros(11_000_000)));
-        let of_pending = |to| [Some(to), Some(to), Some(to), None, None, None, None, None, None];
+        let of_pending = |to| {
+            [
+                Some(to),
+                Some(to),
+                Some(to),
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+            ]
+        };
 
         // Columns: due, held, set aside, sending, delivered, then failed by each reason:
         // retries_exhausted, cancelled, endpoint_deleted, expired.
@@ -368,19 +435,61 @@ mod tests {
         let s = Some;
         let table: Vec<(Cause<'_>, [Option<State>; 9])> = vec![
             (Cause::Claimed, [s(Sending), no, no, no, no, no, no, no, no]),
-            (Cause::Accepted { at: AT }, [no, no, no, s(Delivered), no, no, no, no, no]),
-            (rejected(Some(&schedule)), [no, no, no, s(later), no, no, no, no, no]),
-            (rejected(Some(&none)), [no, no, no, s(Failed(RetriesExhausted)), no, no, no, no, no]),
-            (rejected(None), [no, no, no, s(Failed(EndpointDeleted)), no, no, no, no, no]),
-            (Cause::Deferred { until: AT }, [no, no, no, s(NOW), no, no, no, no, no]),
-            (Cause::ConnectionLost { at: AT }, [no, no, no, s(NOW), no, no, no, no, no]),
-            (Cause::RefusedByDatabase, [no, no, no, s(REFUSED), no, no, no, no, no]),
-            (Cause::Released { at: AT }, [no, no, no, s(NOW), no, no, no, no, no]),
-            (Cause::Interrupted { at: AT, counts: true }, [no, no, no, s(NOW), no, no, no, no, no]),
-            (Cause::Interrupted { at: AT, counts: false }, [no, no, no, s(NOW), no, no, no, no, no]),
-            (Cause::RetryAsked { at: AT }, [no, s(NOW), no, no, s(NOW), s(NOW), s(NOW), no, s(NOW)]),
+            (
+                Cause::Accepted { at: AT },
+                [no, no, no, s(Delivered), no, no, no, no, no],
+            ),
+            (
+                rejected(Some(&schedule)),
+                [no, no, no, s(later), no, no, no, no, no],
+            ),
+            (
+                rejected(Some(&none)),
+                [no, no, no, s(Failed(RetriesExhausted)), no, no, no, no, no],
+            ),
+            (
+                rejected(None),
+                [no, no, no, s(Failed(EndpointDeleted)), no, no, no, no, no],
+            ),
+            (
+                Cause::Deferred { until: AT },
+                [no, no, no, s(NOW), no, no, no, no, no],
+            ),
+            (
+                Cause::ConnectionLost { at: AT },
+                [no, no, no, s(NOW), no, no, no, no, no],
+            ),
+            (
+                Cause::RefusedByDatabase,
+                [no, no, no, s(REFUSED), no, no, no, no, no],
+            ),
+            (
+                Cause::Released { at: AT },
+                [no, no, no, s(NOW), no, no, no, no, no],
+            ),
+            (
+                Cause::Interrupted {
+                    at: AT,
+                    counts: true,
+                },
+                [no, no, no, s(NOW), no, no, no, no, no],
+            ),
+            (
+                Cause::Interrupted {
+                    at: AT,
+                    counts: false,
+                },
+                [no, no, no, s(NOW), no, no, no, no, no],
+            ),
+            (
+                Cause::RetryAsked { at: AT },
+                [no, s(NOW), no, no, s(NOW), s(NOW), s(NOW), no, s(NOW)],
+            ),
             (Cause::SetAside, [s(ASIDE), no, no, no, no, no, no, no, no]),
-            (Cause::TurnCame { at: AT }, [no, no, s(NOW), no, no, no, no, no, no]),
+            (
+                Cause::TurnCame { at: AT },
+                [no, no, s(NOW), no, no, no, no, no, no],
+            ),
             (
                 Cause::HoldLifted { at: AT },
                 [
@@ -401,7 +510,10 @@ mod tests {
         ];
         for (cause, row) in table {
             for (state, expected) in states().into_iter().zip(row) {
-                let life = Life { state, ..Life::published(AT, true) };
+                let life = Life {
+                    state,
+                    ..Life::published(AT, true)
+                };
                 let actual = next(&life, &cause).map(|life| life.state);
                 assert_eq!(actual.ok(), expected, "{state:?} by {cause:?}");
             }
@@ -410,35 +522,77 @@ mod tests {
 
     #[test]
     fn a_crash_uses_up_nothing_and_the_fifth_in_a_row_holds() {
-        let mut life =
-            Life { state: State::Sending, retries_used: 2, attempt_count: 2, ..Life::published(AT, false) };
+        let mut life = Life {
+            state: State::Sending,
+            retries_used: 2,
+            attempt_count: 2,
+            ..Life::published(AT, false)
+        };
         for crash in 1..=MAX_INTERRUPTIONS {
-            life = next(&life, &Cause::Interrupted { at: AT, counts: true }).unwrap();
+            life = next(
+                &life,
+                &Cause::Interrupted {
+                    at: AT,
+                    counts: true,
+                },
+            )
+            .unwrap();
             assert_eq!((life.retries_used, life.attempt_count), (2, 2));
-            assert_eq!(life.state, if crash < MAX_INTERRUPTIONS { NOW } else { HELD });
+            assert_eq!(
+                life.state,
+                if crash < MAX_INTERRUPTIONS { NOW } else { HELD }
+            );
             life.state = State::Sending;
         }
-        let clean = next(&Life { interruptions: 4, ..life }, &Cause::Interrupted { at: AT, counts: false });
+        let clean = next(
+            &Life {
+                interruptions: 4,
+                ..life
+            },
+            &Cause::Interrupted {
+                at: AT,
+                counts: false,
+            },
+        );
         assert_eq!(clean.unwrap().state, NOW, "a clean stop does not count");
         let finished = next(&life, &Cause::Accepted { at: AT }).unwrap();
-        assert_eq!(finished.interruptions, 0, "a finished attempt starts the count again");
+        assert_eq!(
+            finished.interruptions, 0,
+            "a finished attempt starts the count again"
+        );
     }
 
     #[test]
     fn a_lost_connection_costs_nothing_and_a_refused_outcome_waits_for_a_person() {
-        let life =
-            Life { state: State::Sending, retries_used: 2, interruptions: 1, ..Life::published(AT, true) };
+        let life = Life {
+            state: State::Sending,
+            retries_used: 2,
+            interruptions: 1,
+            ..Life::published(AT, true)
+        };
         let lost = next(&life, &Cause::ConnectionLost { at: AT }).unwrap();
         assert_eq!(lost, Life { state: NOW, ..life });
-        let refused = Life { state: REFUSED, ..life };
-        assert_eq!(next(&refused, &Cause::HoldLifted { at: AT }).unwrap().state, NOW);
-        assert_eq!(next(&refused, &Cause::RetryAsked { at: AT }).unwrap().state, NOW);
+        let refused = Life {
+            state: REFUSED,
+            ..life
+        };
+        assert_eq!(
+            next(&refused, &Cause::HoldLifted { at: AT }).unwrap().state,
+            NOW
+        );
+        assert_eq!(
+            next(&refused, &Cause::RetryAsked { at: AT }).unwrap().state,
+            NOW
+        );
         assert!(next(&refused, &Cause::Claimed).is_err());
     }
 
     #[test]
     fn a_probe_comes_no_earlier_than_the_breaker_lets_it_and_a_deferral_costs_no_retry() {
-        let life = Life { state: State::Sending, ..Life::published(AT, false) };
+        let life = Life {
+            state: State::Sending,
+            ..Life::published(AT, false)
+        };
         let (schedule, probe_at) = (RetrySchedule::default(), Timestamp::from_micros(31_000_000));
         let not_before = Some(probe_at);
         let cause = Cause::Rejected {
@@ -449,9 +603,15 @@ mod tests {
             blocks: true,
         };
         let probed = next(&life, &cause).unwrap();
-        assert_eq!((probed.state, probed.retries_used), (State::Pending(Wait::Until(probe_at)), 1));
+        assert_eq!(
+            (probed.state, probed.retries_used),
+            (State::Pending(Wait::Until(probe_at)), 1)
+        );
         let deferred = next(&life, &Cause::Deferred { until: probe_at }).unwrap();
-        assert_eq!((deferred.state, deferred.retries_used), (State::Pending(Wait::Until(probe_at)), 0));
+        assert_eq!(
+            (deferred.state, deferred.retries_used),
+            (State::Pending(Wait::Until(probe_at)), 0)
+        );
         assert_eq!(deferred.attempt_count, 1);
     }
 
@@ -473,7 +633,10 @@ mod tests {
         assert_eq!(life.state, State::Failed(FailureReason::RetriesExhausted));
         assert_eq!((life.attempt_count, life.retries_used), (5, 4));
         life = next(&life, &Cause::RetryAsked { at: AT }).unwrap();
-        assert_eq!((life.state, life.attempt_count, life.retries_used), (NOW, 5, 0));
+        assert_eq!(
+            (life.state, life.attempt_count, life.retries_used),
+            (NOW, 5, 0)
+        );
     }
 
     /// What gives its place in line up, and what keeps it.
@@ -482,7 +645,15 @@ mod tests {
         let none = RetrySchedule::new(vec![]).unwrap();
         let some = RetrySchedule::default();
         let after = |state, cause: &Cause<'_>| {
-            next(&Life { state, ..Life::published(AT, true) }, cause).unwrap().in_line
+            next(
+                &Life {
+                    state,
+                    ..Life::published(AT, true)
+                },
+                cause,
+            )
+            .unwrap()
+            .in_line
         };
         let rejected = |schedule, blocks| Cause::Rejected {
             at: AT,
@@ -492,10 +663,19 @@ mod tests {
             blocks,
         };
         assert!(!after(State::Sending, &Cause::Accepted { at: AT }));
-        assert!(after(State::Sending, &rejected(&some, false)), "it will be tried again");
+        assert!(
+            after(State::Sending, &rejected(&some, false)),
+            "it will be tried again"
+        );
         assert!(after(State::Sending, &rejected(&none, true)));
         assert!(!after(State::Sending, &rejected(&none, false)));
-        assert!(after(State::Sending, &Cause::Interrupted { at: AT, counts: true }));
+        assert!(after(
+            State::Sending,
+            &Cause::Interrupted {
+                at: AT,
+                counts: true
+            }
+        ));
         for pending in [NOW, HELD, ASIDE] {
             assert!(!after(pending, &Cause::Cancelled));
             assert!(after(pending, &Cause::Expired { blocks: true }));
@@ -504,23 +684,43 @@ mod tests {
         let failed = State::Failed(FailureReason::RetriesExhausted);
         assert!(after(failed, &Cause::RetryAsked { at: AT }));
         assert!(!after(failed, &Cause::HoldLifted { at: AT }));
-        let out_of_line = Life { state: failed, ..Life::published(AT, false) };
-        assert!(next(&out_of_line, &Cause::HoldLifted { at: AT }).is_err(), "nothing waits for it");
+        let out_of_line = Life {
+            state: failed,
+            ..Life::published(AT, false)
+        };
+        assert!(
+            next(&out_of_line, &Cause::HoldLifted { at: AT }).is_err(),
+            "nothing waits for it"
+        );
         assert!(next(&Life::published(AT, false), &Cause::SetAside).is_err());
     }
 
     #[test]
     fn a_resend_keeps_the_first_delivery_time() {
         let first = Some(Timestamp::from_micros(5));
-        let life = Life { state: State::Sending, delivered_at: first, ..Life::published(AT, false) };
-        assert_eq!(next(&life, &Cause::Accepted { at: AT }).unwrap().delivered_at, first);
+        let life = Life {
+            state: State::Sending,
+            delivered_at: first,
+            ..Life::published(AT, false)
+        };
+        assert_eq!(
+            next(&life, &Cause::Accepted { at: AT })
+                .unwrap()
+                .delivered_at,
+            first
+        );
     }
 
     #[test]
     fn a_refusal_names_state_and_wish() {
-        let life =
-            Life { state: State::Failed(FailureReason::EndpointDeleted), ..Life::published(AT, false) };
+        let life = Life {
+            state: State::Failed(FailureReason::EndpointDeleted),
+            ..Life::published(AT, false)
+        };
         let refused = next(&life, &Cause::RetryAsked { at: AT }).unwrap_err();
-        assert_eq!(refused.to_string(), "a delivery that is failed (endpoint_deleted) cannot be retried");
+        assert_eq!(
+            refused.to_string(),
+            "a delivery that is failed (endpoint_deleted) cannot be retried"
+        );
     }
 }

@@ -31,8 +31,8 @@ use serde::Serialize;
 /// One thing that is wrong with one field of a request, in words that say how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// The field's path as the caller wrote it, such as `rate_limit` or `events[17].type`; empty for
-    /// the whole.
+    /// The field's path as the caller wrote it, such as `rate_limit` or `events[17].type`; empty
+    /// for the whole.
     pub field: String,
     /// What is wrong with it, and what would be right.
     pub detail: String,
@@ -41,7 +41,10 @@ pub struct FieldError {
 impl FieldError {
     /// An error at `field`.
     pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { field: field.into(), detail: detail.into() }
+        Self {
+            field: field.into(),
+            detail: detail.into(),
+        }
     }
 }
 

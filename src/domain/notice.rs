@@ -1,8 +1,8 @@
 //! What an operator wants to hear of: operational events, sent as webhooks like any other to the
 //! endpoints of a tenant of their own.
 //!
-//! What happens on that tenant itself is told to nobody, so that a failing listener hears of no failure
-//! of its own. A notice is published in the transaction that writes what it tells of.
+//! What happens on that tenant itself is told to nobody, so that a failing listener hears of no
+//! failure of its own. A notice is published in the transaction that writes what it tells of.
 
 use serde_json::{Value, json};
 
@@ -95,6 +95,9 @@ impl Notice<'_> {
     pub fn event(&self) -> Result<NewEvent, serde_json::Error> {
         let data = serde_json::value::to_raw_value(&self.data())?;
         let event = NewEvent::new(self.topic().event_type(), Content::Data(data));
-        Ok(NewEvent { tenant: Tenant::reserved(), ..event })
+        Ok(NewEvent {
+            tenant: Tenant::reserved(),
+            ..event
+        })
     }
 }

@@ -57,7 +57,10 @@ impl Period {
 impl Default for RateLimit {
     /// Ten a minute.
     fn default() -> Self {
-        Self::Sliding { starts: 10, period: Period::Minute }
+        Self::Sliding {
+            starts: 10,
+            period: Period::Minute,
+        }
     }
 }
 
@@ -94,7 +97,9 @@ impl FromStr for RateLimit {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || {
-            format!("must be \"N/s\", \"N/min\" or \"N/h\" with N from 1 to {MAX_STARTS}, or \"unlimited\"")
+            format!(
+                "must be \"N/s\", \"N/min\" or \"N/h\" with N from 1 to {MAX_STARTS}, or \"unlimited\""
+            )
         };
         if text == "unlimited" {
             return Ok(Self::Unlimited);
@@ -120,9 +125,11 @@ impl RateLimit {
     pub fn drain_time(self, waiting: u64) -> Option<Duration> {
         match self {
             Self::Unlimited => None,
-            Self::Sliding { starts, period } => {
-                Some(period.duration().mul_f64(waiting as f64 / f64::from(starts.max(1))))
-            }
+            Self::Sliding { starts, period } => Some(
+                period
+                    .duration()
+                    .mul_f64(waiting as f64 / f64::from(starts.max(1))),
+            ),
         }
     }
 }
@@ -144,7 +151,11 @@ impl SlidingWindow {
     pub fn seeded(limit: RateLimit, starts: impl IntoIterator<Item = Duration>) -> Self {
         let mut starts: Vec<_> = starts.into_iter().collect();
         starts.sort_unstable();
-        Self { limit, starts: starts.into(), reserved: 0 }
+        Self {
+            limit,
+            starts: starts.into(),
+            reserved: 0,
+        }
     }
 
     /// The limit it holds.
@@ -155,7 +166,9 @@ impl SlidingWindow {
 
     /// How many attempts may start now, `u32::MAX` when there is no limit.
     pub fn available(&mut self, now: Duration) -> u32 {
-        let RateLimit::Sliding { starts: max, .. } = self.limit else { return u32::MAX };
+        let RateLimit::Sliding { starts: max, .. } = self.limit else {
+            return u32::MAX;
+        };
         self.forget(now);
         let used = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
         max.saturating_sub(used.saturating_add(self.reserved))
@@ -192,7 +205,9 @@ impl SlidingWindow {
         if self.available(now) > 0 {
             return None;
         }
-        self.starts.front().map(|oldest| (*oldest + self.span()).saturating_sub(now))
+        self.starts
+            .front()
+            .map(|oldest| (*oldest + self.span()).saturating_sub(now))
     }
 
     /// The period, and a thousandth: the log's wall clock may be slewed by up to 500 ppm against
@@ -206,7 +221,11 @@ impl SlidingWindow {
 
     fn forget(&mut self, now: Duration) {
         let span = self.span();
-        while self.starts.front().is_some_and(|oldest| *oldest + span <= now) {
+        while self
+            .starts
+            .front()
+            .is_some_and(|oldest| *oldest + span <= now)
+        {
             self.starts.pop_front();
         }
     }
@@ -224,7 +243,9 @@ mod tests {
         for text in ["10/min", "1/s", "10000/h", "unlimited"] {
             assert_eq!(text.parse::<RateLimit>().unwrap().to_string(), text);
         }
-        for bad in ["", "10", "0/s", "10001/h", "10/day", "-1/s", "+1/s", "1.5/s", "10 /min"] {
+        for bad in [
+            "", "10", "0/s", "10001/h", "10/day", "-1/s", "+1/s", "1.5/s", "10 /min",
+        ] {
             assert!(bad.parse::<RateLimit>().is_err(), "{bad}");
         }
     }

@@ -1,5 +1,5 @@
-//! Recoveries: everything that an endpoint has not got in a span of time is sent (again), after an outage of
-//! its receiver or a mistake.
+//! Recoveries: everything that an endpoint has not got in a span of time is sent (again), after an
+//! outage of its receiver or a mistake.
 
 use super::clock::Timestamp;
 use super::ids::{EndpointId, RecoveryId, Tenant};
@@ -8,7 +8,8 @@ use super::words;
 words! {
     /// What a recovery brings back.
     Include {
-        /// Deliveries that were given up, but for those that a person cancelled, or that had arrived before.
+        /// Deliveries that were given up, but for those that a person cancelled, or that had
+        /// arrived before.
         Failed = "failed",
         /// Events that the endpoint never got, and wants now.
         Missing = "missing",

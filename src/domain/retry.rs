@@ -26,10 +26,15 @@ impl RetrySchedule {
     /// Says what is wrong with more than [`MAX_DELAYS`] delays or one above [`MAX_DELAY_S`].
     pub fn new(delays_s: Vec<u32>) -> Result<Self, String> {
         if delays_s.len() > MAX_DELAYS {
-            return Err(format!("at most {MAX_DELAYS} delays, not {}", delays_s.len()));
+            return Err(format!(
+                "at most {MAX_DELAYS} delays, not {}",
+                delays_s.len()
+            ));
         }
         if let Some(delay) = delays_s.iter().find(|delay| **delay > MAX_DELAY_S) {
-            return Err(format!("each delay is at most {MAX_DELAY_S} seconds (7 days), not {delay}"));
+            return Err(format!(
+                "each delay is at most {MAX_DELAY_S} seconds (7 days), not {delay}"
+            ));
         }
         Ok(Self { delays_s })
     }
@@ -47,7 +52,8 @@ impl RetrySchedule {
         Duration::from_secs(u64::from(longest)).mul_f64(1.0 + MAX_JITTER)
     }
 
-    /// The delay before the next retry after `retries_used` of them, or `None` when they are used up.
+    /// The delay before the next retry after `retries_used` of them, or `None` when they are used
+    /// up.
     #[must_use]
     pub fn delay(&self, retries_used: u32, jitter: Jitter) -> Option<Duration> {
         let delay = self.delays_s.get(usize::try_from(retries_used).ok()?)?;
@@ -58,7 +64,9 @@ impl RetrySchedule {
 impl Default for RetrySchedule {
     /// 10, 20, 40 and 80 seconds: five attempts in all.
     fn default() -> Self {
-        Self { delays_s: vec![10, 20, 40, 80] }
+        Self {
+            delays_s: vec![10, 20, 40, 80],
+        }
     }
 }
 
@@ -73,7 +81,11 @@ impl Jitter {
     /// Clamps `share` to 0 to 1.
     #[must_use]
     pub fn new(share: f64) -> Self {
-        Self(if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) })
+        Self(if share.is_nan() {
+            0.0
+        } else {
+            share.clamp(0.0, 1.0)
+        })
     }
 }
 
@@ -84,8 +96,9 @@ mod tests {
     #[test]
     fn the_default_is_four_retries_doubling_from_ten_seconds() {
         let schedule = RetrySchedule::default();
-        let delays: Vec<_> =
-            (0..5).map(|used| schedule.delay(used, Jitter::NONE).map(|d| d.as_secs())).collect();
+        let delays: Vec<_> = (0..5)
+            .map(|used| schedule.delay(used, Jitter::NONE).map(|d| d.as_secs()))
+            .collect();
         assert_eq!(delays, [Some(10), Some(20), Some(40), Some(80), None]);
     }
 
@@ -100,12 +113,23 @@ mod tests {
 
     #[test]
     fn an_empty_schedule_means_one_attempt() {
-        assert_eq!(RetrySchedule::new(vec![]).unwrap().delay(0, Jitter::NONE), None);
+        assert_eq!(
+            RetrySchedule::new(vec![]).unwrap().delay(0, Jitter::NONE),
+            None
+        );
     }
 
     #[test]
     fn limits_are_named() {
-        assert!(RetrySchedule::new(vec![1; 31]).unwrap_err().contains("at most 30"));
-        assert!(RetrySchedule::new(vec![MAX_DELAY_S + 1]).unwrap_err().contains("7 days"));
+        assert!(
+            RetrySchedule::new(vec![1; 31])
+                .unwrap_err()
+                .contains("at most 30")
+        );
+        assert!(
+            RetrySchedule::new(vec![MAX_DELAY_S + 1])
+                .unwrap_err()
+                .contains("7 days")
+        );
     }
 }

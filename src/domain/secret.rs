@@ -12,8 +12,8 @@ use zeroize::ZeroizeOnDrop;
 
 const PREFIX: &str = "whsec_";
 
-/// A symmetric signing secret of 24 to 75 bytes, decoded once. Never shown by `Debug`, and wiped when
-/// dropped.
+/// A symmetric signing secret of 24 to 75 bytes, decoded once. Never shown by `Debug`, and wiped
+/// when dropped.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct Secret {
     key: Vec<u8>,
@@ -43,7 +43,9 @@ impl Secret {
     /// A fresh secret of 32 random bytes from a cryptographic generator.
     #[must_use]
     pub fn generate() -> Self {
-        Self { key: rand::random::<[u8; 32]>().to_vec() }
+        Self {
+            key: rand::random::<[u8; 32]>().to_vec(),
+        }
     }
 
     /// The key that signs.
@@ -110,7 +112,10 @@ impl PrivateKey {
     /// The key as it is stored. The one way to see it.
     #[must_use]
     pub fn reveal(&self) -> String {
-        format!("{PRIVATE_PREFIX}{}", BASE64_STANDARD.encode(self.0.to_keypair_bytes()))
+        format!(
+            "{PRIVATE_PREFIX}{}",
+            BASE64_STANDARD.encode(self.0.to_keypair_bytes())
+        )
     }
 }
 
@@ -130,8 +135,8 @@ pub enum SigningSecret {
 }
 
 impl SigningSecret {
-    /// Reads `whsec_…` or `whsk_…`. Other systems write keys with white space around them, without padding, or in
-    /// the URL-safe alphabet: all of it is read.
+    /// Reads `whsec_…` or `whsk_…`. Other systems write keys with white space around them, without
+    /// padding, or in the URL-safe alphabet: all of it is read.
     ///
     /// # Errors
     /// Says what is wrong; never repeats the key.
@@ -169,26 +174,34 @@ impl PublicKey {
         let bytes = decode(text, PUBLIC_PREFIX)?;
         let key = <[u8; 32]>::try_from(bytes)
             .map_err(|bytes| format!("must hold 32 bytes, not {}", bytes.len()))?;
-        VerifyingKey::from_bytes(&key).map(Self).map_err(|_| "is no ed25519 key".into())
+        VerifyingKey::from_bytes(&key)
+            .map(Self)
+            .map_err(|_| "is no ed25519 key".into())
     }
 
     /// Whether this key's private half signed these bytes.
     #[must_use]
     pub fn verifies(&self, content: &[u8], signature: &[u8; 64]) -> bool {
-        self.0.verify_strict(content, &Signature::from_bytes(signature)).is_ok()
+        self.0
+            .verify_strict(content, &Signature::from_bytes(signature))
+            .is_ok()
     }
 }
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PUBLIC_PREFIX}{}", BASE64_STANDARD.encode(self.0.as_bytes()))
+        write!(
+            f,
+            "{PUBLIC_PREFIX}{}",
+            BASE64_STANDARD.encode(self.0.as_bytes())
+        )
     }
 }
 
 const ENCRYPTION_PREFIX: &str = "prk_";
 
-/// A key that secrets are encrypted with in the database, `prk_…`: 32 bytes in base64. Never shown by
-/// `Debug`, and wiped when dropped.
+/// A key that secrets are encrypted with in the database, `prk_…`: 32 bytes in base64. Never shown
+/// by `Debug`, and wiped when dropped.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct EncryptionKey([u8; 32]);
 
@@ -203,7 +216,8 @@ impl EncryptionKey {
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes = decode(text, ENCRYPTION_PREFIX)?;
         let key = <[u8; 32]>::try_from(bytes);
-        key.map(Self).map_err(|bytes| format!("must hold 32 bytes, not {}", bytes.len()))
+        key.map(Self)
+            .map_err(|bytes| format!("must hold 32 bytes, not {}", bytes.len()))
     }
 
     /// A fresh key from a cryptographic generator.
@@ -215,7 +229,11 @@ impl EncryptionKey {
     /// What it is told by where it is not to be shown: the beginning of its SHA-256 in hexadecimal.
     #[must_use]
     pub fn id(&self) -> String {
-        Sha256::digest(self.0).iter().take(Self::ID_CHARS / 2).map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(self.0)
+            .iter()
+            .take(Self::ID_CHARS / 2)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The key as it is set. The one way to see it.
@@ -240,11 +258,17 @@ impl fmt::Debug for EncryptionKey {
 /// Reads base64 of either alphabet (RFC 4648, sections 4 and 5), padded or not.
 fn decode(text: &str, prefix: &str) -> Result<Vec<u8>, String> {
     let text = text.trim();
-    let encoded = text.strip_prefix(prefix).ok_or_else(|| format!("must begin with `{prefix}`"))?;
-    let standard = encoded.trim_end_matches('=').replace('-', "+").replace('_', "/");
+    let encoded = text
+        .strip_prefix(prefix)
+        .ok_or_else(|| format!("must begin with `{prefix}`"))?;
+    let standard = encoded
+        .trim_end_matches('=')
+        .replace('-', "+")
+        .replace('_', "/");
     let padding = encoded.len() - encoded.trim_end_matches('=').len();
     let wrong = || format!("must be base64 after `{prefix}`");
-    // A padding that is there must be the right one: what was cut short is not read as something else.
+    // A padding that is there must be the right one: what was cut short is not read as something
+    // else.
     if padding > 0 && encoded.len() % 4 != 0 {
         return Err(wrong());
     }
@@ -285,7 +309,12 @@ mod tests {
         assert!(padded.contains('+') && padded.ends_with("=="), "{padded}");
         let bare = padded.trim_end_matches('=');
         let url_safe = bare.replace('+', "-").replace('/', "_");
-        for text in [bare, &url_safe, &format!("{url_safe}=="), &format!(" {padded}\n")] {
+        for text in [
+            bare,
+            &url_safe,
+            &format!("{url_safe}=="),
+            &format!(" {padded}\n"),
+        ] {
             let SigningSecret::Symmetric(read) = SigningSecret::parse(text).unwrap() else {
                 panic!("{text}")
             };
@@ -297,10 +326,15 @@ mod tests {
         }
         assert!(Secret::from_key(vec![1; 23]).is_err() && Secret::from_key(vec![1; 76]).is_err());
         let private = PrivateKey::generate();
-        let SigningSecret::Private(read) = SigningSecret::parse(&private.reveal()).unwrap() else { panic!() };
+        let SigningSecret::Private(read) = SigningSecret::parse(&private.reveal()).unwrap() else {
+            panic!()
+        };
         assert_eq!(read.public(), private.public());
         let seed = format!("whsk_{}", BASE64_STANDARD.encode([7; 32]));
-        assert!(matches!(SigningSecret::parse(&seed), Ok(SigningSecret::Private(_))));
+        assert!(matches!(
+            SigningSecret::parse(&seed),
+            Ok(SigningSecret::Private(_))
+        ));
     }
 
     #[test]
@@ -308,16 +342,23 @@ mod tests {
         let private = PrivateKey::generate();
         let read = PrivateKey::parse(&private.reveal()).unwrap();
         assert_eq!(read.public(), private.public());
-        assert_eq!(PublicKey::parse(&private.public().to_string()).unwrap(), private.public());
+        assert_eq!(
+            PublicKey::parse(&private.public().to_string()).unwrap(),
+            private.public()
+        );
         assert_eq!(format!("{private:?}"), "whsk_***");
         let signature = private.sign(b"content");
         assert!(private.public().verifies(b"content", &signature));
         assert!(!private.public().verifies(b"another", &signature));
         let other = PrivateKey::generate();
         assert!(!other.public().verifies(b"content", &signature));
-        for bad in
-            ["", "whsk_", "whsk_!!", &format!("whsk_{}", "A".repeat(88)), &private.public().to_string()]
-        {
+        for bad in [
+            "",
+            "whsk_",
+            "whsk_!!",
+            &format!("whsk_{}", "A".repeat(88)),
+            &private.public().to_string(),
+        ] {
             assert!(PrivateKey::parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,7 +1,8 @@
-//! Sessions of browsers, and the links that open a tenant's own page: what they say, and how they are signed.
+//! Sessions of browsers, and the links that open a tenant's own page: what they say, and how they
+//! are signed.
 //!
-//! Nothing is kept of them but the key: whoever has it can tell a session that was given out from one that was
-//! made up, on every node.
+//! Nothing is kept of them but the key: whoever has it can tell a session that was given out from
+//! one that was made up, on every node.
 
 use std::time::Duration;
 
@@ -105,9 +106,15 @@ impl SessionKey {
             Holder::Token(hash) => (Some(BASE64_STANDARD_NO_PAD.encode(hash.bytes())), None),
             Holder::Portal(tenant) => (None, Some(tenant.to_string())),
         };
-        let written = Written { h: hash, t: tenant, e: session.expires_at.as_micros(), n: rand::random() };
+        let written = Written {
+            h: hash,
+            t: tenant,
+            e: session.expires_at.as_micros(),
+            n: rand::random(),
+        };
         // Texts and numbers, which cannot fail to be written.
-        let payload = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&written).unwrap_or_default());
+        let payload =
+            BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&written).unwrap_or_default());
         let tag = self.mac(purpose.label(), &payload).finalize().into_bytes();
         format!("{payload}.{}", BASE64_URL_SAFE_NO_PAD.encode(tag))
     }
@@ -118,7 +125,8 @@ impl SessionKey {
         let (payload, tag) = credential.split_once('.')?;
         let tag = BASE64_URL_SAFE_NO_PAD.decode(tag).ok()?;
         self.mac(purpose.label(), payload).verify_slice(&tag).ok()?;
-        let written: Written = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        let written: Written =
+            serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
         let holder = match (written.h, written.t) {
             (Some(hash), None) => {
                 let bytes = BASE64_STANDARD_NO_PAD.decode(hash).ok()?;
@@ -127,12 +135,15 @@ impl SessionKey {
             (None, Some(tenant)) => Holder::Portal(Tenant::parse(&tenant).ok()?),
             _ => return None,
         };
-        let session = Session { holder, expires_at: Timestamp::from_micros(written.e) };
+        let session = Session {
+            holder,
+            expires_at: Timestamp::from_micros(written.e),
+        };
         (now < session.expires_at).then_some(session)
     }
 
-    /// The value that a changing call of this session sends beside its cookie. Only who was given it knows it: a
-    /// page of another origin that makes the browser send the cookie does not.
+    /// The value that a changing call of this session sends beside its cookie. Only who was given
+    /// it knows it: a page of another origin that makes the browser send the cookie does not.
     #[must_use]
     pub fn csrf(&self, credential: &str) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.mac("csrf", credential).finalize().into_bytes())
@@ -156,25 +167,51 @@ mod tests {
 
     #[test]
     fn what_was_signed_is_told_from_everything_else() {
-        let (key, other) = (SessionKey::new([1; KEY_BYTES]), SessionKey::new([2; KEY_BYTES]));
-        for holder in [Holder::Token(TokenHash::of("t")), Holder::Portal(Tenant::parse("shop").unwrap())] {
-            let session = Session { holder, expires_at: at(100) };
+        let (key, other) = (
+            SessionKey::new([1; KEY_BYTES]),
+            SessionKey::new([2; KEY_BYTES]),
+        );
+        for holder in [
+            Holder::Token(TokenHash::of("t")),
+            Holder::Portal(Tenant::parse("shop").unwrap()),
+        ] {
+            let session = Session {
+                holder,
+                expires_at: at(100),
+            };
             let credential = key.sign(Purpose::Session, &session);
             let verify = |purpose, text: &str, now| key.verify(purpose, text, at(now));
             assert_eq!(verify(Purpose::Session, &credential, 99), Some(session));
-            assert_eq!(verify(Purpose::Session, &credential, 100), None, "it has ended");
-            assert_eq!(verify(Purpose::PortalLink, &credential, 1), None, "another purpose");
-            assert_eq!(other.verify(Purpose::Session, &credential, at(1)), None, "another key");
+            assert_eq!(
+                verify(Purpose::Session, &credential, 100),
+                None,
+                "it has ended"
+            );
+            assert_eq!(
+                verify(Purpose::PortalLink, &credential, 1),
+                None,
+                "another purpose"
+            );
+            assert_eq!(
+                other.verify(Purpose::Session, &credential, at(1)),
+                None,
+                "another key"
+            );
             for i in 0..credential.len() {
                 let mut changed = credential.clone().into_bytes();
                 changed[i] = if changed[i] == b'A' { b'B' } else { b'A' };
                 let changed = String::from_utf8(changed).unwrap();
                 // The last character of base64 may hold bits that mean nothing.
-                assert!(verify(Purpose::Session, &changed, 1).is_none() || i + 1 == credential.len(), "{i}");
+                assert!(
+                    verify(Purpose::Session, &changed, 1).is_none() || i + 1 == credential.len(),
+                    "{i}"
+                );
             }
             let csrf = key.csrf(&credential);
             assert!(key.is_csrf(&credential, &csrf) && !other.is_csrf(&credential, &csrf));
-            assert!(!key.is_csrf(&format!("{credential}x"), &csrf) && !key.is_csrf(&credential, ""));
+            assert!(
+                !key.is_csrf(&format!("{credential}x"), &csrf) && !key.is_csrf(&credential, "")
+            );
         }
     }
 }

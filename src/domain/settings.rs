@@ -139,7 +139,10 @@ impl EndpointChange {
     /// ```
     #[must_use]
     pub fn to(url: &str) -> Self {
-        Self { url: Change::Set(url.to_owned()), ..Self::default() }
+        Self {
+            url: Change::Set(url.to_owned()),
+            ..Self::default()
+        }
     }
 }
 
@@ -200,7 +203,10 @@ impl Settings {
             // The other fields are looked at all the same: every wrong one is named at once.
             Err(detail) => (NOWHERE.clone(), Some(FieldError::new("url", detail))),
         };
-        let change = EndpointChange { url: Change::Keep, ..change };
+        let change = EndpointChange {
+            url: Change::Keep,
+            ..change
+        };
         let blank = Self {
             url,
             description: String::new(),
@@ -245,9 +251,15 @@ impl Settings {
                 Err(detail) => fail("url", detail),
             },
         }
-        change.description.apply_to(&mut new.description, String::new);
-        if new.description.chars().count() > MAX_DESCRIPTION_CHARS || new.description.contains('\0') {
-            fail("description", format!("at most {MAX_DESCRIPTION_CHARS} characters, and no NUL"));
+        change
+            .description
+            .apply_to(&mut new.description, String::new);
+        if new.description.chars().count() > MAX_DESCRIPTION_CHARS || new.description.contains('\0')
+        {
+            fail(
+                "description",
+                format!("at most {MAX_DESCRIPTION_CHARS} characters, and no NUL"),
+            );
         }
         match change.event_types {
             Change::Keep => {}
@@ -289,24 +301,40 @@ impl Settings {
                 Err(error) => fail("on_failed", format!("{error}")),
             },
         }
-        change.rate_limit.apply_checked("rate_limit", &mut new.rate_limit, &mut errors, |text| text.parse());
-        change.concurrency.apply_checked("concurrency", &mut new.concurrency, &mut errors, check_concurrency);
-        change.timeout_ms.apply_checked("timeout_ms", &mut new.timeout, &mut errors, check_timeout_ms);
+        change
+            .rate_limit
+            .apply_checked("rate_limit", &mut new.rate_limit, &mut errors, |text| {
+                text.parse()
+            });
+        change.concurrency.apply_checked(
+            "concurrency",
+            &mut new.concurrency,
+            &mut errors,
+            check_concurrency,
+        );
+        change.timeout_ms.apply_checked(
+            "timeout_ms",
+            &mut new.timeout,
+            &mut errors,
+            check_timeout_ms,
+        );
         change.retry_delays_s.apply_checked(
             "retry_delays_s",
             &mut new.retry_schedule,
             &mut errors,
             RetrySchedule::new,
         );
-        change.max_age_s.apply_checked("max_age_s", &mut new.max_age, &mut errors, |seconds| {
-            let age = Duration::from_secs(seconds);
-            let years = Duration::from_secs(10 * 365 * 24 * 3600);
-            if age >= MIN_MAX_AGE && age <= years {
-                Ok(age)
-            } else {
-                Err("must be from 60 seconds to ten years".into())
-            }
-        });
+        change
+            .max_age_s
+            .apply_checked("max_age_s", &mut new.max_age, &mut errors, |seconds| {
+                let age = Duration::from_secs(seconds);
+                let years = Duration::from_secs(10 * 365 * 24 * 3600);
+                if age >= MIN_MAX_AGE && age <= years {
+                    Ok(age)
+                } else {
+                    Err("must be from 60 seconds to ten years".into())
+                }
+            });
         change.breaker_after.apply_checked(
             "breaker_after",
             &mut new.breaker_after,
@@ -320,7 +348,11 @@ impl Settings {
             },
         );
 
-        if errors.is_empty() { Ok(new) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(new)
+        } else {
+            Err(errors)
+        }
     }
 }
 
@@ -329,7 +361,11 @@ impl Settings {
 /// # Errors
 /// Unless it is 1 to 1,000.
 pub fn check_concurrency(concurrency: u32) -> Result<u32, String> {
-    if (1..=1000).contains(&concurrency) { Ok(concurrency) } else { Err("must be 1 to 1,000".into()) }
+    if (1..=1000).contains(&concurrency) {
+        Ok(concurrency)
+    } else {
+        Err("must be 1 to 1,000".into())
+    }
 }
 
 /// Checks a request's time-out in milliseconds.
@@ -348,10 +384,14 @@ fn parse_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("at most {MAX_URL_BYTES} bytes"));
     }
-    let url = Url::parse(text)
-        .map_err(|error| format!("is no URL ({error}): write it in full, as https://example.com/hook"))?;
+    let url = Url::parse(text).map_err(|error| {
+        format!("is no URL ({error}): write it in full, as https://example.com/hook")
+    })?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("must begin with http:// or https://, not {}:", url.scheme()));
+        return Err(format!(
+            "must begin with http:// or https://, not {}:",
+            url.scheme()
+        ));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err("needs a host".into());
@@ -364,10 +404,14 @@ fn parse_url(text: &str) -> Result<Url, String> {
 
 fn parse_filters(filters: Vec<String>) -> Result<Vec<EventFilter>, FieldError> {
     if filters.len() > MAX_FILTERS {
-        return Err(FieldError::new("event_types", format!("at most {MAX_FILTERS} filters")));
+        return Err(FieldError::new(
+            "event_types",
+            format!("at most {MAX_FILTERS} filters"),
+        ));
     }
     let parse = |(i, text)| {
-        EventFilter::try_from(text).map_err(|detail| FieldError::new(format!("event_types[{i}]"), detail))
+        EventFilter::try_from(text)
+            .map_err(|detail| FieldError::new(format!("event_types[{i}]"), detail))
     };
     filters.into_iter().enumerate().map(parse).collect()
 }
@@ -380,7 +424,11 @@ fn parse_signing(schemes: &[String]) -> Result<Vec<Signing>, String> {
             scheme => parsed.push(scheme),
         }
     }
-    if parsed.is_empty() { Err("name at least one scheme: `v1`, `v1a` or both".into()) } else { Ok(parsed) }
+    if parsed.is_empty() {
+        Err("name at least one scheme: `v1`, `v1a` or both".into())
+    } else {
+        Ok(parsed)
+    }
 }
 
 #[cfg(test)]
@@ -398,14 +446,20 @@ mod tests {
 
     #[test]
     fn absent_keeps_null_resets_and_a_value_sets() {
-        let one =
-            Settings::create(change(r#"{"url":"https://a.example/","concurrency":9,"description":"x"}"#))
-                .unwrap();
+        let one = Settings::create(change(
+            r#"{"url":"https://a.example/","concurrency":9,"description":"x"}"#,
+        ))
+        .unwrap();
         let kept = one.changed(change("{}")).unwrap();
         assert_eq!(kept, one);
-        let reset = one.changed(change(r#"{"concurrency":null,"description":null}"#)).unwrap();
+        let reset = one
+            .changed(change(r#"{"concurrency":null,"description":null}"#))
+            .unwrap();
         assert_eq!((reset.concurrency, reset.description.as_str()), (None, ""));
-        assert_eq!(one.changed(change(r#"{"url":null}"#)).unwrap_err()[0].field, "url");
+        assert_eq!(
+            one.changed(change(r#"{"url":null}"#)).unwrap_err()[0].field,
+            "url"
+        );
     }
 
     #[test]
@@ -443,9 +497,14 @@ mod tests {
 
     #[test]
     fn urls_are_http_without_credentials() {
-        for bad in
-            ["", "/hook", "ftp://a.example/", "https://u:p@a.example/", "https://u@a.example/", "file:///etc"]
-        {
+        for bad in [
+            "",
+            "/hook",
+            "ftp://a.example/",
+            "https://u:p@a.example/",
+            "https://u@a.example/",
+            "file:///etc",
+        ] {
             assert_eq!(errors(&format!(r#"{{"url":"{bad}"}}"#)), ["url"], "{bad}");
         }
         assert_eq!(errors("{}"), ["url"]);
@@ -453,19 +512,32 @@ mod tests {
 
     #[test]
     fn a_mask_keeps_a_headers_value_and_cannot_invent_one() {
-        let one = Settings::create(change(r#"{"url":"https://a.example/","headers":{"X-Team":"billing"}}"#))
+        let one = Settings::create(change(
+            r#"{"url":"https://a.example/","headers":{"X-Team":"billing"}}"#,
+        ))
+        .unwrap();
+        let kept = one
+            .changed(change(r#"{"headers":{"x-team":"***","x-new":"1"}}"#))
             .unwrap();
-        let kept = one.changed(change(r#"{"headers":{"x-team":"***","x-new":"1"}}"#)).unwrap();
         assert_eq!(kept.headers["x-team"], "billing");
         assert_eq!(
-            one.changed(change(r#"{"headers":{"x-none":"***"}}"#)).unwrap_err()[0].field,
+            one.changed(change(r#"{"headers":{"x-none":"***"}}"#))
+                .unwrap_err()[0]
+                .field,
             "headers.x-none"
         );
     }
 
     #[test]
     fn reserved_and_unsendable_headers_are_refused() {
-        for name in ["Host", "proxy-authorization", "webhook-anything", "a b", "", "ü"] {
+        for name in [
+            "Host",
+            "proxy-authorization",
+            "webhook-anything",
+            "a b",
+            "",
+            "ü",
+        ] {
             let json = serde_json::json!({"url": "https://a.example/", "headers": {name: "v"}});
             assert_eq!(errors(&json.to_string()), [format!("headers.{name}")]);
         }

@@ -1,4 +1,5 @@
-//! The trace that an event belongs to, as W3C Trace Context has it: a publisher's goes on to the receiver.
+//! The trace that an event belongs to, as W3C Trace Context has it: a publisher's goes on to the
+//! receiver.
 
 use std::fmt;
 
@@ -23,20 +24,29 @@ impl TraceParent {
         if trace_id == 0 || span_id == 0 {
             return None;
         }
-        Some(Self { trace_id, span_id, flags: flags & KNOWN_FLAGS })
+        Some(Self {
+            trace_id,
+            span_id,
+            flags: flags & KNOWN_FLAGS,
+        })
     }
 
-    /// Reads a header's value. One of a later version is read as far as this one goes (section 4.3).
+    /// Reads a header's value. One of a later version is read as far as this one goes (section
+    /// 4.3).
     ///
     /// # Errors
     /// Says what one looks like.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "must be 00-TRACE-SPAN-FLAGS in lower-case hex (W3C Trace Context)".to_owned();
+        let wrong =
+            || "must be 00-TRACE-SPAN-FLAGS in lower-case hex (W3C Trace Context)".to_owned();
         let mut parts = text.split('-');
         let mut part = |digits: usize| {
             let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-            let part = parts.next().filter(|part| part.len() == digits && part.bytes().all(hex));
-            part.and_then(|part| u128::from_str_radix(part, 16).ok()).ok_or_else(wrong)
+            let part = parts
+                .next()
+                .filter(|part| part.len() == digits && part.bytes().all(hex));
+            part.and_then(|part| u128::from_str_radix(part, 16).ok())
+                .ok_or_else(wrong)
         };
         let (version, trace_id, span_id, flags) = (part(2)?, part(32)?, part(16)?, part(2)?);
         let ends = parts.next().is_none();
@@ -44,14 +54,19 @@ impl TraceParent {
             return Err(wrong());
         }
         let narrow = (u64::try_from(span_id), u8::try_from(flags));
-        let (Ok(span_id), Ok(flags)) = narrow else { return Err(wrong()) };
+        let (Ok(span_id), Ok(flags)) = narrow else {
+            return Err(wrong());
+        };
         Self::new(trace_id, span_id, flags).ok_or_else(wrong)
     }
 
     /// What comes after it in the same trace, by the span `span_id`; zero is taken for one.
     #[must_use]
     pub const fn child(self, span_id: u64) -> Self {
-        Self { span_id: if span_id == 0 { 1 } else { span_id }, ..self }
+        Self {
+            span_id: if span_id == 0 { 1 } else { span_id },
+            ..self
+        }
     }
 
     /// The trace.
@@ -75,7 +90,11 @@ impl TraceParent {
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)
+        write!(
+            f,
+            "00-{:032x}-{:016x}-{:02x}",
+            self.trace_id, self.span_id, self.flags
+        )
     }
 }
 
@@ -90,7 +109,10 @@ mod tests {
         let read = TraceParent::parse(EXAMPLE).unwrap();
         assert_eq!(read.to_string(), EXAMPLE);
         let child = read.child(0xabc);
-        assert_eq!(child.to_string(), "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000abc-01");
+        assert_eq!(
+            child.to_string(),
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000abc-01"
+        );
     }
 
     #[test]

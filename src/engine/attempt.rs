@@ -78,7 +78,10 @@ pub(super) struct DeliveryAttempt {
 
 impl DeliveryAttempt {
     pub(super) fn new(job: Job) -> Self {
-        Self { job, reported: false }
+        Self {
+            job,
+            reported: false,
+        }
     }
 
     fn report(&mut self, ended: Ended) {
@@ -104,14 +107,19 @@ impl Actor for DeliveryAttempt {
         self.job.shared.metrics.in_flight.inc();
         let shared = Arc::clone(&self.job.shared);
         let (endpoint, event) = (Arc::clone(&self.job.endpoint), Arc::clone(&self.job.event));
-        let (abort, started_at, lease) = (self.job.abort.clone(), self.job.started_at, self.job.lease);
+        let (abort, started_at, lease) =
+            (self.job.abort.clone(), self.job.started_at, self.job.lease);
         let fresh = self.job.fresh_connection;
         let span = trace::attempt_span(&self.job);
         let parent = trace::after(&span, event.traceparent);
         let attempt = async move {
-            let mut send = pin!(shared.sender.send(&endpoint, &event, started_at, parent, fresh));
-            // A process that stood still may find its time long over: it is looked at before each step, and
-            // not only when the timer gets its turn.
+            let mut send = pin!(
+                shared
+                    .sender
+                    .send(&endpoint, &event, started_at, parent, fresh)
+            );
+            // A process that stood still may find its time long over: it is looked at before each
+            // step, and not only when the timer gets its turn.
             let while_held = poll_fn(|cx| match shared.leases.may_send(lease) {
                 true => send.as_mut().poll(cx).map(Some),
                 false => Poll::Ready(None),
@@ -120,14 +128,21 @@ impl Actor for DeliveryAttempt {
             trace::note_outcome(&Span::current(), sent.as_ref());
             sent
         };
-        ctx.spawn(attempt.instrument(span).into_actor(self).map(|sent, attempt, ctx| {
-            attempt.report(match sent {
-                Some(Sent::Finished { exchange, verdict }) => Ended::Finished(exchange, verdict),
-                Some(Sent::NotSent(why)) => Ended::NotSent(why),
-                None => Ended::Aborted,
-            });
-            ctx.stop();
-        }));
+        ctx.spawn(
+            attempt
+                .instrument(span)
+                .into_actor(self)
+                .map(|sent, attempt, ctx| {
+                    attempt.report(match sent {
+                        Some(Sent::Finished { exchange, verdict }) => {
+                            Ended::Finished(exchange, verdict)
+                        }
+                        Some(Sent::NotSent(why)) => Ended::NotSent(why),
+                        None => Ended::Aborted,
+                    });
+                    ctx.stop();
+                }),
+        );
     }
 }
 

@@ -62,7 +62,9 @@ pub struct Builder {
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Builder").field("database", &self.database).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("database", &self.database)
+            .finish_non_exhaustive()
     }
 }
 
@@ -82,8 +84,8 @@ impl Builder {
         self
     }
 
-    /// The host's own pool of diesel connections, to its own database, instead of a URL. It must have at least
-    /// six; a file must be in WAL mode.
+    /// The host's own pool of diesel connections, to its own database, instead of a URL. It must
+    /// have at least six; a file must be in WAL mode.
     pub fn pool(mut self, pool: impl Into<HostPool>) -> Self {
         self.database = Source::Host(pool.into());
         self
@@ -115,23 +117,27 @@ impl Builder {
     /// When a setting is wrong, or the database cannot be used.
     pub async fn start(self) -> Result<Postrider, StartError> {
         let (started, start) = oneshot::channel();
-        // Reads wait for a connection anyway: more threads than connections would only cost their memory.
+        // Reads wait for a connection anyway: more threads than connections would only cost their
+        // memory.
         let blocking_threads = self.config.read_connections.max(1) as usize + SPARE_THREADS;
-        std::thread::Builder::new().name("postrider-engine".into()).spawn(move || {
-            let runtime = move || {
-                tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .max_blocking_threads(blocking_threads)
-                    .build()
-                    .expect("an I/O driver and a timer, which the process has had already")
-            };
-            let system = System::with_tokio_rt(runtime);
-            let launched = system.block_on(async { self.launch(Driver::Thread, Some(System::current())) });
-            let ok = launched.is_ok();
-            if started.send(launched).is_ok() && ok {
-                let _ = system.run();
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("postrider-engine".into())
+            .spawn(move || {
+                let runtime = move || {
+                    tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .max_blocking_threads(blocking_threads)
+                        .build()
+                        .expect("an I/O driver and a timer, which the process has had already")
+                };
+                let system = System::with_tokio_rt(runtime);
+                let launched =
+                    system.block_on(async { self.launch(Driver::Thread, Some(System::current())) });
+                let ok = launched.is_ok();
+                if started.send(launched).is_ok() && ok {
+                    let _ = system.run();
+                }
+            })?;
         start.await.unwrap_or(Err(StartError::Died))
     }
 
@@ -145,7 +151,12 @@ impl Builder {
     }
 
     fn launch(self, driver: Driver, system: Option<System>) -> Result<Postrider, StartError> {
-        let Self { database, config, clock, transport } = self;
+        let Self {
+            database,
+            config,
+            clock,
+            transport,
+        } = self;
         config.check().map_err(StartError::Setting)?;
         // On Postgres the time of day is the database's, whatever this machine takes it for.
         let clock = clock.unwrap_or_else(|| match database.is_server() {
@@ -175,19 +186,31 @@ impl Builder {
                 Arc::new(transport.map_err(StartError::Sender)?)
             }
         };
-        let event_id_header = config.event_id_header.as_ref().map(|name| name.to_ascii_lowercase());
-        let sender = Sender::new(transport, Arc::clone(&policy), event_id_header, Arc::clone(&clock));
+        let event_id_header = config
+            .event_id_header
+            .as_ref()
+            .map(|name| name.to_ascii_lowercase());
+        let sender = Sender::new(
+            transport,
+            Arc::clone(&policy),
+            event_id_header,
+            Arc::clone(&clock),
+        );
 
         let at = clock.now();
         let (session_key, idempotency) = store.writer()?.run(|tx| {
             let (conn, codec) = tx.parts();
             let session_key = query::database_key(conn, codec, DatabaseKey::Sessions, at)?;
-            Ok((session_key, query::database_key(conn, codec, DatabaseKey::Idempotency, at)?))
+            Ok((
+                session_key,
+                query::database_key(conn, codec, DatabaseKey::Idempotency, at)?,
+            ))
         })?;
         let tokens = KnownTokens::default();
         store.read_here(|conn, _| tokens.refresh(conn))?;
         // Rehydration: whatever an earlier owner of a shard left `sending` waits again.
-        let (membership, leases) = lease::join(&store, lock, &config.node_name, config.lease, &clock)?;
+        let (membership, leases) =
+            lease::join(&store, lock, &config.node_name, config.lease, &clock)?;
         // By the database's clock, where that is the one that counts.
         report_late_events(&store, clock.now())?;
         metrics.leases(LeaseChange::Taken, leases.all().len());
@@ -197,8 +220,11 @@ impl Builder {
         let hints = {
             let actors = Arc::clone(&actors);
             Hints::start(&database, move |hint| {
-                let Some((registry, keeper, recoverer)) = actors.get() else { return };
-                // A full mailbox drops the hint, not the work: memory stays bounded, the poll finds it.
+                let Some((registry, keeper, recoverer)) = actors.get() else {
+                    return;
+                };
+                // A full mailbox drops the hint, not the work: memory stays bounded, the poll finds
+                // it.
                 match hint {
                     Hint::Due(endpoints) => drop(registry.try_send(Due(endpoints))),
                     Hint::Changed => {
@@ -212,20 +238,33 @@ impl Builder {
         let on_commit: OnCommit = {
             let (actors, leases, hints) = (Arc::clone(&actors), Arc::clone(&leases), hints.clone());
             Arc::new(move |wakes: Vec<_>| {
-                let (own, others): (Vec<_>, Vec<_>) =
-                    wakes.into_iter().partition(|wake| leases.for_new_work(&wake.endpoint.id).is_some());
+                let (own, others): (Vec<_>, Vec<_>) = wakes
+                    .into_iter()
+                    .partition(|wake| leases.for_new_work(&wake.endpoint.id).is_some());
                 if !others.is_empty() {
-                    hints.send(Hint::Due(others.into_iter().map(|wake| wake.endpoint.id.clone()).collect()));
+                    hints.send(Hint::Due(
+                        others
+                            .into_iter()
+                            .map(|wake| wake.endpoint.id.clone())
+                            .collect(),
+                    ));
                 }
                 if let Some((registry, ..)) = actors.get() {
                     let _ = registry.try_send(NewDeliveries(own));
                 }
             })
         };
-        let committer =
-            committer::start(&store, config.commit_timeout, Arc::clone(&metrics), on_commit, driver)?;
+        let committer = committer::start(
+            &store,
+            config.commit_timeout,
+            Arc::clone(&metrics),
+            on_commit,
+            driver,
+        )?;
         let shared = Arc::new(Shared {
-            slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+            slots: Arc::new(Semaphore::new(
+                config.max_in_flight.min(Semaphore::MAX_PERMITS),
+            )),
             callers: store.apart(&config)?,
             store,
             committer,
@@ -254,12 +293,18 @@ impl Builder {
         let _ = actors.set((registry.clone(), keeper.clone(), recoverer.clone()));
         Maintenance::new(Arc::clone(&shared)).start();
         let running = Arc::new(Mutex::new(Some(Running { system })));
-        Ok(Postrider { shared, registry, keeper, recoverer, running })
+        Ok(Postrider {
+            shared,
+            registry,
+            keeper,
+            recoverer,
+            running,
+        })
     }
 }
 
-/// Reports events that were published in the future: then the clock is behind, or was ahead. (Nothing expires by a
-/// clock that is behind.)
+/// Reports events that were published in the future: then the clock is behind, or was ahead.
+/// (Nothing expires by a clock that is behind.)
 fn report_late_events(store: &Store, now: Timestamp) -> Result<(), StoreError> {
     let newest = store.read_here(|conn, _| query::newest_event_at(conn))?;
     if let Some(newest) = newest.filter(|newest| newest.since(now) > CLOCK_SLACK) {

@@ -1,7 +1,8 @@
 //! The Committer: the engine's only writer. Whatever queued up while the last commit ran goes into
 //! the next one, and nobody is answered before it is durable.
 //!
-//! Where the database takes several writers at once, publishers have a lane, and a connection, of their own.
+//! Where the database takes several writers at once, publishers have a lane, and a connection, of
+//! their own.
 //!
 //! It adds no delay of its own: alone, a request is a group of one. It never decides a transition,
 //! and one member of a group can never fail another: after an error that is not the database's own
@@ -28,9 +29,12 @@ const QUEUE: usize = 8192;
 /// The most members of one commit: past this, waiting for the others costs more than it saves.
 const MAX_GROUP: usize = 512;
 
-/// The most that publishers put into one commit: whoever comes next waits for no more than that, or for one batch
-/// that is larger by itself.
-const MAX_PUBLISHED: Cost = Cost { rows: 4096, bytes: 4 * 1024 * 1024 };
+/// The most that publishers put into one commit: whoever comes next waits for no more than that, or
+/// for one batch that is larger by itself.
+const MAX_PUBLISHED: Cost = Cost {
+    rows: 4096,
+    bytes: 4 * 1024 * 1024,
+};
 
 /// How many deliveries an event is taken for of a tenant that has not published lately.
 const ASSUMED_FAN_OUT: usize = 8;
@@ -41,7 +45,8 @@ const MAX_FAN_OUTS: usize = 10_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How much longer than its patience a commit may be under way before its askers are answered without it.
+/// How much longer than its patience a commit may be under way before its askers are answered
+/// without it.
 const OVERTIME: Duration = Duration::from_secs(5);
 
 /// How long a refused write makes the engine unready: a small write may still fit where the next
@@ -63,7 +68,8 @@ pub(super) struct Committer {
     progress: Progress,
 }
 
-/// When something was last committed, for telling an overloaded database from one that says nothing.
+/// When something was last committed, for telling an overloaded database from one that says
+/// nothing.
 #[derive(Clone, Default)]
 struct Progress(Arc<Mutex<Option<Instant>>>);
 
@@ -73,7 +79,10 @@ impl Progress {
     }
 
     fn is_within(&self, age: Duration) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < age)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|at| at.elapsed() < age)
     }
 }
 
@@ -92,7 +101,9 @@ impl Refusals {
 
     fn recent(&self) -> Option<Unavailable> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_LASTS).map(|(_, why)| why.clone())
+        last.as_ref()
+            .filter(|(at, _)| at.elapsed() < REFUSAL_LASTS)
+            .map(|(_, why)| why.clone())
     }
 }
 
@@ -106,16 +117,29 @@ enum Entry {
 }
 
 impl Committer {
-    /// Writes a member and answers once it is durable. Whoever can ask again is answered in time even by
-    /// a database that says nothing at all; a supervisor waits for what became of its claims and outcomes.
-    pub(super) async fn write<T>(&self, (member, answer): (Member, Answer<T>)) -> Result<T, StoreError> {
+    /// Writes a member and answers once it is durable. Whoever can ask again is answered in time
+    /// even by a database that says nothing at all; a supervisor waits for what became of its
+    /// claims and outcomes.
+    pub(super) async fn write<T>(
+        &self,
+        (member, answer): (Member, Answer<T>),
+    ) -> Result<T, StoreError> {
         let until = Instant::now() + self.patience;
         let waits = matches!(member, Member::Record(_) | Member::Claim(_));
-        let queue = if matches!(member, Member::Publish(_)) { &self.publishers } else { &self.queue };
+        let queue = if matches!(member, Member::Publish(_)) {
+            &self.publishers
+        } else {
+            &self.queue
+        };
         let written = async {
             let entry = Entry::Write { member, until };
-            queue.send(entry).await.map_err(|_| StoreError::from(Unavailable::Stopped))?;
-            answer.await.unwrap_or_else(|_| Err(Unavailable::Stopped.into()))
+            queue
+                .send(entry)
+                .await
+                .map_err(|_| StoreError::from(Unavailable::Stopped))?;
+            answer
+                .await
+                .unwrap_or_else(|_| Err(Unavailable::Stopped.into()))
         };
         if waits {
             return written.await;
@@ -174,7 +198,10 @@ pub(super) fn start(
     on_commit: OnCommit,
     driver: Driver,
 ) -> Result<Committer, StoreError> {
-    let refused = Refusals { last: Arc::default(), metrics: Arc::clone(&metrics) };
+    let refused = Refusals {
+        last: Arc::default(),
+        metrics: Arc::clone(&metrics),
+    };
     let progress = Progress::default();
     let lane = || {
         let state = State {
@@ -193,8 +220,18 @@ pub(super) fn start(
         start_lane(state, driver)
     };
     let queue = lane()?;
-    let publishers = if store.takes_many_writers() { lane()? } else { queue.clone() };
-    Ok(Committer { queue, publishers, patience, refused, progress })
+    let publishers = if store.takes_many_writers() {
+        lane()?
+    } else {
+        queue.clone()
+    };
+    Ok(Committer {
+        queue,
+        publishers,
+        patience,
+        refused,
+        progress,
+    })
 }
 
 /// Starts what commits the writes of one queue, on a connection of its own.
@@ -228,7 +265,8 @@ struct State {
     writer: Option<Writer>,
     metrics: Arc<Metrics>,
     on_commit: OnCommit,
-    /// Members that wait, but for publishes: new ones, and those that an unavailable database has not taken yet.
+    /// Members that wait, but for publishes: new ones, and those that an unavailable database has
+    /// not taken yet.
     waiting: VecDeque<(Member, Instant)>,
     /// Publishes that wait; their tenants take turns.
     publishing: FairQueue<Tenant, (Member, Instant)>,
@@ -242,14 +280,21 @@ struct State {
 fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
     let mut closing = None;
     loop {
-        let first = if state.is_idle() { incoming.blocking_recv() } else { incoming.try_recv().ok() };
+        let first = if state.is_idle() {
+            incoming.blocking_recv()
+        } else {
+            incoming.try_recv().ok()
+        };
         if first.is_none() && state.is_idle() {
             break;
         }
         let close = collect(&mut state, first, &mut incoming);
         let pause = state.commit_waiting();
         closing = closing.or(close);
-        if closing.as_ref().is_some_and(|closing| state.has_flushed(closing)) {
+        if closing
+            .as_ref()
+            .is_some_and(|closing| state.has_flushed(closing))
+        {
             break;
         }
         if let Some(pause) = pause {
@@ -263,7 +308,11 @@ fn run(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
 async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
     let mut closing = None;
     loop {
-        let first = if state.is_idle() { incoming.recv().await } else { incoming.try_recv().ok() };
+        let first = if state.is_idle() {
+            incoming.recv().await
+        } else {
+            incoming.try_recv().ok()
+        };
         if first.is_none() && state.is_idle() {
             break;
         }
@@ -275,7 +324,10 @@ async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
         let Ok((back, pause)) = job.await else { return };
         state = back;
         closing = closing.or(close);
-        if closing.as_ref().is_some_and(|closing| state.has_flushed(closing)) {
+        if closing
+            .as_ref()
+            .is_some_and(|closing| state.has_flushed(closing))
+        {
             break;
         }
         if let Some(pause) = pause {
@@ -286,18 +338,29 @@ async fn run_in_jobs(mut state: State, mut incoming: mpsc::Receiver<Entry>) {
 }
 
 /// Takes what has queued up, so that those who wait can take turns.
-fn collect(state: &mut State, first: Option<Entry>, incoming: &mut mpsc::Receiver<Entry>) -> Option<Closing> {
+fn collect(
+    state: &mut State,
+    first: Option<Entry>,
+    incoming: &mut mpsc::Receiver<Entry>,
+) -> Option<Closing> {
     let mut next = first;
     while let Some(entry) = next {
         match entry {
             Entry::Write { member, until } => state.enqueue(member, until),
             Entry::Close(done) => {
                 incoming.close();
-                return Some(Closing { done, until: Instant::now() + state.patience });
+                return Some(Closing {
+                    done,
+                    until: Instant::now() + state.patience,
+                });
             }
         }
         let is_full = state.waiting.len() + state.publishing.len() >= QUEUE;
-        next = if is_full { None } else { incoming.try_recv().ok() };
+        next = if is_full {
+            None
+        } else {
+            incoming.try_recv().ok()
+        };
     }
     None
 }
@@ -322,26 +385,42 @@ impl State {
     }
 
     fn enqueue(&mut self, member: Member, until: Instant) {
-        let Some((tenant, Cost { rows: events, bytes })) = member.publishing() else {
+        let Some((
+            tenant,
+            Cost {
+                rows: events,
+                bytes,
+            },
+        )) = member.publishing()
+        else {
             self.waiting.push_back((member, until));
             return;
         };
         let tenant = tenant.clone();
-        let fan_out = self.fan_outs.get(&tenant).copied().unwrap_or(ASSUMED_FAN_OUT);
-        let cost = Cost { rows: events.saturating_mul(1 + fan_out), bytes };
+        let fan_out = self
+            .fan_outs
+            .get(&tenant)
+            .copied()
+            .unwrap_or(ASSUMED_FAN_OUT);
+        let cost = Cost {
+            rows: events.saturating_mul(1 + fan_out),
+            bytes,
+        };
         self.publishing.push(tenant, cost, (member, until));
     }
 
     /// Remembers what the publishes of a commit came to.
     fn note_fan_outs(&mut self, group: &[Member]) {
         for member in group {
-            let Some(((tenant, cost), made)) = member.publishing().zip(member.deliveries_made()) else {
+            let Some(((tenant, cost), made)) = member.publishing().zip(member.deliveries_made())
+            else {
                 continue;
             };
             if self.fan_outs.len() >= MAX_FAN_OUTS {
                 self.fan_outs.clear();
             }
-            self.fan_outs.insert(tenant.clone(), made.div_ceil(cost.rows.max(1)));
+            self.fan_outs
+                .insert(tenant.clone(), made.div_ceil(cost.rows.max(1)));
         }
     }
 
@@ -349,9 +428,15 @@ impl State {
     fn commit_waiting(&mut self) -> Option<Duration> {
         let others = self.waiting.len().min(MAX_GROUP);
         let mut next: Vec<(Member, Instant)> = self.waiting.drain(..others).collect();
-        let publishing = self.publishing.take(MAX_PUBLISHED, MAX_GROUP.saturating_sub(others).max(1));
+        let publishing = self
+            .publishing
+            .take(MAX_PUBLISHED, MAX_GROUP.saturating_sub(others).max(1));
         // Who has gone away publishes again, or not at all.
-        next.extend(publishing.into_iter().filter(|(member, _)| !member.is_abandoned()));
+        next.extend(
+            publishing
+                .into_iter()
+                .filter(|(member, _)| !member.is_abandoned()),
+        );
         let (mut group, untils): (Vec<Member>, Vec<Instant>) = next.into_iter().unzip();
         if group.is_empty() {
             return None;
@@ -379,7 +464,8 @@ impl State {
 
     fn commit(&mut self, group: &mut [Member]) -> Result<(), StoreError> {
         let started = Instant::now();
-        // A connection that died while nobody used it is nobody's problem: nothing has been sent over it.
+        // A connection that died while nobody used it is nobody's problem: nothing has been sent
+        // over it.
         let mut writer = match self.writer.take().and_then(Writer::if_alive) {
             Some(writer) => writer,
             None => self.open_writer()?,
@@ -389,11 +475,12 @@ impl State {
             writer = self.open_writer()?;
             result = catch_unwind(AssertUnwindSafe(|| writer.commit(group)));
         }
-        self.metrics.commit(group.len(), started.elapsed().as_secs_f64());
+        self.metrics
+            .commit(group.len(), started.elapsed().as_secs_f64());
         let wakes = match result {
             Ok(Ok(wakes)) => wakes,
-            // SQLite may have ended the transaction by itself, and then diesel lost count of it: the
-            // next commit gets a connection of its own.
+            // SQLite may have ended the transaction by itself, and then diesel lost count of it:
+            // the next commit gets a connection of its own.
             Ok(Err(error)) => {
                 self.metrics.commit_failures.inc();
                 if matches!(error, StoreError::Unavailable(Unavailable::Busy)) {

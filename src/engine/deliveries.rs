@@ -53,12 +53,17 @@ impl Postrider {
         let of_id = id.clone();
         let found = self
             .read("delivery", move |conn, codec| {
-                let Some(delivery) = query::delivery(conn, &of_id)? else { return Ok(None) };
+                let Some(delivery) = query::delivery(conn, &of_id)? else {
+                    return Ok(None);
+                };
                 let attempts = query::attempts_of(conn, &of_id)?;
                 let endpoint = query::endpoint(conn, codec, &delivery.endpoint_id)?;
-                let ordered = endpoint.as_ref().is_some_and(|one| one.settings.ordering == Ordering::Key);
+                let ordered = endpoint
+                    .as_ref()
+                    .is_some_and(|one| one.settings.ordering == Ordering::Key);
                 let behind = ordered
-                    && !query::behind(conn, &delivery.endpoint_id, std::iter::once(&of_id))?.is_empty();
+                    && !query::behind(conn, &delivery.endpoint_id, std::iter::once(&of_id))?
+                        .is_empty();
                 Ok(Some((delivery, attempts, endpoint, behind)))
             })
             .await?;
@@ -67,11 +72,19 @@ impl Postrider {
             (State::Pending(Wait::Held(HoldReason::Order)), _) => Some(WaitingFor::Order),
             (State::Pending(Wait::Held(_)), _) => Some(WaitingFor::Held),
             (State::Pending(_), _) if behind => Some(WaitingFor::Order),
-            (State::Pending(_), Some(endpoint)) if !endpoint.is_active() => Some(WaitingFor::Paused),
-            (State::Pending(Wait::Until(due)), Some(endpoint)) => Some(self.waits_for(&endpoint, due).await),
+            (State::Pending(_), Some(endpoint)) if !endpoint.is_active() => {
+                Some(WaitingFor::Paused)
+            }
+            (State::Pending(Wait::Until(due)), Some(endpoint)) => {
+                Some(self.waits_for(&endpoint, due).await)
+            }
             _ => None,
         };
-        Ok(DeliveryView { delivery, attempts, waiting_for })
+        Ok(DeliveryView {
+            delivery,
+            attempts,
+            waiting_for,
+        })
     }
 
     /// Whose delivery it is.
@@ -80,7 +93,11 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn tenant_of_delivery(&self, id: &DeliveryId) -> Result<Tenant, Error> {
         let id = id.clone();
-        let found = self.read("tenant", move |conn, _| query::tenant_of_delivery(conn, &id)).await?;
+        let found = self
+            .read("tenant", move |conn, _| {
+                query::tenant_of_delivery(conn, &id)
+            })
+            .await?;
         found.ok_or(Error::NotFound("delivery"))
     }
 
@@ -91,7 +108,10 @@ impl Postrider {
             return WaitingFor::DueTime;
         }
         let id = endpoint.id.clone();
-        let stored = self.read("health", move |conn, _| query::health(conn, &id)).await.unwrap_or_default();
+        let stored = self
+            .read("health", move |conn, _| query::health(conn, &id))
+            .await
+            .unwrap_or_default();
         let health = stored.health;
         if health.hold_until.is_some_and(|until| until > now) {
             return WaitingFor::RetryAfter;
@@ -109,14 +129,19 @@ impl Postrider {
     /// Everything that has not ended.
     #[cfg(feature = "testing")]
     pub(crate) async fn live_deliveries(&self) -> Result<Vec<DeliveryId>, Error> {
-        Ok(self.read("live deliveries", |conn, _| query::live(conn)).await?)
+        Ok(self
+            .read("live deliveries", |conn, _| query::live(conn))
+            .await?)
     }
 
     /// A page of deliveries, newest first, and where the next one begins.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn deliveries(&self, list: DeliveryQuery) -> Result<(Vec<Delivery>, Option<String>), Error> {
+    pub async fn deliveries(
+        &self,
+        list: DeliveryQuery,
+    ) -> Result<(Vec<Delivery>, Option<String>), Error> {
         let filter = query::DeliveryFilter {
             endpoint_id: list.endpoint_id,
             event_id: list.event_id,
@@ -125,9 +150,15 @@ impl Postrider {
             since: list.since,
             until: list.until,
         };
-        let page = Page { after: list.after, limit: list.limit + 1 };
-        let mut found =
-            self.read("deliveries", move |conn, _| query::deliveries_page(conn, &filter, &page)).await?;
+        let page = Page {
+            after: list.after,
+            limit: list.limit + 1,
+        };
+        let mut found = self
+            .read("deliveries", move |conn, _| {
+                query::deliveries_page(conn, &filter, &page)
+            })
+            .await?;
         let next = next_key(&mut found, list.limit, |delivery| delivery.id.to_string());
         Ok((found, next))
     }

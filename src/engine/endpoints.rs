@@ -26,8 +26,8 @@ use crate::store::{Hint, Tx};
 /// The longest that a rotated secret goes on signing: seven days.
 pub const MAX_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long a name is looked up when an endpoint is written. One that does not resolve by then is accepted: it is
-/// judged on each send.
+/// How long a name is looked up when an endpoint is written. One that does not resolve by then is
+/// accepted: it is judged on each send.
 const WRITE_LOOKUP: Duration = Duration::from_secs(2);
 
 /// The most older keys of an endpoint that sign beside its present ones.
@@ -114,7 +114,13 @@ impl Postrider {
                 let (conn, codec) = tx.parts();
                 let endpoint = Endpoint {
                     keys: vec![keys.clone()],
-                    ..Endpoint::resolve(id.clone(), tenant.clone(), settings.clone(), codec.defaults(), now)
+                    ..Endpoint::resolve(
+                        id.clone(),
+                        tenant.clone(),
+                        settings.clone(),
+                        codec.defaults(),
+                        now,
+                    )
                 };
                 query::insert_endpoint(conn, codec, &endpoint)?;
                 query::add_keys(conn, codec, &endpoint.id, &keys, now, now)?;
@@ -122,7 +128,9 @@ impl Postrider {
             })
             .await?;
         tracing::info!(endpoint = %endpoint.id, "endpoint {} was created", endpoint.id);
-        let _ = self.shared.happenings.send(Happening::Changed { endpoint: endpoint.id.clone() });
+        let _ = self.shared.happenings.send(Happening::Changed {
+            endpoint: endpoint.id.clone(),
+        });
         self.view(endpoint).await
     }
 
@@ -181,8 +189,11 @@ impl Postrider {
     pub async fn delete_endpoint(&self, id: &EndpointId) -> Result<(), Error> {
         let mut endpoint = self.find_endpoint(id).await?;
         let (of_id, now) = (id.clone(), self.now());
-        let deleted =
-            self.shared.committer.run(move |tx| query::delete_endpoint(tx.conn(), &of_id, now)).await?;
+        let deleted = self
+            .shared
+            .committer
+            .run(move |tx| query::delete_endpoint(tx.conn(), &of_id, now))
+            .await?;
         if !deleted {
             return Err(Error::NotFound("endpoint"));
         }
@@ -223,7 +234,11 @@ impl Postrider {
     pub async fn resume_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
         let endpoint = self.edit(id, |tx, endpoint| {
             endpoint.paused = None;
-            Ok(Ok(Some(query::replace_health(tx.conn(), &endpoint.id, Health::default())?)))
+            Ok(Ok(Some(query::replace_health(
+                tx.conn(),
+                &endpoint.id,
+                Health::default(),
+            )?)))
         });
         self.view(endpoint.await?).await
     }
@@ -234,28 +249,39 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn endpoint_secret(&self, id: &EndpointId) -> Result<Secret, Error> {
         let endpoint = self.find_endpoint(id).await?;
-        endpoint.present_keys().map(|keys| keys.secret.clone()).ok_or(Error::NotFound("secret"))
+        endpoint
+            .present_keys()
+            .map(|keys| keys.secret.clone())
+            .ok_or(Error::NotFound("secret"))
     }
 
-    /// The secret that a consumer should know, and the older keys that sign beside it, newest first.
+    /// The secret that a consumer should know, and the older keys that sign beside it, newest
+    /// first.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn endpoint_secrets(&self, id: &EndpointId) -> Result<(Secret, Vec<OlderKey>), Error> {
+    pub async fn endpoint_secrets(
+        &self,
+        id: &EndpointId,
+    ) -> Result<(Secret, Vec<OlderKey>), Error> {
         let (endpoint, now) = (self.find_endpoint(id).await?, self.now());
         let present = endpoint.present_keys().map(|keys| keys.secret.clone());
-        let older =
-            endpoint.older_keys(now).map(|(keys, signs_until)| OlderKey { id: keys.id(), signs_until });
+        let older = endpoint
+            .older_keys(now)
+            .map(|(keys, signs_until)| OlderKey {
+                id: keys.id(),
+                signs_until,
+            });
         Ok((present.ok_or(Error::NotFound("secret"))?, older.collect()))
     }
 
-    /// Gives an endpoint new keys; those before sign beside them until `grace` ends. Without a grace every older
-    /// key ends at once, those of earlier rotations included. Returns the secret; the public key is shown with
-    /// the endpoint.
+    /// Gives an endpoint new keys; those before sign beside them until `grace` ends. Without a
+    /// grace every older key ends at once, those of earlier rotations included. Returns the secret;
+    /// the public key is shown with the endpoint.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for a grace of more than seven days, and [`Error::ManyKeys`],
-    /// which no rotation without a grace meets.
+    /// [`Error::NotFound`], [`Error::Invalid`] for a grace of more than seven days, and
+    /// [`Error::ManyKeys`], which no rotation without a grace meets.
     pub async fn rotate_secret(
         &self,
         id: &EndpointId,
@@ -291,7 +317,9 @@ impl Postrider {
         let (key, now) = (key.to_owned(), self.now());
         self.edit(id, move |tx, endpoint| {
             let found = endpoint.older_keys(now).find(|(keys, _)| keys.id() == key);
-            let Some((keys, _)) = found else { return Ok(Err(Error::NotFound("key"))) };
+            let Some((keys, _)) = found else {
+                return Ok(Err(Error::NotFound("key")));
+            };
             query::end_older_keys(tx.conn(), &endpoint.id, Some(keys.created_at))?;
             Ok(Ok(None))
         })
@@ -305,14 +333,26 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn test_endpoint(&self, id: &EndpointId) -> Result<Receipt, Error> {
         let endpoint = self.find_endpoint(id).await?;
-        let data = RawValue::from_string(r#"{"message":"This is a test event from Postrider."}"#.into())
-            .map_err(|error| Error::field("data", error.to_string()))?;
-        let event_type = EventType::parse("postrider.test").map_err(|detail| Error::field("type", detail))?;
-        let event = NewEvent { tenant: endpoint.tenant, ..NewEvent::new(event_type, Content::Data(data)) };
-        let sealed = event.seal(self.now()).map_err(|error| Error::of_event(error, ""))?;
+        let data =
+            RawValue::from_string(r#"{"message":"This is a test event from Postrider."}"#.into())
+                .map_err(|error| Error::field("data", error.to_string()))?;
+        let event_type =
+            EventType::parse("postrider.test").map_err(|detail| Error::field("type", detail))?;
+        let event = NewEvent {
+            tenant: endpoint.tenant,
+            ..NewEvent::new(event_type, Content::Data(data))
+        };
+        let sealed = event
+            .seal(self.now())
+            .map_err(|error| Error::of_event(error, ""))?;
         let only = Some(id.clone());
-        let receipts = self.publish_sealed(vec![Arc::new(sealed)], only, |_| "id".into()).await?;
-        receipts.into_iter().next().ok_or(Error::NotFound("endpoint"))
+        let receipts = self
+            .publish_sealed(vec![Arc::new(sealed)], only, |_| "id".into())
+            .await?;
+        receipts
+            .into_iter()
+            .next()
+            .ok_or(Error::NotFound("endpoint"))
     }
 
     /// One endpoint.
@@ -328,11 +368,23 @@ impl Postrider {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn endpoints(&self, list: EndpointQuery) -> Result<(Vec<EndpointView>, Option<String>), Error> {
-        let filter = query::EndpointFilter { tenant: list.tenant, paused: list.paused, search: list.search };
-        let page = Page { after: list.after, limit: list.limit + 1 };
+    pub async fn endpoints(
+        &self,
+        list: EndpointQuery,
+    ) -> Result<(Vec<EndpointView>, Option<String>), Error> {
+        let filter = query::EndpointFilter {
+            tenant: list.tenant,
+            paused: list.paused,
+            search: list.search,
+        };
+        let page = Page {
+            after: list.after,
+            limit: list.limit + 1,
+        };
         let mut found = self
-            .read("endpoints", move |conn, codec| query::endpoints_page(conn, codec, &filter, &page))
+            .read("endpoints", move |conn, codec| {
+                query::endpoints_page(conn, codec, &filter, &page)
+            })
             .await?;
         let next = next_key(&mut found, list.limit, |endpoint| endpoint.id.to_string());
         let mut views = Vec::with_capacity(found.len());
@@ -344,7 +396,11 @@ impl Postrider {
 
     pub(super) async fn find_endpoint(&self, id: &EndpointId) -> Result<Endpoint, Error> {
         let id = id.clone();
-        let found = self.read("endpoint", move |conn, codec| query::endpoint(conn, codec, &id)).await?;
+        let found = self
+            .read("endpoint", move |conn, codec| {
+                query::endpoint(conn, codec, &id)
+            })
+            .await?;
         found.ok_or(Error::NotFound("endpoint"))
     }
 
@@ -354,12 +410,16 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn tenant_of_endpoint(&self, id: &EndpointId) -> Result<Tenant, Error> {
         let id = id.clone();
-        let found = self.read("tenant", move |conn, _| query::tenant_of_endpoint(conn, &id)).await?;
+        let found = self
+            .read("tenant", move |conn, _| {
+                query::tenant_of_endpoint(conn, &id)
+            })
+            .await?;
         found.ok_or(Error::NotFound("endpoint"))
     }
 
-    /// What is being done for an endpoint: as its supervisor knows, or where that is another process's, as
-    /// the database does.
+    /// What is being done for an endpoint: as its supervisor knows, or where that is another
+    /// process's, as the database does.
     pub(super) async fn inspect(&self, endpoint: &Endpoint) -> Option<Live> {
         let id = endpoint.id.clone();
         if self.shared.leases.of(Shard::of(&id)).is_some() {
@@ -367,7 +427,8 @@ impl Postrider {
         }
         let (limit, clock) = (endpoint.rate_limit, Arc::clone(&self.shared.clock));
         let read = move |conn: &mut _, _: &_| {
-            let in_flight = usize::try_from(query::backlog(conn, &id)?.sending).unwrap_or(usize::MAX);
+            let in_flight =
+                usize::try_from(query::backlog(conn, &id)?.sending).unwrap_or(usize::MAX);
             let mut limiter = Seed::read(conn, &id, limit, &*clock)?.limiter(&*clock, Vec::new());
             Ok(Live::new(in_flight, false, &mut limiter, &*clock))
         };
@@ -386,21 +447,31 @@ impl Postrider {
     async fn view(&self, endpoint: Endpoint) -> Result<EndpointView, Error> {
         let id = endpoint.id.clone();
         let (stored, backlog) = self
-            .read("health", move |conn, _| Ok((query::health(conn, &id)?, query::backlog(conn, &id)?)))
+            .read("health", move |conn, _| {
+                Ok((query::health(conn, &id)?, query::backlog(conn, &id)?))
+            })
             .await?;
         let state = stored.health;
         let live = self.inspect(&endpoint).await;
-        let estimated_drain =
-            endpoint.rate_limit.drain_time(backlog.pending - backlog.held.min(backlog.pending));
+        let estimated_drain = endpoint
+            .rate_limit
+            .drain_time(backlog.pending - backlog.held.min(backlog.pending));
         let next_slot_at = live.and_then(|live| live.next_slot_at);
-        let health = EndpointHealth { state, backlog, next_slot_at, estimated_drain };
+        let health = EndpointHealth {
+            state,
+            backlog,
+            next_slot_at,
+            estimated_drain,
+        };
         Ok(EndpointView { endpoint, health })
     }
 
     /// Reads an endpoint, changes it and writes it in one transaction, then tells its supervisor.
     async fn edit<F>(&self, id: &EndpointId, mut change: F) -> Result<Endpoint, Error>
     where
-        F: FnMut(&mut Tx<'_>, &mut Endpoint) -> Result<Edited, crate::store::StoreError> + Send + 'static,
+        F: FnMut(&mut Tx<'_>, &mut Endpoint) -> Result<Edited, crate::store::StoreError>
+            + Send
+            + 'static,
     {
         let of_id = id.clone();
         let (edited, health) = self
@@ -418,7 +489,8 @@ impl Postrider {
                 let (conn, codec) = tx.parts();
                 query::update_endpoint(conn, codec, &endpoint)?;
                 // With what the change wrote beside the endpoint's own row.
-                let edited = query::endpoint(conn, codec, &of_id)?.ok_or(Error::NotFound("endpoint"));
+                let edited =
+                    query::endpoint(conn, codec, &of_id)?.ok_or(Error::NotFound("endpoint"));
                 Ok(edited.map(|edited| (edited, health)))
             })
             .await??;
@@ -427,8 +499,13 @@ impl Postrider {
     }
 
     async fn tell(&self, endpoint: Endpoint, health: Option<StoredHealth>) {
-        let _ = self.shared.happenings.send(Happening::Changed { endpoint: endpoint.id.clone() });
-        let changed = EndpointChanged { endpoint: Arc::new(endpoint), health };
+        let _ = self.shared.happenings.send(Happening::Changed {
+            endpoint: endpoint.id.clone(),
+        });
+        let changed = EndpointChanged {
+            endpoint: Arc::new(endpoint),
+            health,
+        };
         // An engine that is stopping sends nothing more in any case.
         let _ = self.registry.send(changed).await;
         self.shared.hints.send(Hint::Changed);
@@ -436,7 +513,12 @@ impl Postrider {
 
     /// The header that carries the event's id is not an endpoint's to give.
     fn check_headers(&self, settings: &Settings) -> Result<(), Error> {
-        let taken = self.shared.config.event_id_header.as_ref().map(|name| name.to_ascii_lowercase());
+        let taken = self
+            .shared
+            .config
+            .event_id_header
+            .as_ref()
+            .map(|name| name.to_ascii_lowercase());
         match taken.filter(|name| settings.headers.contains_key(name)) {
             Some(name) => {
                 let detail = "carries the event's id here (`event_id_header`) and cannot be given";
@@ -454,7 +536,9 @@ impl Postrider {
         if let Some(Host::Domain(name)) = settings.url.host() {
             // A name that does not resolve yet is accepted, unless it is one for this machine.
             let lookup = self.shared.resolver.lookup(name.to_owned(), tenant.clone());
-            let addresses = tokio::time::timeout(WRITE_LOOKUP, lookup).await.unwrap_or(Ok(Vec::new()));
+            let addresses = tokio::time::timeout(WRITE_LOOKUP, lookup)
+                .await
+                .unwrap_or(Ok(Vec::new()));
             let addresses = addresses.unwrap_or_default();
             policy.check_resolved(name, &addresses).map_err(refuse)?;
         }

@@ -68,7 +68,9 @@ impl Error {
     /// What is wrong with an event whose fields are at `prefix`.
     pub(super) fn of_event(error: EventError, prefix: &str) -> Self {
         match error {
-            EventError::Invalid(error) => Self::field(format!("{prefix}{}", error.field), error.detail),
+            EventError::Invalid(error) => {
+                Self::field(format!("{prefix}{}", error.field), error.detail)
+            }
             too_large @ EventError::TooLarge { .. } => Self::TooLarge {
                 field: prefix.trim_end_matches('.').to_owned(),
                 detail: too_large.to_string(),

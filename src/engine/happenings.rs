@@ -54,8 +54,9 @@ pub(super) fn channel() -> broadcast::Sender<Happening> {
 
 impl Postrider {
     /// What happens from here on, at the endpoints that this process sends to. Nothing waits for a
-    /// subscriber: one that is too slow misses the oldest, and what must not be missed is better read from
-    /// the deliveries, or had as a webhook (`delivery.failed` at the tenant `_postrider`).
+    /// subscriber: one that is too slow misses the oldest, and what must not be missed is better
+    /// read from the deliveries, or had as a webhook (`delivery.failed` at the tenant
+    /// `_postrider`).
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Happening> {
         self.shared.happenings.subscribe()

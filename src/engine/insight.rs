@@ -46,13 +46,24 @@ fn begin(at: Timestamp, each: Duration) -> Timestamp {
 /// Spans up to now, oldest first, without anything in them.
 fn buckets(now: Timestamp, each: Duration) -> Vec<Bucket> {
     let last = begin(now, each);
-    (0..BUCKETS).rev().map(|back| Bucket { at: last - each * back, delivered: 0, failed: 0 }).collect()
+    (0..BUCKETS)
+        .rev()
+        .map(|back| Bucket {
+            at: last - each * back,
+            delivered: 0,
+            failed: 0,
+        })
+        .collect()
 }
 
 /// Counts an attempt where it belongs, if it is not too old.
 fn count(buckets: &mut [Bucket], at: Timestamp, delivered: bool) {
     if let Some(bucket) = buckets.iter_mut().rev().find(|bucket| bucket.at <= at) {
-        *(if delivered { &mut bucket.delivered } else { &mut bucket.failed }) += 1;
+        *(if delivered {
+            &mut bucket.delivered
+        } else {
+            &mut bucket.failed
+        }) += 1;
     }
 }
 
@@ -65,7 +76,11 @@ impl Activity {
         let start = begin(at, OVERVIEW_BUCKET);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.back().is_none_or(|last| last.at < start) {
-            kept.push_back(Bucket { at: start, delivered: 0, failed: 0 });
+            kept.push_back(Bucket {
+                at: start,
+                delivered: 0,
+                failed: 0,
+            });
             while kept.len() > BUCKETS as usize {
                 kept.pop_front();
             }
@@ -108,13 +123,24 @@ pub struct EndpointCounts {
 impl EndpointCounts {
     fn of(census: &Census) -> Self {
         let counted = |paused: bool| {
-            let matching = census.endpoints.iter().filter(move |(reason, _)| reason.is_some() == paused);
+            let matching = census
+                .endpoints
+                .iter()
+                .filter(move |(reason, _)| reason.is_some() == paused);
             matching.map(|(_, count)| count).sum::<u64>()
         };
-        let open = census.breakers.iter().filter(|(state, _)| **state != BreakerState::Closed);
+        let open = census
+            .breakers
+            .iter()
+            .filter(|(state, _)| **state != BreakerState::Closed);
         let failing: u64 = open.map(|(_, count)| count).sum();
         let (paused, running) = (counted(true), counted(false));
-        Self { total: paused + running, active: running.saturating_sub(failing), paused, failing }
+        Self {
+            total: paused + running,
+            active: running.saturating_sub(failing),
+            paused,
+            failing,
+        }
     }
 }
 
@@ -167,8 +193,8 @@ pub struct RecoveryPreview {
 }
 
 impl Postrider {
-    /// As [`overview`](Self::overview), or one that was made for somebody else within that time: many who look
-    /// cost no more than one.
+    /// As [`overview`](Self::overview), or one that was made for somebody else within that time:
+    /// many who look cost no more than one.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -178,7 +204,11 @@ impl Postrider {
         within: Duration,
     ) -> Result<Arc<Overview>, Error> {
         let last = {
-            let mut all = self.shared.overviews.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self
+                .shared
+                .overviews
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if all.len() >= MOST_OVERVIEWS {
                 all.clear();
             }
@@ -205,7 +235,9 @@ impl Postrider {
         let now = self.now();
         let (limit, of) = (TROUBLED as i64, tenant.clone());
         let ids = self
-            .read("endpoints in trouble", move |conn, _| query::troubled(conn, of.as_ref(), now, limit))
+            .read("endpoints in trouble", move |conn, _| {
+                query::troubled(conn, of.as_ref(), now, limit)
+            })
             .await?;
         let mut troubled = Vec::new();
         for id in ids {
@@ -223,7 +255,10 @@ impl Postrider {
     }
 
     async fn overview_of_all(&self, troubled: Vec<EndpointView>) -> Result<Overview, Error> {
-        let census = self.census().await.ok_or(crate::store::Unavailable::Silent)?;
+        let census = self
+            .census()
+            .await
+            .ok_or(crate::store::Unavailable::Silent)?;
         Ok(Overview {
             window: OVERVIEW_BUCKET * BUCKETS,
             series: self.shared.activity.series(self.now()),
@@ -242,8 +277,16 @@ impl Postrider {
         troubled: Vec<EndpointView>,
     ) -> Result<Overview, Error> {
         let of = tenant.clone();
-        let census = self.read("endpoints", move |conn, _| query::endpoint_census(conn, &of)).await?;
-        let list = EndpointQuery { tenant: Some(tenant), limit: ADDED_UP, ..EndpointQuery::default() };
+        let census = self
+            .read("endpoints", move |conn, _| {
+                query::endpoint_census(conn, &of)
+            })
+            .await?;
+        let list = EndpointQuery {
+            tenant: Some(tenant),
+            limit: ADDED_UP,
+            ..EndpointQuery::default()
+        };
         let (views, _) = self.endpoints(list).await?;
         let now = self.now();
         let mut series = buckets(now, OVERVIEW_BUCKET);
@@ -254,10 +297,20 @@ impl Postrider {
             waiting += backlog.pending;
             in_flight += backlog.sending;
             held += backlog.held;
-            oldest = [oldest, backlog.oldest_pending_at].into_iter().flatten().min();
+            oldest = [oldest, backlog.oldest_pending_at]
+                .into_iter()
+                .flatten()
+                .min();
             let samples = self.samples(&view.endpoint.id, since).await?;
-            for sample in samples.into_iter().filter(|sample| sample.outcome.is_conclusive()) {
-                count(&mut series, sample.ended_at, sample.outcome == Outcome::Delivered);
+            for sample in samples
+                .into_iter()
+                .filter(|sample| sample.outcome.is_conclusive())
+            {
+                count(
+                    &mut series,
+                    sample.ended_at,
+                    sample.outcome == Outcome::Delivered,
+                );
             }
         }
         Ok(Overview {
@@ -274,14 +327,20 @@ impl Postrider {
 
     async fn samples(&self, id: &EndpointId, since: Timestamp) -> Result<Vec<Sample>, Error> {
         let id = id.clone();
-        Ok(self.read("attempts", move |conn, _| query::samples(conn, &id, since)).await?)
+        Ok(self
+            .read("attempts", move |conn, _| query::samples(conn, &id, since))
+            .await?)
     }
 
     /// How an endpoint has been doing for that long.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn endpoint_stats(&self, id: &EndpointId, window: Duration) -> Result<EndpointStats, Error> {
+    pub async fn endpoint_stats(
+        &self,
+        id: &EndpointId,
+        window: Duration,
+    ) -> Result<EndpointStats, Error> {
         let endpoint = self.find_endpoint(id).await?;
         let now = self.now();
         let since = now - window;
@@ -289,7 +348,11 @@ impl Postrider {
         let (samples, failed, backlog) = self
             .read("statistics", move |conn, _| {
                 let failed = query::failed_since(conn, &of, since)?;
-                Ok((query::samples(conn, &of, since)?, failed, query::backlog(conn, &of)?))
+                Ok((
+                    query::samples(conn, &of, since)?,
+                    failed,
+                    query::backlog(conn, &of)?,
+                ))
             })
             .await?;
         let mut stats = EndpointStats {
@@ -299,7 +362,12 @@ impl Postrider {
             series: buckets(now, window / BUCKETS),
         };
         let mut took = Vec::with_capacity(samples.len());
-        for Sample { started_at, ended_at, outcome } in samples {
+        for Sample {
+            started_at,
+            ended_at,
+            outcome,
+        } in samples
+        {
             *stats.outcomes.entry(outcome).or_default() += 1;
             if outcome.is_conclusive() {
                 count(&mut stats.series, ended_at, outcome == Outcome::Delivered);
@@ -309,7 +377,11 @@ impl Postrider {
         took.sort_by(f64::total_cmp);
         let at = |part: f64| took[((took.len() as f64 * part) as usize).min(took.len() - 1)];
         stats.duration_ms = (!took.is_empty()).then(|| [at(0.5), at(0.95), at(0.99)]);
-        let delivered = stats.outcomes.get(&Outcome::Delivered).copied().unwrap_or(0);
+        let delivered = stats
+            .outcomes
+            .get(&Outcome::Delivered)
+            .copied()
+            .unwrap_or(0);
         stats.deliveries = BTreeMap::from([
             (Status::Pending, backlog.pending),
             (Status::Sending, backlog.sending),
@@ -333,8 +405,15 @@ impl Postrider {
         let endpoint = self.find_endpoint(id).await?;
         let recovery = super::recovery::asked_for(&endpoint, include, since, until, self.now())?;
         let wants = endpoint.settings.event_types;
-        let (failed, missing, capped) =
-            self.read("recoverable", move |conn, _| query::recoverable(conn, &recovery, &wants)).await?;
-        Ok(RecoveryPreview { failed, missing, capped })
+        let (failed, missing, capped) = self
+            .read("recoverable", move |conn, _| {
+                query::recoverable(conn, &recovery, &wants)
+            })
+            .await?;
+        Ok(RecoveryPreview {
+            failed,
+            missing,
+            capped,
+        })
     }
 }

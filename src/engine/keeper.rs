@@ -1,6 +1,6 @@
-//! Keeper: renews this process's leases, takes what is free, lets go of what others should have, and gives up
-//! in time what it could not renew: at `a renewal's own start + ttl − margin`, on a clock that goes on while
-//! the machine is suspended.
+//! Keeper: renews this process's leases, takes what is free, lets go of what others should have,
+//! and gives up in time what it could not renew: at `a renewal's own start + ttl − margin`, on a
+//! clock that goes on while the machine is suspended.
 //!
 //! It never sends, and never decides who gets what (`domain::lease` does).
 
@@ -133,19 +133,31 @@ impl Keeper {
             self.renewed = asked;
         }
         shared.leases.remove(&done.given_back);
-        self.vacated.retain(|lease| !done.given_back.contains(lease));
+        self.vacated
+            .retain(|lease| !done.given_back.contains(lease));
         let is_mine = |lease: &Lease| {
-            let row = done.view.shards.iter().find(|state| state.lease.shard == lease.shard);
+            let row = done
+                .view
+                .shards
+                .iter()
+                .find(|state| state.lease.shard == lease.shard);
             row.is_some_and(|row| {
                 row.lease.epoch == lease.epoch && row.holder.as_ref() == Some(&member.instance)
             })
         };
-        let lost: Vec<Lease> = shared.leases.all().into_iter().filter(|lease| !is_mine(lease)).collect();
+        let lost: Vec<Lease> = shared
+            .leases
+            .all()
+            .into_iter()
+            .filter(|lease| !is_mine(lease))
+            .collect();
         self.lose(&lost, "another process has taken it over, or it ran out");
         let (taken, asked) = done.taken;
         shared.leases.add(&taken, member.end(asked));
         shared.metrics.leases(LeaseChange::Taken, taken.len());
-        shared.metrics.leases(LeaseChange::GivenBack, done.given_back.len());
+        shared
+            .metrics
+            .leases(LeaseChange::GivenBack, done.given_back.len());
         if !taken.is_empty() {
             tracing::info!(
                 shards = taken.len(),
@@ -166,12 +178,19 @@ impl Keeper {
         self.set_deadline(ctx);
     }
 
-    /// Lets go of shards, each as soon as nothing is at work in it. Resolves once nothing is in any.
-    fn let_go(&mut self, shards: Vec<Shard>, ctx: &mut Context<Self>) -> Vec<oneshot::Receiver<()>> {
+    /// Lets go of shards, each as soon as nothing is at work in it. Resolves once nothing is in
+    /// any.
+    fn let_go(
+        &mut self,
+        shards: Vec<Shard>,
+        ctx: &mut Context<Self>,
+    ) -> Vec<oneshot::Receiver<()>> {
         self.shared.leases.leave(&shards);
         let mut all = Vec::with_capacity(shards.len());
         for shard in shards {
-            let Some(lease) = self.shared.leases.of(shard) else { continue };
+            let Some(lease) = self.shared.leases.of(shard) else {
+                continue;
+            };
             let (done, vacated) = oneshot::channel();
             let (told, is_told) = oneshot::channel();
             self.registry.do_send(Vacate { shard, done });
@@ -194,17 +213,29 @@ impl Keeper {
         }
         self.shared.leases.remove(leases);
         self.shared.metrics.leases(LeaseChange::Lost, leases.len());
-        tracing::warn!(shards = leases.len(), "this node has lost {} of its shards: {why}", leases.len());
-        self.registry.do_send(Lost(leases.iter().map(|lease| lease.shard).collect()));
+        tracing::warn!(
+            shards = leases.len(),
+            "this node has lost {} of its shards: {why}",
+            leases.len()
+        );
+        self.registry
+            .do_send(Lost(leases.iter().map(|lease| lease.shard).collect()));
     }
 
     /// One timer, for the first lease that would run out.
     fn set_deadline(&mut self, ctx: &mut Context<Self>) {
-        self.shared.metrics.shards.set(i64::try_from(self.shared.leases.all().len()).unwrap_or(i64::MAX));
+        self.shared
+            .metrics
+            .shards
+            .set(i64::try_from(self.shared.leases.all().len()).unwrap_or(i64::MAX));
         if let Some(timer) = self.deadline.take() {
             ctx.cancel_future(timer);
         }
-        let first = self.shared.leases.first_end().filter(|end| *end < Duration::MAX);
+        let first = self
+            .shared
+            .leases
+            .first_end()
+            .filter(|end| *end < Duration::MAX);
         self.deadline = first.map(|end| {
             let wait = end.saturating_sub(self.shared.clock.monotonic());
             ctx.run_later(wait, |keeper, ctx| {
@@ -223,7 +254,11 @@ impl Actor for Keeper {
         self.set_deadline(ctx);
         let member = &self.shared.membership;
         // Where leases do not run out there is next to nothing to see.
-        let look = if member.runs_out { self.shared.config.poll_interval } else { member.terms.renewal };
+        let look = if member.runs_out {
+            self.shared.config.poll_interval
+        } else {
+            member.terms.renewal
+        };
         ctx.run_interval(look.min(member.terms.renewal), Self::round);
     }
 }
@@ -239,7 +274,13 @@ impl Handler<LeaveAll> for Keeper {
     type Result = ();
     fn handle(&mut self, LeaveAll { done }: LeaveAll, ctx: &mut Self::Context) {
         self.leaving = true;
-        let shards = self.shared.leases.all().into_iter().map(|lease| lease.shard).collect();
+        let shards = self
+            .shared
+            .leases
+            .all()
+            .into_iter()
+            .map(|lease| lease.shard)
+            .collect();
         let all = self.let_go(shards, ctx);
         ctx.spawn(
             async move {
@@ -284,7 +325,9 @@ impl Round {
         let view = if member.runs_out {
             self.writer()?.run(|tx| look_at_leases(tx.conn(), clock))?
         } else {
-            shared.store.read_here(|conn, _| look_at_leases(conn, clock))?
+            shared
+                .store
+                .read_here(|conn, _| look_at_leases(conn, clock))?
         };
         let plan = if leaving {
             Plan::default()
@@ -294,9 +337,9 @@ impl Round {
         let asked_for_more = clock.monotonic();
         let taken = match &plan.take[..] {
             [] => Vec::new(),
-            wanted => {
-                self.writer()?.run(|tx| tx.take_over(wanted, &member.instance, &member.gone, ttl, clock))?
-            }
+            wanted => self
+                .writer()?
+                .run(|tx| tx.take_over(wanted, &member.instance, &member.gone, ttl, clock))?,
         };
         Ok(Done {
             view,

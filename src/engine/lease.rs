@@ -1,5 +1,5 @@
-//! Leases: which shards this process sends for, for everyone in the engine to ask, and how it comes to hold
-//! its first ones. From then on the `keeper` looks after them.
+//! Leases: which shards this process sends for, for everyone in the engine to ask, and how it comes
+//! to hold its first ones. From then on the `keeper` looks after them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -33,10 +33,17 @@ pub(super) struct Leases {
 impl Leases {
     pub(super) fn new(clock: Arc<dyn Clock>, leases: Vec<Lease>, until: Duration) -> Self {
         let held = leases.into_iter().map(|lease| {
-            let held = Held { epoch: lease.epoch, until, leaving: false };
+            let held = Held {
+                epoch: lease.epoch,
+                until,
+                leaving: false,
+            };
             (lease.shard, held)
         });
-        Self { clock, held: RwLock::new(held.collect()) }
+        Self {
+            clock,
+            held: RwLock::new(held.collect()),
+        }
     }
 
     fn read<T>(&self, read: impl FnOnce(&HashMap<Shard, Held>) -> T) -> T {
@@ -52,25 +59,39 @@ impl Leases {
         let (shard, now) = (Shard::of(endpoint), self.clock.monotonic());
         let held = self.read(|held| held.get(&shard).copied());
         let held = held.filter(|held| !held.leaving && now < held.until)?;
-        Some(Lease { shard, epoch: held.epoch })
+        Some(Lease {
+            shard,
+            epoch: held.epoch,
+        })
     }
 
     /// What an endpoint's claims were made under, if that is still held.
     pub(super) fn of(&self, shard: Shard) -> Option<Lease> {
-        self.read(|held| held.get(&shard).map(|held| Lease { shard, epoch: held.epoch }))
+        self.read(|held| {
+            held.get(&shard).map(|held| Lease {
+                shard,
+                epoch: held.epoch,
+            })
+        })
     }
 
     /// Whether an attempt under that lease may be on the wire right now.
     pub(super) fn may_send(&self, lease: Lease) -> bool {
         let now = self.clock.monotonic();
         self.read(|held| {
-            held.get(&lease.shard).is_some_and(|held| held.epoch == lease.epoch && now < held.until)
+            held.get(&lease.shard)
+                .is_some_and(|held| held.epoch == lease.epoch && now < held.until)
         })
     }
 
     /// Those that new work may be started under.
     pub(super) fn open(&self) -> Vec<Lease> {
-        self.read(|held| held.iter().filter(|(_, held)| !held.leaving).map(lease).collect())
+        self.read(|held| {
+            held.iter()
+                .filter(|(_, held)| !held.leaving)
+                .map(lease)
+                .collect()
+        })
     }
 
     /// All of them.
@@ -79,7 +100,12 @@ impl Leases {
     }
 
     pub(super) fn leaving(&self) -> HashSet<Shard> {
-        self.read(|held| held.iter().filter(|(_, held)| held.leaving).map(|(shard, _)| *shard).collect())
+        self.read(|held| {
+            held.iter()
+                .filter(|(_, held)| held.leaving)
+                .map(|(shard, _)| *shard)
+                .collect()
+        })
     }
 
     pub(super) fn leave(&self, shards: &[Shard]) {
@@ -95,7 +121,14 @@ impl Leases {
     pub(super) fn add(&self, leases: &[Lease], until: Duration) {
         self.write(|held| {
             for Lease { shard, epoch } in leases {
-                held.insert(*shard, Held { epoch: *epoch, until, leaving: false });
+                held.insert(
+                    *shard,
+                    Held {
+                        epoch: *epoch,
+                        until,
+                        leaving: false,
+                    },
+                );
             }
         });
     }
@@ -123,7 +156,12 @@ impl Leases {
     /// Those whose time is up.
     pub(super) fn run_out(&self) -> Vec<Lease> {
         let now = self.clock.monotonic();
-        self.read(|held| held.iter().filter(|(_, held)| held.until <= now).map(lease).collect())
+        self.read(|held| {
+            held.iter()
+                .filter(|(_, held)| held.until <= now)
+                .map(lease)
+                .collect()
+        })
     }
 
     /// When the first of them runs out.
@@ -133,14 +171,18 @@ impl Leases {
 }
 
 fn lease((shard, held): (&Shard, &Held)) -> Lease {
-    Lease { shard: *shard, epoch: held.epoch }
+    Lease {
+        shard: *shard,
+        epoch: held.epoch,
+    }
 }
 
 /// What of a process's part in the cluster does not change while it runs.
 pub(super) struct Membership {
     pub(super) node: NodeRow,
     pub(super) instance: InstanceId,
-    /// Whose shards may be taken at once: former processes that are known to have ended, and itself.
+    /// Whose shards may be taken at once: former processes that are known to have ended, and
+    /// itself.
     pub(super) gone: Vec<InstanceId>,
     pub(super) terms: Terms,
     /// Whether leases run out at all: those of a file last as long as its lock.
@@ -152,17 +194,26 @@ pub(super) struct Membership {
 impl Membership {
     /// When a lease ends here that was asked for at `asked`.
     pub(super) fn end(&self, asked: Duration) -> Duration {
-        if self.runs_out { asked + self.terms.usable() } else { Duration::MAX }
+        if self.runs_out {
+            asked + self.terms.usable()
+        } else {
+            Duration::MAX
+        }
     }
 
     /// Lets the next process take over at once.
     pub(super) fn unlock(&self) {
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.lock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 }
 
-/// Makes this process known, and takes the shards that are free for it. Waits where a process of its name
-/// may be alive, and refuses where it is.
+/// Makes this process known, and takes the shards that are free for it. Waits where a process of
+/// its name may be alive, and refuses where it is.
 pub(super) fn join(
     store: &Store,
     lock: ProcessLock,
@@ -184,15 +235,27 @@ pub(super) fn join(
     };
     let runs_out = store.leases_run_out();
     let lock = std::sync::Mutex::new(Some(lock));
-    let membership = Membership { node, instance, gone, terms, runs_out, lock };
+    let membership = Membership {
+        node,
+        instance,
+        gone,
+        terms,
+        runs_out,
+        lock,
+    };
     let mut writer = store.writer()?;
     // Of those who had this name, and of those long gone, nobody needs to know any more.
     let old = view.nodes.iter().filter(|node| {
         node.name == name
-            || membership.gone.iter().any(|gone| gone.as_str() == node.instance)
+            || membership
+                .gone
+                .iter()
+                .any(|gone| gone.as_str() == node.instance)
             || node.expires_at < (view.now - SHOWN).as_micros()
     });
-    let old: Vec<InstanceId> = old.map(|node| InstanceId::from_text(node.instance.as_str())).collect();
+    let old: Vec<InstanceId> = old
+        .map(|node| InstanceId::from_text(node.instance.as_str()))
+        .collect();
     let asked = clock.monotonic();
     let taken = writer.run(|tx| {
         query::forget_nodes(tx.conn(), &old)?;
@@ -200,7 +263,13 @@ pub(super) fn join(
         let view = look_at_leases(tx.conn(), &**clock)?;
         // What nobody alive has is free as well as what nobody has.
         let plan = membership.plan(&view, &[], &HashSet::new());
-        tx.take_over(&plan.take, &membership.instance, &membership.gone, terms.ttl, &**clock)
+        tx.take_over(
+            &plan.take,
+            &membership.instance,
+            &membership.gone,
+            terms.ttl,
+            &**clock,
+        )
     })?;
     let leases = Leases::new(Arc::clone(clock), taken, membership.end(asked));
     Ok((membership, leases))
@@ -228,10 +297,14 @@ fn wait_for_name(
             .nodes
             .iter()
             .find(|node| node.name == name && node.is_alive(view.now) && !lock.proves_gone(node));
-        let Some(namesake) = namesake else { return Ok(view) };
+        let Some(namesake) = namesake else {
+            return Ok(view);
+        };
         let seen = (namesake.instance.clone(), namesake.expires_at);
         let first = first_seen.get_or_insert_with(|| {
-            tracing::info!("a node of the name {name} was alive a moment ago: waiting whether it still is");
+            tracing::info!(
+                "a node of the name {name} was alive a moment ago: waiting whether it still is"
+            );
             seen.clone()
         });
         // It was heard of again.
@@ -243,15 +316,15 @@ fn wait_for_name(
 }
 
 impl Membership {
-    /// What to do next. What a process held that is known to have ended is free, and so is what this one has
-    /// given up because it could not renew it in time.
+    /// What to do next. What a process held that is known to have ended is free, and so is what
+    /// this one has given up because it could not renew it in time.
     pub(super) fn plan(&self, view: &LeaseView, held: &[Lease], leaving: &HashSet<Shard>) -> Plan {
         let mut shards = view.shards.clone();
         for state in &mut shards {
             let forgotten = !held.contains(&state.lease);
-            state
-                .holder
-                .take_if(|holder| self.gone.contains(holder) && (*holder != self.instance || forgotten));
+            state.holder.take_if(|holder| {
+                self.gone.contains(holder) && (*holder != self.instance || forgotten)
+            });
         }
         lease::plan(&shards, &view.alive(), &self.instance, leaving)
     }

@@ -20,8 +20,8 @@ const BATCH: i64 = 200;
 /// Deliveries that one transaction of retention removes at most, with their attempts.
 const RETENTION_BATCH: i64 = 1000;
 
-/// How often retention looks at all events again: others are looked at once, and stay because something of them
-/// had not ended, or because they were stamped in the future.
+/// How often retention looks at all events again: others are looked at once, and stay because
+/// something of them had not ended, or because they were stamped in the future.
 const FULL_PASS_EVERY: Duration = Duration::from_secs(3600);
 
 /// Between two batches.
@@ -49,8 +49,14 @@ struct RetentionPass {
 impl RetentionPass {
     /// Where the next pass begins.
     fn begin(&mut self, now: Duration) -> i64 {
-        if self.began_at.is_none_or(|began| now.saturating_sub(began) >= FULL_PASS_EVERY) {
-            *self = Self { after_seq: 0, began_at: Some(now) };
+        if self
+            .began_at
+            .is_none_or(|began| now.saturating_sub(began) >= FULL_PASS_EVERY)
+        {
+            *self = Self {
+                after_seq: 0,
+                began_at: Some(now),
+            };
         }
         self.after_seq
     }
@@ -58,7 +64,11 @@ impl RetentionPass {
 
 impl Maintenance {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sweeping: false, retention: Arc::default() }
+        Self {
+            shared,
+            sweeping: false,
+            retention: Arc::default(),
+        }
     }
 }
 
@@ -91,7 +101,9 @@ impl Handler<Sweep> for Maintenance {
                 return;
             }
             let cutoff = shared.clock.cutoff(shared.config.retention);
-            let forget = shared.committer.run(move |tx| query::forget_recoveries(tx.conn(), cutoff));
+            let forget = shared
+                .committer
+                .run(move |tx| query::forget_recoveries(tx.conn(), cutoff));
             if let Err(error) = forget.await {
                 tracing::warn!(%error, "recoveries of long ago could not be forgotten yet");
             }
@@ -99,7 +111,11 @@ impl Handler<Sweep> for Maintenance {
                 tracing::warn!(%error, "outdated events could not be removed yet");
             }
         };
-        ctx.spawn(sweep.into_actor(self).map(|(), maintenance, _| maintenance.sweeping = false));
+        ctx.spawn(
+            sweep
+                .into_actor(self)
+                .map(|(), maintenance, _| maintenance.sweeping = false),
+        );
     }
 }
 
@@ -116,29 +132,36 @@ async fn sweep(shared: &Shared) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Brings forward deliveries that are due later than any wait of their endpoint lasts: their times were stored by
-/// a clock that was ahead, or by a schedule or a rest that was changed since.
+/// Brings forward deliveries that are due later than any wait of their endpoint lasts: their times
+/// were stored by a clock that was ahead, or by a schedule or a rest that was changed since.
 async fn bring_within_reach(shared: &Shared, id: &EndpointId) -> Result<(), StoreError> {
     let (of_id, now) = (id.clone(), shared.clock.schedule_now());
     let read = move |conn: &mut _, codec: &_| {
         let latest = query::latest_due(conn, &of_id)?.filter(|due| *due > now);
         let Some(due) = latest else { return Ok(None) };
-        let Some(endpoint) = query::endpoint(conn, codec, &of_id)? else { return Ok(None) };
+        let Some(endpoint) = query::endpoint(conn, codec, &of_id)? else {
+            return Ok(None);
+        };
         let health = query::health(conn, &of_id)?.health.within_reach(now);
         Ok(Some((due, endpoint.latest_retry(&health, now))))
     };
-    let Some((due, reach)) = shared.store.read("latest due delivery", read).await? else { return Ok(()) };
+    let Some((due, reach)) = shared.store.read("latest due delivery", read).await? else {
+        return Ok(());
+    };
     if due <= reach {
         return Ok(());
     }
     let of_id = id.clone();
-    let moved = shared.committer.run(move |tx| query::bring_forward(tx.conn(), &of_id, reach)).await?;
+    let moved = shared
+        .committer
+        .run(move |tx| query::bring_forward(tx.conn(), &of_id, reach))
+        .await?;
     tracing::info!(endpoint = %id, moved, "{moved} deliveries of {id} were due later than any wait of its schedule lasts; they are due by {reach}");
     Ok(())
 }
 
-/// Lets everything go on that waits for its turn, or for a failed delivery, at an endpoint that asks for no
-/// such thing (any more).
+/// Lets everything go on that waits for its turn, or for a failed delivery, at an endpoint that
+/// asks for no such thing (any more).
 pub(super) async fn let_go_on(shared: &Shared, endpoint: &EndpointId) -> Result<(), StoreError> {
     loop {
         let id = endpoint.clone();
@@ -176,7 +199,9 @@ async fn release(shared: &Shared, ids: Vec<DeliveryId>) -> Result<(), StoreError
     let at = shared.clock.now();
     let write = move |tx: &mut crate::store::Tx<'_>| {
         for id in &ids {
-            let Some(life) = tx.life_to_change(id)? else { continue };
+            let Some(life) = tx.life_to_change(id)? else {
+                continue;
+            };
             let cause = match life.state {
                 State::Pending(_) => Cause::TurnCame { at },
                 _ => Cause::HoldLifted { at },
@@ -222,9 +247,14 @@ pub(super) async fn fail_overdue(shared: &Shared, id: &EndpointId) -> Result<(),
             Ok(failed)
         };
         let failed = shared.committer.run(write).await?;
-        failed.iter().for_each(|state| shared.metrics.reached(*state));
+        failed
+            .iter()
+            .for_each(|state| shared.metrics.reached(*state));
         let failed = failed.len();
-        tracing::info!(failed, "{failed} waiting deliveries expired or lost their endpoint");
+        tracing::info!(
+            failed,
+            "{failed} waiting deliveries expired or lost their endpoint"
+        );
         tokio::time::sleep(BREATH).await;
     }
 }
@@ -244,7 +274,11 @@ async fn retire(shared: &Shared, pass: &Mutex<RetentionPass>) -> Result<(), Stor
         let this = batch.clone();
         let retired = shared.committer.run(move |tx| tx.retire(&this)).await?;
         if retired.events > 0 {
-            tracing::info!(events = retired.events, "{} outdated events were removed", retired.events);
+            tracing::info!(
+                events = retired.events,
+                "{} outdated events were removed",
+                retired.events
+            );
         }
         if !retired.more {
             return Ok(());

@@ -80,7 +80,8 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     config: EngineConfig,
     metrics: Arc<Metrics>,
-    /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first served.
+    /// One for each attempt that may be in flight, of whichever endpoint. Given first come, first
+    /// served.
     slots: Arc<Semaphore>,
     tokens: KnownTokens,
     /// What was sent lately.
@@ -113,9 +114,17 @@ impl Shared {
 
     /// Lets claims go that no attempt holds: their commit's answer was lost.
     async fn take_back(&self, claims: Vec<crate::store::query::ClaimName>) {
-        tracing::warn!(rows = claims.len(), "taking back {} claims that no attempt holds", claims.len());
+        tracing::warn!(
+            rows = claims.len(),
+            "taking back {} claims that no attempt holds",
+            claims.len()
+        );
         let at = self.clock.now();
-        if let Err(error) = self.committer.run(move |tx| tx.take_back(&claims, at)).await {
+        if let Err(error) = self
+            .committer
+            .run(move |tx| tx.take_back(&claims, at))
+            .await
+        {
             tracing::warn!(%error, "they could not be taken back yet");
         }
     }
@@ -133,7 +142,9 @@ pub struct Postrider {
 
 impl std::fmt::Debug for Postrider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Postrider").field("node", &self.shared.membership.node.name).finish_non_exhaustive()
+        f.debug_struct("Postrider")
+            .field("node", &self.shared.membership.node.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,16 +167,24 @@ impl Postrider {
     /// What waits stays in the database. Attempts that are broken off at the deadline are sent
     /// again after the next start, and the break counts as no failure.
     pub async fn drain(&self) {
-        let Some(running) = self.running.lock().await.take() else { return };
+        let Some(running) = self.running.lock().await.take() else {
+            return;
+        };
         let (done, mut vacated) = oneshot::channel();
         self.keeper.do_send(LeaveAll { done });
-        if tokio::time::timeout(self.shared.config.drain_timeout, &mut vacated).await.is_err() {
+        if tokio::time::timeout(self.shared.config.drain_timeout, &mut vacated)
+            .await
+            .is_err()
+        {
             tracing::warn!("breaking off the attempts that are still in flight");
             self.registry.do_send(AbortAll);
             let _ = tokio::time::timeout(ABORT_GRACE, vacated).await;
         }
         let at = self.shared.clock.now();
-        let (left, instance) = (self.shared.leases.all(), self.shared.membership.instance.clone());
+        let (left, instance) = (
+            self.shared.leases.all(),
+            self.shared.membership.instance.clone(),
+        );
         let leave = self.shared.committer.run(move |tx| {
             tx.interrupt(&Scope::Shards(left.clone()), at, false, "stopped")?;
             tx.leave_cluster(&left, &instance)
@@ -191,9 +210,16 @@ impl Postrider {
         }
         self.shared.store.check_file()?;
         if !self.shared.probed_lately() {
-            self.shared.committer.run(|tx| crate::store::query::probe_write(tx.conn())).await?;
+            self.shared
+                .committer
+                .run(|tx| crate::store::query::probe_write(tx.conn()))
+                .await?;
             let now = Some(std::time::Instant::now());
-            *self.shared.probed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            *self
+                .shared
+                .probed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = now;
         }
         match self.shared.committer.recent_refusal() {
             Some(why) => Err(why.into()),
@@ -201,15 +227,17 @@ impl Postrider {
         }
     }
 
-    /// Reads again what the engine keeps of the system's files and of the database: the trust store of TLS, and the
-    /// API's tokens.
+    /// Reads again what the engine keeps of the system's files and of the database: the trust store
+    /// of TLS, and the API's tokens.
     ///
     /// # Errors
     /// [`Error::Store`] when the tokens cannot be read.
     pub async fn reload(&self) -> Result<(), Error> {
         self.shared.sender.reload();
         let shared = Arc::clone(&self.shared);
-        Ok(self.read("tokens", move |conn, _| shared.tokens.refresh(conn)).await?)
+        Ok(self
+            .read("tokens", move |conn, _| shared.tokens.refresh(conn))
+            .await?)
     }
 
     /// The engine's time.
@@ -222,7 +250,10 @@ impl Postrider {
     async fn read<T, F>(&self, what: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut crate::store::AnyConnection, &crate::store::EndpointCodec) -> Result<T, StoreError>
+        F: FnOnce(
+                &mut crate::store::AnyConnection,
+                &crate::store::EndpointCodec,
+            ) -> Result<T, StoreError>
             + Send
             + 'static,
     {
@@ -232,6 +263,9 @@ impl Postrider {
     /// Makes an endpoint's supervisor panic, to see what becomes of it. False if it has none.
     #[cfg(feature = "testing")]
     pub async fn panic_supervisor(&self, id: &crate::domain::ids::EndpointId) -> bool {
-        self.registry.send(registry::PanicSupervisor(id.clone())).await.unwrap_or(false)
+        self.registry
+            .send(registry::PanicSupervisor(id.clone()))
+            .await
+            .unwrap_or(false)
     }
 }

@@ -1,4 +1,5 @@
-//! Publishing within a host's own transaction: the order and its webhook are committed together, or neither.
+//! Publishing within a host's own transaction: the order and its webhook are committed together, or
+//! neither.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +11,9 @@ use crate::domain::event::NewEvent;
 use crate::domain::ids::EndpointId;
 use crate::store::{self, HostConnection, Refusal, StoreError, Unavailable};
 
-/// Publishes on a host's connection, into the database that an engine sends from: its own one, or one in
-/// another process. It needs no engine here, so that a cron job or a web server of many may publish, too.
+/// Publishes on a host's connection, into the database that an engine sends from: its own one, or
+/// one in another process. It needs no engine here, so that a cron job or a web server of many may
+/// publish, too.
 ///
 /// Cheap to clone, and free to go to any thread.
 #[derive(Clone, Default)]
@@ -26,7 +28,9 @@ pub struct Outbox {
 
 impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Outbox")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,7 +45,10 @@ impl Outbox {
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
-        Self { clock: Some(clock), ..self }
+        Self {
+            clock: Some(clock),
+            ..self
+        }
     }
 
     pub(super) fn of(engine: &Postrider) -> Self {
@@ -52,9 +59,9 @@ impl Outbox {
         }
     }
 
-    /// Publishes within the transaction that is open on `conn`: rolled back with it, and durable as it is.
-    /// Where none is open it is one of its own. An error leaves an open transaction usable; so does a
-    /// duplicate, which is none.
+    /// Publishes within the transaction that is open on `conn`: rolled back with it, and durable as
+    /// it is. Where none is open it is one of its own. An error leaves an open transaction usable;
+    /// so does a duplicate, which is none.
     ///
     /// Once the transaction is committed, [`wake`](Self::wake) saves the time until the next poll;
     /// [`transaction`](Self::transaction) does both.
@@ -62,7 +69,11 @@ impl Outbox {
     /// # Errors
     /// [`Error::EventIdConflict`] when its id belongs to a different event, [`Error::TooLarge`],
     /// [`Error::Invalid`], and [`Error::Store`].
-    pub fn publish_in<C: HostConnection>(&self, conn: &mut C, event: &NewEvent) -> Result<Receipt, Error> {
+    pub fn publish_in<C: HostConnection>(
+        &self,
+        conn: &mut C,
+        event: &NewEvent,
+    ) -> Result<Receipt, Error> {
         self.report_hazard(conn)?;
         let now = |told: Option<Timestamp>| match &self.clock {
             Some(clock) => clock.now(),
@@ -72,16 +83,17 @@ impl Outbox {
         let (sealed, outcome) = store::publish_on(conn, sealed)??;
         match outcome.map(|mut published| published.pop()) {
             Ok(Some(published)) => Ok(receipt(&sealed, published)),
-            Err(Refusal::Conflict { id, .. }) => {
-                Err(Error::EventIdConflict { field: "id".into(), id: id.to_string() })
-            }
+            Err(Refusal::Conflict { id, .. }) => Err(Error::EventIdConflict {
+                field: "id".into(),
+                id: id.to_string(),
+            }),
             Ok(None) | Err(Refusal::NoEndpoint) => Err(Error::NotFound("endpoint")),
             Err(Refusal::KeyTaken) => Err(StoreError::from(Unavailable::KeyTaken).into()),
         }
     }
 
-    /// Runs `work` in a transaction on `conn` (in a savepoint, where one is open), commits it if it went well,
-    /// and then wakes whoever sends what it published.
+    /// Runs `work` in a transaction on `conn` (in a savepoint, where one is open), commits it if it
+    /// went well, and then wakes whoever sends what it published.
     ///
     /// # Errors
     /// What `work` failed of, after a rollback; or what the commit did.
@@ -96,7 +108,11 @@ impl Outbox {
     {
         let mut receipts = Vec::new();
         let done = store::transaction_on(conn, |conn| {
-            let mut transaction = Transaction { conn, outbox: self, receipts: Vec::new() };
+            let mut transaction = Transaction {
+                conn,
+                outbox: self,
+                receipts: Vec::new(),
+            };
             let done = work(&mut transaction).map_err(Failed::Work);
             receipts = transaction.receipts;
             done
@@ -111,7 +127,8 @@ impl Outbox {
         }
     }
 
-    /// Tells whoever sends it that an event was published and committed. A hint: the poll finds it anyway.
+    /// Tells whoever sends it that an event was published and committed. A hint: the poll finds it
+    /// anyway.
     pub fn wake(&self, receipt: &Receipt) {
         if let Some(engine) = &self.engine {
             let endpoints = receipt.deliveries.iter().map(|(_, endpoint)| endpoint);
@@ -119,9 +136,9 @@ impl Outbox {
         }
     }
 
-    /// What a power cut could take from what is committed on this connection, and the remedy; `None`: nothing.
-    /// A transaction of the host's is as durable as the host's connection is, so a host that sets it up by
-    /// hand should ask once.
+    /// What a power cut could take from what is committed on this connection, and the remedy;
+    /// `None`: nothing. A transaction of the host's is as durable as the host's connection is, so a
+    /// host that sets it up by hand should ask once.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -134,7 +151,9 @@ impl Outbox {
         if !self.warned.swap(true, Ordering::Relaxed)
             && let Some(hazard) = self.hazard(conn)?
         {
-            tracing::warn!("what is published on this connection can be lost by a power cut: {hazard}");
+            tracing::warn!(
+                "what is published on this connection can be lost by a power cut: {hazard}"
+            );
         }
         Ok(())
     }
@@ -161,7 +180,9 @@ pub struct Transaction<'a, C> {
 
 impl<C> std::fmt::Debug for Transaction<'_, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Transaction").field("receipts", &self.receipts).finish_non_exhaustive()
+        f.debug_struct("Transaction")
+            .field("receipts", &self.receipts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,7 +214,11 @@ impl Postrider {
     ///
     /// # Errors
     /// As [`Outbox::publish_in`].
-    pub fn publish_in<C: HostConnection>(&self, conn: &mut C, event: &NewEvent) -> Result<Receipt, Error> {
+    pub fn publish_in<C: HostConnection>(
+        &self,
+        conn: &mut C,
+        event: &NewEvent,
+    ) -> Result<Receipt, Error> {
         self.outbox().publish_in(conn, event)
     }
 

@@ -84,8 +84,8 @@ impl Postrider {
         self.shared.idempotency.event_id(request)
     }
 
-    /// As [`publish`](Self::publish), but an event that has been published under its id is answered with the stored
-    /// one, whatever its content.
+    /// As [`publish`](Self::publish), but an event that has been published under its id is answered
+    /// with the stored one, whatever its content.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), without [`Error::EventIdConflict`].
@@ -103,7 +103,10 @@ impl Postrider {
             tenant,
             created_at: event.created_at,
             duplicate: true,
-            deliveries: deliveries.into_iter().map(|one| (one.id, one.endpoint_id)).collect(),
+            deliveries: deliveries
+                .into_iter()
+                .map(|one| (one.id, one.endpoint_id))
+                .collect(),
         })
     }
 
@@ -124,8 +127,14 @@ impl Postrider {
             event.traceparent = trace::stored(&span, event.traceparent);
             seal(event, now, &format!("events[{i}].")).map(Arc::new)
         };
-        let sealed = events.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
-        self.publish_sealed(sealed, None, |i| format!("events[{i}].id")).instrument(span).await
+        let sealed = events
+            .into_iter()
+            .enumerate()
+            .map(one)
+            .collect::<Result<_, _>>()?;
+        self.publish_sealed(sealed, None, |i| format!("events[{i}].id"))
+            .instrument(span)
+            .await
     }
 
     /// Commits events that are ready; `only` sends them to one endpoint whatever it wants.
@@ -137,23 +146,46 @@ impl Postrider {
     ) -> Result<Vec<Receipt>, Error> {
         let patience = Instant::now() + self.shared.config.commit_timeout;
         let published = loop {
-            let publish = Publish { events: events.clone(), only: only.clone() };
-            match self.shared.committer.write(Member::publish(publish)).await? {
+            let publish = Publish {
+                events: events.clone(),
+                only: only.clone(),
+            };
+            match self
+                .shared
+                .committer
+                .write(Member::publish(publish))
+                .await?
+            {
                 Ok(published) => break published,
                 Err(Refusal::Conflict { index, id }) => {
-                    return Err(Error::EventIdConflict { field: id_field(index), id: id.to_string() });
+                    return Err(Error::EventIdConflict {
+                        field: id_field(index),
+                        id: id.to_string(),
+                    });
                 }
                 Err(Refusal::NoEndpoint) => return Err(Error::NotFound("endpoint")),
                 Err(Refusal::KeyTaken) if Instant::now() < patience => {
                     tokio::time::sleep(KEY_PAUSE).await;
                 }
-                Err(Refusal::KeyTaken) => return Err(StoreError::from(Unavailable::KeyTaken).into()),
+                Err(Refusal::KeyTaken) => {
+                    return Err(StoreError::from(Unavailable::KeyTaken).into());
+                }
             }
         };
         let new = published.iter().filter(|one| !one.duplicate).count();
-        self.shared.metrics.events.inc_by(u64::try_from(new).unwrap_or(0));
-        self.shared.metrics.duplicates.inc_by(u64::try_from(published.len() - new).unwrap_or(0));
-        Ok(events.iter().zip(published).map(|(event, published)| receipt(event, published)).collect())
+        self.shared
+            .metrics
+            .events
+            .inc_by(u64::try_from(new).unwrap_or(0));
+        self.shared
+            .metrics
+            .duplicates
+            .inc_by(u64::try_from(published.len() - new).unwrap_or(0));
+        Ok(events
+            .iter()
+            .zip(published)
+            .map(|(event, published)| receipt(event, published))
+            .collect())
     }
 
     /// A stored event, with its body and its deliveries.
@@ -164,7 +196,9 @@ impl Postrider {
         let (tenant, id) = (tenant.clone(), id.clone());
         let found = self
             .read("event", move |conn, _| {
-                let Some((seq, event)) = query::event(conn, &tenant, &id)? else { return Ok(None) };
+                let Some((seq, event)) = query::event(conn, &tenant, &id)? else {
+                    return Ok(None);
+                };
                 let deliveries = query::deliveries_of_event(conn, seq)?;
                 Ok(Some(EventView { event, deliveries }))
             })
@@ -187,8 +221,15 @@ impl Postrider {
             until: list.until,
         };
         // One more than asked for tells whether there is a next page.
-        let page = Page { after: list.after, limit: list.limit + 1 };
-        let mut found = self.read("events", move |conn, _| query::events_page(conn, &filter, &page)).await?;
+        let page = Page {
+            after: list.after,
+            limit: list.limit + 1,
+        };
+        let mut found = self
+            .read("events", move |conn, _| {
+                query::events_page(conn, &filter, &page)
+            })
+            .await?;
         let next = next_key(&mut found, list.limit, |(seq, _)| seq.to_string());
         Ok((found.into_iter().map(|(_, event)| event).collect(), next))
     }
@@ -200,7 +241,9 @@ pub(super) fn seal(event: NewEvent, now: Timestamp, prefix: &str) -> Result<Seal
         let detail = "`_postrider` is reserved for operational events";
         return Err(Error::field(format!("{prefix}tenant"), detail));
     }
-    event.seal(now).map_err(|error| Error::of_event(error, prefix))
+    event
+        .seal(now)
+        .map_err(|error| Error::of_event(error, prefix))
 }
 
 pub(super) fn receipt(event: &SealedEvent, published: Published) -> Receipt {
@@ -215,7 +258,11 @@ pub(super) fn receipt(event: &SealedEvent, published: Published) -> Receipt {
 }
 
 /// Cuts a page that was read one row too long, and tells where the next one begins.
-pub(super) fn next_key<T>(rows: &mut Vec<T>, limit: i64, key: impl Fn(&T) -> String) -> Option<String> {
+pub(super) fn next_key<T>(
+    rows: &mut Vec<T>,
+    limit: i64,
+    key: impl Fn(&T) -> String,
+) -> Option<String> {
     let limit = usize::try_from(limit).unwrap_or(0);
     let more = rows.len() > limit;
     rows.truncate(limit);

@@ -1,5 +1,6 @@
-//! Recoveries: bring back what an endpoint has not got, in the background, a batch a transaction. How far one
-//! is stands in the database, so that a restart, or the endpoint's next owner, goes on from there.
+//! Recoveries: bring back what an endpoint has not got, in the background, a batch a transaction.
+//! How far one is stands in the database, so that a restart, or the endpoint's next owner, goes on
+//! from there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,11 @@ pub(super) struct Recoverer {
 
 impl Recoverer {
     pub(super) fn new(shared: Arc<Shared>, registry: Addr<Registry>) -> Self {
-        Self { shared, registry, busy: false }
+        Self {
+            shared,
+            registry,
+            busy: false,
+        }
     }
 }
 
@@ -42,7 +47,11 @@ impl Actor for Recoverer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.notify(GoOn);
-        let interval = self.shared.config.maintenance_interval.min(Duration::from_secs(10));
+        let interval = self
+            .shared
+            .config
+            .maintenance_interval
+            .min(Duration::from_secs(10));
         ctx.run_interval(interval, |_, ctx| ctx.notify(GoOn));
     }
 }
@@ -59,7 +68,10 @@ impl Handler<GoOn> for Recoverer {
                 tracing::warn!(%error, "a recovery could not go on yet");
             }
         };
-        ctx.spawn(run.into_actor(self).map(|(), recoverer, _| recoverer.busy = false));
+        ctx.spawn(
+            run.into_actor(self)
+                .map(|(), recoverer, _| recoverer.busy = false),
+        );
     }
 }
 
@@ -70,7 +82,10 @@ async fn go_on(shared: &Shared, registry: &Addr<Registry>) -> Result<(), StoreEr
     for id in shared.store.read("recoveries", read).await? {
         loop {
             let (of_id, at) = (id.clone(), shared.clock.now());
-            let recovery = shared.committer.run(move |tx| tx.recover_batch(&of_id, at, BATCH)).await?;
+            let recovery = shared
+                .committer
+                .run(move |tx| tx.recover_batch(&of_id, at, BATCH))
+                .await?;
             let Some(recovery) = recovery else { break };
             registry.do_send(Due(vec![recovery.endpoint_id.clone()]));
             if recovery.progress == Progress::Done {
@@ -91,7 +106,9 @@ impl Tx<'_> {
         at: Timestamp,
         limit: i64,
     ) -> Result<Option<Recovery>, StoreError> {
-        let Some(mut recovery) = query::recovery(self.conn(), id)? else { return Ok(None) };
+        let Some(mut recovery) = query::recovery(self.conn(), id)? else {
+            return Ok(None);
+        };
         if recovery.progress == Progress::Done {
             return Ok(Some(recovery));
         }
@@ -152,8 +169,16 @@ impl Tx<'_> {
         limit: i64,
     ) -> Result<bool, StoreError> {
         let (conn, codec) = self.parts();
-        let Some(endpoint) = query::endpoint(conn, codec, &recovery.endpoint_id)? else { return Ok(false) };
-        let missing = query::missing(conn, recovery, &endpoint.settings.event_types, cursor, limit)?;
+        let Some(endpoint) = query::endpoint(conn, codec, &recovery.endpoint_id)? else {
+            return Ok(false);
+        };
+        let missing = query::missing(
+            conn,
+            recovery,
+            &endpoint.settings.event_types,
+            cursor,
+            limit,
+        )?;
         query::insert_missing(conn, &endpoint.id, &endpoint.tenant, &missing.events, at)?;
         let found = missing.events.len() as u64;
         recovery.matched += found;
@@ -174,7 +199,10 @@ pub(super) fn asked_for(
     // What fails from now on is not what was asked for.
     let until = until.unwrap_or(now).min(now);
     if since >= until {
-        return Err(Error::field("since", "must be before `until`, and before now"));
+        return Err(Error::field(
+            "since",
+            "must be before `until`, and before now",
+        ));
     }
     Ok(Recovery {
         id: RecoveryId::generate(now),
@@ -191,7 +219,8 @@ pub(super) fn asked_for(
 }
 
 impl Postrider {
-    /// Sends (again) what an endpoint has not got between `since` and `until` (default: now), in the background.
+    /// Sends (again) what an endpoint has not got between `since` and `until` (default: now), in
+    /// the background.
     ///
     /// # Errors
     /// [`Error::NotFound`], and [`Error::Invalid`] for a span that holds nothing.
@@ -205,7 +234,10 @@ impl Postrider {
         let endpoint = self.find_endpoint(id).await?;
         let recovery = asked_for(&endpoint, include, since, until, self.now())?;
         let row = recovery.clone();
-        self.shared.committer.run(move |tx| query::insert_recovery(tx.conn(), &row)).await?;
+        self.shared
+            .committer
+            .run(move |tx| query::insert_recovery(tx.conn(), &row))
+            .await?;
         tracing::info!(recovery = %recovery.id, endpoint = %id, "recovery {} was asked for", recovery.id);
         self.recoverer.do_send(GoOn);
         self.shared.hints.send(Hint::Changed);
@@ -218,7 +250,9 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn recovery(&self, id: &RecoveryId) -> Result<Recovery, Error> {
         let id = id.clone();
-        let found = self.read("recovery", move |conn, _| query::recovery(conn, &id)).await?;
+        let found = self
+            .read("recovery", move |conn, _| query::recovery(conn, &id))
+            .await?;
         found.ok_or(Error::NotFound("recovery"))
     }
 }

@@ -84,7 +84,11 @@ impl Registry {
     }
 
     /// The endpoint's supervisor, started if need be. `None` while one must not run.
-    fn supervisor(&mut self, endpoint: &Arc<Endpoint>, ctx: &mut Context<Self>) -> Option<&mut Entry> {
+    fn supervisor(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        ctx: &mut Context<Self>,
+    ) -> Option<&mut Entry> {
         self.shared.leases.for_new_work(&endpoint.id)?;
         if !endpoint.is_active() && self.entry(&endpoint.id).is_none() {
             return None;
@@ -100,7 +104,12 @@ impl Registry {
                 self.generation,
                 roster.clone(),
             );
-            Entry::Running { supervisor: supervisor.start(), generation: self.generation, roster, told: 0 }
+            Entry::Running {
+                supervisor: supervisor.start(),
+                generation: self.generation,
+                roster,
+                told: 0,
+            }
         });
         Some(entry)
     }
@@ -130,8 +139,16 @@ impl Registry {
 
     /// Every supervisor of a shard: to claim nothing more, and to leave.
     fn drain(&self, shard: Shard, abort: bool) {
-        for entry in self.entries.get(&shard).into_iter().flat_map(HashMap::values) {
-            if let Entry::Running { supervisor, roster, .. } = entry {
+        for entry in self
+            .entries
+            .get(&shard)
+            .into_iter()
+            .flat_map(HashMap::values)
+        {
+            if let Entry::Running {
+                supervisor, roster, ..
+            } = entry
+            {
                 if abort {
                     roster.abort.cancel();
                 }
@@ -182,9 +199,14 @@ impl Registry {
 
     fn stir(&mut self, found: Stirring, ctx: &mut Context<Self>) {
         match self.entry(&found.endpoint_id) {
-            Some(Entry::Running { supervisor, told, .. }) => {
+            Some(Entry::Running {
+                supervisor, told, ..
+            }) => {
                 *told += 1;
-                supervisor.do_send(Polled { next: found.next, sending: Some(found.sending) });
+                supervisor.do_send(Polled {
+                    next: found.next,
+                    sending: Some(found.sending),
+                });
             }
             Some(Entry::Recovering) => {}
             None if found.next.is_some() => self.load_and_start(found.endpoint_id, ctx),
@@ -192,38 +214,55 @@ impl Registry {
         }
     }
 
-    /// Some endpoint has changed since the last poll. Whoever changed it has told its supervisor, or
-    /// went away before, or is another node: so the supervisors of those that changed hear how they stand.
+    /// Some endpoint has changed since the last poll. Whoever changed it has told its supervisor,
+    /// or went away before, or is another node: so the supervisors of those that changed hear how
+    /// they stand.
     fn reconcile(&mut self, endpoints: i64, ctx: &mut Context<Self>) {
         let before = self.endpoints.unwrap_or(-1);
-        let live: HashSet<EndpointId> = self.entries.values().flat_map(HashMap::keys).cloned().collect();
+        let live: HashSet<EndpointId> = self
+            .entries
+            .values()
+            .flat_map(HashMap::keys)
+            .cloned()
+            .collect();
         let shared = Arc::clone(&self.shared);
         let read = async move {
             let read = move |conn: &mut _, codec: &_| {
                 let changed = query::changed_after(conn, before, MAX_CHANGES)?;
-                let is_cut = i64::try_from(changed.len()).is_ok_and(|changed| changed >= MAX_CHANGES);
+                let is_cut =
+                    i64::try_from(changed.len()).is_ok_and(|changed| changed >= MAX_CHANGES);
                 let changed: HashSet<EndpointId> = changed.into_iter().map(|(id, _)| id).collect();
                 let concerned = live.into_iter().filter(|id| is_cut || changed.contains(id));
-                let each =
-                    concerned.map(|id| Ok((query::endpoint(conn, codec, &id)?, query::health(conn, &id)?)));
+                let each = concerned.map(|id| {
+                    Ok((
+                        query::endpoint(conn, codec, &id)?,
+                        query::health(conn, &id)?,
+                    ))
+                });
                 each.collect::<Result<Vec<_>, StoreError>>()
             };
             shared.store.read("changed endpoints", read).await
         };
-        ctx.spawn(read.into_actor(self).map(move |found, registry, _| match found {
-            Ok(found) => {
-                registry.endpoints = Some(endpoints);
-                for (endpoint, health) in found {
-                    let Some(endpoint) = endpoint else { continue };
-                    if let Some(Entry::Running { supervisor, told, .. }) = registry.entry(&endpoint.id) {
-                        *told += 1;
-                        let (endpoint, health) = (Arc::new(endpoint), Some(health));
-                        supervisor.do_send(Changed { endpoint, health });
+        ctx.spawn(
+            read.into_actor(self)
+                .map(move |found, registry, _| match found {
+                    Ok(found) => {
+                        registry.endpoints = Some(endpoints);
+                        for (endpoint, health) in found {
+                            let Some(endpoint) = endpoint else { continue };
+                            if let Some(Entry::Running {
+                                supervisor, told, ..
+                            }) = registry.entry(&endpoint.id)
+                            {
+                                *told += 1;
+                                let (endpoint, health) = (Arc::new(endpoint), Some(health));
+                                supervisor.do_send(Changed { endpoint, health });
+                            }
+                        }
                     }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "cannot read the changed endpoints"),
-        }));
+                    Err(error) => tracing::warn!(%error, "cannot read the changed endpoints"),
+                }),
+        );
     }
 
     /// Claims that two polls in a row found at an endpoint without a supervisor are nobody's.
@@ -232,7 +271,9 @@ impl Registry {
             let entries = self.entries.get(&Shard::of(&one.endpoint_id));
             !entries.is_some_and(|entries| entries.contains_key(&one.endpoint_id))
         });
-        let now: HashSet<ClaimName> = of_nobody.flat_map(|one| one.sending.iter().cloned()).collect();
+        let now: HashSet<ClaimName> = of_nobody
+            .flat_map(|one| one.sending.iter().cloned())
+            .collect();
         let stuck: Vec<ClaimName> = now.intersection(&self.orphans).cloned().collect();
         self.orphans = now;
         if !stuck.is_empty() {
@@ -244,9 +285,14 @@ impl Registry {
     fn nudge(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
         let now = self.shared.clock.schedule_now();
         match self.entry(&id) {
-            Some(Entry::Running { supervisor, told, .. }) => {
+            Some(Entry::Running {
+                supervisor, told, ..
+            }) => {
                 *told += 1;
-                supervisor.do_send(Polled { next: Some(now), sending: None });
+                supervisor.do_send(Polled {
+                    next: Some(now),
+                    sending: None,
+                });
             }
             Some(Entry::Recovering) => {}
             None => self.load_and_start(id, ctx),
@@ -256,24 +302,37 @@ impl Registry {
     fn load_and_start(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.shared);
         let read = async move {
-            shared.store.read("endpoint", move |conn, codec| query::endpoint(conn, codec, &id)).await
+            shared
+                .store
+                .read("endpoint", move |conn, codec| {
+                    query::endpoint(conn, codec, &id)
+                })
+                .await
         };
-        ctx.spawn(read.into_actor(self).map(
-            |endpoint: Result<_, StoreError>, registry, ctx| match endpoint {
-                Ok(Some(endpoint)) => {
-                    registry.supervisor(&Arc::new(endpoint), ctx);
-                }
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "cannot read an endpoint with due deliveries"),
-            },
-        ));
+        ctx.spawn(
+            read.into_actor(self)
+                .map(
+                    |endpoint: Result<_, StoreError>, registry, ctx| match endpoint {
+                        Ok(Some(endpoint)) => {
+                            registry.supervisor(&Arc::new(endpoint), ctx);
+                        }
+                        Ok(None) => {}
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot read an endpoint with due deliveries")
+                        }
+                    },
+                ),
+        );
     }
 
     /// After a panic: the attempts end, the claims are taken back, and the poll starts anew.
     fn recover(&mut self, id: EndpointId, roster: Roster, ctx: &mut Context<Self>) {
         tracing::error!(endpoint = %id, "the supervisor of {id} panicked: this is a defect, please report it; it is being replaced");
         self.shared.metrics.supervisor_panics.inc();
-        self.entries.entry(Shard::of(&id)).or_default().insert(id.clone(), Entry::Recovering);
+        self.entries
+            .entry(Shard::of(&id))
+            .or_default()
+            .insert(id.clone(), Entry::Recovering);
         let shared = Arc::clone(&self.shared);
         let recovery = async move {
             roster.abort.cancel();

@@ -1,5 +1,5 @@
-//! What metrics need of the database: looked up when they are read, kept for some seconds, and never in the
-//! way of deliveries.
+//! What metrics need of the database: looked up when they are read, kept for some seconds, and
+//! never in the way of deliveries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,16 @@ pub(super) type LastCensus = Mutex<Option<(Duration, Option<Arc<Census>>)>>;
 impl Postrider {
     /// The engine's metrics, as text.
     ///
-    /// Some of it is looked up in the database, at most once in five seconds. Where that does not answer, those
-    /// are missing, and `postrider_database_up` is 0.
+    /// Some of it is looked up in the database, at most once in five seconds. Where that does not
+    /// answer, those are missing, and `postrider_database_up` is 0.
     pub async fn metrics(&self, format: MetricsFormat) -> String {
         let census = self.census().await;
         let refused = self.shared.committer.recent_refusal().is_some();
-        let seen = Seen { database_up: census.is_some() && !refused, census, now: self.now() };
+        let seen = Seen {
+            database_up: census.is_some() && !refused,
+            census,
+            now: self.now(),
+        };
         self.shared.metrics.encode(format, &seen)
     }
 
@@ -58,7 +62,10 @@ impl Postrider {
             }
         };
         let now = clock.monotonic();
-        *last = Some((now + KEPT.max(now.saturating_sub(asked) * REST), census.clone()));
+        *last = Some((
+            now + KEPT.max(now.saturating_sub(asked) * REST),
+            census.clone(),
+        ));
         census
     }
 }

@@ -1,5 +1,5 @@
-//! What a supervisor starts from: the attempts that its endpoint's rate limit still remembers, whoever made
-//! them, and the endpoint's health.
+//! What a supervisor starts from: the attempts that its endpoint's rate limit still remembers,
+//! whoever made them, and the endpoint's health.
 
 use std::time::Duration;
 
@@ -43,16 +43,23 @@ impl Seed {
         if health != stored.health {
             tracing::warn!(endpoint = %id, "a rest or probe of {id} was stored for a time beyond reach: was the clock set back?");
         }
-        Ok(Self { limit, starts, health: StoredHealth { health, ..stored } })
+        Ok(Self {
+            limit,
+            starts,
+            health: StoredHealth { health, ..stored },
+        })
     }
 
-    /// The limiter that remembers it, and these starts that the log does not hold yet (on the monotonic
-    /// clock).
+    /// The limiter that remembers it, and these starts that the log does not hold yet (on the
+    /// monotonic clock).
     pub(super) fn limiter(&self, clock: &dyn Clock, unlogged: Vec<Duration>) -> SlidingWindow {
         let (mono, now) = (clock.monotonic(), clock.now());
         // A start in the future, by a stepped clock, counts as now; one before this clock's
         // origin is as far back as it can tell, which only ever waits longer.
-        let logged = self.starts.iter().map(|at| mono.saturating_sub(now.since(*at)));
+        let logged = self
+            .starts
+            .iter()
+            .map(|at| mono.saturating_sub(now.since(*at)));
         SlidingWindow::seeded(self.limit, logged.chain(unlogged))
     }
 }

@@ -92,7 +92,8 @@ pub(super) struct EndpointSupervisor {
     in_flight: HashMap<DeliveryId, Duration>,
     /// Outcomes that are being committed.
     recording: HashSet<DeliveryId>,
-    /// Deliveries whose last request was lost with its connection: the next one gets a new connection.
+    /// Deliveries whose last request was lost with its connection: the next one gets a new
+    /// connection.
     lost: HashSet<DeliveryId>,
     /// While the log is being read: the starts that it cannot hold yet.
     unlogged: Option<Vec<Duration>>,
@@ -147,7 +148,8 @@ impl EndpointSupervisor {
         self.health.unwrap_or_default().health
     }
 
-    /// Takes over what somebody else made of the endpoint's health, where it is newer than what is known.
+    /// Takes over what somebody else made of the endpoint's health, where it is newer than what is
+    /// known.
     fn adopt_health(&mut self, stored: StoredHealth) -> bool {
         let is_newer = self.health.is_some_and(|known| known.epoch < stored.epoch);
         if is_newer {
@@ -156,30 +158,44 @@ impl EndpointSupervisor {
         is_newer
     }
 
-    /// Deliveries that take a place. A lost one keeps its place while its row is written: it goes next.
+    /// Deliveries that take a place. A lost one keeps its place while its row is written: it goes
+    /// next.
     fn busy(&self) -> usize {
-        let lost = self.lost.iter().filter(|id| self.recording.contains(*id)).count();
+        let lost = self
+            .lost
+            .iter()
+            .filter(|id| self.recording.contains(*id))
+            .count();
         self.in_flight.len() + self.claiming.len() + lost
     }
 
     fn knows(&self, id: &DeliveryId) -> bool {
-        self.claiming.contains_key(id) || self.in_flight.contains_key(id) || self.recording.contains(id)
+        self.claiming.contains_key(id)
+            || self.in_flight.contains_key(id)
+            || self.recording.contains(id)
     }
 
     /// How far the window reads ahead.
     fn look_ahead(&self) -> usize {
         let share = (MAX_WINDOWS / self.sharers()).max(LEAST_WINDOW);
-        (4 * self.endpoint.concurrency as usize).min(MAX_WINDOW).min(share)
+        (4 * self.endpoint.concurrency as usize)
+            .min(MAX_WINDOW)
+            .min(share)
     }
 
     /// How many bytes of bodies it may have at hand.
     fn room(&self) -> usize {
-        MAX_WINDOW_BYTES.min(MAX_WINDOWS_BYTES / self.sharers()).saturating_sub(self.window.bytes()).max(1)
+        MAX_WINDOW_BYTES
+            .min(MAX_WINDOWS_BYTES / self.sharers())
+            .saturating_sub(self.window.bytes())
+            .max(1)
     }
 
     /// The supervisors that share what may be read ahead, this one included.
     fn sharers(&self) -> usize {
-        usize::try_from(self.shared.metrics.supervisors.get()).unwrap_or_default().max(1)
+        usize::try_from(self.shared.metrics.supervisors.get())
+            .unwrap_or_default()
+            .max(1)
     }
 
     /// How many attempts could start right now.
@@ -188,7 +204,9 @@ impl EndpointSupervisor {
         if now < self.not_before {
             return 0;
         }
-        let allowed = self.health().allowance(self.schedule_now(), self.endpoint.concurrency) as usize;
+        let allowed =
+            self.health()
+                .allowance(self.schedule_now(), self.endpoint.concurrency) as usize;
         let free = allowed.saturating_sub(self.busy());
         free.min(usize::try_from(self.limiter.available(now)).unwrap_or(usize::MAX))
     }
@@ -198,8 +216,8 @@ impl EndpointSupervisor {
         self.pump_with(None, ctx);
     }
 
-    /// As [`pump`](Self::pump), with a place that was stood in line for; what it does not need of it
-    /// goes to the next one.
+    /// As [`pump`](Self::pump), with a place that was stood in line for; what it does not need of
+    /// it goes to the next one.
     fn pump_with(&mut self, granted: Option<OwnedSemaphorePermit>, ctx: &mut Context<Self>) {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
@@ -229,20 +247,32 @@ impl EndpointSupervisor {
             return;
         }
         // Not ours any more, or being left: the registry tells in a moment.
-        let Some(lease) = self.shared.leases.for_new_work(&self.endpoint.id) else { return };
+        let Some(lease) = self.shared.leases.for_new_work(&self.endpoint.id) else {
+            return;
+        };
         let permits = self.take_places(slots, granted, ctx);
         let batch = self.window.take(permits.len());
         if batch.is_empty() {
             return;
         }
         let ids: Vec<DeliveryId> = batch.iter().map(|queued| queued.id.clone()).collect();
-        let wanted = batch.iter().map(|queued| (queued.id.clone(), queued.seen)).collect();
-        self.limiter.reserve(u32::try_from(ids.len()).unwrap_or(u32::MAX));
+        let wanted = batch
+            .iter()
+            .map(|queued| (queued.id.clone(), queued.seen))
+            .collect();
+        self.limiter
+            .reserve(u32::try_from(ids.len()).unwrap_or(u32::MAX));
         for (queued, permit) in batch.into_iter().zip(permits) {
             self.claiming.insert(queued.id.clone(), (queued, permit));
         }
         let (at, due_by) = (self.shared.clock.now(), self.schedule_now());
-        let claim = Claim { endpoint_id: self.endpoint.id.clone(), lease, at, due_by, wanted };
+        let claim = Claim {
+            endpoint_id: self.endpoint.id.clone(),
+            lease,
+            at,
+            due_by,
+            wanted,
+        };
         let (shared, addr) = (Arc::clone(&self.shared), ctx.address());
         actix::spawn(async move {
             let result = shared.committer.write(Member::claim(claim)).await;
@@ -250,8 +280,9 @@ impl EndpointSupervisor {
         });
     }
 
-    /// At most `wanted` places among all attempts of the engine. Where there are fewer, it stands in
-    /// line for one more: one at a time, so that an endpoint with a backlog is not before the others.
+    /// At most `wanted` places among all attempts of the engine. Where there are fewer, it stands
+    /// in line for one more: one at a time, so that an endpoint with a backlog is not before the
+    /// others.
     fn take_places(
         &mut self,
         wanted: usize,
@@ -259,7 +290,11 @@ impl EndpointSupervisor {
         ctx: &mut Context<Self>,
     ) -> Vec<OwnedSemaphorePermit> {
         let free = || Arc::clone(&self.shared.slots).try_acquire_owned().ok();
-        let places: Vec<_> = granted.into_iter().chain(std::iter::from_fn(free)).take(wanted).collect();
+        let places: Vec<_> = granted
+            .into_iter()
+            .chain(std::iter::from_fn(free))
+            .take(wanted)
+            .collect();
         if places.len() < wanted && !self.in_line {
             self.in_line = true;
             let (slots, addr) = (Arc::clone(&self.shared.slots), ctx.address());
@@ -277,16 +312,27 @@ impl EndpointSupervisor {
             return;
         }
         let now = self.schedule_now();
-        let Some(more) = self.window.start_loading(now, self.look_ahead()) else { return };
+        let Some(more) = self.window.start_loading(now, self.look_ahead()) else {
+            return;
+        };
         // The rows at hand are counted again: only then is it known what comes after them.
-        let at_hand: HashSet<DeliveryId> = self.window.ids().chain(self.claiming.keys()).cloned().collect();
+        let at_hand: HashSet<DeliveryId> = self
+            .window
+            .ids()
+            .chain(self.claiming.keys())
+            .cloned()
+            .collect();
         let limit = i64::try_from(at_hand.len() + more).unwrap_or(i64::MAX);
         let room = self.room();
-        let (shared, addr, id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
+        let (shared, addr, id) = (
+            Arc::clone(&self.shared),
+            ctx.address(),
+            self.endpoint.id.clone(),
+        );
         actix::spawn(async move {
-            let read = shared
-                .store
-                .read("due deliveries", move |conn, _| query::due(conn, &id, now, limit, room, &at_hand));
+            let read = shared.store.read("due deliveries", move |conn, _| {
+                query::due(conn, &id, now, limit, room, &at_hand)
+            });
             addr.do_send(Loaded(read.await));
         });
     }
@@ -363,7 +409,10 @@ impl EndpointSupervisor {
             supervisor: ctx.address(),
             endpoint: Arc::clone(&self.endpoint),
             event: queued.event,
-            lease: Lease { shard: Shard::of(&self.endpoint.id), epoch: claimed.epoch },
+            lease: Lease {
+                shard: Shard::of(&self.endpoint.id),
+                epoch: claimed.epoch,
+            },
             claimed,
             started_at: now,
             scheduled_at: self.schedule_now(),
@@ -377,12 +426,21 @@ impl EndpointSupervisor {
 
     /// Reads the endpoint's health anew, which somebody else has changed.
     fn read_health(&self, ctx: &mut Context<Self>) {
-        let (shared, addr, id) = (Arc::clone(&self.shared), ctx.address(), self.endpoint.id.clone());
+        let (shared, addr, id) = (
+            Arc::clone(&self.shared),
+            ctx.address(),
+            self.endpoint.id.clone(),
+        );
         actix::spawn(async move {
-            let read = shared.store.read("health", move |conn, _| query::health(conn, &id)).await;
+            let read = shared
+                .store
+                .read("health", move |conn, _| query::health(conn, &id))
+                .await;
             match read {
                 Ok(stored) => addr.do_send(HealthChanged(stored)),
-                Err(error) => tracing::warn!(%error, "cannot read an endpoint's health yet; the poll does"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read an endpoint's health yet; the poll does")
+                }
             }
         });
     }
@@ -392,9 +450,16 @@ impl EndpointSupervisor {
         if claims.is_empty() {
             return;
         }
-        let (shared, addr, now) = (Arc::clone(&self.shared), ctx.address(), self.shared.clock.now());
+        let (shared, addr, now) = (
+            Arc::clone(&self.shared),
+            ctx.address(),
+            self.shared.clock.now(),
+        );
         actix::spawn(async move {
-            let released = shared.committer.run(move |tx| tx.release(&claims, now)).await;
+            let released = shared
+                .committer
+                .run(move |tx| tx.release(&claims, now))
+                .await;
             if let Err(error) = released {
                 tracing::warn!(%error, "claims could not be released yet; the poll takes them back");
             }

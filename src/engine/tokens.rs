@@ -1,9 +1,9 @@
 //! Tokens of the HTTP API.
 //!
-//! All of them are held in memory. A change that this engine makes holds at once. One that is not known may have
-//! been made on another node a moment ago: then one counter is read, by one caller for all who ask at once, so
-//! that a flood of wrong ones costs the database one small read at a time. A revocation on another node arrives
-//! by a hint, or by the poll.
+//! All of them are held in memory. A change that this engine makes holds at once. One that is not
+//! known may have been made on another node a moment ago: then one counter is read, by one caller
+//! for all who ask at once, so that a flood of wrong ones costs the database one small read at a
+//! time. A revocation on another node arrives by a hint, or by the poll.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,9 @@ impl KnownTokens {
     pub(super) fn refresh(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
         let version = Some(query::counter(conn, query::TOKENS)?);
         if self.known.read().unwrap_or_else(PoisonError::into_inner).0 != version {
-            let all = query::all_tokens(conn)?.into_iter().map(|(hash, token)| (hash, token.grant));
+            let all = query::all_tokens(conn)?
+                .into_iter()
+                .map(|(hash, token)| (hash, token.grant));
             let all = all.collect();
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             // Of two that read at once, the later one may write first.
@@ -42,7 +44,12 @@ impl KnownTokens {
     }
 
     pub(super) fn grant(&self, hash: &TokenHash) -> Option<Grant> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).1.get(hash).cloned()
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .get(hash)
+            .cloned()
     }
 }
 
@@ -53,7 +60,8 @@ impl Postrider {
         self.shared.tokens.grant(&TokenHash::of(token))
     }
 
-    /// As [`grant_of`](Self::grant_of) of a token that is not known here, after a look into the database.
+    /// As [`grant_of`](Self::grant_of) of a token that is not known here, after a look into the
+    /// database.
     pub(crate) async fn grant_of_new(&self, hash: &TokenHash) -> Option<Grant> {
         let tokens = &self.shared.tokens;
         let before = tokens.begun.load(Ordering::Acquire);
@@ -62,7 +70,9 @@ impl Postrider {
         if tokens.begun.load(Ordering::Acquire) == before {
             tokens.begun.fetch_add(1, Ordering::AcqRel);
             let shared = Arc::clone(&self.shared);
-            let refresh = self.read("tokens", move |conn, _| shared.tokens.refresh(conn)).await;
+            let refresh = self
+                .read("tokens", move |conn, _| shared.tokens.refresh(conn))
+                .await;
             if let Err(error) = refresh {
                 tracing::debug!(%error, "cannot look for a token that is not known here");
             }
@@ -77,9 +87,17 @@ impl Postrider {
     pub async fn create_token(&self, name: &str, grant: Grant) -> Result<(Token, String), Error> {
         check_token_name(name).map_err(|detail| Error::field("name", detail))?;
         let (text, created_at) = (generate_token(), self.now());
-        let token = Token { id: TokenId::generate(created_at), name: name.to_owned(), grant, created_at };
+        let token = Token {
+            id: TokenId::generate(created_at),
+            name: name.to_owned(),
+            grant,
+            created_at,
+        };
         let (row, hash) = (token.clone(), TokenHash::of(&text));
-        self.shared.committer.run(move |tx| query::insert_token(tx.conn(), &row, &hash)).await?;
+        self.shared
+            .committer
+            .run(move |tx| query::insert_token(tx.conn(), &row, &hash))
+            .await?;
         self.refresh_tokens().await?;
         tracing::info!(token = %token.id, scope = %token.grant.scope, "token {} was made", token.id);
         Ok((token, text))
@@ -95,9 +113,15 @@ impl Postrider {
         after: Option<String>,
         limit: i64,
     ) -> Result<(Vec<Token>, Option<String>), Error> {
-        let page = Page { after, limit: limit + 1 };
-        let mut found =
-            self.read("tokens", move |conn, _| query::tokens_page(conn, tenant.as_ref(), &page)).await?;
+        let page = Page {
+            after,
+            limit: limit + 1,
+        };
+        let mut found = self
+            .read("tokens", move |conn, _| {
+                query::tokens_page(conn, tenant.as_ref(), &page)
+            })
+            .await?;
         let next = next_key(&mut found, limit, |token| token.id.to_string());
         Ok((found, next))
     }
@@ -108,8 +132,9 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn revoke_token(&self, id: &TokenId, tenant: Option<&Tenant>) -> Result<(), Error> {
         let (of_id, tenant) = (id.clone(), tenant.cloned());
-        let delete =
-            move |tx: &mut crate::store::Tx<'_>| query::delete_token(tx.conn(), &of_id, tenant.as_ref());
+        let delete = move |tx: &mut crate::store::Tx<'_>| {
+            query::delete_token(tx.conn(), &of_id, tenant.as_ref())
+        };
         if !self.shared.committer.run(delete).await? {
             return Err(Error::NotFound("token"));
         }
@@ -120,7 +145,8 @@ impl Postrider {
 
     async fn refresh_tokens(&self) -> Result<(), StoreError> {
         let shared = std::sync::Arc::clone(&self.shared);
-        self.read("tokens", move |conn, _| shared.tokens.refresh(conn)).await?;
+        self.read("tokens", move |conn, _| shared.tokens.refresh(conn))
+            .await?;
         self.shared.hints.send(crate::store::Hint::Changed);
         Ok(())
     }

@@ -1,7 +1,9 @@
-//! Spans around publishing and around attempts, and how a publisher's trace goes on to the receiver.
+//! Spans around publishing and around attempts, and how a publisher's trace goes on to the
+//! receiver.
 //!
-//! They are at level `debug`: where nobody listens at it, one costs a comparison. With the feature `otlp`, and
-//! where spans are exported, the spans are themselves parts of the trace; else only its ids are handed on.
+//! They are at level `debug`: where nobody listens at it, one costs a comparison. With the feature
+//! `otlp`, and where spans are exported, the spans are themselves parts of the trace; else only its
+//! ids are handed on.
 
 use tracing::Span;
 use tracing::field::{Empty, display};
@@ -40,7 +42,9 @@ pub(super) fn attempt_span(job: &Job) -> Span {
 
 /// How the attempt ended that `span` is around.
 pub(super) fn note_outcome(span: &Span, sent: Option<&Sent>) {
-    let Some(Sent::Finished { exchange, .. }) = sent else { return };
+    let Some(Sent::Finished { exchange, .. }) = sent else {
+        return;
+    };
     span.record("outcome", display(exchange.outcome));
     if let Some(code) = exchange.status_code {
         span.record("status_code", code);
@@ -50,13 +54,17 @@ pub(super) fn note_outcome(span: &Span, sent: Option<&Sent>) {
 /// Makes `span` a part of the trace of `parent`.
 fn continues(span: &Span, parent: Option<TraceParent>) {
     if let Some(parent) = parent.filter(|_| !span.is_disabled()) {
-        span.record("trace_id", display(format_args!("{:032x}", parent.trace_id())));
+        span.record(
+            "trace_id",
+            display(format_args!("{:032x}", parent.trace_id())),
+        );
         #[cfg(feature = "otlp")]
         exported::set_parent(span, parent);
     }
 }
 
-/// What comes after `span`: the span itself where it is exported, and else a fresh id in the same trace.
+/// What comes after `span`: the span itself where it is exported, and else a fresh id in the same
+/// trace.
 pub(super) fn after(span: &Span, parent: Option<TraceParent>) -> Option<TraceParent> {
     #[cfg(feature = "otlp")]
     if let Some(own) = exported::traceparent(span) {
@@ -66,8 +74,8 @@ pub(super) fn after(span: &Span, parent: Option<TraceParent>) -> Option<TracePar
     parent.map(|parent| parent.child(rand::random()))
 }
 
-/// What is stored with an event that is published within `span`: its publisher's, where the span itself is not
-/// exported.
+/// What is stored with an event that is published within `span`: its publisher's, where the span
+/// itself is not exported.
 pub(super) fn stored(span: &Span, parent: Option<TraceParent>) -> Option<TraceParent> {
     #[cfg(feature = "otlp")]
     if let Some(own) = exported::traceparent(span) {
@@ -80,7 +88,9 @@ pub(super) fn stored(span: &Span, parent: Option<TraceParent>) -> Option<TracePa
 /// Spans as OpenTelemetry has them.
 #[cfg(feature = "otlp")]
 mod exported {
-    use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
+    use opentelemetry::trace::{
+        SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+    };
     use tracing::Span;
     use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 

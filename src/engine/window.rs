@@ -27,7 +27,13 @@ impl Window {
     /// Knows nothing yet, so something may be due.
     pub(super) fn unread() -> Self {
         let next_due = Some(Timestamp::from_micros(0));
-        Self { queued: VecDeque::new(), next_due, hinted: None, loading: false, saturated: false }
+        Self {
+            queued: VecDeque::new(),
+            next_due,
+            hinted: None,
+            loading: false,
+            saturated: false,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -40,7 +46,10 @@ impl Window {
 
     /// What its bodies take.
     pub(super) fn bytes(&self) -> usize {
-        self.queued.iter().map(|queued| queued.event.body.len()).sum()
+        self.queued
+            .iter()
+            .map(|queued| queued.event.body.len())
+            .sum()
     }
 
     pub(super) fn is_loading(&self) -> bool {
@@ -49,12 +58,17 @@ impl Window {
 
     /// When there is something to send: now, later, or (`None`) not as far as is known.
     pub(super) fn next_work(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.queued.is_empty() { self.next_due } else { Some(now) }
+        if self.queued.is_empty() {
+            self.next_due
+        } else {
+            Some(now)
+        }
     }
 
     /// Something outside the window is due at that time.
     pub(super) fn note_due(&mut self, due: Timestamp) {
-        let earlier = |present: Option<Timestamp>| Some(present.map_or(due, |present| present.min(due)));
+        let earlier =
+            |present: Option<Timestamp>| Some(present.map_or(due, |present| present.min(due)));
         self.next_due = earlier(self.next_due);
         if self.queued.is_empty() {
             self.saturated = false;
@@ -122,7 +136,8 @@ impl Window {
     /// Takes what was read, less what is here or in hand already.
     pub(super) fn loaded(&mut self, due: Due, in_hand: impl Fn(&DeliveryId) -> bool) {
         self.loading = false;
-        let present: HashSet<DeliveryId> = self.queued.iter().map(|queued| queued.id.clone()).collect();
+        let present: HashSet<DeliveryId> =
+            self.queued.iter().map(|queued| queued.id.clone()).collect();
         let new = |queued: &Queued| !present.contains(&queued.id) && !in_hand(&queued.id);
         let before = self.queued.len();
         self.queued.extend(due.queued.into_iter().filter(new));
@@ -157,8 +172,16 @@ mod tests {
         let data = serde_json::value::RawValue::from_string("1".into()).unwrap();
         let event = NewEvent::new(EventType::parse("a.b").unwrap(), Content::Data(data));
         let event = Arc::new(event.seal(at(due)).unwrap());
-        let seen = Seen { claim_no: 0, life: Life::published(at(due), false) };
-        Queued { id: DeliveryId::from_text(name), due: at(due), event, seen }
+        let seen = Seen {
+            claim_no: 0,
+            life: Life::published(at(due), false),
+        };
+        Queued {
+            id: DeliveryId::from_text(name),
+            due: at(due),
+            event,
+            seen,
+        }
     }
 
     fn names(queued: &[Queued]) -> Vec<&str> {
@@ -179,7 +202,11 @@ mod tests {
         window.offer(queued("b", 1), at(1), 2);
         window.offer(queued("c", 1), at(1), 2);
         assert_eq!(names(&window.take(9)), ["a", "b"]);
-        assert_eq!(window.next_work(at(2)), Some(at(1)), "the third is known to be in the database");
+        assert_eq!(
+            window.next_work(at(2)),
+            Some(at(1)),
+            "the third is known to be in the database"
+        );
     }
 
     #[test]
@@ -189,7 +216,13 @@ mod tests {
         window.offer(queued("new", 2), at(2), 9);
         assert_eq!(window.len(), 0);
         assert!(window.start_loading(at(2), 9).is_some());
-        window.loaded(Due { queued: vec![queued("old", 1), queued("new", 2)], next: None }, |_| false);
+        window.loaded(
+            Due {
+                queued: vec![queued("old", 1), queued("new", 2)],
+                next: None,
+            },
+            |_| false,
+        );
         assert_eq!(names(&window.take(9)), ["old", "new"]);
     }
 
@@ -199,7 +232,13 @@ mod tests {
         window.note_due(at(1));
         assert!(window.start_loading(at(1), 9).is_some());
         window.offer(queued("late", 2), at(2), 9);
-        window.loaded(Due { queued: vec![queued("old", 1)], next: None }, |_| false);
+        window.loaded(
+            Due {
+                queued: vec![queued("old", 1)],
+                next: None,
+            },
+            |_| false,
+        );
         assert_eq!(names(&window.take(9)), ["old"]);
         assert_eq!(window.next_work(at(2)), Some(at(2)));
     }
@@ -211,7 +250,13 @@ mod tests {
         window.note_due(at(1));
         assert_eq!(window.start_loading(at(1), 9), Some(8));
         let read = vec![queued("claimed", 1), queued("here", 1), queued("next", 1)];
-        window.loaded(Due { queued: read, next: Some(at(7)) }, |id| id.as_str() == "claimed");
+        window.loaded(
+            Due {
+                queued: read,
+                next: Some(at(7)),
+            },
+            |id| id.as_str() == "claimed",
+        );
         assert_eq!(names(&window.take(9)), ["here", "next"]);
         assert_eq!(window.next_work(at(2)), Some(at(7)));
     }
@@ -221,10 +266,16 @@ mod tests {
     fn a_read_that_brought_nothing_new_is_not_repeated_until_something_has_left() {
         let mut window = empty();
         window.note_due(at(1));
-        let read = || Due { queued: vec![queued("big", 1)], next: Some(at(1)) };
+        let read = || Due {
+            queued: vec![queued("big", 1)],
+            next: Some(at(1)),
+        };
         assert!(window.start_loading(at(1), 9).is_some());
         window.loaded(read(), |_| false);
-        assert!(window.start_loading(at(1), 9).is_some(), "there may be room for more");
+        assert!(
+            window.start_loading(at(1), 9).is_some(),
+            "there may be room for more"
+        );
         window.loaded(read(), |_| false);
         assert_eq!(window.start_loading(at(1), 9), None);
         window.take(1);

@@ -17,7 +17,10 @@ impl MetricsFormat {
     /// What a reader asks for by its `Accept` header: OpenMetrics where it is named there.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
-        if accept.to_ascii_lowercase().contains("application/openmetrics-text") {
+        if accept
+            .to_ascii_lowercase()
+            .contains("application/openmetrics-text")
+        {
             Self::OpenMetrics
         } else {
             Self::Text
@@ -34,10 +37,14 @@ impl MetricsFormat {
     }
 }
 
-/// OpenMetrics as the format before it has it: a counter's family is called as its samples are, and neither
-/// units nor an end are known.
+/// OpenMetrics as the format before it has it: a counter's family is called as its samples are, and
+/// neither units nor an end are known.
 pub(super) fn classic(openmetrics: &str) -> String {
-    let of_counter = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let of_counter = |line: &str| {
+        line.strip_prefix("# TYPE ")?
+            .strip_suffix(" counter")
+            .map(str::to_owned)
+    };
     let counters: HashSet<String> = openmetrics.lines().filter_map(of_counter).collect();
     let mut text = String::with_capacity(openmetrics.len());
     for line in openmetrics.lines() {
@@ -62,16 +69,19 @@ mod tests {
 
     #[test]
     fn counters_are_called_as_their_samples_are() {
-        let openmetrics =
-            "# HELP a How often.\n# TYPE a counter\n# UNIT a seconds\na_total{b=\"# c\"} 1\n# EOF\n";
+        let openmetrics = "# HELP a How often.\n# TYPE a counter\n# UNIT a seconds\na_total{b=\"# c\"} 1\n# EOF\n";
         let text = "# HELP a_total How often.\n# TYPE a_total counter\na_total{b=\"# c\"} 1\n";
         assert_eq!(classic(openmetrics), text);
     }
 
     #[test]
     fn openmetrics_is_for_those_who_name_it() {
-        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
-        assert_eq!(MetricsFormat::accepted(prometheus), MetricsFormat::OpenMetrics);
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+        assert_eq!(
+            MetricsFormat::accepted(prometheus),
+            MetricsFormat::OpenMetrics
+        );
         assert_eq!(MetricsFormat::accepted("*/*"), MetricsFormat::Text);
         assert_eq!(MetricsFormat::accepted(""), MetricsFormat::Text);
     }

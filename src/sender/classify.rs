@@ -8,14 +8,17 @@ use hyper_util::client::legacy;
 use super::Failure;
 use super::connector::ConnectError;
 
-/// `EMFILE` and `ENFILE`: no file descriptor left to send with. (`EADDRNOTAVAIL` is none of them: it
-/// is also what connecting to IPv6 answers on a host without it.)
+/// `EMFILE` and `ENFILE`: no file descriptor left to send with. (`EADDRNOTAVAIL` is none of them:
+/// it is also what connecting to IPv6 answers on a host without it.)
 const EXHAUSTED: &[i32] = &[24, 23];
 
 /// Classifies an error of the client.
 pub(super) fn classify(error: &legacy::Error) -> Failure {
     let last = last_cause(error);
-    match error.source().and_then(|cause| cause.downcast_ref::<ConnectError>()) {
+    match error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<ConnectError>())
+    {
         Some(ConnectError::Blocked(blocked)) => Failure::Blocked(blocked.clone()),
         Some(ConnectError::Name(detail)) => Failure::Dns(detail.clone()),
         Some(ConnectError::Tcp(io) | ConnectError::Tls(io)) if is_exhausted(io) => {
@@ -30,18 +33,24 @@ pub(super) fn classify(error: &legacy::Error) -> Failure {
 
 /// Whether the client gave a request back without having begun to send it.
 pub(super) fn was_not_sent(error: &legacy::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<hyper::Error>());
     cause.is_some_and(hyper::Error::is_canceled)
 }
 
 /// Whether a response could not be parsed.
 pub(super) fn is_of_parsing(error: &legacy::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<hyper::Error>());
     cause.is_some_and(hyper::Error::is_parse)
 }
 
 fn is_exhausted(error: &io::Error) -> bool {
-    error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| EXHAUSTED.contains(&code))
 }
 
 /// The words of the innermost cause.

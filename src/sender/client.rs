@@ -1,5 +1,5 @@
-//! The transport that production uses: hyper's client with a connector of its own, and everything off that
-//! could send a request twice, elsewhere, or to an address that was not judged.
+//! The transport that production uses: hyper's client with a connector of its own, and everything
+//! off that could send a request twice, elsewhere, or to an address that was not judged.
 //!
 //! docs/decisions/0007 says why it is not reqwest.
 
@@ -107,7 +107,10 @@ fn tls_config(trust: &Arc<SystemTrust>) -> Result<ClientConfig, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let verifier = Arc::clone(trust);
-    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let mut config = builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
     // A resumed session verifies no certificate: one whose trust has ended would go on.
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -120,7 +123,11 @@ impl Transport for HttpTransport {
         let attempt = AttemptContext::new(id, request.tenant.clone(), deadline);
         Box::pin(async move {
             let result = attempt.scope(self.post(request, &attempt)).await;
-            Exchanged { remote_address: attempt.remote(), timings: attempt.timings(), result }
+            Exchanged {
+                remote_address: attempt.remote(),
+                timings: attempt.timings(),
+                result,
+            }
         })
     }
 
@@ -130,26 +137,45 @@ impl Transport for HttpTransport {
 }
 
 impl HttpTransport {
-    async fn post(&self, request: WireRequest, attempt: &AttemptContext) -> Result<WireAnswer, Failure> {
+    async fn post(
+        &self,
+        request: WireRequest,
+        attempt: &AttemptContext,
+    ) -> Result<WireAnswer, Failure> {
         let origin = request.url.origin().ascii_serialization();
-        let late = || Failure::Timeout(format!("no answer within {} ms", request.timeout.as_millis()));
-        let client =
-            if request.fresh_connection || !self.may_reuse(&origin) { &self.unpooled } else { &self.pooled };
+        let late = || {
+            Failure::Timeout(format!(
+                "no answer within {} ms",
+                request.timeout.as_millis()
+            ))
+        };
+        let client = if request.fresh_connection || !self.may_reuse(&origin) {
+            &self.unpooled
+        } else {
+            &self.pooled
+        };
         let mut http = http_request(&request)?;
         let connection = capture_connection(&mut http);
         let response = timeout_at(attempt.deadline, client.request(http)).await;
         let info = info_of(&connection);
-        info.as_ref().inspect(|info| attempt.note_remote(info.remote));
-        let reused = info.as_ref().is_some_and(|info| info.opened_by != attempt.id);
+        info.as_ref()
+            .inspect(|info| attempt.note_remote(info.remote));
+        let reused = info
+            .as_ref()
+            .is_some_and(|info| info.opened_by != attempt.id);
         let response = match response {
             Err(_) => return Err(late()),
             Ok(Err(error)) if ended_before_response(&error, info.as_deref(), attempt) => {
                 return Err(self.connection_lost(&origin));
             }
             Ok(Err(error)) => {
-                let status = info.as_ref().and_then(|info| status_on_the_wire(&error, info));
+                let status = info
+                    .as_ref()
+                    .and_then(|info| status_on_the_wire(&error, info));
                 return match status.map(StatusCode::from_u16) {
-                    Some(Ok(StatusCode::REQUEST_TIMEOUT)) if reused => Err(self.connection_lost(&origin)),
+                    Some(Ok(StatusCode::REQUEST_TIMEOUT)) if reused => {
+                        Err(self.connection_lost(&origin))
+                    }
                     Some(Ok(status)) => Ok(unreadable_answer(status, &classify(&error))),
                     _ => Err(classify(&error)),
                 };
@@ -161,8 +187,14 @@ impl HttpTransport {
             // The server's word for having given up an idle connection (RFC 9110, section 15.5.9).
             return Err(self.connection_lost(&origin));
         }
-        if info.as_ref().is_some_and(|info| info.retire_at <= Instant::now()) {
-            connection.connection_metadata().as_ref().inspect(|connected| connected.poison());
+        if info
+            .as_ref()
+            .is_some_and(|info| info.retire_at <= Instant::now())
+        {
+            connection
+                .connection_metadata()
+                .as_ref()
+                .inspect(|connected| connected.poison());
         }
         Ok(read_answer(response, info.as_deref(), attempt.deadline).await)
     }
@@ -184,11 +216,15 @@ impl HttpTransport {
 /// What a connection knows about itself, once the client has taken one.
 fn info_of(connection: &CaptureConnection) -> Option<Arc<ConnectionInfo>> {
     let mut extensions = http::Extensions::new();
-    connection.connection_metadata().as_ref()?.get_extras(&mut extensions);
+    connection
+        .connection_metadata()
+        .as_ref()?
+        .get_extras(&mut extensions);
     extensions.remove()
 }
 
-/// Whether a connection that another attempt had opened ended before one byte of a response to this one.
+/// Whether a connection that another attempt had opened ended before one byte of a response to this
+/// one.
 fn ended_before_response(
     error: &hyper_util::client::legacy::Error,
     connection: Option<&ConnectionInfo>,
@@ -196,7 +232,8 @@ fn ended_before_response(
 ) -> bool {
     let Some(info) = connection else { return false };
     let meter = info.meter();
-    let unanswered = was_not_sent(error) || meter.closed_before_request() || !meter.response_begun();
+    let unanswered =
+        was_not_sent(error) || meter.closed_before_request() || !meter.response_begun();
     info.opened_by != attempt.id && unanswered
 }
 
@@ -211,7 +248,8 @@ fn http_request(request: &WireRequest) -> Result<Request<Full<Bytes>>, Failure> 
         .map_err(|error| Failure::Protocol(format!("the request cannot be sent: {error}")))?;
     *http.headers_mut() = header_map(&request.headers)?;
     // Also where the body is empty: some servers refuse a POST without it (RFC 9110, section 8.6).
-    http.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
+    http.headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
     Ok(http)
 }
 
@@ -220,32 +258,47 @@ fn header_map(headers: &Headers) -> Result<HeaderMap, Failure> {
     for (name, value) in headers {
         let unsendable = |_| Failure::Protocol(format!("the header `{name}` cannot be sent"));
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unsendable(()))?;
-        map.append(name, HeaderValue::from_str(value).map_err(|_| unsendable(()))?);
+        map.append(
+            name,
+            HeaderValue::from_str(value).map_err(|_| unsendable(()))?,
+        );
     }
     Ok(map)
 }
 
-/// The status of a final response that the client could not read: its head has come, or so much of it that the
-/// client gave up reading.
-fn status_on_the_wire(error: &hyper_util::client::legacy::Error, info: &ConnectionInfo) -> Option<u16> {
+/// The status of a final response that the client could not read: its head has come, or so much of
+/// it that the client gave up reading.
+fn status_on_the_wire(
+    error: &hyper_util::client::legacy::Error,
+    info: &ConnectionInfo,
+) -> Option<u16> {
     let meter = info.meter();
-    let begun = is_of_parsing(error).then(|| meter.begun_final_status()).flatten();
+    let begun = is_of_parsing(error)
+        .then(|| meter.begun_final_status())
+        .flatten();
     meter.final_status().or(begun)
 }
 
-/// The status is the answer, also where the client cannot read what stands beside it, such as a length that is no
-/// number. Its connection is closed.
+/// The status is the answer, also where the client cannot read what stands beside it, such as a
+/// length that is no number. Its connection is closed.
 fn unreadable_answer(status: StatusCode, failure: &Failure) -> WireAnswer {
     let why = match failure {
         Failure::Protocol(why) => why.clone(),
         _ => "its connection was lost".to_owned(),
     };
-    let headers = vec![(GAP.to_owned(), format!("the response cannot be displayed: {why}"))];
-    WireAnswer { status: status.as_u16(), headers, body: Vec::new() }
+    let headers = vec![(
+        GAP.to_owned(),
+        format!("the response cannot be displayed: {why}"),
+    )];
+    WireAnswer {
+        status: status.as_u16(),
+        headers,
+        body: Vec::new(),
+    }
 }
 
-/// Reads what is kept of a response. The status is the answer: a body that is late, endless or broken changes
-/// nothing about it, and its connection is closed.
+/// Reads what is kept of a response. The status is the answer: a body that is late, endless or
+/// broken changes nothing about it, and its connection is closed.
 async fn read_answer(
     response: Response<Incoming>,
     info: Option<&ConnectionInfo>,
@@ -260,16 +313,21 @@ async fn read_answer(
     let until = deadline.min(Instant::now() + BODY_GRACE);
     let mut body = response.into_body();
     while answer.body.len() < MAX_READ_BODY {
-        let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await else { break };
+        let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await else {
+            break;
+        };
         if let Some(chunk) = frame.data_ref() {
             let room = MAX_READ_BODY - answer.body.len();
-            answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            answer
+                .body
+                .extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
     }
     answer
 }
 
-/// At most [`MAX_KEPT_HEADERS`] bytes of a response's headers. `lines` is how many there were on the wire.
+/// At most [`MAX_KEPT_HEADERS`] bytes of a response's headers. `lines` is how many there were on
+/// the wire.
 fn shown_headers(headers: &HeaderMap, lines: usize) -> Headers {
     let mut room = MAX_KEPT_HEADERS;
     let fits = |(name, value): &(&HeaderName, &HeaderValue)| {
@@ -278,15 +336,29 @@ fn shown_headers(headers: &HeaderMap, lines: usize) -> Headers {
         left.is_some()
     };
     let shown = headers.iter().take_while(fits);
-    let mut shown: Headers = shown.map(|(name, value)| (name.to_string(), shown_value(value))).collect();
-    if let Some(left_out) = lines.checked_sub(headers.len()).filter(|left_out| *left_out > 0) {
-        shown.push((GAP.to_owned(), format!("{left_out} header lines cannot be displayed")));
+    let mut shown: Headers = shown
+        .map(|(name, value)| (name.to_string(), shown_value(value)))
+        .collect();
+    if let Some(left_out) = lines
+        .checked_sub(headers.len())
+        .filter(|left_out| *left_out > 0)
+    {
+        shown.push((
+            GAP.to_owned(),
+            format!("{left_out} header lines cannot be displayed"),
+        ));
     }
     shown
 }
 
 fn shown_value(value: &HeaderValue) -> String {
     let text = String::from_utf8_lossy(value.as_bytes());
-    let shown = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    let shown = |c: char| {
+        if c.is_control() && c != '\t' {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
     text.chars().map(shown).collect()
 }

@@ -1,4 +1,5 @@
-//! One connection to a receiver: a stream whose bytes are counted, and what an attempt may ask about it.
+//! One connection to a receiver: a stream whose bytes are counted, and what an attempt may ask
+//! about it.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -33,11 +34,17 @@ pub(super) struct ConnectionInfo {
 
 impl ConnectionInfo {
     pub(super) fn new(opened_by: u64, remote: SocketAddr, retire_at: Instant) -> Self {
-        Self { opened_by, remote, retire_at, meter: Mutex::new(WireMeter::new()) }
+        Self {
+            opened_by,
+            remote,
+            retire_at,
+            meter: Mutex::new(WireMeter::new()),
+        }
     }
 
     pub(super) fn meter(&self) -> MutexGuard<'_, WireMeter> {
-        // The meter is valid after each of its calls, so a panic elsewhere leaves nothing half done.
+        // The meter is valid after each of its calls, so a panic elsewhere leaves nothing half
+        // done.
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,8 +67,8 @@ impl MeteredStream {
         Self { io, info, reads: 0 }
     }
 
-    /// Looks right before a request's first byte whether the receiver has closed the connection or sent
-    /// something: such a byte is no answer to a request that has not been sent.
+    /// Looks right before a request's first byte whether the receiver has closed the connection or
+    /// sent something: such a byte is no answer to a request that has not been sent.
     fn poll_before_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.info.meter().is_between_requests() {
             return Poll::Ready(Ok(()));
@@ -72,9 +79,10 @@ impl MeteredStream {
         };
         let error = match looked {
             Ok(None) => return Poll::Ready(Ok(())),
-            Ok(Some(false)) => {
-                io::Error::new(io::ErrorKind::ConnectionAborted, "the receiver had closed the connection")
-            }
+            Ok(Some(false)) => io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the receiver had closed the connection",
+            ),
             Ok(Some(true)) => io::Error::other(WireError::Unsolicited),
             Err(error) => error,
         };
@@ -91,8 +99,8 @@ impl MeteredStream {
     }
 }
 
-/// Asks the system, not the runtime's memory of it, how many bytes wait on a socket: `None` for an open
-/// connection without any, 0 for one that was closed.
+/// Asks the system, not the runtime's memory of it, how many bytes wait on a socket: `None` for an
+/// open connection without any, 0 for one that was closed.
 fn peek(tcp: &TcpStream) -> io::Result<Option<usize>> {
     let mut byte = [MaybeUninit::uninit(); 1];
     match SockRef::from(tcp).peek(&mut byte) {
@@ -102,9 +110,12 @@ fn peek(tcp: &TcpStream) -> io::Result<Option<usize>> {
     }
 }
 
-/// As [`peek`] for what a TLS session has: true for data, false for its end. Session tickets and the like are
-/// read here and are neither.
-fn poll_session(session: &mut TlsStream<TcpStream>, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
+/// As [`peek`] for what a TLS session has: true for data, false for its end. Session tickets and
+/// the like are read here and are neither.
+fn poll_session(
+    session: &mut TlsStream<TcpStream>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Option<bool>>> {
     let mut byte = [0; 1];
     let mut buffer = ReadBuf::new(&mut byte);
     match Pin::new(&mut *session).poll_read(cx, &mut buffer) {
@@ -145,12 +156,21 @@ impl AsyncRead for MeteredStream {
         }
         ready!(read)?;
         this.reads += 1;
-        Poll::Ready(this.info.meter().read(&buffer.filled()[before..]).map_err(io::Error::other))
+        Poll::Ready(
+            this.info
+                .meter()
+                .read(&buffer.filled()[before..])
+                .map_err(io::Error::other),
+        )
     }
 }
 
 impl AsyncWrite for MeteredStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_before_request(cx))?;
         let wrote = ready!(match &mut this.io {

@@ -1,6 +1,8 @@
-//! Opens connections: resolves a name, judges all of its addresses, tries them in turn, and adds TLS.
+//! Opens connections: resolves a name, judges all of its addresses, tries them in turn, and adds
+//! TLS.
 //!
-//! A connection goes only to an address that was judged here, whatever the name answers a moment later.
+//! A connection goes only to an address that was judged here, whatever the name answers a moment
+//! later.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,8 +32,8 @@ use super::resolver::Resolve;
 /// The next address of a name is tried so long after the last one (RFC 8305, section 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// How many addresses of a name are tried at once by one attempt, and how many beyond the first one of each
-/// attempt by all together: each takes a file descriptor.
+/// How many addresses of a name are tried at once by one attempt, and how many beyond the first one
+/// of each attempt by all together: each takes a file descriptor.
 const MAX_CONNECTING: usize = 8;
 const MAX_EXTRA: usize = 256;
 
@@ -78,21 +80,39 @@ impl Connector {
         tls: TlsConnector,
         lifetime: Duration,
     ) -> Self {
-        Self { policy, resolver, tls, lifetime, extra: Arc::new(Semaphore::new(MAX_EXTRA)) }
+        Self {
+            policy,
+            resolver,
+            tls,
+            lifetime,
+            extra: Arc::new(Semaphore::new(MAX_EXTRA)),
+        }
     }
 
-    async fn connect(self, uri: Uri, attempt: &AttemptContext) -> Result<MeteredStream, ConnectError> {
+    async fn connect(
+        self,
+        uri: Uri,
+        attempt: &AttemptContext,
+    ) -> Result<MeteredStream, ConnectError> {
         let host = uri.host().unwrap_or_default();
         let is_tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let addresses = self.judged_addresses(host, attempt).await?;
-        let addresses = in_turn(addresses).into_iter().map(|address| SocketAddr::new(address, port));
-        let tcp = connect_any(addresses.collect(), &self.extra).await.map_err(ConnectError::Tcp)?;
+        let addresses = in_turn(addresses)
+            .into_iter()
+            .map(|address| SocketAddr::new(address, port));
+        let tcp = connect_any(addresses.collect(), &self.extra)
+            .await
+            .map_err(ConnectError::Tcp)?;
         let remote = tcp.peer_addr().map_err(ConnectError::Tcp)?;
         tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
         let io = if is_tls {
             let name = server_name(host).map_err(ConnectError::Tls)?;
-            let session = self.tls.connect(name, tcp).await.map_err(ConnectError::Tls)?;
+            let session = self
+                .tls
+                .connect(name, tcp)
+                .await
+                .map_err(ConnectError::Tls)?;
             Transport::Tls(Box::new(session))
         } else {
             Transport::Plain(tcp)
@@ -113,18 +133,27 @@ impl Connector {
         if let Ok(address) = bare.parse::<IpAddr>() {
             if address.is_ipv6() {
                 // Whether it leads to an IPv4 address by NAT64 is the network's to say.
-                self.policy.learn_nat64(self.resolver.nat64_prefixes().await);
+                self.policy
+                    .learn_nat64(self.resolver.nat64_prefixes().await);
             }
-            self.policy.check_address(address).map_err(ConnectError::Blocked)?;
+            self.policy
+                .check_address(address)
+                .map_err(ConnectError::Blocked)?;
             return Ok(vec![address]);
         }
-        let found = self.resolver.lookup(host.to_owned(), attempt.tenant.clone()).await;
+        let found = self
+            .resolver
+            .lookup(host.to_owned(), attempt.tenant.clone())
+            .await;
         let addresses = found.map_err(ConnectError::Name)?;
         attempt.note_resolved();
         if addresses.iter().any(IpAddr::is_ipv6) {
-            self.policy.learn_nat64(self.resolver.nat64_prefixes().await);
+            self.policy
+                .learn_nat64(self.resolver.nat64_prefixes().await);
         }
-        self.policy.check_resolved(host, &addresses).map_err(ConnectError::Blocked)?;
+        self.policy
+            .check_resolved(host, &addresses)
+            .map_err(ConnectError::Blocked)?;
         Ok(addresses)
     }
 }
@@ -143,7 +172,8 @@ impl Service<Uri> for Connector {
         let attempt = AttemptContext::current();
         Box::pin(async move {
             let attempt = attempt.ok_or(ConnectError::NoAttempt)?;
-            // The client may let a connection go on in the background: never beyond its attempt's deadline.
+            // The client may let a connection go on in the background: never beyond its attempt's
+            // deadline.
             let connected = timeout_at(attempt.deadline, connector.connect(uri, &attempt)).await;
             let stream = connected.map_err(|_| ConnectError::Deadline)??;
             attempt.note_connected();
@@ -152,10 +182,15 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The name that a certificate has to be for. A name's final dot is not part of it (RFC 6066, section 3).
+/// The name that a certificate has to be for. A name's final dot is not part of it (RFC 6066,
+/// section 3).
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {
-    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
-    ServerName::try_from(host.to_owned()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.');
+    ServerName::try_from(host.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// Orders addresses so that the families take turns, IPv6 first (RFC 8305, section 4).
@@ -173,9 +208,9 @@ fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     ordered
 }
 
-/// Connects to whichever address answers first; each next one gets its try 250 ms after the last one, or as
-/// soon as that has failed (RFC 8305, section 5). Where that takes more sockets than `extra` has places for,
-/// the oldest try ends.
+/// Connects to whichever address answers first; each next one gets its try 250 ms after the last
+/// one, or as soon as that has failed (RFC 8305, section 5). Where that takes more sockets than
+/// `extra` has places for, the oldest try ends.
 async fn connect_any(addresses: Vec<SocketAddr>, extra: &Semaphore) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut connecting = FuturesUnordered::new();
@@ -183,8 +218,13 @@ async fn connect_any(addresses: Vec<SocketAddr>, extra: &Semaphore) -> io::Resul
     let mut failed: Option<io::Error> = None;
     loop {
         if let Some(address) = waiting.next() {
-            let place = if connecting.is_empty() { None } else { extra.try_acquire().ok() };
-            let is_full = connecting.len() >= MAX_CONNECTING || (place.is_none() && !connecting.is_empty());
+            let place = if connecting.is_empty() {
+                None
+            } else {
+                extra.try_acquire().ok()
+            };
+            let is_full =
+                connecting.len() >= MAX_CONNECTING || (place.is_none() && !connecting.is_empty());
             if is_full && let Some(oldest) = tries.pop_front() {
                 oldest.abort();
             }
@@ -216,10 +256,14 @@ async fn connect_any(addresses: Vec<SocketAddr>, extra: &Semaphore) -> io::Resul
     }
 }
 
-/// Of two failed addresses the more telling error: a family without a route says nothing about the receiver.
+/// Of two failed addresses the more telling error: a family without a route says nothing about the
+/// receiver.
 fn more_telling(before: Option<io::Error>, error: io::Error) -> io::Error {
     let no_route = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable)
+        matches!(
+            error.kind(),
+            io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable
+        )
     };
     match before {
         Some(before) if !no_route(&before) => before,
@@ -240,16 +284,25 @@ mod tests {
         let mixed = addresses(&["1.1.1.1", "1.1.1.2", "1.1.1.3", "2606::1", "2606::2"]);
         let ordered = addresses(&["2606::1", "1.1.1.1", "2606::2", "1.1.1.2", "1.1.1.3"]);
         assert_eq!(in_turn(mixed), ordered);
-        assert_eq!(in_turn(addresses(&["1.1.1.1", "1.1.1.2"])), addresses(&["1.1.1.1", "1.1.1.2"]));
+        assert_eq!(
+            in_turn(addresses(&["1.1.1.1", "1.1.1.2"])),
+            addresses(&["1.1.1.1", "1.1.1.2"])
+        );
         assert_eq!(in_turn(addresses(&["2606::1"])), addresses(&["2606::1"]));
     }
 
     #[test]
     fn of_two_failures_the_one_that_reached_something_is_told() {
         let error = |kind: io::ErrorKind| io::Error::from(kind);
-        let (refused, no_route) = (io::ErrorKind::ConnectionRefused, io::ErrorKind::NetworkUnreachable);
+        let (refused, no_route) = (
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::NetworkUnreachable,
+        );
         for (before, then) in [(refused, no_route), (no_route, refused)] {
-            assert_eq!(more_telling(Some(error(before)), error(then)).kind(), refused);
+            assert_eq!(
+                more_telling(Some(error(before)), error(then)).kind(),
+                refused
+            );
         }
         assert_eq!(more_telling(None, error(no_route)).kind(), no_route);
     }
@@ -264,23 +317,43 @@ mod tests {
         let silent = silent.listen(1).unwrap();
         let address = silent.local_addr().unwrap();
         let mut held = Vec::new();
-        while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        while let Ok(Ok(stream)) =
+            timeout(Duration::from_millis(200), TcpStream::connect(address)).await
+        {
             held.push(stream);
         }
         let addresses = vec![address, address, good];
         // With places for more than one at a time, and with none.
         for places in [MAX_EXTRA, 0] {
             let extra = Semaphore::new(places);
-            let connected = timeout(Duration::from_secs(20), connect_any(addresses.clone(), &extra)).await;
-            assert_eq!(connected.unwrap().unwrap().peer_addr().unwrap(), good, "{places} places");
-            assert_eq!(extra.available_permits(), places, "every place is free again");
+            let connected = timeout(
+                Duration::from_secs(20),
+                connect_any(addresses.clone(), &extra),
+            )
+            .await;
+            assert_eq!(
+                connected.unwrap().unwrap().peer_addr().unwrap(),
+                good,
+                "{places} places"
+            );
+            assert_eq!(
+                extra.available_permits(),
+                places,
+                "every place is free again"
+            );
         }
     }
 
     #[test]
     fn a_certificate_is_for_the_name_without_its_final_dot() {
-        assert_eq!(server_name("a.example.").unwrap(), server_name("a.example").unwrap());
-        assert!(matches!(server_name("[2606::1]").unwrap(), ServerName::IpAddress(_)));
+        assert_eq!(
+            server_name("a.example.").unwrap(),
+            server_name("a.example").unwrap()
+        );
+        assert!(matches!(
+            server_name("[2606::1]").unwrap(),
+            ServerName::IpAddress(_)
+        ));
         assert!(server_name("my_service.test").is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! The attempt that a connection is opened for: who asks, until when, and where its time went.
 //!
-//! The client resolves and connects inside the future that sends, so the attempt that asked is found as that
-//! task's own. A connection that another attempt left open shows neither time.
+//! The client resolves and connects inside the future that sends, so the attempt that asked is
+//! found as that task's own. A connection that another attempt left open shows neither time.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

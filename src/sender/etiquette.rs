@@ -6,7 +6,8 @@ use crate::domain::breaker::{RetryAfter, Verdict};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Headers;
 
-/// The least rest that is one: `Retry-After` only ever delays, so 0 and the past count as no header.
+/// The least rest that is one: `Retry-After` only ever delays, so 0 and the past count as no
+/// header.
 const LEAST_REST: Duration = Duration::from_secs(1);
 
 /// What an answer that came at `at` says about its endpoint.
@@ -21,9 +22,12 @@ pub(crate) fn verdict(status: u16, headers: &Headers, at: Timestamp) -> Verdict 
     }
 }
 
-/// RFC 9110, section 10.2.3: a number of seconds, or a date. Anything else is as if it were not there.
+/// RFC 9110, section 10.2.3: a number of seconds, or a date. Anything else is as if it were not
+/// there.
 fn retry_after(headers: &Headers) -> Option<RetryAfter> {
-    let (_, value) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))?;
+    let (_, value) = headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))?;
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         let seconds = value.parse().unwrap_or(u64::MAX);
@@ -52,10 +56,19 @@ mod tests {
         assert_eq!(asked(" 1 "), delay(1));
         assert_eq!(asked("99999999999999999999999"), delay(u64::MAX));
         let date = Timestamp::from_micros(784_111_777_000_000);
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Verdict::RetryAfter(RetryAfter::Date(date)));
-        for nonsense in
-            ["", "-5", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "0", "Sun, 06 Nov 1994 08:48:37 GMT"]
-        {
+        assert_eq!(
+            asked("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Verdict::RetryAfter(RetryAfter::Date(date))
+        );
+        for nonsense in [
+            "",
+            "-5",
+            "1.5",
+            "soon",
+            "Sun, 99 Nov 1994 08:49:37 GMT",
+            "0",
+            "Sun, 06 Nov 1994 08:48:37 GMT",
+        ] {
             assert_eq!(asked(nonsense), Verdict::Failed, "{nonsense}");
         }
     }
@@ -71,6 +84,10 @@ mod tests {
         assert_eq!(verdict(429, &none, AT), Verdict::Throttled);
         assert_eq!(verdict(503, &none, AT), Verdict::Failed);
         let at_once = vec![("retry-after".to_owned(), "0".to_owned())];
-        assert_eq!(verdict(429, &at_once, AT), Verdict::Throttled, "as a 429 without the header");
+        assert_eq!(
+            verdict(429, &at_once, AT),
+            Verdict::Throttled,
+            "as a 429 without the header"
+        );
     }
 }

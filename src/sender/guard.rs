@@ -42,12 +42,20 @@ const DENIED_V4: &[Ipv4Net] = &[
 
 /// The only part of IPv6 that is public, less [`DENIED_V6`].
 const PUBLIC_V6: Ipv6Net = v6(0x2000, 0, 3);
-const DENIED_V6: &[Ipv6Net] =
-    &[v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x2002, 0, 16), v6(0x3fff, 0, 20)];
+const DENIED_V6: &[Ipv6Net] = &[
+    v6(0x2001, 0, 23),
+    v6(0x2001, 0xdb8, 32),
+    v6(0x2002, 0, 16),
+    v6(0x3fff, 0, 20),
+];
 
 /// Link-local and metadata networks: opened only by a CIDR that lies within them.
-const CLOSED_V4: &[Ipv4Net] =
-    &[v4(169, 254, 0, 0, 16), v4(168, 63, 129, 16, 32), v4(100, 100, 100, 200, 32), v4(192, 0, 0, 192, 32)];
+const CLOSED_V4: &[Ipv4Net] = &[
+    v4(169, 254, 0, 0, 16),
+    v4(168, 63, 129, 16, 32),
+    v4(100, 100, 100, 200, 32),
+    v4(192, 0, 0, 192, 32),
+];
 const CLOSED_V6: &[Ipv6Net] = &[
     v6(0xfe80, 0, 10),
     v6(0xfd00, 0xec2, 32),
@@ -83,14 +91,20 @@ impl Blocked {
     pub fn remedy(&self) -> String {
         match self {
             Self::Address { address } if address.is_loopback() => {
-                let net = if address.is_ipv4() { "127.0.0.0/8" } else { "::1/128" };
+                let net = if address.is_ipv4() {
+                    "127.0.0.0/8"
+                } else {
+                    "::1/128"
+                };
                 format!("{self}: for local use start the server with --allow-network {net}")
             }
             Self::Address { .. } => {
                 format!("{self}: the operator opens a private network by --allow-network CIDR")
             }
             Self::LocalName => {
-                format!("{self}: for local use start the server with --allow-network 127.0.0.0/8,::1/128")
+                format!(
+                    "{self}: for local use start the server with --allow-network 127.0.0.0/8,::1/128"
+                )
             }
             Self::NotHttps | Self::NoHost => self.to_string(),
         }
@@ -111,7 +125,11 @@ impl AddressPolicy {
     /// A policy that opens `allowed` beyond what is public.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>, https_only: bool) -> Self {
-        Self { allowed, https_only, ..Self::default() }
+        Self {
+            allowed,
+            https_only,
+            ..Self::default()
+        }
     }
 
     /// The same, but closed to `denied`, public or opened.
@@ -136,14 +154,19 @@ impl AddressPolicy {
                 (Some(inside), _) => !self.is_denied(address) && open(inside.into()),
                 // The well-known prefix stands for global addresses only (RFC 6052, section 3.1).
                 (None, Some(inside)) => {
-                    let translated =
-                        is_well_known_nat64(v6) && !self.is_denied(address) && public(inside.into());
+                    let translated = is_well_known_nat64(v6)
+                        && !self.is_denied(address)
+                        && public(inside.into());
                     translated || (open(address) && open(inside.into()))
                 }
                 (None, None) => open(address),
             },
         };
-        if allowed { Ok(()) } else { Err(Blocked::Address { address }) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(Blocked::Address { address })
+        }
     }
 
     /// Learns by which prefixes this network reaches IPv4 addresses over IPv6.
@@ -157,7 +180,10 @@ impl AddressPolicy {
 
     fn behind_nat64(&self, address: Ipv6Addr) -> Option<Ipv4Addr> {
         let known = self.nat64.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find_map(|prefix| prefix.embedded(address)).filter(|_| !is_well_known_nat64(address))
+        known
+            .iter()
+            .find_map(|prefix| prefix.embedded(address))
+            .filter(|_| !is_well_known_nat64(address))
     }
 
     /// Judges what a URL says by itself: its scheme, and its host where that is an address. The
@@ -187,20 +213,26 @@ impl AddressPolicy {
             let all = !addresses.is_empty() && addresses.iter().all(opened);
             return if all { Ok(()) } else { Err(Blocked::LocalName) };
         }
-        addresses.iter().try_for_each(|address| self.check_address(*address))
+        addresses
+            .iter()
+            .try_for_each(|address| self.check_address(*address))
     }
 
     fn is_opened(&self, address: IpAddr) -> bool {
         let closed = |net: &IpNet| match (address, net) {
-            (IpAddr::V4(address), IpNet::V4(net)) => {
-                CLOSED_V4.iter().any(|closed| closed.contains(&address) && !closed.contains(net))
-            }
-            (IpAddr::V6(address), IpNet::V6(net)) => {
-                CLOSED_V6.iter().any(|closed| closed.contains(&address) && !closed.contains(net))
-            }
+            (IpAddr::V4(address), IpNet::V4(net)) => CLOSED_V4
+                .iter()
+                .any(|closed| closed.contains(&address) && !closed.contains(net)),
+            (IpAddr::V6(address), IpNet::V6(net)) => CLOSED_V6
+                .iter()
+                .any(|closed| closed.contains(&address) && !closed.contains(net)),
             _ => false,
         };
-        !self.is_denied(address) && self.allowed.iter().any(|net| net.contains(&address) && !closed(net))
+        !self.is_denied(address)
+            && self
+                .allowed
+                .iter()
+                .any(|net| net.contains(&address) && !closed(net))
     }
 
     fn is_denied(&self, address: IpAddr) -> bool {
@@ -212,7 +244,10 @@ impl AddressPolicy {
 #[must_use]
 pub fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|suffix| name.ends_with(suffix))
+    name == "localhost"
+        || [".localhost", ".local", ".internal"]
+            .iter()
+            .any(|suffix| name.ends_with(suffix))
 }
 
 fn is_well_known_nat64(address: Ipv6Addr) -> bool {
@@ -319,7 +354,9 @@ mod tests {
     /// Every way to write an IPv4 address inside an IPv6 one.
     fn embeddings(v4: Ipv4Addr) -> Vec<Ipv6Addr> {
         let bits = u128::from(v4.to_bits());
-        let below = |prefix: &str| Ipv6Addr::from_bits(prefix.parse::<Ipv6Addr>().unwrap().to_bits() | bits);
+        let below = |prefix: &str| {
+            Ipv6Addr::from_bits(prefix.parse::<Ipv6Addr>().unwrap().to_bits() | bits)
+        };
         vec![
             v4.to_ipv6_mapped(),
             v4.to_ipv6_compatible(),
@@ -378,8 +415,10 @@ mod tests {
 
     #[test]
     fn a_cidr_opens_what_it_names_but_link_local_only_by_name() {
-        let policy =
-            AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "0.0.0.0/1".parse().unwrap()], false);
+        let policy = AddressPolicy::new(
+            vec!["127.0.0.0/8".parse().unwrap(), "0.0.0.0/1".parse().unwrap()],
+            false,
+        );
         assert!(
             allows(&policy, "127.0.0.1")
                 && allows(&policy, "::ffff:127.0.0.1")
@@ -393,11 +432,16 @@ mod tests {
         let own = AddressPolicy::new(vec!["fc00::/7".parse().unwrap()], false);
         assert!(allows(&own, "fd12::1"));
         assert!(!allows(&own, "fd00:ec2::23") && !allows(&own, "fd20:ce::254"));
-        let denying = AddressPolicy::new(vec!["10.0.0.0/8".parse().unwrap()], false)
-            .denying(vec!["10.1.0.0/16".parse().unwrap(), "2600:1f18::/32".parse().unwrap()]);
+        let denying = AddressPolicy::new(vec!["10.0.0.0/8".parse().unwrap()], false).denying(vec![
+            "10.1.0.0/16".parse().unwrap(),
+            "2600:1f18::/32".parse().unwrap(),
+        ]);
         assert!(allows(&denying, "10.2.0.1") && allows(&denying, "2600:1f19::1"));
         assert!(!allows(&denying, "10.1.0.1") && !allows(&denying, "2600:1f18::1"));
-        assert!(!allows(&denying, "::ffff:10.1.0.1"), "however it is written");
+        assert!(
+            !allows(&denying, "::ffff:10.1.0.1"),
+            "however it is written"
+        );
         let exact = AddressPolicy::new(vec!["169.254.169.254/32".parse().unwrap()], false);
         assert!(allows(&exact, "169.254.169.254") && !allows(&exact, "169.254.169.253"));
     }
@@ -407,15 +451,37 @@ mod tests {
         let closed = AddressPolicy::default();
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
         let public: IpAddr = "1.1.1.1".parse().unwrap();
-        for name in ["localhost", "LOCALHOST.", "a.localhost", "printer.local", "db.internal"] {
-            assert_eq!(closed.check_resolved(name, &[loopback]), Err(Blocked::LocalName), "{name}");
-            assert_eq!(closed.check_resolved(name, &[public]), Err(Blocked::LocalName), "{name}");
+        for name in [
+            "localhost",
+            "LOCALHOST.",
+            "a.localhost",
+            "printer.local",
+            "db.internal",
+        ] {
+            assert_eq!(
+                closed.check_resolved(name, &[loopback]),
+                Err(Blocked::LocalName),
+                "{name}"
+            );
+            assert_eq!(
+                closed.check_resolved(name, &[public]),
+                Err(Blocked::LocalName),
+                "{name}"
+            );
         }
         let open = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], false);
         assert_eq!(open.check_resolved("localhost", &[loopback]), Ok(()));
-        assert!(open.check_resolved("localhost", &[loopback, "::1".parse().unwrap()]).is_err());
+        assert!(
+            open.check_resolved("localhost", &[loopback, "::1".parse().unwrap()])
+                .is_err()
+        );
         assert!(open.check_resolved("localhost", &[]).is_err());
-        assert!(closed.check_resolved("example.com", &[public, loopback]).is_err(), "all are judged");
+        assert!(
+            closed
+                .check_resolved("example.com", &[public, loopback])
+                .is_err(),
+            "all are judged"
+        );
     }
 
     #[test]
@@ -436,8 +502,15 @@ mod tests {
             let url = Url::parse(url).unwrap();
             assert!(policy.check_literal(&url).is_err(), "{url}");
         }
-        assert!(policy.check_literal(&Url::parse("https://1.1.1.1/").unwrap()).is_ok());
+        assert!(
+            policy
+                .check_literal(&Url::parse("https://1.1.1.1/").unwrap())
+                .is_ok()
+        );
         let strict = AddressPolicy::new(vec![], true);
-        assert_eq!(strict.check_literal(&Url::parse("http://1.1.1.1/").unwrap()), Err(Blocked::NotHttps));
+        assert_eq!(
+            strict.check_literal(&Url::parse("http://1.1.1.1/").unwrap()),
+            Err(Blocked::NotHttps)
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! One attempt over HTTP: the only place that names hyper.
 //!
 //! [`Sender::send`] judges the address, signs, sends one request and says how it ended. It knows
-//! nothing of retries, states or the database. [`Transport`] is the seam below it: hyper's client in
-//! production ([`client`]), a script in tests, so that both send exactly the same bytes.
+//! nothing of retries, states or the database. [`Transport`] is the seam below it: hyper's client
+//! in production ([`client`]), a script in tests, so that both send exactly the same bytes.
 
 mod classify;
 mod client;
@@ -46,7 +46,8 @@ use crate::domain::trace::{TRACEPARENT, TraceParent};
 const MAX_KEPT_BODY: usize = 16 * 1024;
 
 /// What a lost connection means for the request.
-const CONNECTION_LOST: &str = "the connection was closed before a response; the request may have arrived";
+const CONNECTION_LOST: &str =
+    "the connection was closed before a response; the request may have arrived";
 
 /// What every request calls itself.
 const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
@@ -152,7 +153,12 @@ impl Sender {
         event_id_header: Option<String>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { transport, policy, event_id_header, clock }
+        Self {
+            transport,
+            policy,
+            event_id_header,
+            clock,
+        }
     }
 
     /// Reads again what the transport keeps of the system's files.
@@ -174,7 +180,10 @@ impl Sender {
         if let Err(blocked) = self.policy.check_literal(url) {
             let error = blocked.to_string();
             let exchange = Exchange::without_answer(Outcome::BlockedAddress, error);
-            return Sent::Finished { exchange, verdict: Verdict::Failed };
+            return Sent::Finished {
+                exchange,
+                verdict: Verdict::Failed,
+            };
         }
         let headers = self.headers(endpoint, event, now, parent);
         let shown = masked(&headers, endpoint);
@@ -186,18 +195,28 @@ impl Sender {
             tenant: endpoint.tenant.clone(),
             fresh_connection,
         };
-        let Exchanged { result, remote_address, timings } = self.transport.exchange(request).await;
+        let Exchanged {
+            result,
+            remote_address,
+            timings,
+        } = self.transport.exchange(request).await;
         let (exchange, verdict) = match result {
             Ok(answer) => {
                 let verdict = etiquette::verdict(answer.status, &answer.headers, self.clock.now());
                 (answered(answer), verdict)
             }
             Err(Failure::Exhausted(why)) => return Sent::NotSent(why),
-            Err(Failure::ConnectionLost) => (failed(Failure::ConnectionLost), Verdict::Inconclusive),
+            Err(Failure::ConnectionLost) => {
+                (failed(Failure::ConnectionLost), Verdict::Inconclusive)
+            }
             Err(failure) => (failed(failure), Verdict::Failed),
         };
-        let exchange =
-            Exchange { request_headers: Some(shown), remote_address, timings_ms: timings, ..exchange };
+        let exchange = Exchange {
+            request_headers: Some(shown),
+            remote_address,
+            timings_ms: timings,
+            ..exchange
+        };
         Sent::Finished { exchange, verdict }
     }
 
@@ -210,8 +229,13 @@ impl Sender {
         parent: Option<TraceParent>,
     ) -> Headers {
         let timestamp = now.as_seconds();
-        let content = sign::Content { id: event.id.as_str(), timestamp, body: &event.body };
-        let signature = content.signature_header(endpoint.live_keys(now), &endpoint.settings.signing);
+        let content = sign::Content {
+            id: event.id.as_str(),
+            timestamp,
+            body: &event.body,
+        };
+        let signature =
+            content.signature_header(endpoint.live_keys(now), &endpoint.settings.signing);
         let mut headers: Headers = vec![
             ("content-type".into(), event.content_type.clone()),
             ("user-agent".into(), USER_AGENT.into()),
@@ -226,7 +250,9 @@ impl Sender {
             headers.push((name.clone(), event.id.to_string()));
         }
         for (name, value) in &endpoint.settings.headers {
-            headers.retain(|(present, _)| present != name || self.event_id_header.as_ref() == Some(name));
+            headers.retain(|(present, _)| {
+                present != name || self.event_id_header.as_ref() == Some(name)
+            });
             if self.event_id_header.as_ref() != Some(name) {
                 headers.push((name.clone(), value.clone()));
             }
@@ -239,7 +265,14 @@ impl Sender {
 fn masked(headers: &Headers, endpoint: &Endpoint) -> Headers {
     let mask = |(name, value): &(String, String)| {
         let given = endpoint.settings.headers.contains_key(name);
-        (name.clone(), if given { MASK.to_owned() } else { value.clone() })
+        (
+            name.clone(),
+            if given {
+                MASK.to_owned()
+            } else {
+                value.clone()
+            },
+        )
     };
     headers.iter().map(mask).collect()
 }
@@ -247,7 +280,11 @@ fn masked(headers: &Headers, endpoint: &Endpoint) -> Headers {
 fn answered(answer: WireAnswer) -> Exchange {
     let accepted = (200..300).contains(&answer.status);
     Exchange {
-        outcome: if accepted { Outcome::Delivered } else { Outcome::Rejected },
+        outcome: if accepted {
+            Outcome::Delivered
+        } else {
+            Outcome::Rejected
+        },
         status_code: Some(answer.status),
         error: None,
         response_body: Some(shown_body(&answer.body)),

@@ -1,5 +1,5 @@
-//! IPv4 addresses inside IPv6 ones, as NAT64 writes them (RFC 6052), and how a network's prefix is found by
-//! what it answers for a known name (RFC 7050).
+//! IPv4 addresses inside IPv6 ones, as NAT64 writes them (RFC 6052), and how a network's prefix is
+//! found by what it answers for a known name (RFC 7050).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -18,8 +18,10 @@ pub struct Nat64Prefix {
 
 impl Nat64Prefix {
     /// `64:ff9b::/96`, for global IPv4 addresses only (RFC 6052, section 2.1).
-    pub(super) const WELL_KNOWN: Self =
-        Self { prefix: Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), length: 96 };
+    pub(super) const WELL_KNOWN: Self = Self {
+        prefix: Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0),
+        length: 96,
+    };
 
     /// Returns the IPv4 address that `address` leads to, if it lies below this prefix.
     pub(super) fn embedded(&self, address: Ipv6Addr) -> Option<Ipv4Addr> {
@@ -29,7 +31,8 @@ impl Nat64Prefix {
     }
 }
 
-/// The IPv4 address after a prefix of that length. Bits 64 to 71 are left out (RFC 6052, section 2.2).
+/// The IPv4 address after a prefix of that length. Bits 64 to 71 are left out (RFC 6052, section
+/// 2.2).
 fn embedded_at(address: Ipv6Addr, length: u8) -> Ipv4Addr {
     let octets = address.octets();
     let mut at = usize::from(length / 8);
@@ -49,7 +52,10 @@ pub(super) fn prefixes_in(answer: &[Ipv6Addr]) -> Vec<Nat64Prefix> {
     let mut found: Vec<Nat64Prefix> = Vec::new();
     for address in answer {
         for length in LENGTHS {
-            let prefix = Nat64Prefix { prefix: *address, length };
+            let prefix = Nat64Prefix {
+                prefix: *address,
+                length,
+            };
             let is_new = || found.iter().all(|known| known.embedded(*address).is_none());
             if KNOWN.contains(&embedded_at(*address, length)) && is_new() {
                 found.push(prefix);
@@ -77,23 +83,39 @@ mod tests {
         ] {
             let address: Ipv6Addr = address.parse().unwrap();
             assert_eq!(embedded_at(address, length), v4, "/{length}");
-            assert_eq!(Nat64Prefix { prefix: address, length }.embedded(address), Some(v4));
+            assert_eq!(
+                Nat64Prefix {
+                    prefix: address,
+                    length
+                }
+                .embedded(address),
+                Some(v4)
+            );
         }
         assert_eq!(
             Nat64Prefix::WELL_KNOWN.embedded("64:ff9b::808:404".parse().unwrap()),
             Some(Ipv4Addr::new(8, 8, 4, 4))
         );
-        assert_eq!(Nat64Prefix::WELL_KNOWN.embedded("64:ff9b:1::808:404".parse().unwrap()), None);
+        assert_eq!(
+            Nat64Prefix::WELL_KNOWN.embedded("64:ff9b:1::808:404".parse().unwrap()),
+            None
+        );
     }
 
     #[test]
     fn a_networks_prefix_is_found_by_the_known_name() {
-        let answer = ["2001:db8:64::192.0.0.170", "2001:db8:64::192.0.0.171"].map(|one| one.parse().unwrap());
-        let [prefix] = prefixes_in(&answer)[..] else { panic!("one prefix") };
+        let answer = ["2001:db8:64::192.0.0.170", "2001:db8:64::192.0.0.171"]
+            .map(|one| one.parse().unwrap());
+        let [prefix] = prefixes_in(&answer)[..] else {
+            panic!("one prefix")
+        };
         assert_eq!(prefix.length, 96);
         let inner: Ipv6Addr = "2001:db8:64::10.0.0.1".parse().unwrap();
         assert_eq!(prefix.embedded(inner), Some(Ipv4Addr::new(10, 0, 0, 1)));
-        assert_eq!(prefix.embedded("2001:db8:65::10.0.0.1".parse().unwrap()), None);
+        assert_eq!(
+            prefix.embedded("2001:db8:65::10.0.0.1".parse().unwrap()),
+            None
+        );
         assert!(prefixes_in(&["2606:4700::1".parse().unwrap()]).is_empty());
     }
 }

@@ -1,8 +1,9 @@
-//! Looks names up as the system would: literal answers of the hosts file, then what was answered a moment ago,
-//! then the name servers.
+//! Looks names up as the system would: literal answers of the hosts file, then what was answered a
+//! moment ago, then the name servers.
 //!
-//! Lookups in flight are bounded, for each tenant and in total, and one name of a tenant is asked for once at
-//! a time: names whose servers are silent take neither the places of other tenants nor those of other names.
+//! Lookups in flight are bounded, for each tenant and in total, and one name of a tenant is asked
+//! for once at a time: names whose servers are silent take neither the places of other tenants nor
+//! those of other names.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +24,8 @@ use crate::domain::ids::Tenant;
 const MAX_LOOKUPS_OF_TENANT: usize = 32;
 const MAX_LOOKUPS: usize = 512;
 
-/// The longest that addresses are used again, whatever their server allows: a receiver that moves is followed.
+/// The longest that addresses are used again, whatever their server allows: a receiver that moves
+/// is followed.
 const MAX_ANSWER_AGE: Duration = Duration::from_secs(30);
 
 /// How many names' addresses are kept.
@@ -36,9 +38,14 @@ const NAT64_RETRY: Duration = Duration::from_secs(10);
 /// Looks names up.
 pub(crate) trait Resolve: Send + Sync + 'static {
     /// All addresses of `name`, or why there are none. `tenant` is whose endpoint needs them.
-    fn lookup(&self, name: String, tenant: Tenant) -> BoxFuture<'static, Result<Vec<IpAddr>, String>>;
+    fn lookup(
+        &self,
+        name: String,
+        tenant: Tenant,
+    ) -> BoxFuture<'static, Result<Vec<IpAddr>, String>>;
 
-    /// The prefixes by which this network reaches IPv4 addresses over IPv6, beside the well-known one.
+    /// The prefixes by which this network reaches IPv4 addresses over IPv6, beside the well-known
+    /// one.
     fn nat64_prefixes(&self) -> BoxFuture<'static, Vec<Nat64Prefix>> {
         Box::pin(async { Vec::new() })
     }
@@ -74,7 +81,8 @@ struct State {
 }
 
 impl State {
-    /// The system's names as its files are now. What was answered before a change is forgotten with it.
+    /// The system's names as its files are now. What was answered before a change is forgotten with
+    /// it.
     fn names(&mut self) -> Result<Arc<SystemNames>, String> {
         if let Some(names) = self.names.as_ref().filter(|names| names.is_current()) {
             return Ok(Arc::clone(names));
@@ -99,12 +107,19 @@ impl State {
             self.answers.clear();
         }
         let valid_until = found.valid_until.min(now + MAX_ANSWER_AGE);
-        self.answers.insert(name, Found { valid_until, ..found });
+        self.answers.insert(
+            name,
+            Found {
+                valid_until,
+                ..found
+            },
+        );
     }
 
     /// The places that a tenant's lookups share. Those of tenants without a lookup are forgotten.
     fn places_of(&mut self, tenant: &Tenant) -> Arc<Semaphore> {
-        self.of_tenants.retain(|_, places| Arc::strong_count(places) > 1);
+        self.of_tenants
+            .retain(|_, places| Arc::strong_count(places) > 1);
         let new = || Arc::new(Semaphore::new(MAX_LOOKUPS_OF_TENANT));
         Arc::clone(self.of_tenants.entry(tenant.clone()).or_insert_with(new))
     }
@@ -112,7 +127,10 @@ impl State {
 
 impl DnsResolver {
     pub(crate) fn from_system() -> Self {
-        Self { state: Arc::default(), lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+        Self {
+            state: Arc::default(),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,9 +138,14 @@ impl DnsResolver {
     }
 
     /// What is known of a name at once, or the lookup that finds out.
-    fn begin(&self, text: String, tenant: Tenant) -> Result<Vec<IpAddr>, Shared<BoxFuture<'static, Answer>>> {
+    fn begin(
+        &self,
+        text: String,
+        tenant: Tenant,
+    ) -> Result<Vec<IpAddr>, Shared<BoxFuture<'static, Answer>>> {
         let failed = |why: String| Err(async { Err(why) }.boxed().shared());
-        // The URL's parser has written the name in ASCII. DNS itself takes any character (RFC 2181, section 11).
+        // The URL's parser has written the name in ASCII. DNS itself takes any character (RFC 2181,
+        // section 11).
         let name = match Name::from_ascii(&text) {
             Ok(name) => name,
             Err(error) => return failed(format!("the name cannot be looked up: {error}")),
@@ -155,7 +178,9 @@ impl DnsResolver {
             Ok(addresses)
         };
         let lookup = lookup.boxed().shared();
-        state.under_way.retain(|_, lookup| lookup.upgrade().is_some());
+        state
+            .under_way
+            .retain(|_, lookup| lookup.upgrade().is_some());
         if let Some(weak) = lookup.downgrade() {
             state.under_way.insert(key, weak);
         }
@@ -190,7 +215,11 @@ impl Resolve for DnsResolver {
             // A task of its own: an attempt that ends meanwhile does not end it.
             let discovery = tokio::spawn(async move {
                 let found = names.nat64_prefixes().await;
-                let age = if found.is_some() { NAT64_AGE } else { NAT64_RETRY };
+                let age = if found.is_some() {
+                    NAT64_AGE
+                } else {
+                    NAT64_RETRY
+                };
                 let mut state = resolver.state();
                 let before = state.nat64.take().map(|(prefixes, _)| prefixes);
                 // Silence says nothing: what was known before still holds.

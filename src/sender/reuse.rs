@@ -1,7 +1,8 @@
 //! Which origins' connections are reused. Pure: the time is an argument.
 //!
-//! A receiver that closes connections right after its responses, without saying so, loses each request that
-//! crosses with the close. Such an origin gets a new connection per request for a while.
+//! A receiver that closes connections right after its responses, without saying so, loses each
+//! request that crosses with the close. Such an origin gets a new connection per request for a
+//! while.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -36,7 +37,10 @@ impl Lost {
 impl Reuse {
     /// Returns whether an origin's connections may be reused at `now`.
     pub(super) fn is_allowed(&self, origin: &str, now: Duration) -> bool {
-        let until = self.origins.get(origin).and_then(|lost| lost.no_reuse_until);
+        let until = self
+            .origins
+            .get(origin)
+            .and_then(|lost| lost.no_reuse_until);
         until.is_none_or(|until| until <= now)
     }
 
@@ -45,17 +49,27 @@ impl Reuse {
         self.origins.is_empty()
     }
 
-    /// Notes a reused connection that ended before a response. Returns whether the reuse stops with it.
+    /// Notes a reused connection that ended before a response. Returns whether the reuse stops with
+    /// it.
     pub(super) fn note_lost(&mut self, origin: &str, now: Duration) -> bool {
         self.origins.retain(|_, lost| lost.end() > now);
         if self.origins.len() >= MAX_ORIGINS && !self.origins.contains_key(origin) {
-            let oldest =
-                self.origins.iter().min_by_key(|(_, lost)| lost.at).map(|(origin, _)| origin.clone());
+            let oldest = self
+                .origins
+                .iter()
+                .min_by_key(|(_, lost)| lost.at)
+                .map(|(origin, _)| origin.clone());
             oldest.and_then(|oldest| self.origins.remove(&oldest));
         }
         let again = self.origins.contains_key(origin);
         let no_reuse_until = again.then(|| now + REST);
-        self.origins.insert(origin.to_owned(), Lost { at: now, no_reuse_until });
+        self.origins.insert(
+            origin.to_owned(),
+            Lost {
+                at: now,
+                no_reuse_until,
+            },
+        );
         again
     }
 }
@@ -70,7 +84,10 @@ mod tests {
         let mut reuse = Reuse::default();
         assert!(!reuse.note_lost("http://a", at(0)));
         assert!(reuse.is_allowed("http://a", at(1)));
-        assert!(!reuse.note_lost("http://a", at(61)), "more than a minute later");
+        assert!(
+            !reuse.note_lost("http://a", at(61)),
+            "more than a minute later"
+        );
         assert!(reuse.note_lost("http://a", at(100)));
         assert!(!reuse.is_allowed("http://a", at(699)) && reuse.is_allowed("http://a", at(700)));
         assert!(reuse.is_allowed("http://b", at(200)));

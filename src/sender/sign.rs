@@ -70,7 +70,11 @@ impl<'a> Content<'a> {
     /// [`Untrusted::NoTimestamp`].
     pub fn received(id: &'a str, timestamp: &str, body: &'a [u8]) -> Result<Self, Untrusted> {
         let timestamp = timestamp.parse().map_err(|_| Untrusted::NoTimestamp)?;
-        Ok(Self { id, timestamp, body })
+        Ok(Self {
+            id,
+            timestamp,
+            body,
+        })
     }
 
     /// The value of `webhook-signature`: one signature for each scheme and live key, newest first,
@@ -91,17 +95,26 @@ impl<'a> Content<'a> {
                 Some(format!("{scheme},{}", BASE64_STANDARD.encode(signature)))
             }
         };
-        let each = keys.flat_map(|keys| schemes.iter().filter_map(move |scheme| sign(keys, *scheme)));
+        let each =
+            keys.flat_map(|keys| schemes.iter().filter_map(move |scheme| sign(keys, *scheme)));
         each.collect::<Vec<_>>().join(" ")
     }
 
-    /// Checks the header `webhook-signature` of a received webhook. Secrets are compared in constant
-    /// time.
+    /// Checks the header `webhook-signature` of a received webhook. Secrets are compared in
+    /// constant time.
     ///
     /// # Errors
     /// Says why it is not to be trusted.
-    pub fn verify(&self, key: &ReceiverKey, signatures: &str, now: Timestamp) -> Result<(), Untrusted> {
-        let age = now.as_seconds().saturating_sub(self.timestamp).unsigned_abs();
+    pub fn verify(
+        &self,
+        key: &ReceiverKey,
+        signatures: &str,
+        now: Timestamp,
+    ) -> Result<(), Untrusted> {
+        let age = now
+            .as_seconds()
+            .saturating_sub(self.timestamp)
+            .unsigned_abs();
         if age > TOLERANCE.as_secs() {
             return Err(Untrusted::Stale);
         }
@@ -110,7 +123,8 @@ impl<'a> Content<'a> {
             let signature = BASE64_STANDARD.decode(encoded).ok()?;
             Some(match key {
                 ReceiverKey::Secret(secret) => {
-                    scheme == Signing::V1.as_str() && self.mac(secret)?.verify_slice(&signature).is_ok()
+                    scheme == Signing::V1.as_str()
+                        && self.mac(secret)?.verify_slice(&signature).is_ok()
                 }
                 ReceiverKey::Public(public) => {
                     let signature = signature.try_into().ok()?;
@@ -118,8 +132,14 @@ impl<'a> Content<'a> {
                 }
             })
         };
-        let any = signatures.split(' ').any(|signature| matches(signature) == Some(true));
-        if any { Ok(()) } else { Err(Untrusted::Mismatch) }
+        let any = signatures
+            .split(' ')
+            .any(|signature| matches(signature) == Some(true));
+        if any {
+            Ok(())
+        } else {
+            Err(Untrusted::Mismatch)
+        }
     }
 
     fn prefix(&self) -> String {

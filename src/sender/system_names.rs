@@ -1,7 +1,8 @@
-//! The operating system's naming: its hosts file, name servers and search domains, as its files say now.
+//! The operating system's naming: its hosts file, name servers and search domains, as its files say
+//! now.
 //!
-//! hickory asks the name servers; which names are asked for, and in which order, is decided here, so that both
-//! address families of an answer belong to the same name.
+//! hickory asks the name servers; which names are asked for, and in which order, is decided here,
+//! so that both address families of an answer belong to the same name.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -61,7 +62,10 @@ struct Missing {
 
 impl From<NetError> for Missing {
     fn from(error: NetError) -> Self {
-        Self { is_certain: error.is_nx_domain(), why: error.to_string() }
+        Self {
+            is_certain: error.is_nx_domain(),
+            why: error.to_string(),
+        }
     }
 }
 
@@ -75,13 +79,22 @@ impl SystemNames {
         let (config, mut options) = name_servers();
         let (search, ndots) = (config.search().to_vec(), options.ndots);
         options.use_hosts_file = ResolveHosts::Never;
-        // Answers are kept by who asks. A name that appears, or a server that is back, is seen by the next attempt.
+        // Answers are kept by who asks. A name that appears, or a server that is back, is seen by
+        // the next attempt.
         options.cache_size = 0;
         options.max_active_requests = max_requests;
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;
         let resolver = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self { files, read_at: Instant::now(), resolver, hosts: hosts(), search, ndots })
+        Ok(Self {
+            files,
+            read_at: Instant::now(),
+            resolver,
+            hosts: hosts(),
+            search,
+            ndots,
+        })
     }
 
     /// Whether the files still say the same.
@@ -91,9 +104,15 @@ impl SystemNames {
 
     /// The addresses that the hosts file has for a name.
     pub(super) fn in_hosts_file(&self, name: &Name) -> Vec<IpAddr> {
-        let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        let of = |kind| {
+            self.hosts
+                .lookup_static_host(&Query::query(name.clone(), kind))
+        };
         let found = [of(RecordType::A), of(RecordType::AAAA)];
-        let answers = found.iter().flatten().flat_map(|lookup| lookup.answers().iter());
+        let answers = found
+            .iter()
+            .flatten()
+            .flat_map(|lookup| lookup.answers().iter());
         answers.filter_map(|record| record.data.ip_addr()).collect()
     }
 
@@ -118,8 +137,15 @@ impl SystemNames {
 
     async fn of_family(&self, name: &Name, kind: RecordType) -> Result<Found, Missing> {
         let found = self.resolver.lookup(name.clone(), kind).await?;
-        let addresses = found.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
-        Ok(Found { addresses, valid_until: found.valid_until() })
+        let addresses = found
+            .answers()
+            .iter()
+            .filter_map(|record| record.data.ip_addr())
+            .collect();
+        Ok(Found {
+            addresses,
+            valid_until: found.valid_until(),
+        })
     }
 
     /// Once one family has brought addresses, the other is hardly waited for: it may never answer.
@@ -128,15 +154,25 @@ impl SystemNames {
         let v6 = Box::pin(self.of_family(&name, RecordType::AAAA));
         let (first, second) = match select(v4, v6).await {
             Either::Left((first, other)) => {
-                // A name that does not exist has no other family either (RFC 8020). Of IPv6 alone some
-                // servers say so wrongly.
-                let decides = first.as_ref().map_or_else(|missing| missing.is_certain, has_address);
-                let second = if decides { hardly(other).await } else { other.await };
+                // A name that does not exist has no other family either (RFC 8020). Of IPv6 alone
+                // some servers say so wrongly.
+                let decides = first
+                    .as_ref()
+                    .map_or_else(|missing| missing.is_certain, has_address);
+                let second = if decides {
+                    hardly(other).await
+                } else {
+                    other.await
+                };
                 (first, second)
             }
             Either::Right((first, other)) => {
                 let decides = first.as_ref().is_ok_and(has_address);
-                let second = if decides { hardly(other).await } else { other.await };
+                let second = if decides {
+                    hardly(other).await
+                } else {
+                    other.await
+                };
                 (first, second)
             }
         };
@@ -151,16 +187,24 @@ impl SystemNames {
         }
     }
 
-    /// Asks the network which prefixes its NAT64 uses, by a name that has IPv4 addresses only (RFC 7050). `None`
-    /// where nobody answered.
+    /// Asks the network which prefixes its NAT64 uses, by a name that has IPv4 addresses only (RFC
+    /// 7050). `None` where nobody answered.
     pub(super) async fn nat64_prefixes(&self) -> Option<Vec<Nat64Prefix>> {
         let name = Name::from_ascii("ipv4only.arpa.").ok()?;
-        let found = match timeout(NAT64_TIMEOUT, self.resolver.lookup(name, RecordType::AAAA)).await.ok()? {
+        let found = match timeout(NAT64_TIMEOUT, self.resolver.lookup(name, RecordType::AAAA))
+            .await
+            .ok()?
+        {
             Ok(found) => found,
-            Err(error) if error.is_no_records_found() || error.is_nx_domain() => return Some(Vec::new()),
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => {
+                return Some(Vec::new());
+            }
             Err(_) => return None,
         };
-        let addresses = found.answers().iter().filter_map(|record| record.data.ip_addr());
+        let addresses = found
+            .answers()
+            .iter()
+            .filter_map(|record| record.data.ip_addr());
         let v6 = addresses.filter_map(|address| match address {
             IpAddr::V6(v6) => Some(v6),
             IpAddr::V4(_) => None,
@@ -178,7 +222,12 @@ fn has_address(found: &Found) -> bool {
 }
 
 async fn hardly(other: impl Future<Output = Result<Found, Missing>>) -> Result<Found, Missing> {
-    let late = |_| Err(Missing { why: "no answer".to_owned(), is_certain: false });
+    let late = |_| {
+        Err(Missing {
+            why: "no answer".to_owned(),
+            is_certain: false,
+        })
+    };
     timeout(RESOLUTION_DELAY, other).await.unwrap_or_else(late)
 }
 
@@ -211,15 +260,19 @@ fn name_servers() -> (ResolverConfig, ResolverOpts) {
     })
 }
 
-/// As the system reads it: what is wrong in it is left out, and without a name server this machine's own is
-/// asked (resolv.conf(5)).
+/// As the system reads it: what is wrong in it is left out, and without a name server this
+/// machine's own is asked (resolv.conf(5)).
 #[cfg(unix)]
 fn parse_resolv_conf(text: &str) -> (ResolverConfig, ResolverOpts) {
     use hickory_resolver::system_conf::parse_resolv_conf as parse;
     const OWN: &str = "nameserver 127.0.0.1\n";
 
     let has_server = parse(text).is_ok() || parse(format!("{text}\nsearch .\n")).is_ok();
-    let text = if has_server { text.to_owned() } else { format!("{text}\n{OWN}") };
+    let text = if has_server {
+        text.to_owned()
+    } else {
+        format!("{text}\n{OWN}")
+    };
     if let Ok(parsed) = parse(&text) {
         return parsed;
     }
@@ -227,14 +280,20 @@ fn parse_resolv_conf(text: &str) -> (ResolverConfig, ResolverOpts) {
     let valid = |line: &str| match line.split_whitespace().next() {
         Some("search" | "domain") => {
             let is_domain = |word: &&str| Name::from_str_relaxed(*word).is_ok();
-            line.split_whitespace().filter(is_domain).collect::<Vec<_>>().join(" ")
+            line.split_whitespace()
+                .filter(is_domain)
+                .collect::<Vec<_>>()
+                .join(" ")
         }
         _ => line.to_owned(),
     };
     let text = text.lines().map(valid).collect::<Vec<_>>().join("\n");
     parse(&text).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot use {RESOLV_CONF}: only the hosts file is used");
-        (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
+        (
+            ResolverConfig::from_parts(None, Vec::new(), Vec::new()),
+            ResolverOpts::default(),
+        )
     })
 }
 
@@ -255,8 +314,8 @@ fn hosts() -> Hosts {
     })
 }
 
-/// The names that a name stands for, in the order in which they are asked for (resolv.conf(5)): one with fewer
-/// dots than `ndots` is first tried below each search domain.
+/// The names that a name stands for, in the order in which they are asked for (resolv.conf(5)): one
+/// with fewer dots than `ndots` is first tried below each search domain.
 fn candidates(name: &Name, search: &[Name], ndots: usize) -> Vec<Name> {
     let mut absolute = name.clone();
     absolute.set_fqdn(true);
@@ -281,22 +340,37 @@ mod tests {
     use super::*;
 
     fn names(name: &str, ndots: usize) -> Vec<String> {
-        let search = ["ns.svc.cluster.local", "svc.cluster.local"].map(|one| Name::from_ascii(one).unwrap());
+        let search =
+            ["ns.svc.cluster.local", "svc.cluster.local"].map(|one| Name::from_ascii(one).unwrap());
         let name = Name::from_ascii(name).unwrap();
-        candidates(&name, &search, ndots).iter().map(ToString::to_string).collect()
+        candidates(&name, &search, ndots)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
     fn names_are_tried_in_the_order_of_the_system() {
-        let below =
-            |name: &str| [format!("{name}.ns.svc.cluster.local."), format!("{name}.svc.cluster.local.")];
+        let below = |name: &str| {
+            [
+                format!("{name}.ns.svc.cluster.local."),
+                format!("{name}.svc.cluster.local."),
+            ]
+        };
         let [first, second] = below("my-svc");
         assert_eq!(names("my-svc", 5), [first, second, "my-svc.".to_owned()]);
         let [first, second] = below("my-svc.ns");
-        assert_eq!(names("my-svc.ns", 5), [first, second, "my-svc.ns.".to_owned()]);
+        assert_eq!(
+            names("my-svc.ns", 5),
+            [first, second, "my-svc.ns.".to_owned()]
+        );
         let [first, second] = below("a.b.c");
         assert_eq!(names("a.b.c", 1), ["a.b.c.".to_owned(), first, second]);
-        assert_eq!(names("a.b.c.", 5), ["a.b.c."], "a final dot ends the search");
+        assert_eq!(
+            names("a.b.c.", 5),
+            ["a.b.c."],
+            "a final dot ends the search"
+        );
     }
 
     #[cfg(unix)]
@@ -304,19 +378,29 @@ mod tests {
     fn what_is_wrong_in_resolv_conf_is_left_out() {
         let servers = |text: &str| {
             let (config, options) = parse_resolv_conf(text);
-            let servers: Vec<String> = config.name_servers().iter().map(|one| one.ip.to_string()).collect();
+            let servers: Vec<String> = config
+                .name_servers()
+                .iter()
+                .map(|one| one.ip.to_string())
+                .collect();
             let search: Vec<String> = config.search().iter().map(ToString::to_string).collect();
             (servers, search, options.ndots)
         };
         let own = || vec!["127.0.0.1".to_owned()];
         assert_eq!(servers("").0, own());
-        assert_eq!(servers("# nothing\noptions ndots:5\n"), (own(), Vec::new(), 5));
+        assert_eq!(
+            servers("# nothing\noptions ndots:5\n"),
+            (own(), Vec::new(), 5)
+        );
         let usual = "nameserver 10.0.0.2\nsearch a.example b.example\noptions ndots:2\n";
         assert_eq!(servers(usual).1.len(), 2);
         let odd = format!(
             "caf\u{fffd} crème\nnameserver fe80::zz\nsearch {} a.example\nnameserver 10.0.0.2\n",
             "x".repeat(80)
         );
-        assert_eq!(servers(&odd), (vec!["10.0.0.2".to_owned()], vec!["a.example".to_owned()], 1));
+        assert_eq!(
+            servers(&odd),
+            (vec!["10.0.0.2".to_owned()], vec!["a.example".to_owned()], 1)
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Which certificates are trusted: those that the system's trust store vouches for, as it stands now.
+//! Which certificates are trusted: those that the system's trust store vouches for, as it stands
+//! now.
 //!
-//! The store's files are read again when they change. Beside what rustls accepts by itself, a certificate that
-//! stands in the store is accepted for its own name, CA or not; a name may be the common name where there is no
-//! other; and signatures on the curve P-521 are verified: other clients on the same machine accept all of that.
+//! The store's files are read again when they change. Beside what rustls accepts by itself, a
+//! certificate that stands in the store is accepted for its own name, CA or not; a name may be the
+//! common name where there is no other; and signatures on the curve P-521 are verified: other
+//! clients on the same machine accept all of that.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -13,8 +15,8 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{
-    AlgorithmIdentifier, CertificateDer, InvalidSignature, ServerName, SignatureVerificationAlgorithm,
-    UnixTime, alg_id,
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, ServerName,
+    SignatureVerificationAlgorithm, UnixTime, alg_id,
 };
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -37,8 +39,8 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 
 /// The provider's algorithms with P-521. Made once a process, so what is leaked stays bounded.
 ///
-/// TLS 1.3 ties the curve to a hash; TLS 1.2 and certificates take each curve with each hash, so there P-521 stands
-/// behind those that ring knows.
+/// TLS 1.3 ties the curve to a hash; TLS 1.2 and certificates take each curve with each hash, so
+/// there P-521 stands behind those that ring knows.
 fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
     const SHA256: &dyn SignatureVerificationAlgorithm = &EcdsaP521 { hash: Hash::Sha256 };
     const SHA384: &dyn SignatureVerificationAlgorithm = &EcdsaP521 { hash: Hash::Sha384 };
@@ -55,9 +57,15 @@ fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
             *algorithms = Vec::leak([*algorithms, &[more]].concat());
         }
     }
-    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, Vec::leak(vec![SHA512])));
+    mapping.push((
+        SignatureScheme::ECDSA_NISTP521_SHA512,
+        Vec::leak(vec![SHA512]),
+    ));
     let all = [known.all, &[SHA256, SHA384, SHA512]].concat();
-    WebPkiSupportedAlgorithms { all: Vec::leak(all), mapping: Vec::leak(mapping) }
+    WebPkiSupportedAlgorithms {
+        all: Vec::leak(all),
+        mapping: Vec::leak(mapping),
+    }
 }
 
 /// ECDSA on P-521 (FIPS 186-5) with one of the hashes that are used with it.
@@ -93,11 +101,18 @@ impl Hash {
 }
 
 impl SignatureVerificationAlgorithm for EcdsaP521 {
-    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+    fn verify_signature(
+        &self,
+        key: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), InvalidSignature> {
         use p521::ecdsa::signature::hazmat::PrehashVerifier as _;
         let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(key).map_err(|_| InvalidSignature)?;
-        let signature = p521::ecdsa::DerSignature::try_from(signature).map_err(|_| InvalidSignature)?;
-        key.verify_prehash(&self.hash.number_of(message), &signature).map_err(|_| InvalidSignature)
+        let signature =
+            p521::ecdsa::DerSignature::try_from(signature).map_err(|_| InvalidSignature)?;
+        key.verify_prehash(&self.hash.number_of(message), &signature)
+            .map_err(|_| InvalidSignature)
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
@@ -140,16 +155,28 @@ struct Roots {
 impl SystemTrust {
     /// Reads the trust store.
     pub(super) fn load() -> Self {
-        let looked = Looked { at: Instant::now(), files: look() };
-        Self { roots: RwLock::new(Arc::new(Roots::load())), looked: Mutex::new(looked) }
+        let looked = Looked {
+            at: Instant::now(),
+            files: look(),
+        };
+        Self {
+            roots: RwLock::new(Arc::new(Roots::load())),
+            looked: Mutex::new(looked),
+        }
     }
 
     /// Reads the trust store again.
     pub(super) fn reload(&self) {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        *looked = Looked { at: Instant::now(), files: look() };
+        *looked = Looked {
+            at: Instant::now(),
+            files: look(),
+        };
         let roots = Arc::new(Roots::load());
-        tracing::info!(certificates = roots.certificates.len(), "the trust store was read again");
+        tracing::info!(
+            certificates = roots.certificates.len(),
+            "the trust store was read again"
+        );
         *self.roots.write().unwrap_or_else(PoisonError::into_inner) = roots;
     }
 
@@ -177,12 +204,18 @@ fn look() -> Vec<Seen> {
         let found = openssl_probe::probe();
         found.cert_file.into_iter().chain(found.cert_dir).collect()
     } else {
-        let folders = folders.iter().flat_map(|folders| std::env::split_paths(folders));
+        let folders = folders
+            .iter()
+            .flat_map(|folders| std::env::split_paths(folders));
         file.map(PathBuf::from).into_iter().chain(folders).collect()
     };
     let mut seen = Vec::new();
     for path in paths {
-        let entries = std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let entries = std::fs::read_dir(&path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         seen.extend(entries.map(stamped));
         seen.push(stamped(path));
     }
@@ -209,12 +242,20 @@ impl Roots {
         }
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(found.certs.iter().cloned());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build();
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build();
         if let Err(error) = &verifier {
             tracing::warn!(%error, "no root certificates: every https endpoint fails until they are installed (package ca-certificates)");
         }
-        let certificates = found.certs.iter().map(|one| one.as_ref().to_vec()).collect();
-        Self { verifier: verifier.ok(), certificates }
+        let certificates = found
+            .certs
+            .iter()
+            .map(|one| one.as_ref().to_vec())
+            .collect();
+        Self {
+            verifier: verifier.ok(),
+            certificates,
+        }
     }
 
     /// Judges a certificate that rustls has verified: what it refuses may still be trusted here.
@@ -225,15 +266,19 @@ impl Roots {
         name: &ServerName<'_>,
     ) -> Result<ServerCertVerified, Error> {
         let verified = match verified {
-            // A certificate that stands in the store itself, a CA's or one whose issuer does not stand there. Its
-            // time of validity was checked before that; its name is checked here.
-            Err(error) if is_of_the_chain(&error) && self.certificates.contains(end_entity.as_ref()) => {
+            // A certificate that stands in the store itself, a CA's or one whose issuer does not
+            // stand there. Its time of validity was checked before that; its name is checked here.
+            Err(error)
+                if is_of_the_chain(&error) && self.certificates.contains(end_entity.as_ref()) =>
+            {
                 rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)
             }
             verified => verified.map(|_| ()),
         };
         match verified {
-            Err(error) if !(is_of_the_name(&error) && has_common_name(end_entity, name)) => Err(error),
+            Err(error) if !(is_of_the_name(&error) && has_common_name(end_entity, name)) => {
+                Err(error)
+            }
             _ => Ok(ServerCertVerified::assertion()),
         }
     }
@@ -244,7 +289,10 @@ fn is_of_the_chain(error: &Error) -> bool {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
         Error::InvalidCertificate(CertificateError::Other(other)) => {
-            matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+            matches!(
+                other.0.downcast_ref(),
+                Some(webpki::Error::CaUsedAsEndEntity)
+            )
         }
         _ => false,
     }
@@ -253,16 +301,24 @@ fn is_of_the_chain(error: &Error) -> bool {
 /// Whether a certificate was refused for its name alone, which is what is checked last.
 fn is_of_the_name(error: &Error) -> bool {
     use CertificateError::{NotValidForName, NotValidForNameContext};
-    matches!(error, Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
+    matches!(
+        error,
+        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })
+    )
 }
 
-/// Whether a certificate without alternative names has this one as its common name, as self-made ones do
-/// (RFC 2818, section 3.1). Patterns are not read.
+/// Whether a certificate without alternative names has this one as its common name, as self-made
+/// ones do (RFC 2818, section 3.1). Patterns are not read.
 fn has_common_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
-    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
+        return false;
+    };
     let without_names = matches!(certificate.subject_alternative_name(), Ok(None));
     let wanted = name.to_str();
-    let mut names = certificate.subject().iter_common_name().filter_map(|one| one.as_str().ok());
+    let mut names = certificate
+        .subject()
+        .iter_common_name()
+        .filter_map(|one| one.as_str().ok());
     without_names && names.any(|one| one.eq_ignore_ascii_case(&wanted))
 }
 
@@ -304,6 +360,8 @@ impl ServerCertVerifier for SystemTrust {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER.signature_verification_algorithms.supported_schemes()
+        PROVIDER
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

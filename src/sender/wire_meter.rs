@@ -1,7 +1,8 @@
-//! Follows one connection by its bytes: which request is under way, and how much of its response has come.
+//! Follows one connection by its bytes: which request is under way, and how much of its response
+//! has come.
 //!
-//! Pure: it reads and writes nothing. The client above (hyper) reads response heads without a bound and does
-//! not say whether a response byte came before it failed, so both are counted here.
+//! Pure: it reads and writes nothing. The client above (hyper) reads response heads without a bound
+//! and does not say whether a response byte came before it failed, so both are counted here.
 
 /// The most bytes of response heads that one request may cause, interim responses (1xx) included.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -80,12 +81,14 @@ impl WireMeter {
         self.response_begun
     }
 
-    /// Returns whether the connection was found closed, or with data on it, when a request was to be written.
+    /// Returns whether the connection was found closed, or with data on it, when a request was to
+    /// be written.
     pub(super) fn closed_before_request(&self) -> bool {
         self.closed_before_request
     }
 
-    /// Returns the number of header lines of the last response, those included that cannot be parsed.
+    /// Returns the number of header lines of the last response, those included that cannot be
+    /// parsed.
     pub(super) fn header_lines(&self) -> usize {
         self.header_lines
     }
@@ -124,10 +127,16 @@ impl WireMeter {
                     head.extend_from_slice(bytes);
                     let from = before.saturating_sub(3);
                     let end = head[from..].windows(4).position(|four| four == b"\r\n\r\n");
-                    let Some(end) = end.map(|at| from + at + 4) else { return };
+                    let Some(end) = end.map(|at| from + at + 4) else {
+                        return;
+                    };
                     bytes = &bytes[end - before..];
                     let body = content_length(&head[..end]);
-                    self.writing = if body == 0 { Writing::Idle } else { Writing::Body(body) };
+                    self.writing = if body == 0 {
+                        Writing::Idle
+                    } else {
+                        Writing::Body(body)
+                    };
                 }
                 Writing::Body(left) => {
                     let now = bytes.len().min(*left);
@@ -165,12 +174,15 @@ impl WireMeter {
     }
 }
 
-/// Returns the length that a request's head declares for its body; every request of ours declares one.
+/// Returns the length that a request's head declares for its body; every request of ours declares
+/// one.
 fn content_length(head: &[u8]) -> usize {
     let head = String::from_utf8_lossy(head);
     let declared = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok()).flatten()
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse().ok())
+            .flatten()
     });
     declared.unwrap_or(0)
 }
@@ -225,17 +237,23 @@ impl HeadMeter {
 
     /// 101 ends HTTP on a connection, so it is a final status.
     fn is_interim(&self) -> bool {
-        self.status().is_some_and(|status| (100..200).contains(&status) && status != 101)
+        self.status()
+            .is_some_and(|status| (100..200).contains(&status) && status != 101)
     }
 
     /// The present head's status: three digits after the version (RFC 9112, section 4).
     fn status(&self) -> Option<u16> {
         let line = std::str::from_utf8(&self.status_line).ok()?;
-        let status =
-            line.strip_prefix("HTTP/1.")?.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
+        let status = line
+            .strip_prefix("HTTP/1.")?
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .trim_start();
         let (status, rest) = status.split_at_checked(3)?;
         let is_whole = !rest.starts_with(|c: char| c.is_ascii_digit());
-        status.parse().ok().filter(|status| is_whole && *status >= 100)
+        status
+            .parse()
+            .ok()
+            .filter(|status| is_whole && *status >= 100)
     }
 }
 
@@ -264,7 +282,9 @@ mod tests {
                 meter.wrote(&REQUEST[cut..]);
                 assert!(meter.is_between_requests(), "cut at {cut}");
                 assert!(!meter.response_begun());
-                meter.read(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+                meter
+                    .read(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    .unwrap();
                 assert!(meter.response_begun());
             }
             assert_eq!(meter.requests, 2);
@@ -276,33 +296,54 @@ mod tests {
 
     #[test]
     fn data_before_a_request_answers_nothing() {
-        assert_eq!(WireMeter::new().read(b"HTTP/1.1 200 OK\r\n"), Err(WireError::Unsolicited));
+        assert_eq!(
+            WireMeter::new().read(b"HTTP/1.1 200 OK\r\n"),
+            Err(WireError::Unsolicited)
+        );
     }
 
     #[test]
     fn heads_are_bounded_and_bodies_are_not() {
         let mut meter = asked();
-        meter.read(b"HTTP/1.1 200 OK\r\nx-a: 1\r\n folded\r\nx b : 2\r\n\r\n").unwrap();
-        assert_eq!(meter.header_lines(), 2, "a folded line is part of the one before");
+        meter
+            .read(b"HTTP/1.1 200 OK\r\nx-a: 1\r\n folded\r\nx b : 2\r\n\r\n")
+            .unwrap();
+        assert_eq!(
+            meter.header_lines(),
+            2,
+            "a folded line is part of the one before"
+        );
         assert_eq!(meter.read(&vec![b'x'; 1 << 20]), Ok(()));
         let mut meter = asked();
         meter.read(b"HTTP/1.1 200 OK\r\nx: ").unwrap();
-        assert_eq!(meter.read(&vec![b'x'; MAX_HEAD_BYTES]), Err(WireError::HeadTooLarge));
+        assert_eq!(
+            meter.read(&vec![b'x'; MAX_HEAD_BYTES]),
+            Err(WireError::HeadTooLarge)
+        );
     }
 
     #[test]
     fn interim_responses_are_bounded_in_number_and_in_bytes() {
         let mut meter = asked();
         for _ in 0..MAX_INTERIM {
-            meter.read(b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n").unwrap();
+            meter
+                .read(b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n")
+                .unwrap();
         }
         meter.read(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-        assert_eq!(meter.read(&vec![b'x'; 1 << 20]), Ok(()), "the final head has been found");
+        assert_eq!(
+            meter.read(&vec![b'x'; 1 << 20]),
+            Ok(()),
+            "the final head has been found"
+        );
         let mut meter = asked();
         let flood = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20);
         assert_eq!(meter.read(&flood), Err(WireError::TooManyInterim));
         let mut meter = asked();
-        let large = format!("HTTP/1.1 103 Early Hints\r\nx: {}\r\n\r\n", "x".repeat(10_000));
+        let large = format!(
+            "HTTP/1.1 103 Early Hints\r\nx: {}\r\n\r\n",
+            "x".repeat(10_000)
+        );
         let read: Result<Vec<()>, _> = (0..10).map(|_| meter.read(large.as_bytes())).collect();
         assert_eq!(read, Err(WireError::HeadTooLarge));
     }

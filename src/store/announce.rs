@@ -26,12 +26,17 @@ impl Tx<'_> {
             && self.is_heard(Topic::DeliveryFailed, &endpoint.tenant)?
             && let Some(delivery) = query::delivery(self.conn, &finished.claimed.id)?
         {
-            self.announce(&Notice::DeliveryFailed(&delivery, reason, Some(&finished.exchange)), at)?;
+            self.announce(
+                &Notice::DeliveryFailed(&delivery, reason, Some(&finished.exchange)),
+                at,
+            )?;
         }
         if let Some(reason) = finished.pause {
             self.announce_pause(endpoint, reason, at)?;
         }
-        if finished.recovers_endpoint() && self.is_heard(Topic::EndpointRecovered, &endpoint.tenant)? {
+        if finished.recovers_endpoint()
+            && self.is_heard(Topic::EndpointRecovered, &endpoint.tenant)?
+        {
             self.announce(&Notice::EndpointRecovered(endpoint), at)?;
         }
         Ok(())
@@ -51,10 +56,19 @@ impl Tx<'_> {
     }
 
     /// Tells that a delivery waited for too long.
-    pub(crate) fn announce_expiry(&mut self, id: &DeliveryId, at: Timestamp) -> Result<(), StoreError> {
-        let Some(delivery) = query::delivery(self.conn, id)? else { return Ok(()) };
+    pub(crate) fn announce_expiry(
+        &mut self,
+        id: &DeliveryId,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(delivery) = query::delivery(self.conn, id)? else {
+            return Ok(());
+        };
         if self.is_heard(Topic::DeliveryFailed, &delivery.tenant)? {
-            self.announce(&Notice::DeliveryFailed(&delivery, FailureReason::Expired, None), at)?;
+            self.announce(
+                &Notice::DeliveryFailed(&delivery, FailureReason::Expired, None),
+                at,
+            )?;
         }
         Ok(())
     }
@@ -66,7 +80,9 @@ impl Tx<'_> {
         }
         let listeners = self.cache.of_tenant(self.conn, &Tenant::reserved())?;
         let wanted = topic.event_type();
-        Ok(listeners.iter().any(|target| EventFilter::any_matches(&target.event_types, &wanted)))
+        Ok(listeners
+            .iter()
+            .any(|target| EventFilter::any_matches(&target.event_types, &wanted)))
     }
 
     fn announce(&mut self, notice: &Notice<'_>, at: Timestamp) -> Result<(), StoreError> {
@@ -74,10 +90,15 @@ impl Tx<'_> {
         match sealed.and_then(|event| event.seal(at).map_err(|error| error.to_string())) {
             Ok(event) => {
                 // Its id is fresh: no other event has it.
-                let publish = Publish { events: vec![Arc::new(event)], only: None };
+                let publish = Publish {
+                    events: vec![Arc::new(event)],
+                    only: None,
+                };
                 self.publish(std::iter::once(&publish))?;
             }
-            Err(error) => tracing::error!(%error, "a notice could not be written: this is a defect"),
+            Err(error) => {
+                tracing::error!(%error, "a notice could not be written: this is a defect")
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
-//! How claims end: by an outcome, an interruption, or because they were never started. What becomes of
-//! a delivery is `domain::lifecycle`'s to say; here it is written down, the same on every database.
+//! How claims end: by an outcome, an interruption, or because they were never started. What becomes
+//! of a delivery is `domain::lifecycle`'s to say; here it is written down, the same on every
+//! database.
 
 use super::query::{self, ClaimName};
 use super::transactions::Leaving;
@@ -23,21 +24,29 @@ fn cause_of<'a>(finished: &Finished, endpoint: Option<&'a Endpoint>) -> Cause<'a
     let changed = finished.health != finished.health_before;
     let not_before = finished.health.opens_at().filter(|_| changed);
     match finished.verdict {
-        Verdict::Accepted => Cause::Accepted { at: finished.ended_at },
+        Verdict::Accepted => Cause::Accepted {
+            at: finished.ended_at,
+        },
         Verdict::Inconclusive => Cause::ConnectionLost { at },
-        Verdict::RetryAfter(_) | Verdict::Gone if endpoint.is_some() => {
-            Cause::Deferred { until: finished.deferred_until.unwrap_or(at) }
-        }
+        Verdict::RetryAfter(_) | Verdict::Gone if endpoint.is_some() => Cause::Deferred {
+            until: finished.deferred_until.unwrap_or(at),
+        },
         _ => {
             let blocks = endpoint.is_some_and(Endpoint::keeps_waiting);
-            Cause::Rejected { at, schedule, jitter: finished.jitter, not_before, blocks }
+            Cause::Rejected {
+                at,
+                schedule,
+                jitter: finished.jitter,
+                not_before,
+                blocks,
+            }
         }
     }
 }
 
 impl Tx<'_> {
-    /// Writes all outcomes of a group (state, attempt row, next attempt and the endpoint's health), and
-    /// tells of what they led to.
+    /// Writes all outcomes of a group (state, attempt row, next attempt and the endpoint's health),
+    /// and tells of what they led to.
     pub(super) fn record_all(&mut self, members: &mut [Member]) -> Result<(), StoreError> {
         let mut slots: Vec<_> = members.iter_mut().filter_map(Member::as_record).collect();
         if slots.is_empty() {
@@ -45,7 +54,10 @@ impl Tx<'_> {
         }
         let mut endpoints = Vec::with_capacity(slots.len());
         for slot in &slots {
-            endpoints.push(self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?);
+            endpoints.push(
+                self.cache
+                    .get(self.conn, self.codec, &slot.input.endpoint_id)?,
+            );
         }
         let leaving: Vec<_> = slots
             .iter()
@@ -58,7 +70,9 @@ impl Tx<'_> {
         let lives = self.leave(leaving)?;
         let mut rows = Vec::with_capacity(lives.len());
         let mut health_is_current = vec![true; lives.len()];
-        for (place, ((slot, endpoint), life)) in slots.iter().zip(&endpoints).zip(&lives).enumerate() {
+        for (place, ((slot, endpoint), life)) in
+            slots.iter().zip(&endpoints).zip(&lives).enumerate()
+        {
             let Some(life) = life else { continue };
             if slot.input.stored == Stored::Held {
                 continue;
@@ -73,9 +87,13 @@ impl Tx<'_> {
             }
         }
         self.conn.own().insert_attempts(&rows)?;
-        for ((slot, life), health_is_current) in slots.iter_mut().zip(lives).zip(health_is_current) {
+        for ((slot, life), health_is_current) in slots.iter_mut().zip(lives).zip(health_is_current)
+        {
             slot.output = Some(match life {
-                Some(life) => Recorded::Written { life, health_is_current },
+                Some(life) => Recorded::Written {
+                    life,
+                    health_is_current,
+                },
                 None => Recorded::Stale,
             });
         }
@@ -83,12 +101,31 @@ impl Tx<'_> {
     }
 
     /// Ends claims; what became of those that still stood.
-    fn leave(&mut self, leaving: Vec<Option<Leaving<'_>>>) -> Result<Vec<Option<Life>>, StoreError> {
+    fn leave(
+        &mut self,
+        leaving: Vec<Option<Leaving<'_>>>,
+    ) -> Result<Vec<Option<Life>>, StoreError> {
         let allowed: Vec<bool> = leaving.iter().map(Option::is_some).collect();
         let leaving: Vec<Leaving<'_>> = leaving.into_iter().flatten().collect();
-        let left = if leaving.is_empty() { Vec::new() } else { self.conn.own().leave_sending(&leaving)? };
-        let mut lives = leaving.iter().zip(left).map(|(one, left)| left.then_some(one.life));
-        Ok(allowed.into_iter().map(|allowed| if allowed { lives.next().flatten() } else { None }).collect())
+        let left = if leaving.is_empty() {
+            Vec::new()
+        } else {
+            self.conn.own().leave_sending(&leaving)?
+        };
+        let mut lives = leaving
+            .iter()
+            .zip(left)
+            .map(|(one, left)| left.then_some(one.life));
+        Ok(allowed
+            .into_iter()
+            .map(|allowed| {
+                if allowed {
+                    lives.next().flatten()
+                } else {
+                    None
+                }
+            })
+            .collect())
     }
 
     /// Takes back what a dead owner left `sending`, and logs each as interrupted.
@@ -102,7 +139,10 @@ impl Tx<'_> {
         why: &str,
     ) -> Result<usize, StoreError> {
         let sending = query::sending(self.conn, scope)?;
-        let claims: Vec<_> = sending.iter().map(|(endpoint, claimed)| (endpoint, claimed)).collect();
+        let claims: Vec<_> = sending
+            .iter()
+            .map(|(endpoint, claimed)| (endpoint, claimed))
+            .collect();
         self.interrupt_claims(&claims, at, counts, why)
     }
 
@@ -126,26 +166,41 @@ impl Tx<'_> {
         why: &str,
     ) -> Result<usize, StoreError> {
         let cause = Cause::Interrupted { at, counts };
-        let lives =
-            self.leave(claims.iter().map(|(_, claimed)| Leaving::by(claimed, &cause, at)).collect())?;
+        let lives = self.leave(
+            claims
+                .iter()
+                .map(|(_, claimed)| Leaving::by(claimed, &cause, at))
+                .collect(),
+        )?;
         let left = claims.iter().zip(lives).filter(|(_, life)| life.is_some());
         let rows: Vec<_> = left
-            .map(|((endpoint, claimed), _)| codec::interrupted_row(claimed, endpoint.as_str(), at, why))
+            .map(|((endpoint, claimed), _)| {
+                codec::interrupted_row(claimed, endpoint.as_str(), at, why)
+            })
             .collect();
         self.conn.own().insert_attempts(&rows)?;
         Ok(rows.len())
     }
 
-    /// Lets claims go that were never started: no attempt row, no retry, no interruption. Those that were
-    /// taken away meanwhile are passed over.
+    /// Lets claims go that were never started: no attempt row, no retry, no interruption. Those
+    /// that were taken away meanwhile are passed over.
     pub(crate) fn release(&mut self, claims: &[Claimed], at: Timestamp) -> Result<(), StoreError> {
         let cause = Cause::Released { at };
-        self.leave(claims.iter().map(|claimed| Leaving::by(claimed, &cause, at)).collect())?;
+        self.leave(
+            claims
+                .iter()
+                .map(|claimed| Leaving::by(claimed, &cause, at))
+                .collect(),
+        )?;
         Ok(())
     }
 
     /// Lets claims go that no attempt holds, as far as they still stand.
-    pub(crate) fn take_back(&mut self, names: &[ClaimName], at: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn take_back(
+        &mut self,
+        names: &[ClaimName],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let claims = query::standing_claims(self.conn, names)?;
         self.release(&claims, at)
     }

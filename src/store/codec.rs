@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::query::StoredHealth;
-use super::rows::{AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, RecoveryRow, TokenRow};
+use super::rows::{
+    AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, RecoveryRow, TokenRow,
+};
 use crate::domain::access::{Grant, Token, TokenHash};
 use crate::domain::breaker::{Breaker, BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
 use crate::domain::event::{EventType, SealedEvent};
-use crate::domain::ids::{DeliveryId, EndpointId, EventId, RecoveryId, Tenant, TokenId, attempt_id};
+use crate::domain::ids::{
+    DeliveryId, EndpointId, EventId, RecoveryId, Tenant, TokenId, attempt_id,
+};
 use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
 use crate::domain::recovery::Recovery;
@@ -26,11 +30,23 @@ const ATTEMPTS: &str = "webhook_attempts";
 const TOKENS: &str = "webhook_tokens";
 const RECOVERIES: &str = "webhook_recoveries";
 
-pub(super) fn corrupt(table: &'static str, column: &'static str, detail: impl Display) -> StoreError {
-    StoreError::Corrupt { table, column, detail: detail.to_string() }
+pub(super) fn corrupt(
+    table: &'static str,
+    column: &'static str,
+    detail: impl Display,
+) -> StoreError {
+    StoreError::Corrupt {
+        table,
+        column,
+        detail: detail.to_string(),
+    }
 }
 
-pub(super) fn word<T>(table: &'static str, column: &'static str, text: &str) -> Result<T, StoreError>
+pub(super) fn word<T>(
+    table: &'static str,
+    column: &'static str,
+    text: &str,
+) -> Result<T, StoreError>
 where
     T: FromStr<Err: Display>,
 {
@@ -50,7 +66,11 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-pub(super) fn unsigned(table: &'static str, column: &'static str, value: i64) -> Result<u32, StoreError> {
+pub(super) fn unsigned(
+    table: &'static str,
+    column: &'static str,
+    value: i64,
+) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|error| corrupt(table, column, error))
 }
 
@@ -64,8 +84,10 @@ pub(super) fn time(micros: i64) -> Timestamp {
 }
 
 pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
-    let reason =
-        |column, text: &Option<String>| text.clone().ok_or_else(|| corrupt(DELIVERIES, column, "is missing"));
+    let reason = |column, text: &Option<String>| {
+        text.clone()
+            .ok_or_else(|| corrupt(DELIVERIES, column, "is missing"))
+    };
     let state = match word(DELIVERIES, "status", &columns.status)? {
         Status::Pending => State::Pending(match columns.next_attempt_at {
             Some(at) => Wait::Until(time(at)),
@@ -78,7 +100,11 @@ pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
         Status::Delivered => State::Delivered,
         Status::Failed => {
             let failure = reason("failure_reason", &columns.failure_reason)?;
-            State::Failed(word::<FailureReason>(DELIVERIES, "failure_reason", &failure)?)
+            State::Failed(word::<FailureReason>(
+                DELIVERIES,
+                "failure_reason",
+                &failure,
+            )?)
         }
     };
     Ok(Life {
@@ -130,7 +156,9 @@ pub(super) fn delivery(
 
 /// A delivery that is `sending`, as its claim left it.
 pub(super) fn claimed(row: &DeliveryRow) -> Result<Claimed, StoreError> {
-    let claimed_at = row.claimed_at.ok_or_else(|| corrupt(DELIVERIES, "claimed_at", "is missing"))?;
+    let claimed_at = row
+        .claimed_at
+        .ok_or_else(|| corrupt(DELIVERIES, "claimed_at", "is missing"))?;
     Ok(Claimed {
         id: DeliveryId::from_text(row.id.as_str()),
         claim_no: row.claim_no,
@@ -148,7 +176,11 @@ pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
     let event_type = event_type(&row.event_type)?;
     let content_hash = <[u8; 32]>::try_from(row.content_hash.as_slice())
         .map_err(|_| corrupt(EVENTS, "content_hash", "is not 32 bytes"))?;
-    let traceparent = row.traceparent.as_deref().map(TraceParent::parse).transpose();
+    let traceparent = row
+        .traceparent
+        .as_deref()
+        .map(TraceParent::parse)
+        .transpose();
     let traceparent = traceparent.map_err(|error| corrupt(EVENTS, "traceparent", error))?;
     Ok(SealedEvent {
         id: EventId::from_text(row.id),
@@ -174,8 +206,14 @@ pub(super) fn health(row: &HealthRow) -> Result<StoredHealth, StoreError> {
         },
         BreakerState::HalfOpen => {
             let allowed = row.allowed.ok_or_else(|| missing("allowed"))?;
-            let since = row.half_open_since.map(time).ok_or_else(|| missing("half_open_since"))?;
-            Breaker::HalfOpen { allowed: number("allowed", allowed)?, since }
+            let since = row
+                .half_open_since
+                .map(time)
+                .ok_or_else(|| missing("half_open_since"))?;
+            Breaker::HalfOpen {
+                allowed: number("allowed", allowed)?,
+                since,
+            }
         }
     };
     let health = Health {
@@ -186,7 +224,10 @@ pub(super) fn health(row: &HealthRow) -> Result<StoredHealth, StoreError> {
         failing_since: row.failing_since.map(time),
         waits_until: row.waits_until.map(time),
     };
-    Ok(StoredHealth { health, epoch: row.epoch })
+    Ok(StoredHealth {
+        health,
+        epoch: row.epoch,
+    })
 }
 
 pub(super) fn health_row(endpoint_id: &EndpointId, stored: &StoredHealth) -> HealthRow {
@@ -237,7 +278,12 @@ pub(super) fn attempt_row(finished: &Finished, number: u32) -> AttemptRow {
 }
 
 /// The row of an attempt whose end is not known.
-pub(super) fn interrupted_row(claimed: &Claimed, endpoint_id: &str, at: Timestamp, why: &str) -> AttemptRow {
+pub(super) fn interrupted_row(
+    claimed: &Claimed,
+    endpoint_id: &str,
+    at: Timestamp,
+    why: &str,
+) -> AttemptRow {
     AttemptRow {
         delivery_id: claimed.id.to_string(),
         claim_no: claimed.claim_no,
@@ -257,8 +303,11 @@ pub(super) fn interrupted_row(claimed: &Claimed, endpoint_id: &str, at: Timestam
 }
 
 pub(super) fn attempt(row: AttemptRow) -> Result<Attempt, StoreError> {
-    let headers = |column, text: Option<String>| text.map(|text| json(ATTEMPTS, column, &text)).transpose();
-    let number = row.number.map(|number| unsigned(ATTEMPTS, "number", number.into()));
+    let headers =
+        |column, text: Option<String>| text.map(|text| json(ATTEMPTS, column, &text)).transpose();
+    let number = row
+        .number
+        .map(|number| unsigned(ATTEMPTS, "number", number.into()));
     let status = row
         .status_code
         .map(|code| u16::try_from(code).map_err(|error| corrupt(ATTEMPTS, "status_code", error)));
@@ -288,7 +337,10 @@ pub(super) fn token(row: TokenRow) -> Result<(TokenHash, Token), StoreError> {
     let token = Token {
         id: TokenId::from_text(row.id),
         name: row.name,
-        grant: Grant { scope, tenant: row.tenant.map(Tenant::from_text) },
+        grant: Grant {
+            scope,
+            tenant: row.tenant.map(Tenant::from_text),
+        },
         created_at: time(row.created_at),
     };
     Ok((TokenHash::from_bytes(hash), token))

@@ -12,8 +12,8 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::event::EventType;
 use crate::domain::ids::{EndpointId, Tenant};
 
-/// How many endpoints it names at most as subscribers of event types, and of tenants. What callers send decides
-/// what is asked for, so it must not decide how much is kept.
+/// How many endpoints it names at most as subscribers of event types, and of tenants. What callers
+/// send decides what is asked for, so it must not decide how much is kept.
 const MAX_REFERENCES: usize = 100_000;
 
 /// The most endpoints that it keeps.
@@ -26,7 +26,8 @@ const MAX_CHANGES: i64 = 1000;
 pub(super) struct EndpointCache {
     version: Option<i64>,
     by_tenant: HashMap<Tenant, Targets>,
-    /// Who wants an event, so that an event costs what its deliveries do, however many others there are.
+    /// Who wants an event, so that an event costs what its deliveries do, however many others there
+    /// are.
     by_type: HashMap<(Tenant, EventType), Targets>,
     by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
     /// Subscribers named in `by_tenant` and `by_type`, and one for each of their entries.
@@ -64,7 +65,10 @@ impl EndpointCache {
     }
 
     fn forget_tenant(&mut self, tenant: &Tenant) {
-        let mut forgotten = self.by_tenant.remove(tenant).map_or(0, |targets| targets.len() + 1);
+        let mut forgotten = self
+            .by_tenant
+            .remove(tenant)
+            .map_or(0, |targets| targets.len() + 1);
         self.by_type.retain(|(of, _), targets| {
             let stays = of != tenant;
             forgotten += if stays { 0 } else { targets.len() + 1 };
@@ -95,7 +99,11 @@ impl EndpointCache {
             return Ok(Arc::clone(targets));
         }
         let all = self.of_tenant(conn, tenant)?;
-        let targets: Targets = all.iter().filter(|target| target.wants(event_type)).cloned().collect();
+        let targets: Targets = all
+            .iter()
+            .filter(|target| target.wants(event_type))
+            .cloned()
+            .collect();
         self.reserve(targets.len() + 1);
         self.by_type.insert(key, Arc::clone(&targets));
         Ok(targets)
@@ -110,7 +118,10 @@ impl EndpointCache {
         if let Some(targets) = self.by_tenant.get(tenant) {
             return Ok(Arc::clone(targets));
         }
-        let targets: Targets = query::targets_of(conn, tenant)?.into_iter().map(Arc::new).collect();
+        let targets: Targets = query::targets_of(conn, tenant)?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
         self.reserve(targets.len() + 1);
         self.by_tenant.insert(tenant.clone(), Arc::clone(&targets));
         Ok(targets)
@@ -139,16 +150,22 @@ impl EndpointCache {
 mod tests {
     use super::*;
 
-    /// Event types that nobody sent before, each with the same 300 subscribers, once took gigabytes.
+    /// Event types that nobody sent before, each with the same 300 subscribers, once took
+    /// gigabytes.
     #[test]
     fn what_callers_ask_for_does_not_decide_how_much_is_kept() {
         let mut cache = EndpointCache::default();
         let targets: Targets = Targets::default();
         for number in 0..10_000 {
             cache.reserve(301);
-            let key = (Tenant::default(), EventType::parse(&format!("t.e{number}")).unwrap());
+            let key = (
+                Tenant::default(),
+                EventType::parse(&format!("t.e{number}")).unwrap(),
+            );
             cache.by_type.insert(key, Arc::clone(&targets));
-            assert!(cache.references <= MAX_REFERENCES && cache.by_type.len() * 301 <= MAX_REFERENCES);
+            assert!(
+                cache.references <= MAX_REFERENCES && cache.by_type.len() * 301 <= MAX_REFERENCES
+            );
         }
         assert!(!cache.by_type.is_empty());
     }

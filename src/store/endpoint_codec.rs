@@ -25,20 +25,35 @@ pub(crate) struct EndpointCodec {
 
 /// The values of an endpoint's rows that are sealed.
 fn headers_of(id: &str) -> Place<'_> {
-    Place { table: ENDPOINTS, column: "headers", row: id }
+    Place {
+        table: ENDPOINTS,
+        column: "headers",
+        row: id,
+    }
 }
 
 fn secret_of(id: &str) -> Place<'_> {
-    Place { table: SECRETS, column: "secret", row: id }
+    Place {
+        table: SECRETS,
+        column: "secret",
+        row: id,
+    }
 }
 
 fn private_key_of(id: &str) -> Place<'_> {
-    Place { table: SECRETS, column: "private_key", row: id }
+    Place {
+        table: SECRETS,
+        column: "private_key",
+        row: id,
+    }
 }
 
 impl EndpointCodec {
     pub(super) fn new(config: &EngineConfig) -> Self {
-        Self { defaults: config.endpoint_defaults.clone(), ring: KeyRing::new(&config.encryption_keys) }
+        Self {
+            defaults: config.endpoint_defaults.clone(),
+            ring: KeyRing::new(&config.encryption_keys),
+        }
     }
 
     pub(crate) fn defaults(&self) -> &EndpointDefaults {
@@ -49,14 +64,24 @@ impl EndpointCodec {
         &self.ring
     }
 
-    pub(super) fn endpoint(&self, row: EndpointRow, secrets: Vec<SecretRow>) -> Result<Endpoint, StoreError> {
+    pub(super) fn endpoint(
+        &self,
+        row: EndpointRow,
+        secrets: Vec<SecretRow>,
+    ) -> Result<Endpoint, StoreError> {
         let settings = self.settings(&row)?;
         let keys = |row: SecretRow| self.keys(row);
-        let paused = row.pause_reason.as_deref().map(|text| word(ENDPOINTS, "pause_reason", text));
+        let paused = row
+            .pause_reason
+            .as_deref()
+            .map(|text| word(ENDPOINTS, "pause_reason", text));
         let (id, tenant) = (EndpointId::from_text(row.id), Tenant::from_text(row.tenant));
         let created_at = time(row.created_at);
         Ok(Endpoint {
-            keys: secrets.into_iter().map(keys).collect::<Result<_, StoreError>>()?,
+            keys: secrets
+                .into_iter()
+                .map(keys)
+                .collect::<Result<_, StoreError>>()?,
             paused: paused.transpose()?,
             updated_at: time(row.updated_at),
             version: row.version,
@@ -67,7 +92,9 @@ impl EndpointCodec {
     fn keys(&self, row: SecretRow) -> Result<LiveKeys, StoreError> {
         let wrong = |column| move |error| corrupt(SECRETS, column, error);
         let secret = self.ring.open(&secret_of(&row.endpoint_id), &row.secret)?;
-        let private_key = self.ring.open(&private_key_of(&row.endpoint_id), &row.private_key)?;
+        let private_key = self
+            .ring
+            .open(&private_key_of(&row.endpoint_id), &row.private_key)?;
         Ok(LiveKeys {
             secret: Secret::parse(&secret).map_err(wrong("secret"))?,
             private_key: PrivateKey::parse(&private_key).map_err(wrong("private_key"))?,
@@ -87,21 +114,31 @@ impl EndpointCodec {
         Ok(SecretRow {
             endpoint_id: id.to_owned(),
             secret: self.ring.seal(&secret_of(id), &keys.secret.reveal())?,
-            private_key: self.ring.seal(&private_key_of(id), &keys.private_key.reveal())?,
+            private_key: self
+                .ring
+                .seal(&private_key_of(id), &keys.private_key.reveal())?,
             created_at,
             expires_at: None,
         })
     }
 
     /// The stored headers under the present key; `None` if they are already.
-    pub(super) fn resealed_headers(&self, id: &str, stored: &str) -> Result<Option<String>, StoreError> {
+    pub(super) fn resealed_headers(
+        &self,
+        id: &str,
+        stored: &str,
+    ) -> Result<Option<String>, StoreError> {
         self.ring.reseal(&headers_of(id), stored)
     }
 
     /// The stored keys under the present key; `None` if they are already.
     pub(super) fn resealed_secret(&self, row: &SecretRow) -> Result<Option<SecretRow>, StoreError> {
-        let secret = self.ring.reseal(&secret_of(&row.endpoint_id), &row.secret)?;
-        let private_key = self.ring.reseal(&private_key_of(&row.endpoint_id), &row.private_key)?;
+        let secret = self
+            .ring
+            .reseal(&secret_of(&row.endpoint_id), &row.secret)?;
+        let private_key = self
+            .ring
+            .reseal(&private_key_of(&row.endpoint_id), &row.private_key)?;
         let changed = secret.is_some() || private_key.is_some();
         Ok(changed.then(|| SecretRow {
             secret: secret.unwrap_or_else(|| row.secret.clone()),
@@ -112,14 +149,21 @@ impl EndpointCodec {
 
     fn settings(&self, row: &EndpointRow) -> Result<Settings, StoreError> {
         let number = |column, value: Option<i32>| {
-            value.map(|value| unsigned(ENDPOINTS, column, value.into())).transpose()
+            value
+                .map(|value| unsigned(ENDPOINTS, column, value.into()))
+                .transpose()
         };
         let long = |column, value: Option<i64>| {
             value
-                .map(|value| u64::try_from(value).map_err(|error| corrupt(ENDPOINTS, column, error)))
+                .map(|value| {
+                    u64::try_from(value).map_err(|error| corrupt(ENDPOINTS, column, error))
+                })
                 .transpose()
         };
-        let rate_limit = row.rate_limit.as_deref().map(|text| word(ENDPOINTS, "rate_limit", text));
+        let rate_limit = row
+            .rate_limit
+            .as_deref()
+            .map(|text| word(ENDPOINTS, "rate_limit", text));
         let retry_schedule = row.retry_delays_s.as_deref().map(|text| {
             RetrySchedule::new(json(ENDPOINTS, "retry_delays_s", text)?)
                 .map_err(|error| corrupt(ENDPOINTS, "retry_delays_s", error))
@@ -128,7 +172,11 @@ impl EndpointCodec {
             url: word(ENDPOINTS, "url", &row.url)?,
             description: row.description.clone(),
             event_types: json(ENDPOINTS, "event_types", &row.event_types)?,
-            headers: json(ENDPOINTS, "headers", &self.ring.open(&headers_of(&row.id), &row.headers)?)?,
+            headers: json(
+                ENDPOINTS,
+                "headers",
+                &self.ring.open(&headers_of(&row.id), &row.headers)?,
+            )?,
             rate_limit: rate_limit.transpose()?,
             concurrency: number("concurrency", row.concurrency)?,
             timeout: long("timeout_ms", row.timeout_ms)?.map(Duration::from_millis),
@@ -149,13 +197,19 @@ impl EndpointCodec {
             url: settings.url.to_string(),
             description: settings.description.clone(),
             event_types: to_json(&settings.event_types),
-            headers: self.ring.seal(&headers_of(endpoint.id.as_str()), &to_json(&settings.headers))?,
+            headers: self.ring.seal(
+                &headers_of(endpoint.id.as_str()),
+                &to_json(&settings.headers),
+            )?,
             rate_limit: settings.rate_limit.map(|limit| limit.to_string()),
             concurrency: settings.concurrency.map(int),
             timeout_ms: settings
                 .timeout
                 .map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
-            retry_delays_s: settings.retry_schedule.as_ref().map(|schedule| to_json(&schedule.delays_s())),
+            retry_delays_s: settings
+                .retry_schedule
+                .as_ref()
+                .map(|schedule| to_json(&schedule.delays_s())),
             max_age_s: settings.max_age.map(seconds),
             breaker_after: settings.breaker_after.map(int),
             ordering: settings.ordering.to_string(),

@@ -1,6 +1,7 @@
 //! Notices that the database's file is no longer where it was opened: moved, deleted or replaced.
 //!
-//! What is written to such a file is lost to the next start, so nothing may be answered as durable from then on.
+//! What is written to such a file is lost to the next start, so nothing may be answered as durable
+//! from then on.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,9 @@ fn identity_of(_: &Metadata) -> Identity {
 }
 
 fn identity(path: &Path) -> Option<Identity> {
-    std::fs::metadata(path).ok().map(|found| identity_of(&found))
+    std::fs::metadata(path)
+        .ok()
+        .map(|found| identity_of(&found))
 }
 
 /// Watches an open database file and its companions. Cheap to clone.
@@ -67,7 +70,9 @@ impl FileWatch {
             writers: 0,
             logged_at: None,
         };
-        Some(Self { files: Arc::new(Mutex::new(files)) })
+        Some(Self {
+            files: Arc::new(Mutex::new(files)),
+        })
     }
 
     /// Looks whether every file is where it was.
@@ -76,10 +81,15 @@ impl FileWatch {
     /// [`Unavailable::Moved`], also once a minute in the log.
     pub(crate) fn check(&self) -> Result<(), Unavailable> {
         let mut files = self.lock();
-        let Some((path, was)) = files.displaced() else { return Ok(()) };
-        let now_at =
-            open_file_of(was).map_or_else(|| "deleted".to_owned(), |path| path.display().to_string());
-        let moved = Unavailable::Moved { path: path.display().to_string(), now_at };
+        let Some((path, was)) = files.displaced() else {
+            return Ok(());
+        };
+        let now_at = open_file_of(was)
+            .map_or_else(|| "deleted".to_owned(), |path| path.display().to_string());
+        let moved = Unavailable::Moved {
+            path: path.display().to_string(),
+            now_at,
+        };
         if files.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
             files.logged_at = Some(Instant::now());
             tracing::error!("{moved}");
@@ -87,7 +97,8 @@ impl FileWatch {
         Err(moved)
     }
 
-    /// Watches the companions as well, for as long as a writing connection is open that has read from the file.
+    /// Watches the companions as well, for as long as a writing connection is open that has read
+    /// from the file.
     pub(super) fn watch_companions(&self) -> WatchedCompanions {
         let mut files = self.lock();
         files.writers += 1;
@@ -95,7 +106,9 @@ impl FileWatch {
             // What a check has missed stays missed, whoever opens the database anew.
             *known = known.or_else(|| identity(path));
         }
-        WatchedCompanions { watch: self.clone() }
+        WatchedCompanions {
+            watch: self.clone(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Files> {
@@ -103,7 +116,8 @@ impl FileWatch {
     }
 }
 
-/// A writing connection whose companions are watched. To be dropped before the connection is closed.
+/// A writing connection whose companions are watched. To be dropped before the connection is
+/// closed.
 #[derive(Debug)]
 pub(super) struct WatchedCompanions {
     watch: FileWatch,
@@ -121,7 +135,10 @@ impl Drop for WatchedCompanions {
         let mut files = self.watch.lock();
         files.writers -= 1;
         if files.writers == 0 && files.displaced().is_none() {
-            files.companions.iter_mut().for_each(|(_, known)| *known = None);
+            files
+                .companions
+                .iter_mut()
+                .for_each(|(_, known)| *known = None);
         }
     }
 }
@@ -129,7 +146,10 @@ impl Drop for WatchedCompanions {
 impl Files {
     /// The first file that is not where it was, and what it is.
     fn displaced(&self) -> Option<(PathBuf, Identity)> {
-        let companions = self.companions.iter().filter_map(|(path, known)| Some((path, (*known)?)));
+        let companions = self
+            .companions
+            .iter()
+            .filter_map(|(path, known)| Some((path, (*known)?)));
         let mut all = std::iter::once((&self.database, self.database_is)).chain(companions);
         let (path, was) = all.find(|(path, was)| identity(path) != Some(*was))?;
         Some((path.clone(), was))
@@ -139,13 +159,16 @@ impl Files {
 /// Where a file that this process has open is now, if the system tells.
 fn open_file_of(wanted: Identity) -> Option<PathBuf> {
     let open = std::fs::read_dir("/proc/self/fd").ok()?.flatten();
-    let handle = open.map(|entry| entry.path()).find(|path| identity(path) == Some(wanted))?;
+    let handle = open
+        .map(|entry| entry.path())
+        .find(|path| identity(path) == Some(wanted))?;
     let target = std::fs::read_link(handle).ok()?;
     // The system marks what has no name any more.
     (!target.to_string_lossy().ends_with(" (deleted)")).then_some(target)
 }
 
-/// Refuses to begin an empty database where the files that belong to one are: then it was moved away.
+/// Refuses to begin an empty database where the files that belong to one are: then it was moved
+/// away.
 ///
 /// # Errors
 /// Names what is missing and what is there.
@@ -158,12 +181,19 @@ pub(super) fn refuse_if_missing(database: &Path) -> Result<(), String> {
         name.push(end);
         Path::new(&name).exists()
     };
-    let there: Vec<&str> = ["-wal", ".token", ".lock"].into_iter().filter(beside).collect();
+    let there: Vec<&str> = ["-wal", ".token", ".lock"]
+        .into_iter()
+        .filter(beside)
+        .collect();
     if there.is_empty() {
         return Ok(());
     }
     let database = database.display();
-    let names = there.iter().map(|end| format!("{database}{end}")).collect::<Vec<_>>().join(", ");
+    let names = there
+        .iter()
+        .map(|end| format!("{database}{end}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     Err(format!(
         "the database {database} is missing, but {names} is there: put the database back, or start with --create to begin an empty one"
     ))
@@ -183,8 +213,13 @@ mod tests {
         let watch = FileWatch::new(&path).unwrap();
         assert_eq!(watch.check(), Ok(()));
         std::fs::rename(&path, at("b.db")).unwrap();
-        let Err(Unavailable::Moved { path: from, now_at }) = watch.check() else { panic!("moved") };
-        assert!(from.ends_with("a.db") && now_at.ends_with("b.db"), "{from} {now_at}");
+        let Err(Unavailable::Moved { path: from, now_at }) = watch.check() else {
+            panic!("moved")
+        };
+        assert!(
+            from.ends_with("a.db") && now_at.ends_with("b.db"),
+            "{from} {now_at}"
+        );
         std::fs::write(&path, "another").unwrap();
         assert!(watch.check().is_err(), "another file at the same path");
         std::fs::rename(at("b.db"), &path).unwrap();
@@ -193,10 +228,16 @@ mod tests {
         let writer = watch.watch_companions();
         assert_eq!(watch.check(), Ok(()));
         std::fs::rename(at("a.db-wal"), at("elsewhere")).unwrap();
-        assert!(watch.check().is_err(), "a companion is gone while it is in use");
+        assert!(
+            watch.check().is_err(),
+            "a companion is gone while it is in use"
+        );
         drop(writer);
         let writer = watch.watch_companions();
-        assert!(watch.check().is_err(), "also for who opens the database anew");
+        assert!(
+            watch.check().is_err(),
+            "also for who opens the database anew"
+        );
         std::fs::rename(at("elsewhere"), at("a.db-wal")).unwrap();
         assert_eq!(watch.check(), Ok(()), "it is back");
         drop(writer);
@@ -212,7 +253,10 @@ mod tests {
         assert!(refuse_if_missing(&path).is_ok(), "a first start");
         std::fs::write(folder.path().join("a.db.token"), "token").unwrap();
         let error = refuse_if_missing(&path).unwrap_err();
-        assert!(error.contains("a.db.token") && error.contains("--create"), "{error}");
+        assert!(
+            error.contains("a.db.token") && error.contains("--create"),
+            "{error}"
+        );
         std::fs::write(&path, "").unwrap();
         assert!(refuse_if_missing(&path).is_ok());
     }

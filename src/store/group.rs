@@ -29,7 +29,10 @@ pub(crate) struct Publish {
 impl Publish {
     /// What its events are ordered by.
     pub(super) fn ordering_keys(&self) -> BTreeSet<OrderingKey<'_>> {
-        self.events.iter().filter_map(|event| Some((&event.tenant, event.ordering_key.as_deref()?))).collect()
+        self.events
+            .iter()
+            .filter_map(|event| Some((&event.tenant, event.ordering_key.as_deref()?)))
+            .collect()
     }
 }
 
@@ -107,7 +110,8 @@ pub(crate) enum Recorded {
     Written {
         /// Where it stands.
         life: Life,
-        /// Whether the endpoint's health was what it had been judged on; else somebody has changed it.
+        /// Whether the endpoint's health was what it had been judged on; else somebody has changed
+        /// it.
         health_is_current: bool,
     },
     /// Its claim had been taken away meanwhile: nothing was written.
@@ -131,7 +135,14 @@ pub(crate) struct Slot<I, O> {
 impl<I, O> Slot<I, O> {
     fn new(input: I) -> (Self, Answer<O>) {
         let (reply, answer) = oneshot::channel();
-        (Self { input, output: None, reply }, answer)
+        (
+            Self {
+                input,
+                output: None,
+                reply,
+            },
+            answer,
+        )
     }
 
     /// The asker may have gone away; what was committed stays committed.
@@ -210,19 +221,31 @@ impl Member {
     }
 
     pub(super) fn as_record(&mut self) -> Option<&mut Slot<Finished, Recorded>> {
-        if let Self::Record(slot) = self { Some(slot) } else { None }
+        if let Self::Record(slot) = self {
+            Some(slot)
+        } else {
+            None
+        }
     }
 
     pub(super) fn as_claim(&mut self) -> Option<&mut Slot<Claim, ClaimResult>> {
-        if let Self::Claim(slot) = self { Some(slot) } else { None }
+        if let Self::Claim(slot) = self {
+            Some(slot)
+        } else {
+            None
+        }
     }
 
     pub(super) fn as_publish(&mut self) -> Option<&mut Slot<Publish, Outcome>> {
-        if let Self::Publish(slot) = self { Some(slot) } else { None }
+        if let Self::Publish(slot) = self {
+            Some(slot)
+        } else {
+            None
+        }
     }
 
-    /// Makes less of an outcome that the database has refused. False where nothing less is left, and of anything
-    /// but an outcome.
+    /// Makes less of an outcome that the database has refused. False where nothing less is left,
+    /// and of anything but an outcome.
     pub(crate) fn reduce(&mut self) -> bool {
         self.as_record().is_some_and(|slot| slot.input.reduce())
     }
@@ -234,16 +257,38 @@ impl Member {
 
     /// Whose commit a publish is, and how many events of how many bytes it has.
     pub(crate) fn publishing(&self) -> Option<(&Tenant, Cost)> {
-        let Self::Publish(slot) = self else { return None };
+        let Self::Publish(slot) = self else {
+            return None;
+        };
         let events = &slot.input.events;
         let bytes = events.iter().map(|event| event.body.len()).sum();
-        events.first().map(|first| (&first.tenant, Cost { rows: events.len(), bytes }))
+        events.first().map(|first| {
+            (
+                &first.tenant,
+                Cost {
+                    rows: events.len(),
+                    bytes,
+                },
+            )
+        })
     }
 
     /// How many deliveries a publish that went well has made.
     pub(crate) fn deliveries_made(&self) -> Option<usize> {
-        let Self::Publish(Slot { output: Some(Ok(published)), .. }) = self else { return None };
-        Some(published.iter().filter(|one| !one.duplicate).map(|one| one.deliveries.len()).sum())
+        let Self::Publish(Slot {
+            output: Some(Ok(published)),
+            ..
+        }) = self
+        else {
+            return None;
+        };
+        Some(
+            published
+                .iter()
+                .filter(|one| !one.duplicate)
+                .map(|one| one.deliveries.len())
+                .sum(),
+        )
     }
 
     /// Answers with what was committed, or with `failure`.

@@ -1,4 +1,5 @@
-//! Hints between the processes that share a database. Each may be lost; the poll finds what it told of.
+//! Hints between the processes that share a database. Each may be lost; the poll finds what it told
+//! of.
 
 use std::sync::mpsc::SyncSender;
 
@@ -31,7 +32,9 @@ impl Hints {
         // A file has no others; a pooler in transaction mode passes on no notifications.
         #[cfg(feature = "postgres")]
         if source.is_server() && !matches!(source, Source::Url(url) if url.is_pooled()) {
-            return Ok(Self { queue: Some(super::notify::start(source.clone(), on_hint)?) });
+            return Ok(Self {
+                queue: Some(super::notify::start(source.clone(), on_hint)?),
+            });
         }
         let _ = source;
         drop(on_hint);

@@ -1,11 +1,12 @@
-//! Connections that are a host's own: its transaction is joined, its connection given back as it was.
+//! Connections that are a host's own: its transaction is joined, its connection given back as it
+//! was.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::AnyConnection;
 
-/// A diesel connection that events can be published on: `SqliteConnection` or `PgConnection`. (Of a pooled
-/// one give `&mut *connection`.)
+/// A diesel connection that events can be published on: `SqliteConnection` or `PgConnection`. (Of a
+/// pooled one give `&mut *connection`.)
 pub trait HostConnection: sealed::Wrap {}
 
 mod sealed {
@@ -61,12 +62,18 @@ impl sealed::Wrap for diesel::PgConnection {
 
 /// Runs `work` on a host's connection, with the statements that serve our own.
 #[expect(clippy::expect_used, reason = "what was wrapped is what is unwrapped")]
-pub(crate) fn borrowed<C: HostConnection, T>(conn: &mut C, work: impl FnOnce(&mut AnyConnection) -> T) -> T {
+pub(crate) fn borrowed<C: HostConnection, T>(
+    conn: &mut C,
+    work: impl FnOnce(&mut AnyConnection) -> T,
+) -> T {
     // A panic must pass by only once the connection is back in its place.
     let done = replace_with::replace_with_or_abort_and_return(conn, |conn| {
         let mut any = conn.wrap();
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut any.0)));
-        (done, C::unwrap(any).expect("the connection that was wrapped"))
+        (
+            done,
+            C::unwrap(any).expect("the connection that was wrapped"),
+        )
     });
     done.unwrap_or_else(|panic| resume_unwind(panic))
 }

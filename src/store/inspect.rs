@@ -33,5 +33,9 @@ pub fn inspect_at(url: &DatabaseUrl) -> Result<Inspection, StoreError> {
     if let Err(StoreError::Schema(error)) = migrate::check(&mut conn) {
         hazards.push(error.to_string());
     }
-    Ok(Inspection { migrations, hazards, time: conn.own().time()? })
+    Ok(Inspection {
+        migrations,
+        hazards,
+        time: conn.own().time()?,
+    })
 }

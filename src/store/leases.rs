@@ -21,7 +21,9 @@ impl LeaseView {
     /// Those that were heard of lately.
     pub(crate) fn alive(&self) -> Vec<InstanceId> {
         let alive = self.nodes.iter().filter(|node| node.is_alive(self.now));
-        alive.map(|node| InstanceId::from_text(node.instance.as_str())).collect()
+        alive
+            .map(|node| InstanceId::from_text(node.instance.as_str()))
+            .collect()
     }
 }
 
@@ -31,8 +33,8 @@ impl NodeRow {
     }
 }
 
-/// What time it is to everyone who shares the database, and when a lease ends that begins now. `clock`
-/// learns it. One of a file lasts until its process ends.
+/// What time it is to everyone who shares the database, and when a lease ends that begins now.
+/// `clock` learns it. One of a file lasts until its process ends.
 fn term(
     conn: &mut AnyConnection,
     ttl: Duration,
@@ -51,7 +53,11 @@ fn term(
 /// Looks at who holds what.
 pub(crate) fn look(conn: &mut AnyConnection, clock: &dyn Clock) -> Result<LeaseView, StoreError> {
     let (now, _) = term(conn, Duration::ZERO, clock)?;
-    Ok(LeaseView { now, shards: query::shards(conn, now)?, nodes: query::nodes(conn)? })
+    Ok(LeaseView {
+        now,
+        shards: query::shards(conn, now)?,
+        nodes: query::nodes(conn)?,
+    })
 }
 
 impl Tx<'_> {
@@ -64,13 +70,19 @@ impl Tx<'_> {
         clock: &dyn Clock,
     ) -> Result<(), StoreError> {
         let (_, until) = term(self.conn, ttl, clock)?;
-        query::keep_node(self.conn, &NodeRow { expires_at: until.as_micros(), ..node.clone() })?;
+        query::keep_node(
+            self.conn,
+            &NodeRow {
+                expires_at: until.as_micros(),
+                ..node.clone()
+            },
+        )?;
         let holder = InstanceId::from_text(node.instance.as_str());
         query::renew_leases(self.conn, &holder, held, until)
     }
 
-    /// Takes shards over, as far as they are free, and takes back what their former owners left `sending`.
-    /// `gone` are former holders that are known to have ended.
+    /// Takes shards over, as far as they are free, and takes back what their former owners left
+    /// `sending`. `gone` are former holders that are known to have ended.
     pub(crate) fn take_over(
         &mut self,
         wanted: &[Lease],
@@ -80,7 +92,15 @@ impl Tx<'_> {
         clock: &dyn Clock,
     ) -> Result<Vec<Lease>, StoreError> {
         let (now, until) = term(self.conn, ttl, clock)?;
-        let taken = self.conn.own().take_shards(wanted, &Taking { holder, gone, now, until })?;
+        let taken = self.conn.own().take_shards(
+            wanted,
+            &Taking {
+                holder,
+                gone,
+                now,
+                until,
+            },
+        )?;
         let why = "the process that sent it ended, or lost its lease, before it had an outcome";
         let interrupted = self.interrupt(&Scope::Shards(taken.clone()), clock.now(), true, why)?;
         if interrupted > 0 {
@@ -93,12 +113,20 @@ impl Tx<'_> {
     }
 
     /// Gives leases up, in which nothing is `sending` any more.
-    pub(crate) fn give_back(&mut self, leases: &[Lease], holder: &InstanceId) -> Result<(), StoreError> {
+    pub(crate) fn give_back(
+        &mut self,
+        leases: &[Lease],
+        holder: &InstanceId,
+    ) -> Result<(), StoreError> {
         query::release_leases(self.conn, holder, leases)
     }
 
     /// Gives everything up.
-    pub(crate) fn leave_cluster(&mut self, leases: &[Lease], node: &InstanceId) -> Result<(), StoreError> {
+    pub(crate) fn leave_cluster(
+        &mut self,
+        leases: &[Lease],
+        node: &InstanceId,
+    ) -> Result<(), StoreError> {
         self.give_back(leases, node)?;
         query::forget_nodes(self.conn, std::slice::from_ref(node))
     }

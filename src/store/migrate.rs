@@ -76,7 +76,8 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 #[cfg(feature = "postgres")]
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// Brings the schema up to date, in one transaction. Of several processes that do so at once, one does.
+/// Brings the schema up to date, in one transaction. Of several processes that do so at once, one
+/// does.
 pub(crate) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
     alone(conn, |conn| {
         check_may_create(conn)?;
@@ -87,8 +88,13 @@ pub(crate) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
         }
         for version in all.into_iter().filter(|version| !done.contains(version)) {
             apply(conn, &version, Direction::Up)?;
-            let row = MigrationRow { version, run_at: SystemClock::new().now().as_micros() };
-            diesel::insert_into(applied::table).values(row).execute(conn)?;
+            let row = MigrationRow {
+                version,
+                run_at: SystemClock::new().now().as_micros(),
+            };
+            diesel::insert_into(applied::table)
+                .values(row)
+                .execute(conn)?;
         }
         Ok(())
     })
@@ -112,7 +118,11 @@ pub(crate) fn down(conn: &mut AnyConnection) -> Result<Option<String>, StoreErro
 
 /// Refuses a schema that is not exactly this program's.
 pub(crate) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
-    let done = if exists(conn, RECORD)? { applied_versions(conn)? } else { Vec::new() };
+    let done = if exists(conn, RECORD)? {
+        applied_versions(conn)?
+    } else {
+        Vec::new()
+    };
     let all = known_versions(conn)?;
     refuse_newer(&done, &all)?;
     match all.into_iter().find(|version| !done.contains(version)) {
@@ -136,14 +146,21 @@ pub struct MigrationStatus {
 /// Every version that this program knows or that has been run, oldest first. Changes nothing.
 pub(crate) fn status(conn: &mut AnyConnection) -> Result<Vec<MigrationStatus>, StoreError> {
     let done: Vec<(String, i64)> = if exists(conn, RECORD)? {
-        applied::table.select((applied::version, applied::run_at)).load(conn)?
+        applied::table
+            .select((applied::version, applied::run_at))
+            .load(conn)?
     } else {
         Vec::new()
     };
     let known = known_versions(conn)?;
-    let mut all: BTreeMap<String, Option<i64>> =
-        known.iter().map(|version| (version.clone(), None)).collect();
-    all.extend(done.into_iter().map(|(version, run_at)| (version, Some(run_at))));
+    let mut all: BTreeMap<String, Option<i64>> = known
+        .iter()
+        .map(|version| (version.clone(), None))
+        .collect();
+    all.extend(
+        done.into_iter()
+            .map(|(version, run_at)| (version, Some(run_at))),
+    );
     let status = |(version, run_at): (String, Option<i64>)| MigrationStatus {
         known: known.contains(&version),
         run_at: run_at.map(Timestamp::from_micros),
@@ -178,13 +195,17 @@ enum Direction {
 type Migrations<DB> = Vec<Box<dyn Migration<DB>>>;
 
 fn embedded<DB: Backend>(source: &EmbeddedMigrations) -> Result<Migrations<DB>, StoreError> {
-    source.migrations().map_err(|error| failed("(embedded)", &*error))
+    source
+        .migrations()
+        .map_err(|error| failed("(embedded)", &*error))
 }
 
 /// The versions that this program knows, oldest first.
 fn known_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     fn names<DB: Backend>(all: &Migrations<DB>) -> Vec<String> {
-        all.iter().map(|one| one.name().version().to_string()).collect()
+        all.iter()
+            .map(|one| one.name().version().to_string())
+            .collect()
     }
     Ok(match conn {
         #[cfg(feature = "sqlite")]
@@ -201,7 +222,10 @@ fn apply(conn: &mut AnyConnection, version: &str, direction: Direction) -> Resul
         version: &str,
         direction: Direction,
     ) -> Result<(), StoreError> {
-        for migration in all.iter().filter(|one| one.name().version().to_string() == version) {
+        for migration in all
+            .iter()
+            .filter(|one| one.name().version().to_string() == version)
+        {
             let done = match direction {
                 Direction::Up => migration.run(conn),
                 Direction::Down => migration.revert(conn),
@@ -221,11 +245,15 @@ fn apply(conn: &mut AnyConnection, version: &str, direction: Direction) -> Resul
 /// The versions that have been run, oldest first. Makes the table that records them.
 fn applied_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     if !exists(conn, RECORD)? {
-        let sql =
-            format!("CREATE TABLE {RECORD} (version TEXT NOT NULL PRIMARY KEY, run_at BIGINT NOT NULL)");
+        let sql = format!(
+            "CREATE TABLE {RECORD} (version TEXT NOT NULL PRIMARY KEY, run_at BIGINT NOT NULL)"
+        );
         diesel::sql_query(sql).execute(conn)?;
     }
-    Ok(applied::table.order(applied::version).select(applied::version).load(conn)?)
+    Ok(applied::table
+        .order(applied::version)
+        .select(applied::version)
+        .load(conn)?)
 }
 
 fn refuse_newer(done: &[String], all: &[String]) -> Result<(), StoreError> {
@@ -286,5 +314,9 @@ fn exists(conn: &mut AnyConnection, table: &str) -> Result<bool, StoreError> {
 
 fn failed(version: &str, error: &(dyn std::error::Error + Send + Sync)) -> StoreError {
     let detail = error.to_string();
-    SchemaError::Failed { version: version.to_owned(), detail }.into()
+    SchemaError::Failed {
+        version: version.to_owned(),
+        detail,
+    }
+    .into()
 }

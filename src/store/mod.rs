@@ -4,8 +4,8 @@
 //! of [`Member`]s in one transaction; only the engine's committer owns one. What is a single
 //! statement is in `query` and serves every database; what each does in its own way is one trait
 //! (`transactions`), which `sqlite` and `postgres` implement over their own connections, because a
-//! caller's own open transaction can only be joined that way. `claims` is how claims end on any of them, and
-//! `lines` how ordering keys keep their order.
+//! caller's own open transaction can only be joined that way. `claims` is how claims end on any of
+//! them, and `lines` how ordering keys keep their order.
 //!
 //! Transitions are decided by `domain::lifecycle` and only written down here.
 
@@ -143,7 +143,9 @@ pub enum Unavailable {
     #[error("an open transaction has published under the same ordering key; end it")]
     KeyTaken,
     /// It does not answer.
-    #[error("it does not answer; check the server and the network to it. What was asked may have been done")]
+    #[error(
+        "it does not answer; check the server and the network to it. What was asked may have been done"
+    )]
     Silent,
     /// It answers, and with something that only its own log explains.
     #[error("it refuses for now ({0}); its own log says more")]
@@ -168,10 +170,11 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
-/// Brings the schema up to date on a host's own connection; in its open transaction, if there is one.
+/// Brings the schema up to date on a host's own connection; in its open transaction, if there is
+/// one.
 ///
-/// What was run is recorded in `webhook_schema_migrations`, apart from the host's own diesel migrations, and no
-/// table is touched that was not made here.
+/// What was run is recorded in `webhook_schema_migrations`, apart from the host's own diesel
+/// migrations, and no table is touched that was not made here.
 ///
 /// # Errors
 /// [`SchemaError`] where a name is taken or a newer release has been here.
@@ -179,8 +182,8 @@ pub fn migrate<C: HostConnection>(conn: &mut C) -> Result<(), StoreError> {
     host::borrowed(conn, migrate::up)
 }
 
-/// Takes the newest migration back on a host's own connection, with all that its tables hold. Returns its
-/// version, or `None` when there is none left.
+/// Takes the newest migration back on a host's own connection, with all that its tables hold.
+/// Returns its version, or `None` when there is none left.
 ///
 /// # Errors
 /// [`SchemaError`] where a newer release has been here.
@@ -213,14 +216,17 @@ pub fn migrations_at(url: &DatabaseUrl) -> Result<Vec<MigrationStatus>, StoreErr
     if let DatabaseUrl::Sqlite(path) = url
         && !path.exists()
     {
-        let detail = format!("there is no database at {}: `postrider migrate up` makes it", path.display());
+        let detail = format!(
+            "there is no database at {}: `postrider migrate up` makes it",
+            path.display()
+        );
         return Err(StoreError::Setup(detail));
     }
     migrate::status(&mut pool::open_for_schema(url)?)
 }
 
-/// Publishes within a host's transaction, or in one of its own where none is open. `seal` is told the
-/// database's time, where it has one; where it fails nothing is written.
+/// Publishes within a host's transaction, or in one of its own where none is open. `seal` is told
+/// the database's time, where it has one; where it fails nothing is written.
 pub(crate) fn publish_on<C: HostConnection, E>(
     conn: &mut C,
     seal: impl FnOnce(Option<Timestamp>) -> Result<SealedEvent, E>,
@@ -232,10 +238,19 @@ pub(crate) fn publish_on<C: HostConnection, E>(
                 Err(error) => return Ok(Err(error)),
             };
             let targets = query::targets_of(conn, &event.tenant)?.into_iter();
-            let targets = targets.filter(|target| target.wants(&event.event_type)).map(Arc::new).collect();
-            let publish = Publish { events: vec![Arc::clone(&event)], only: None };
+            let targets = targets
+                .filter(|target| target.wants(&event.event_type))
+                .map(Arc::new)
+                .collect();
+            let publish = Publish {
+                events: vec![Arc::clone(&event)],
+                only: None,
+            };
             conn.own().wait_for_keys(&publish.ordering_keys())?;
-            let publishing = transactions::Publishing { publish: &publish, targets: vec![targets] };
+            let publishing = transactions::Publishing {
+                publish: &publish,
+                targets: vec![targets],
+            };
             let outcome = conn.own().publish(&[publishing], &mut Vec::new())?.pop();
             Ok(Ok((event, outcome.unwrap_or(Err(Refusal::NoEndpoint)))))
         })
@@ -260,7 +275,9 @@ pub(crate) fn transaction_on<C: HostConnection, T, E: From<StoreError>>(
 }
 
 /// What a power cut could take from what is committed on this connection.
-pub(crate) fn hazard_on<C: HostConnection>(conn: &mut C) -> Result<Option<&'static str>, StoreError> {
+pub(crate) fn hazard_on<C: HostConnection>(
+    conn: &mut C,
+) -> Result<Option<&'static str>, StoreError> {
     host::borrowed(conn, pool::hazard)
 }
 
@@ -290,21 +307,26 @@ pub fn rotate_keys(
             query::reseal(conn, codec, &from, ROTATION_BATCH)
         });
         match batch {
-            Ok(query::Resealed { last: Some(last), values }) => {
+            Ok(query::Resealed {
+                last: Some(last),
+                values,
+            }) => {
                 (after, rewritten, refusals) = (last, rewritten + values, 0);
                 told(rewritten);
             }
             Ok(query::Resealed { last: None, .. }) => return Ok(rewritten),
             // Others write, too.
-            Err(StoreError::Unavailable(Unavailable::Busy)) if refusals < ROTATION_PATIENCE => refusals += 1,
+            Err(StoreError::Unavailable(Unavailable::Busy)) if refusals < ROTATION_PATIENCE => {
+                refusals += 1
+            }
             Err(error) => return Err(error),
         }
         std::thread::sleep(ROTATION_BREATH);
     }
 }
 
-/// Endpoints a transaction, what a rotation leaves to the others between two, and how often in a row
-/// it may find the database busy (for two seconds each).
+/// Endpoints a transaction, what a rotation leaves to the others between two, and how often in a
+/// row it may find the database busy (for two seconds each).
 const ROTATION_BATCH: i64 = 200;
 const ROTATION_BREATH: Duration = Duration::from_millis(20);
 const ROTATION_PATIENCE: u32 = 15;
@@ -315,7 +337,9 @@ fn readers(
     config: &EngineConfig,
     watch: Option<&FileWatch>,
 ) -> Result<Option<r2d2::Pool<pool::Readers>>, StoreError> {
-    let Source::Url(url) = source else { return Ok(None) };
+    let Source::Url(url) = source else {
+        return Ok(None);
+    };
     let pool = r2d2::Pool::builder()
         .max_size(config.read_connections.max(1))
         .min_idle(Some(1))
@@ -367,15 +391,25 @@ impl Store {
                 "some secrets or endpoint headers are not encrypted with the first of encryption_keys: run `postrider keys rotate`"
             );
         }
-        Ok(Self { pool, codec, source: source.clone(), watch })
+        Ok(Self {
+            pool,
+            codec,
+            source: source.clone(),
+            watch,
+        })
     }
 
-    /// The same on connections of its own: however slow what is asked of those, the others do not wait.
+    /// The same on connections of its own: however slow what is asked of those, the others do not
+    /// wait.
     pub(crate) fn apart(&self, config: &EngineConfig) -> Result<Self, StoreError> {
-        Ok(Self { pool: readers(&self.source, config, self.watch.as_ref())?, ..self.clone() })
+        Ok(Self {
+            pool: readers(&self.source, config, self.watch.as_ref())?,
+            ..self.clone()
+        })
     }
 
-    /// Whether the right to send from it runs out unless it is renewed, because several processes share it.
+    /// Whether the right to send from it runs out unless it is renewed, because several processes
+    /// share it.
     pub(crate) fn leases_run_out(&self) -> bool {
         self.source.is_server()
     }
@@ -415,7 +449,9 @@ impl Store {
         let job = move || span.in_scope(|| store.read_here(read));
         // A server that stands still answers nothing: whoever asks is not made to wait for it.
         let in_time = tokio::time::timeout(READ_PATIENCE, tokio::task::spawn_blocking(job)).await;
-        in_time.map_err(|_| Unavailable::Silent)?.unwrap_or(Err(StoreError::Panicked))
+        in_time
+            .map_err(|_| Unavailable::Silent)?
+            .unwrap_or(Err(StoreError::Panicked))
     }
 
     /// Runs one read on this thread, which may block.
@@ -427,11 +463,16 @@ impl Store {
             if !self.source.sessions_are_shared() {
                 return read(conn, &self.codec);
             }
-            // Only within a transaction do all statements of a read reach the same session, as we need it.
+            // Only within a transaction do all statements of a read reach the same session, as we
+            // need it.
             writer::in_transaction(conn, |conn| read(conn, &self.codec))
         };
         match &self.pool {
-            Some(pool) => read(&mut *pool.get().map_err(|error| Unavailable::Pool(error.to_string()))?),
+            Some(pool) => read(
+                &mut *pool
+                    .get()
+                    .map_err(|error| Unavailable::Pool(error.to_string()))?,
+            ),
             None => self.source.borrow()?.with(read),
         }
     }

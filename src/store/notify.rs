@@ -1,5 +1,5 @@
-//! Hints by Postgres' `NOTIFY` and `LISTEN`, on a connection of their own and outside of every transaction
-//! that matters: a publisher waits for none of it.
+//! Hints by Postgres' `NOTIFY` and `LISTEN`, on a connection of their own and outside of every
+//! transaction that matters: a publisher waits for none of it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
@@ -76,7 +76,9 @@ fn run(source: &Source, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
 
 fn listen(source: &Source) -> Result<Held, StoreError> {
     let mut conn = source.borrow()?;
-    on_postgres(&mut conn, |conn| Ok(conn.batch_execute(&format!("LISTEN {CHANNEL}"))?))?;
+    on_postgres(&mut conn, |conn| {
+        Ok(conn.batch_execute(&format!("LISTEN {CHANNEL}"))?)
+    })?;
     Ok(conn)
 }
 
@@ -92,7 +94,11 @@ fn on_postgres(
 }
 
 /// Sends what waits, as few messages, and passes on what came.
-fn exchange(conn: &mut PgConnection, waiting: Vec<Hint>, on_hint: &dyn Fn(Hint)) -> Result<(), StoreError> {
+fn exchange(
+    conn: &mut PgConnection,
+    waiting: Vec<Hint>,
+    on_hint: &dyn Fn(Hint),
+) -> Result<(), StoreError> {
     for payload in payloads(waiting) {
         diesel::sql_query(format!("SELECT pg_notify('{CHANNEL}', $1)"))
             .bind::<Text, _>(payload)
@@ -169,8 +175,14 @@ mod tests {
             Hint::Due((200..500).map(id).collect()),
         ];
         let payloads = payloads(hints);
-        assert!(payloads.iter().all(|payload| payload.len() <= 8000), "Postgres' limit");
-        let told: Vec<Hint> = payloads.iter().map(|payload| parse(payload).unwrap()).collect();
+        assert!(
+            payloads.iter().all(|payload| payload.len() <= 8000),
+            "Postgres' limit"
+        );
+        let told: Vec<Hint> = payloads
+            .iter()
+            .map(|payload| parse(payload).unwrap())
+            .collect();
         assert_eq!(told[..2], [Hint::Changed, Hint::Leases]);
         let due: Vec<EndpointId> = told[2..]
             .iter()

@@ -33,17 +33,22 @@ pub(crate) enum AnyConnection {
 #[cfg(feature = "sqlite")]
 const OLDEST_SQLITE: i64 = 3_051_003;
 
-/// What the writer keeps in memory, in KiB (at most, and only once it is used), and after how many pages its log
-/// goes into the database's file. Measured: a busy page is written there once for many commits.
+/// What the writer keeps in memory, in KiB (at most, and only once it is used), and after how many
+/// pages its log goes into the database's file. Measured: a busy page is written there once for
+/// many commits.
 #[cfg(feature = "sqlite")]
-const WRITER_PRAGMAS: [&str; 2] = ["PRAGMA cache_size = -16000", "PRAGMA wal_autocheckpoint = 4000"];
+const WRITER_PRAGMAS: [&str; 2] = [
+    "PRAGMA cache_size = -16000",
+    "PRAGMA wal_autocheckpoint = 4000",
+];
 
 /// How long a statement waits for another connection's write lock, in milliseconds.
 #[cfg(feature = "sqlite")]
 const BUSY_TIMEOUT_MS: u32 = 2000;
 
-/// How long libpq waits for a server or a network that is gone, unless the URL says otherwise: by itself
-/// it waits for hours. (Connecting in seconds, what was sent and not acknowledged in milliseconds.)
+/// How long libpq waits for a server or a network that is gone, unless the URL says otherwise: by
+/// itself it waits for hours. (Connecting in seconds, what was sent and not acknowledged in
+/// milliseconds.)
 #[cfg(feature = "postgres")]
 const PATIENCE: &[(&str, &str)] = &[
     ("connect_timeout", "5"),
@@ -53,8 +58,9 @@ const PATIENCE: &[(&str, &str)] = &[
     ("tcp_user_timeout", "15000"),
 ];
 
-/// What diesel calls its prepared statements. Where a session does not know one that it was given, or knows one that
-/// it was not given, it was another session's: the name stands in the message, whatever its language.
+/// What diesel calls its prepared statements. Where a session does not know one that it was given,
+/// or knows one that it was not given, it was another session's: the name stands in the message,
+/// whatever its language.
 #[cfg(feature = "postgres")]
 const PREPARED_BY_DIESEL: &str = "\"__diesel_stmt_";
 
@@ -74,7 +80,9 @@ pub(super) fn make_fit_to_write(conn: &mut AnyConnection) -> Result<(), StoreErr
             refuse_other_journal(conn)?;
             conn.batch_execute("PRAGMA synchronous = FULL")?;
             expect_pragma(conn, "synchronous", "2")?;
-            WRITER_PRAGMAS.into_iter().try_for_each(|pragma| conn.batch_execute(pragma))?;
+            WRITER_PRAGMAS
+                .into_iter()
+                .try_for_each(|pragma| conn.batch_execute(pragma))?;
         }
         #[cfg(feature = "postgres")]
         AnyConnection::Postgres(conn) => {
@@ -107,19 +115,23 @@ pub(super) fn check_after_schema(conn: &mut AnyConnection) -> Result<(), StoreEr
         #[cfg(feature = "sqlite")]
         AnyConnection::Sqlite(_) => Ok(()),
         #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(conn) => super::writer::in_transaction_of(conn, checks::repair_sequence),
+        AnyConnection::Postgres(conn) => {
+            super::writer::in_transaction_of(conn, checks::repair_sequence)
+        }
     }
 }
 
-/// Whether a connection has died while nobody used it. Asks nobody: what the server has said on its way out is
-/// read, or that it has gone.
+/// Whether a connection has died while nobody used it. Asks nobody: what the server has said on its
+/// way out is read, or that it has gone.
 pub(super) fn connection_is_alive(conn: &mut AnyConnection) -> bool {
     match conn {
         #[cfg(feature = "sqlite")]
         AnyConnection::Sqlite(_) => true,
         // The first look may read its last words, the second one finds the end.
         #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(conn) => (0..2).all(|_| conn.notifications_iter().all(|found| found.is_ok())),
+        AnyConnection::Postgres(conn) => {
+            (0..2).all(|_| conn.notifications_iter().all(|found| found.is_ok()))
+        }
     }
 }
 
@@ -128,12 +140,12 @@ pub(super) fn file_of(conn: &mut AnyConnection) -> Result<Option<std::path::Path
     match conn {
         #[cfg(feature = "sqlite")]
         AnyConnection::Sqlite(conn) => {
-            let row: PragmaRow =
-                diesel::sql_query("SELECT file AS value FROM pragma_database_list WHERE name = 'main'")
-                    .get_result(conn)?;
+            let row: PragmaRow = diesel::sql_query(
+                "SELECT file AS value FROM pragma_database_list WHERE name = 'main'",
+            )
+            .get_result(conn)?;
             if row.value.is_empty() {
-                let detail =
-                    "the pool's database is in memory: a restart would lose what was accepted; name a file";
+                let detail = "the pool's database is in memory: a restart would lose what was accepted; name a file";
                 return Err(StoreError::Setup(detail.into()));
             }
             Ok(Some(row.value.into()))
@@ -157,8 +169,8 @@ pub(super) fn identity(conn: &mut AnyConnection) -> Result<String, StoreError> {
     }
 }
 
-/// Opens a connection that may change the schema. How a file keeps its journal is set where nobody else
-/// has tables in it.
+/// Opens a connection that may change the schema. How a file keeps its journal is set where nobody
+/// else has tables in it.
 pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreError> {
     match url {
         #[cfg(feature = "sqlite")]
@@ -178,7 +190,9 @@ pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreE
         #[cfg(feature = "postgres")]
         DatabaseUrl::Postgres(url) => Ok(AnyConnection::Postgres(open_postgres(url)?)),
         #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-        _ => Err(StoreError::Setup("this build has no support for that database".into())),
+        _ => Err(StoreError::Setup(
+            "this build has no support for that database".into(),
+        )),
     }
 }
 
@@ -186,7 +200,10 @@ pub(super) fn open_for_schema(url: &DatabaseUrl) -> Result<AnyConnection, StoreE
 #[derive(Debug)]
 pub(super) struct Readers {
     url: DatabaseUrl,
-    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "a server has no file"))]
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(dead_code, reason = "a server has no file")
+    )]
     watch: Option<FileWatch>,
 }
 
@@ -220,13 +237,19 @@ impl r2d2::ManageConnection for Readers {
                 Ok(AnyConnection::Postgres(conn))
             }
             #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-            _ => Err(StoreError::Setup("this build has no support for that database".into())),
+            _ => Err(StoreError::Setup(
+                "this build has no support for that database".into(),
+            )),
         }
     }
 
     fn is_valid(&self, conn: &mut AnyConnection) -> Result<(), StoreError> {
         let gone = || Unavailable::Unreachable("its connection was lost".into());
-        if connection_is_alive(conn) { Ok(()) } else { Err(gone().into()) }
+        if connection_is_alive(conn) {
+            Ok(())
+        } else {
+            Err(gone().into())
+        }
     }
 
     fn has_broken(&self, conn: &mut AnyConnection) -> bool {
@@ -235,13 +258,15 @@ impl r2d2::ManageConnection for Readers {
                 #[cfg(feature = "sqlite")]
                 AnyConnection::Sqlite(_) => false,
                 #[cfg(feature = "postgres")]
-                AnyConnection::Postgres(conn) => AnsiTransactionManager::is_broken_transaction_manager(conn),
+                AnyConnection::Postgres(conn) => {
+                    AnsiTransactionManager::is_broken_transaction_manager(conn)
+                }
             }
     }
 }
 
-/// Makes the file if there is none, readable by its owner alone: it holds secrets and payloads. What
-/// SQLite keeps beside it inherits that.
+/// Makes the file if there is none, readable by its owner alone: it holds secrets and payloads.
+/// What SQLite keeps beside it inherits that.
 pub(super) fn make_private(database: &std::path::Path) -> std::io::Result<()> {
     if database.exists() {
         return Ok(());
@@ -255,10 +280,14 @@ pub(super) fn make_private(database: &std::path::Path) -> std::io::Result<()> {
 
 #[cfg(feature = "sqlite")]
 fn open_sqlite(path: &std::path::Path) -> Result<SqliteConnection, StoreError> {
-    let text = path.to_str().ok_or_else(|| StoreError::Setup(format!("{} is not UTF-8", path.display())))?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| StoreError::Setup(format!("{} is not UTF-8", path.display())))?;
     let cannot = |error: &dyn std::fmt::Display| {
         let what = format!("cannot open {}: {error}", path.display());
-        StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
+        StoreError::Setup(format!(
+            "{what}: check that its folder exists and is writable"
+        ))
     };
     make_private(path).map_err(|error| cannot(&error))?;
     let mut conn = SqliteConnection::establish(text).map_err(|error| cannot(&error))?;
@@ -271,12 +300,18 @@ pub(super) fn open_postgres(url: &PostgresUrl) -> Result<PgConnection, StoreErro
     let mut text = url.reveal().to_owned();
     let name = ("fallback_application_name", url.application_name());
     let given = |name: &str| url.reveal().contains(&format!("{name}="));
-    for (name, value) in PATIENCE.iter().copied().chain([name]).filter(|(name, _)| !given(name)) {
+    for (name, value) in PATIENCE
+        .iter()
+        .copied()
+        .chain([name])
+        .filter(|(name, _)| !given(name))
+    {
         let joint = if text.contains('?') { '&' } else { '?' };
         text.push_str(&format!("{joint}{name}={value}"));
     }
     let mut conn = PgConnection::establish(&text).map_err(|error| {
-        // libpq names host and port. Where it repeats a part of the URL, that must not be the password.
+        // libpq names host and port. Where it repeats a part of the URL, that must not be the
+        // password.
         Unavailable::Unreachable(url.redact(error.to_string().trim()).replace('\n', "; "))
     })?;
     if url.is_pooled() {
@@ -312,14 +347,21 @@ pub(super) fn hazards_of_server(conn: &mut AnyConnection) -> Result<Vec<String>,
 #[cfg(feature = "postgres")]
 fn setting(conn: &mut PgConnection, name: &str) -> Result<String, StoreError> {
     use diesel::sql_types::Text;
-    Ok(diesel::select(diesel::dsl::sql::<Text>(&format!("current_setting('{name}')"))).get_result(conn)?)
+    Ok(diesel::select(diesel::dsl::sql::<Text>(&format!(
+        "current_setting('{name}')"
+    )))
+    .get_result(conn)?)
 }
 
 #[cfg(feature = "sqlite")]
 fn require_sqlite_version(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    let version: String =
-        diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("sqlite_version()")).get_result(conn)?;
-    let mut parts = version.split('.').map(|part| part.parse::<i64>().unwrap_or(0));
+    let version: String = diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>(
+        "sqlite_version()",
+    ))
+    .get_result(conn)?;
+    let mut parts = version
+        .split('.')
+        .map(|part| part.parse::<i64>().unwrap_or(0));
     let mut part = || parts.next().unwrap_or(0);
     let number = part() * 1_000_000 + part() * 1000 + part();
     if number >= OLDEST_SQLITE {
@@ -348,14 +390,18 @@ fn has_foreign_tables(conn: &mut SqliteConnection) -> Result<bool, StoreError> {
     Ok(foreign.value != "0")
 }
 
-/// Makes a file keep a write-ahead log. SQLite does not wait for others that do the same to a new file at once.
+/// Makes a file keep a write-ahead log. SQLite does not wait for others that do the same to a new
+/// file at once.
 #[cfg(feature = "sqlite")]
 fn switch_to_wal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     const PAUSE: Duration = Duration::from_millis(10);
     let patience = Duration::from_millis(BUSY_TIMEOUT_MS.into());
     let started = Instant::now();
     loop {
-        match conn.batch_execute("PRAGMA journal_mode = WAL").map_err(classify) {
+        match conn
+            .batch_execute("PRAGMA journal_mode = WAL")
+            .map_err(classify)
+        {
             Err(StoreError::Unavailable(Unavailable::Busy)) if started.elapsed() < patience => {
                 std::thread::sleep(PAUSE);
             }
@@ -386,10 +432,13 @@ pub(super) fn hazard(conn: &mut AnyConnection) -> Result<Option<&'static str>, S
     match conn {
         #[cfg(feature = "sqlite")]
         AnyConnection::Sqlite(conn) => {
-            let (synchronous, journal) = (pragma(conn, "synchronous")?, pragma(conn, "journal_mode")?);
+            let (synchronous, journal) =
+                (pragma(conn, "synchronous")?, pragma(conn, "journal_mode")?);
             Ok(match (synchronous.as_str(), journal.as_str()) {
                 ("0", _) => Some("`PRAGMA synchronous` is OFF: set it to FULL on this connection"),
-                ("1", "wal") => Some("`PRAGMA synchronous` is NORMAL: set it to FULL on this connection"),
+                ("1", "wal") => {
+                    Some("`PRAGMA synchronous` is NORMAL: set it to FULL on this connection")
+                }
                 _ => None,
             })
         }
@@ -410,7 +459,11 @@ fn pragma(conn: &mut SqliteConnection, name: &str) -> Result<String, StoreError>
 
 /// Reads a setting back: SQLite ignores what it cannot do without a word.
 #[cfg(feature = "sqlite")]
-fn expect_pragma(conn: &mut SqliteConnection, name: &str, expected: &str) -> Result<(), StoreError> {
+fn expect_pragma(
+    conn: &mut SqliteConnection,
+    name: &str,
+    expected: &str,
+) -> Result<(), StoreError> {
     let value = pragma(conn, name)?;
     if value == expected {
         return Ok(());
@@ -420,8 +473,9 @@ fn expect_pragma(conn: &mut SqliteConnection, name: &str, expected: &str) -> Res
     )))
 }
 
-/// What Postgres says of its own state, whatever a statement's content: a full disk (53100), a statement that was
-/// ended (57014), a deadlock (40P01), and the like. In another language they are tried again once, as any refusal.
+/// What Postgres says of its own state, whatever a statement's content: a full disk (53100), a
+/// statement that was ended (57014), a deadlock (40P01), and the like. In another language they are
+/// tried again once, as any refusal.
 fn is_of_its_state(message: &str) -> bool {
     const STATES: [&str; 9] = [
         "could not extend file",
@@ -439,9 +493,9 @@ fn is_of_its_state(message: &str) -> bool {
 
 /// Tells an unavailable database from a wrong statement.
 ///
-/// diesel passes on a message but no code. Those of SQLite are `sqlite3_errstr`'s, fixed per code since
-/// 3.7.15; those of Postgres may be in any language, so what its kinds do not tell (a full disk, a
-/// statement's time-out, a deadlock) is taken for the database's state: it is tried again.
+/// diesel passes on a message but no code. Those of SQLite are `sqlite3_errstr`'s, fixed per code
+/// since 3.7.15; those of Postgres may be in any language, so what its kinds do not tell (a full
+/// disk, a statement's time-out, a deadlock) is taken for the database's state: it is tried again.
 pub(super) fn classify(error: DieselError) -> StoreError {
     let (kind, message) = match &error {
         DieselError::DatabaseError(kind, information) => (kind, information.message()),
@@ -455,16 +509,23 @@ pub(super) fn classify(error: DieselError) -> StoreError {
             Unavailable::Busy.into()
         }
         (DatabaseErrorKind::Unknown, "database or disk is full") => Unavailable::Full.into(),
-        (DatabaseErrorKind::Unknown, "attempt to write a readonly database") => Unavailable::ReadOnly.into(),
+        (DatabaseErrorKind::Unknown, "attempt to write a readonly database") => {
+            Unavailable::ReadOnly.into()
+        }
         (DatabaseErrorKind::Unknown, "disk I/O error" | "unable to open database file") => {
             Unavailable::Io(message.to_owned()).into()
         }
-        (DatabaseErrorKind::Unknown, "file is not a database" | "database disk image is malformed") => {
-            StoreError::Setup(format!("{message}: name another file, or restore this one from a backup"))
-        }
+        (
+            DatabaseErrorKind::Unknown,
+            "file is not a database" | "database disk image is malformed",
+        ) => StoreError::Setup(format!(
+            "{message}: name another file, or restore this one from a backup"
+        )),
         (DatabaseErrorKind::ReadOnlyTransaction, _) => Unavailable::ReadOnlyServer.into(),
         #[cfg(feature = "postgres")]
-        (_, message) if message.contains(PREPARED_BY_DIESEL) => checks::pooler_in_transaction_mode(),
+        (_, message) if message.contains(PREPARED_BY_DIESEL) => {
+            checks::pooler_in_transaction_mode()
+        }
         (DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand, _) => {
             Unavailable::Unreachable(message.trim().to_owned()).into()
         }

@@ -1,4 +1,5 @@
-//! Postgres' own way of transactions, locks, leases and retiring; of publishing and of sending below it.
+//! Postgres' own way of transactions, locks, leases and retiring; of publishing and of sending
+//! below it.
 //!
 //! Rows go in as arrays (`unnest`), so a group of any size costs the same few round trips.
 
@@ -36,15 +37,16 @@ const MIGRATIONS: i32 = 1;
 /// The first number of those on ordering keys; the second one is made of the key.
 const KEY_LOCKS: i32 = LOCKS + 1;
 
-/// How queries are planned on our connections. Compiling a plan (JIT) pays for long queries, and there are none: it
-/// would make the walk to what is due a hundred times as long. A plan that was made while a table was small is kept
-/// while it grows, so that reading all of it must never look cheap.
+/// How queries are planned on our connections. Compiling a plan (JIT) pays for long queries, and
+/// there are none: it would make the walk to what is due a hundred times as long. A plan that was
+/// made while a table was small is kept while it grows, so that reading all of it must never look
+/// cheap.
 pub(super) const PLANNING: &str = "SET jit = off; SET enable_seqscan = off";
 
-/// A process that stands still in the middle of a transaction must not keep others from taking its shards
-/// over: the server ends such a transaction, well before a lease runs out. (All is set for the transaction
-/// alone: behind a pooler the next one finds itself in another session.) What is written is looked up by its key,
-/// row by row, whatever the planner takes the tables' sizes for.
+/// A process that stands still in the middle of a transaction must not keep others from taking its
+/// shards over: the server ends such a transaction, well before a lease runs out. (All is set for
+/// the transaction alone: behind a pooler the next one finds itself in another session.) What is
+/// written is looked up by its key, row by row, whatever the planner takes the tables' sizes for.
 const BEGIN: &str = "BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
     SET LOCAL enable_mergejoin = off; SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
@@ -53,7 +55,9 @@ const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
 /// Of several processes that migrate at once the others wait here.
 pub(super) fn lock_migrations(conn: &mut PgConnection) -> Result<(), StoreError> {
-    Ok(conn.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATIONS})"))?)
+    Ok(conn.batch_execute(&format!(
+        "SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATIONS})"
+    ))?)
 }
 
 impl Transactions for PgConnection {
@@ -64,7 +68,11 @@ impl Transactions for PgConnection {
     fn begin_within(&mut self) -> Result<(), StoreError> {
         let status = AnsiTransactionManager::transaction_manager_status_mut(self);
         let is_open = status.transaction_depth()?.is_some();
-        if is_open { Ok(AnsiTransactionManager::begin_transaction(self)?) } else { self.begin() }
+        if is_open {
+            Ok(AnsiTransactionManager::begin_transaction(self)?)
+        } else {
+            self.begin()
+        }
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -97,13 +105,19 @@ impl Transactions for PgConnection {
     }
 
     fn lock_delivery(&mut self, id: &DeliveryId) -> Result<(), StoreError> {
-        let one = deliveries::table.find(id.as_str()).select(deliveries::id).for_update();
+        let one = deliveries::table
+            .find(id.as_str())
+            .select(deliveries::id)
+            .for_update();
         one.first::<String>(self).optional()?;
         Ok(())
     }
 
     fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError> {
-        let one = endpoints::table.find(id.as_str()).select(endpoints::id).for_no_key_update();
+        let one = endpoints::table
+            .find(id.as_str())
+            .select(endpoints::id)
+            .for_no_key_update();
         one.first::<String>(self).optional()?;
         Ok(())
     }
@@ -160,7 +174,10 @@ impl Transactions for PgConnection {
     }
 
     fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        Ok(events::table.filter(events::seq.eq_any(seqs)).select(EventRow::as_select()).load(self)?)
+        Ok(events::table
+            .filter(events::seq.eq_any(seqs))
+            .select(EventRow::as_select())
+            .load(self)?)
     }
 
     fn pairs_seek(&self) -> bool {
@@ -168,8 +185,15 @@ impl Transactions for PgConnection {
     }
 
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
-        let row = (keys::name.eq(name), keys::key.eq(key), keys::created_at.eq(at.as_micros()));
-        diesel::insert_into(keys::table).values(row).on_conflict_do_nothing().execute(self)?;
+        let row = (
+            keys::name.eq(name),
+            keys::key.eq(key),
+            keys::created_at.eq(at.as_micros()),
+        );
+        diesel::insert_into(keys::table)
+            .values(row)
+            .on_conflict_do_nothing()
+            .execute(self)?;
         Ok(())
     }
 
@@ -213,25 +237,41 @@ struct LeaseRow {
 
 impl From<LeaseRow> for Lease {
     fn from(row: LeaseRow) -> Self {
-        Self { shard: Shard::from_number(row.shard), epoch: row.epoch }
+        Self {
+            shard: Shard::from_number(row.shard),
+            epoch: row.epoch,
+        }
     }
 }
 
-/// Locks the leases' rows until the commit. A claim that began before a takeover would otherwise be able to
-/// commit after it, under an epoch that nobody looks after any more.
+/// Locks the leases' rows until the commit. A claim that began before a takeover would otherwise be
+/// able to commit after it, under an epoch that nobody looks after any more.
 fn hold(conn: &mut PgConnection, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError> {
     let rows: Vec<LeaseRow> = prepared!(
         diesel::sql_query(format!(
             "SELECT shard, epoch FROM webhook_shards \
          WHERE shard = ANY ($1) AND holder IS NOT NULL AND expires_at > {NOW} FOR SHARE"
         ))
-        .bind::<Array<Integer>, _>(leases.iter().map(|lease| lease.shard.number()).collect::<Vec<_>>())
+        .bind::<Array<Integer>, _>(
+            leases
+                .iter()
+                .map(|lease| lease.shard.number())
+                .collect::<Vec<_>>()
+        )
     )
     .load(conn)?;
-    Ok(rows.into_iter().map(Lease::from).filter(|lease| leases.contains(lease)).collect())
+    Ok(rows
+        .into_iter()
+        .map(Lease::from)
+        .filter(|lease| leases.contains(lease))
+        .collect())
 }
 
-fn take_shards(conn: &mut PgConnection, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+fn take_shards(
+    conn: &mut PgConnection,
+    wanted: &[Lease],
+    by: &Taking<'_>,
+) -> Result<Vec<Lease>, StoreError> {
     let rows: Vec<LeaseRow> = diesel::sql_query(
         "WITH free AS MATERIALIZED ( \
              SELECT webhook_shards.shard FROM unnest($1, $2) AS wanted (shard, epoch) \
@@ -243,7 +283,12 @@ fn take_shards(conn: &mut PgConnection, wanted: &[Lease], by: &Taking<'_>) -> Re
          FROM free WHERE webhook_shards.shard = free.shard \
          RETURNING webhook_shards.shard, webhook_shards.epoch",
     )
-    .bind::<Array<Integer>, _>(wanted.iter().map(|lease| lease.shard.number()).collect::<Vec<_>>())
+    .bind::<Array<Integer>, _>(
+        wanted
+            .iter()
+            .map(|lease| lease.shard.number())
+            .collect::<Vec<_>>(),
+    )
     .bind::<Array<BigInt>, _>(wanted.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
     .bind::<BigInt, _>(by.now.as_micros())
     .bind::<Array<Text>, _>(by.gone.iter().map(InstanceId::as_str).collect::<Vec<_>>())
@@ -253,7 +298,8 @@ fn take_shards(conn: &mut PgConnection, wanted: &[Lease], by: &Taking<'_>) -> Re
     Ok(rows.into_iter().map(Lease::from).collect())
 }
 
-/// Removes those of the outdated events whose deliveries have all ended, with all that belongs to them.
+/// Removes those of the outdated events whose deliveries have all ended, with all that belongs to
+/// them.
 fn retire(conn: &mut PgConnection, batch: &Retire, aged: Aged) -> Result<Retired, StoreError> {
     let last_seq = aged.last_seq.unwrap_or(batch.after_seq);
     let of_batch = || deliveries::table.filter(deliveries::event_seq.eq_any(&aged.outdated));
@@ -269,9 +315,18 @@ fn retire(conn: &mut PgConnection, batch: &Retire, aged: Aged) -> Result<Retired
         .load::<i64>(conn)?
         .into_iter()
         .collect();
-    let ended: Vec<i64> = aged.outdated.iter().copied().filter(|seq| !live.contains(seq)).collect();
+    let ended: Vec<i64> = aged
+        .outdated
+        .iter()
+        .copied()
+        .filter(|seq| !live.contains(seq))
+        .collect();
     if ended.is_empty() {
-        return Ok(Retired { events: 0, last_seq, more: aged.more });
+        return Ok(Retired {
+            events: 0,
+            last_seq,
+            more: aged.more,
+        });
     }
     let rows: Vec<(String, i64)> = deliveries::table
         .filter(deliveries::event_seq.eq_any(&ended))
@@ -282,13 +337,24 @@ fn retire(conn: &mut PgConnection, batch: &Retire, aged: Aged) -> Result<Retired
     let is_cut = i64::try_from(rows.len()).is_ok_and(|rows| rows >= batch.max_deliveries);
     // Of the last event that was read there may be more: it goes with the next batch.
     let cut_at = rows.last().map(|(_, seq)| *seq).filter(|_| is_cut);
-    let gone: Vec<i64> = ended.into_iter().filter(|seq| cut_at.is_none_or(|cut| *seq < cut)).collect();
+    let gone: Vec<i64> = ended
+        .into_iter()
+        .filter(|seq| cut_at.is_none_or(|cut| *seq < cut))
+        .collect();
     let ids: Vec<String> = rows.into_iter().map(|(id, _)| id).collect();
     diesel::delete(attempts::table.filter(attempts::delivery_id.eq_any(&ids))).execute(conn)?;
     diesel::delete(deliveries::table.filter(deliveries::id.eq_any(&ids))).execute(conn)?;
     diesel::delete(events::table.filter(events::seq.eq_any(&gone))).execute(conn)?;
     Ok(match cut_at {
-        Some(cut) => Retired { events: gone.len(), last_seq: cut - 1, more: true },
-        None => Retired { events: gone.len(), last_seq, more: aged.more },
+        Some(cut) => Retired {
+            events: gone.len(),
+            last_seq: cut - 1,
+            more: true,
+        },
+        None => Retired {
+            events: gone.len(),
+            last_seq,
+            more: aged.more,
+        },
     })
 }

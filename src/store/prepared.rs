@@ -1,5 +1,5 @@
-//! Statements that are prepared once a connection, although diesel would prepare them for each run: it takes
-//! every update and every `sql_query` for one whose text may be another the next time.
+//! Statements that are prepared once a connection, although diesel would prepare them for each run:
+//! it takes every update and every `sql_query` for one whose text may be another the next time.
 
 use std::marker::PhantomData;
 
@@ -14,8 +14,8 @@ use diesel::query_builder::Query;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 
-/// A statement whose text is the same at each run, on one kind of database. `Place` is where it stands in the code:
-/// what it is cached by.
+/// A statement whose text is the same at each run, on one kind of database. `Place` is where it
+/// stands in the code: what it is cached by.
 pub(super) struct Prepared<Place, S> {
     statement: S,
     place: PhantomData<Place>,
@@ -23,12 +23,16 @@ pub(super) struct Prepared<Place, S> {
 
 impl<Place, S> Prepared<Place, S> {
     pub(super) fn new(_: Place, statement: S) -> Self {
-        Self { statement, place: PhantomData }
+        Self {
+            statement,
+            place: PhantomData,
+        }
     }
 }
 
-/// Marks a statement as one whose text never changes: values are bound, not written into it. (What only counts rows is
-/// borrowed by diesel on its way, and that it is safe to keep prepared is lost: an update needs [`Update`].)
+/// Marks a statement as one whose text never changes: values are bound, not written into it. (What
+/// only counts rows is borrowed by diesel on its way, and that it is safe to keep prepared is lost:
+/// an update needs [`Update`].)
 macro_rules! prepared {
     ($statement:expr) => {{
         struct Here;
@@ -59,8 +63,9 @@ impl<Place, S: Query> Query for Prepared<Place, S> {
 
 impl<Place, S, Conn> RunQueryDsl<Conn> for Prepared<Place, S> {}
 
-/// A column that is only compared, and by no index. Of what an index could be asked for, SQLite's planner looks at
-/// the bound values, and prepares the statement anew whenever another one is bound.
+/// A column that is only compared, and by no index. Of what an index could be asked for, SQLite's
+/// planner looks at the bound values, and prepares the statement anew whenever another one is
+/// bound.
 #[cfg(feature = "sqlite")]
 #[derive(Debug, Clone, Copy, QueryId)]
 pub(super) struct Plain<C>(pub(super) C);
@@ -78,7 +83,8 @@ impl<C: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Plain<C> {
     }
 }
 
-/// An update that returns no rows and whose text is the same at each run: of all these columns, by this condition.
+/// An update that returns no rows and whose text is the same at each run: of all these columns, by
+/// this condition.
 #[cfg(feature = "sqlite")]
 pub(super) struct Update<Place, C, W> {
     table: &'static str,
@@ -95,7 +101,12 @@ impl<Place, C, W> Update<Place, C, W> {
         changes: A,
         condition: W,
     ) -> Self {
-        Self { table, changes: changes.as_changeset(), condition, place: PhantomData }
+        Self {
+            table,
+            changes: changes.as_changeset(),
+            condition,
+            place: PhantomData,
+        }
     }
 }
 

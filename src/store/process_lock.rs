@@ -1,5 +1,5 @@
-//! A lock beside the database that ends with its process, however that ends: whoever gets it knows that
-//! the process that had it before is gone.
+//! A lock beside the database that ends with its process, however that ends: whoever gets it knows
+//! that the process that had it before is gone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -40,7 +40,9 @@ impl ProcessLock {
     fn of_file(database: &Path) -> Result<Self, StoreError> {
         super::pool::make_private(database).map_err(|error| {
             let what = format!("cannot open {}: {error}", database.display());
-            StoreError::Setup(format!("{what}: check that its folder exists and is writable"))
+            StoreError::Setup(format!(
+                "{what}: check that its folder exists and is writable"
+            ))
         })?;
         let path = beside(database);
         let cannot = |error: std::io::Error| {
@@ -56,7 +58,8 @@ impl ProcessLock {
                 database.display()
             ))
         })?;
-        lock.write(&format!("{}\n", std::process::id())).map_err(cannot)?;
+        lock.write(&format!("{}\n", std::process::id()))
+            .map_err(cannot)?;
         Ok(Self::Sole { _lock: lock })
     }
 
@@ -65,8 +68,13 @@ impl ProcessLock {
     fn of_name(database: &str, node_name: &str) -> Result<Self, StoreError> {
         // One name may be a node's of several databases. (Its URL may hold a password.)
         let database = Sha256::digest(database);
-        let database: String = database.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let database: String = database
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let folder =
+            std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let path = folder.join(format!("postrider-{database}-{node_name}.lock"));
         let locked = FileLock::acquire(&path).and_then(|locked| {
             // A copy of a machine has a copy of the file; only its boot is its own.
@@ -80,7 +88,10 @@ impl ProcessLock {
                 id = uuid::Uuid::new_v4().simple().to_string();
                 lock.write(&id)?;
             }
-            Ok(Self::Name { id: of_host(&id), _lock: lock })
+            Ok(Self::Name {
+                id: of_host(&id),
+                _lock: lock,
+            })
         });
         match locked {
             Ok(lock) => Ok(lock),
@@ -127,14 +138,16 @@ pub(crate) struct FileLock {
 }
 
 impl FileLock {
-    /// Takes the lock on the file, which is made if there is none. Where another process has it, what the
-    /// file says of that.
+    /// Takes the lock on the file, which is made if there is none. Where another process has it,
+    /// what the file says of that.
     fn acquire(path: &Path) -> std::io::Result<Result<Self, String>> {
         let mut options = OpenOptions::new();
         options.create(true).read(true).write(true).truncate(false);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut lock = Self { file: options.open(path)? };
+        let mut lock = Self {
+            file: options.open(path)?,
+        };
         match lock.file.try_lock() {
             Ok(()) => Ok(Ok(lock)),
             Err(std::fs::TryLockError::WouldBlock) => Ok(Err(lock.read().unwrap_or_default())),
@@ -158,7 +171,9 @@ impl FileLock {
 
 /// Two names for one file must not be two locks.
 fn beside(database: &Path) -> PathBuf {
-    let real = database.canonicalize().unwrap_or_else(|_| database.to_owned());
+    let real = database
+        .canonicalize()
+        .unwrap_or_else(|_| database.to_owned());
     let mut name = real.into_os_string();
     name.push(".lock");
     name.into()

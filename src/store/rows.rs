@@ -5,8 +5,8 @@ use diesel::prelude::*;
 use super::codec;
 use super::schema::{
     webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
-    webhook_endpoints, webhook_events, webhook_nodes, webhook_recoveries, webhook_schema_migrations,
-    webhook_tokens,
+    webhook_endpoints, webhook_events, webhook_nodes, webhook_recoveries,
+    webhook_schema_migrations, webhook_tokens,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{DeliveryId, EndpointId, Tenant};

@@ -11,8 +11,8 @@ use crate::config::DatabaseUrl;
 
 /// A host's own pool of diesel connections, for [`Builder::pool`](crate::Builder::pool).
 ///
-/// Two of its connections are held as long as the engine runs (four on Postgres), others for single reads. On a
-/// file, those that are held get `synchronous = FULL`.
+/// Two of its connections are held as long as the engine runs (four on Postgres), others for single
+/// reads. On a file, those that are held get `synchronous = FULL`.
 #[derive(Clone)]
 pub struct HostPool {
     lender: Arc<dyn Lend>,
@@ -20,7 +20,8 @@ pub struct HostPool {
     size: u32,
 }
 
-/// The fewest connections that a host's pool may have: what is held, and what somebody may need beside it.
+/// The fewest connections that a host's pool may have: what is held, and what somebody may need
+/// beside it.
 const FEWEST: u32 = 6;
 
 impl std::fmt::Debug for HostPool {
@@ -34,7 +35,11 @@ where
     C: HostConnection + R2D2Connection + Send + 'static,
 {
     fn from(pool: diesel::r2d2::Pool<ConnectionManager<C>>) -> Self {
-        Self { size: pool.max_size(), is_server: C::IS_SERVER, lender: Arc::new(pool) }
+        Self {
+            size: pool.max_size(),
+            is_server: C::IS_SERVER,
+            lender: Arc::new(pool),
+        }
     }
 }
 
@@ -51,7 +56,9 @@ where
     C: HostConnection + R2D2Connection + Send + 'static,
 {
     fn lend(&self) -> Result<Box<dyn Lent>, StoreError> {
-        let conn = self.get().map_err(|error| Unavailable::Pool(error.to_string()))?;
+        let conn = self
+            .get()
+            .map_err(|error| Unavailable::Pool(error.to_string()))?;
         Ok(Box::new(conn))
     }
 }
@@ -79,7 +86,10 @@ impl Held {
         Self::Own(Box::new(conn))
     }
 
-    #[expect(clippy::expect_used, reason = "who lends a connection runs the work once")]
+    #[expect(
+        clippy::expect_used,
+        reason = "who lends a connection runs the work once"
+    )]
     pub(super) fn with<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> T) -> T {
         match self {
             Self::Own(conn) => work(conn),
@@ -119,8 +129,8 @@ impl Source {
         }
     }
 
-    /// Whether what is set in a session is for somebody else's eyes, or may be: behind a pooler, and on a
-    /// connection that is a host's.
+    /// Whether what is set in a session is for somebody else's eyes, or may be: behind a pooler,
+    /// and on a connection that is a host's.
     pub(super) fn sessions_are_shared(&self) -> bool {
         match self {
             Self::Url(url) => url.is_pooled(),

@@ -31,11 +31,18 @@ use crate::domain::lifecycle::{Life, State, Status};
 impl Transactions for SqliteConnection {
     fn begin(&mut self) -> Result<(), StoreError> {
         // A deferred transaction that turns to writing gets BUSY without waiting for its turn.
-        Ok(AnsiTransactionManager::begin_transaction_sql(self, "BEGIN IMMEDIATE")?)
+        Ok(AnsiTransactionManager::begin_transaction_sql(
+            self,
+            "BEGIN IMMEDIATE",
+        )?)
     }
 
     fn begin_within(&mut self) -> Result<(), StoreError> {
-        if is_open(self)? { Ok(AnsiTransactionManager::begin_transaction(self)?) } else { self.begin() }
+        if is_open(self)? {
+            Ok(AnsiTransactionManager::begin_transaction(self)?)
+        } else {
+            self.begin()
+        }
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -51,7 +58,10 @@ impl Transactions for SqliteConnection {
         members: &[Publishing<'_>],
         made: &mut Vec<Made>,
     ) -> Result<Vec<Outcome>, StoreError> {
-        members.iter().map(|member| publish(self, member.publish, &member.targets, made)).collect()
+        members
+            .iter()
+            .map(|member| publish(self, member.publish, &member.targets, made))
+            .collect()
     }
 
     fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
@@ -64,8 +74,15 @@ impl Transactions for SqliteConnection {
             .filter(shards::holder.is_not_null())
             .select((shards::shard, shards::epoch))
             .load(self)?;
-        let lease = |(shard, epoch)| Lease { shard: Shard::from_number(shard), epoch };
-        Ok(rows.into_iter().map(lease).filter(|lease| leases.contains(lease)).collect())
+        let lease = |(shard, epoch)| Lease {
+            shard: Shard::from_number(shard),
+            epoch,
+        };
+        Ok(rows
+            .into_iter()
+            .map(lease)
+            .filter(|lease| leases.contains(lease))
+            .collect())
     }
 
     fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
@@ -78,8 +95,10 @@ impl Transactions for SqliteConnection {
                     .filter(shards::shard.eq(lease.shard.number()))
                     .filter(shards::epoch.eq(lease.epoch))
                     .filter(
-                        (shards::holder.is_null().or(shards::holder.eq_any(&gone).assume_not_null()))
-                            .or(shards::expires_at.le(by.now.as_micros()).assume_not_null()),
+                        (shards::holder
+                            .is_null()
+                            .or(shards::holder.eq_any(&gone).assume_not_null()))
+                        .or(shards::expires_at.le(by.now.as_micros()).assume_not_null()),
                     ),
             )
             .set((
@@ -88,7 +107,10 @@ impl Transactions for SqliteConnection {
                 shards::expires_at.eq(Some(by.until.as_micros())),
             ))
             .execute(self)?;
-            taken.extend((changed > 0).then_some(Lease { shard: lease.shard, epoch }));
+            taken.extend((changed > 0).then_some(Lease {
+                shard: lease.shard,
+                epoch,
+            }));
         }
         Ok(taken)
     }
@@ -125,10 +147,20 @@ impl Transactions for SqliteConnection {
     }
 
     fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError> {
-        // One by one: a list of any length would be a statement of its own. (`first` would bind a limit, for which
-        // SQLite prepares a statement anew.)
-        let one = |seq| events::table.find(seq).select(EventRow::as_select()).get_result(self).optional();
-        Ok(seqs.iter().map(one).filter_map(Result::transpose).collect::<Result<_, _>>()?)
+        // One by one: a list of any length would be a statement of its own. (`first` would bind a
+        // limit, for which SQLite prepares a statement anew.)
+        let one = |seq| {
+            events::table
+                .find(seq)
+                .select(EventRow::as_select())
+                .get_result(self)
+                .optional()
+        };
+        Ok(seqs
+            .iter()
+            .map(one)
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?)
     }
 
     fn pairs_seek(&self) -> bool {
@@ -136,14 +168,23 @@ impl Transactions for SqliteConnection {
     }
 
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
-        let row = (keys::name.eq(name), keys::key.eq(key), keys::created_at.eq(at.as_micros()));
-        diesel::insert_into(keys::table).values(row).on_conflict_do_nothing().execute(self)?;
+        let row = (
+            keys::name.eq(name),
+            keys::key.eq(key),
+            keys::created_at.eq(at.as_micros()),
+        );
+        diesel::insert_into(keys::table)
+            .values(row)
+            .on_conflict_do_nothing()
+            .execute(self)?;
         Ok(())
     }
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
         for row in rows {
-            diesel::insert_into(attempts::table).values(row).execute(self)?;
+            diesel::insert_into(attempts::table)
+                .values(row)
+                .execute(self)?;
         }
         Ok(())
     }
@@ -172,7 +213,12 @@ fn publish(
         for (index, (event, targets)) in publish.events.iter().zip(targets).enumerate() {
             match publish_one(conn, event, targets, made)? {
                 Some(answer) => answers.push(answer),
-                None => return Err(Abandon::Refused(Refusal::Conflict { index, id: event.id.clone() })),
+                None => {
+                    return Err(Abandon::Refused(Refusal::Conflict {
+                        index,
+                        id: event.id.clone(),
+                    }));
+                }
             }
         }
         Ok(answers)
@@ -257,14 +303,20 @@ fn publish_one(
     if prepared!(insert).execute(conn)? == 0 {
         return published_before(conn, event);
     }
-    let mut answer = Published { created_at: event.created_at, duplicate: false, deliveries: Vec::new() };
+    let mut answer = Published {
+        created_at: event.created_at,
+        duplicate: false,
+        deliveries: Vec::new(),
+    };
     for target in targets {
         let id = DeliveryId::generate(event.created_at);
         let key = event.ordering_key.as_deref();
         let row = NewDeliveryRow::new(&id, &target.id, &target.tenant, key, event.created_at);
         // A table without row ids, as this one is, leaves the last row id as it is.
         let row = (&row, deliveries::event_seq.eq(last_insert_rowid()));
-        diesel::insert_into(deliveries::table).values(row).execute(conn)?;
+        diesel::insert_into(deliveries::table)
+            .values(row)
+            .execute(conn)?;
         answer.deliveries.push((id.clone(), target.id.clone()));
         made.push((target.id.clone(), just_made(id, event)));
     }
@@ -289,7 +341,9 @@ fn published_before(
         .order(deliveries::id)
         .select((deliveries::id, deliveries::endpoint_id))
         .load(conn)?;
-    let ids = |(id, endpoint): (String, String)| (DeliveryId::from_text(id), EndpointId::from_text(endpoint));
+    let ids = |(id, endpoint): (String, String)| {
+        (DeliveryId::from_text(id), EndpointId::from_text(endpoint))
+    };
     Ok(Some(Published {
         created_at: codec::time(created_at),
         duplicate: true,
@@ -311,8 +365,8 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
             deliveries::claimed_at.eq(Some(at)),
             deliveries::updated_at.eq(at),
         );
-        // What was read tells what the claim leaves, so nothing needs to come back: `RETURNING` would make
-        // SQLite open and close a table for each run.
+        // What was read tells what the claim leaves, so nothing needs to come back: `RETURNING`
+        // would make SQLite open and close a table for each run.
         let as_seen = deliveries::id
             .eq(id.as_str())
             .and(StatusIsPending)
@@ -328,7 +382,10 @@ fn claim(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Claimed>, Sto
                 claim_no: claim_no + 1,
                 epoch: claim.lease.epoch,
                 claimed_at: claim.at,
-                life: Life { state: State::Sending, ..*life },
+                life: Life {
+                    state: State::Sending,
+                    ..*life
+                },
             });
         }
     }
@@ -352,10 +409,14 @@ fn leave_sending(conn: &mut SqliteConnection, leaving: &Leaving<'_>) -> Result<b
     Ok(Update::new(Here, "webhook_deliveries", changes, claim).execute(conn)? == 1)
 }
 
-/// Removes those of the outdated events whose deliveries have all ended, with all that belongs to them.
+/// Removes those of the outdated events whose deliveries have all ended, with all that belongs to
+/// them.
 fn retire(conn: &mut SqliteConnection, batch: &Retire, aged: Aged) -> Result<Retired, StoreError> {
-    let mut retired =
-        Retired { events: 0, last_seq: aged.last_seq.unwrap_or(batch.after_seq), more: aged.more };
+    let mut retired = Retired {
+        events: 0,
+        last_seq: aged.last_seq.unwrap_or(batch.after_seq),
+        more: aged.more,
+    };
     let mut room = batch.max_deliveries;
     for seq in aged.outdated {
         let of_event = || deliveries::table.filter(deliveries::event_seq.eq(seq));
@@ -380,7 +441,11 @@ fn retire(conn: &mut SqliteConnection, batch: &Retire, aged: Aged) -> Result<Ret
         room -= i64::try_from(ids.len()).unwrap_or(i64::MAX);
         if room <= 0 {
             // The rest of this event, or the next one, is for the next batch.
-            return Ok(Retired { last_seq: seq - 1, more: true, ..retired });
+            return Ok(Retired {
+                last_seq: seq - 1,
+                more: true,
+                ..retired
+            });
         }
         diesel::delete(events::table.find(seq)).execute(conn)?;
         retired.events += 1;

@@ -1,5 +1,6 @@
-//! What each database does in its own way: everything that is a transaction, or that many rows in one
-//! statement make cheap. The conformance suite (`tests/it/store`) holds all of them to the same answers.
+//! What each database does in its own way: everything that is a transaction, or that many rows in
+//! one statement make cheap. The conformance suite (`tests/it/store`) holds all of them to the same
+//! answers.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -25,7 +26,12 @@ pub(super) type Made = (EndpointId, Queued);
 pub(super) fn just_made(id: DeliveryId, event: &Arc<SealedEvent>) -> Queued {
     let life = Life::published(event.created_at, event.ordering_key.is_some());
     let seen = Seen { claim_no: 0, life };
-    Queued { id, due: event.created_at, event: Arc::clone(event), seen }
+    Queued {
+        id,
+        due: event.created_at,
+        event: Arc::clone(event),
+        seen,
+    }
 }
 
 /// Events to store, all or none, each with those whom it goes to.
@@ -42,10 +48,14 @@ pub(super) struct Leaving<'a> {
 }
 
 impl<'a> Leaving<'a> {
-    /// `None` where the lifecycle does not allow it. (A claim that is held is `sending` by construction;
-    /// only its row may disagree.)
+    /// `None` where the lifecycle does not allow it. (A claim that is held is `sending` by
+    /// construction; only its row may disagree.)
     pub(super) fn by(claimed: &'a Claimed, cause: &Cause<'_>, at: Timestamp) -> Option<Self> {
-        Some(Self { claimed, life: lifecycle::next(&claimed.life, cause).ok()?, at })
+        Some(Self {
+            claimed,
+            life: lifecycle::next(&claimed.life, cause).ok()?,
+            at,
+        })
     }
 }
 
@@ -82,21 +92,23 @@ pub(super) trait Transactions {
     /// The database's own time of day; `None` where it is a file and has none.
     fn time(&mut self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Those of the leases that stand, and that nobody can take over before this transaction has ended.
+    /// Those of the leases that stand, and that nobody can take over before this transaction has
+    /// ended.
     fn hold(&mut self, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError>;
 
-    /// Takes shards over, as far as they are free, have run out by `now`, or belong to one of `gone`, and
-    /// nobody is at work in them right now. Raises their epochs.
+    /// Takes shards over, as far as they are free, have run out by `now`, or belong to one of
+    /// `gone`, and nobody is at work in them right now. Raises their epochs.
     fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError>;
 
-    /// Reads a delivery before it is changed: nobody else changes it before this transaction has ended.
+    /// Reads a delivery before it is changed: nobody else changes it before this transaction has
+    /// ended.
     fn lock_delivery(&mut self, id: &DeliveryId) -> Result<(), StoreError>;
 
     /// The same for an endpoint.
     fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError>;
 
-    /// Waits until nobody else is publishing under these ordering keys; nobody does before this transaction
-    /// has ended. Its events come after all that were published under them before.
+    /// Waits until nobody else is publishing under these ordering keys; nobody does before this
+    /// transaction has ended. Its events come after all that were published under them before.
     fn wait_for_keys(&mut self, keys: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError>;
 
     /// The same without waiting: those of the keys that could be had.
@@ -105,15 +117,15 @@ pub(super) trait Transactions {
         keys: BTreeSet<OrderingKey<'k>>,
     ) -> Result<BTreeSet<OrderingKey<'k>>, StoreError>;
 
-    /// Whether a delivery has its place in line, and keeps it until this transaction has ended. False also
-    /// where somebody is changing it.
+    /// Whether a delivery has its place in line, and keeps it until this transaction has ended.
+    /// False also where somebody is changing it.
     fn keep_in_line(&mut self, id: &DeliveryId) -> Result<bool, StoreError>;
 
     /// Makes due deliveries `sending`. Those that are so no more are passed over.
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError>;
 
-    /// Ends claims, as far as they still stand: `sending`, of this epoch, of this number. Says of each
-    /// whether it did; of the others nothing is written.
+    /// Ends claims, as far as they still stand: `sending`, of this epoch, of this number. Says of
+    /// each whether it did; of the others nothing is written.
     fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError>;
 
     /// Stored events by their places in the order of publishing; those that are gone are left out.
@@ -128,8 +140,8 @@ pub(super) trait Transactions {
     /// Appends to the attempt log.
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;
 
-    /// Removes those of the outdated events whose deliveries have all ended, oldest first, with all that belongs
-    /// to them.
+    /// Removes those of the outdated events whose deliveries have all ended, oldest first, with all
+    /// that belongs to them.
     fn retire(&mut self, batch: &Retire, aged: Aged) -> Result<Retired, StoreError>;
 }
 

@@ -13,7 +13,8 @@ use super::query::{self, Behind};
 use super::transactions::Transactions;
 use super::transactions::{Publishing, Targets};
 use super::{
-    AnyConnection, Claim, ClaimResult, EndpointCodec, Held, Member, Publish, Refusal, StoreError, Wake, group,
+    AnyConnection, Claim, ClaimResult, EndpointCodec, Held, Member, Publish, Refusal, StoreError,
+    Wake, group,
 };
 use crate::domain::delivery::Delivery;
 use crate::domain::endpoint::Endpoint;
@@ -53,8 +54,18 @@ pub(crate) enum Scope {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Held, codec: Arc<EndpointCodec>, watch: Option<WatchedCompanions>) -> Self {
-        Self { watch, conn, cache: EndpointCache::default(), codec, begun: true }
+    pub(super) fn new(
+        conn: Held,
+        codec: Arc<EndpointCodec>,
+        watch: Option<WatchedCompanions>,
+    ) -> Self {
+        Self {
+            watch,
+            conn,
+            cache: EndpointCache::default(),
+            codec,
+            begun: true,
+        }
     }
 
     /// Returns the writer, unless its connection has died while nobody used it.
@@ -72,12 +83,26 @@ impl Writer {
     ///
     /// Returns the deliveries that are new.
     pub(crate) fn commit(&mut self, members: &mut [Member]) -> Result<Vec<Wake>, StoreError> {
-        // Before, so that nothing is written to a file that nobody will find; and after, so that nothing is answered.
-        self.watch.as_ref().map_or(Ok(()), WatchedCompanions::check)?;
-        let Self { conn, cache, codec, begun, .. } = self;
+        // Before, so that nothing is written to a file that nobody will find; and after, so that
+        // nothing is answered.
+        self.watch
+            .as_ref()
+            .map_or(Ok(()), WatchedCompanions::check)?;
+        let Self {
+            conn,
+            cache,
+            codec,
+            begun,
+            ..
+        } = self;
         let write = |conn: &mut AnyConnection| {
             let mut wakes = Vec::new();
-            let tx = &mut Tx { conn, codec, cache, wakes: &mut wakes };
+            let tx = &mut Tx {
+                conn,
+                codec,
+                cache,
+                wakes: &mut wakes,
+            };
             // Outcomes first: what is known of an attempt is written before anyone takes its claim
             // back. Then the operations, whose changes of endpoints hold for all that follows.
             tx.cache.refresh(tx.conn)?;
@@ -113,9 +138,18 @@ impl Writer {
         &mut self,
         operation: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Self { conn, cache, codec, .. } = self;
+        let Self {
+            conn, cache, codec, ..
+        } = self;
         let done = conn.with(|conn| {
-            in_transaction(conn, |conn| operation(&mut Tx { conn, codec, cache, wakes: &mut Vec::new() }))
+            in_transaction(conn, |conn| {
+                operation(&mut Tx {
+                    conn,
+                    codec,
+                    cache,
+                    wakes: &mut Vec::new(),
+                })
+            })
         });
         self.cache.clear();
         done
@@ -133,22 +167,31 @@ impl Tx<'_> {
         let held = self.conn.own().hold(&leases)?;
         let (mut asked, mut claims) = (Vec::new(), Vec::new());
         for (index, slot) in slots.iter().enumerate() {
-            let endpoint = self.cache.get(self.conn, self.codec, &slot.input.endpoint_id)?;
-            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.is_active()) else { continue };
+            let endpoint = self
+                .cache
+                .get(self.conn, self.codec, &slot.input.endpoint_id)?;
+            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.is_active()) else {
+                continue;
+            };
             if held.contains(&slot.input.lease) {
                 let (claim, behind) = self.in_order(&endpoint, &slot.input)?;
                 asked.push((index, endpoint, behind));
                 claims.push(claim);
             }
         }
-        let claimed = self.conn.own().claim(&claims.iter().map(AsRef::as_ref).collect::<Vec<_>>())?;
+        let claimed = self
+            .conn
+            .own()
+            .claim(&claims.iter().map(AsRef::as_ref).collect::<Vec<_>>())?;
         let mut results = Vec::with_capacity(claimed.len());
         for ((index, endpoint, behind), claimed) in asked.into_iter().zip(claimed) {
             let aside = self.set_aside(&endpoint, &behind, slots[index].input.at)?;
             results.push((index, ClaimResult { claimed, aside }));
         }
         drop(claims);
-        slots.iter_mut().for_each(|slot| slot.output = Some(ClaimResult::default()));
+        slots
+            .iter_mut()
+            .for_each(|slot| slot.output = Some(ClaimResult::default()));
         for (index, result) in results {
             slots[index].output = Some(result);
         }
@@ -166,7 +209,9 @@ impl Tx<'_> {
         }
         let behind = query::behind(self.conn, &endpoint.id, claim.ids())?;
         let mut claim = claim.clone();
-        claim.wanted.retain(|(id, _)| behind.iter().all(|one| one.id != *id));
+        claim
+            .wanted
+            .retain(|(id, _)| behind.iter().all(|one| one.id != *id));
         Ok((Cow::Owned(claim), behind))
     }
 
@@ -187,7 +232,11 @@ impl Tx<'_> {
             None => cache.wanting(conn, &event.tenant, &event.event_type),
             Some(only) => {
                 let all = cache.of_tenant(conn, &event.tenant)?;
-                Ok(all.iter().filter(|target| target.id == *only).cloned().collect())
+                Ok(all
+                    .iter()
+                    .filter(|target| target.id == *only)
+                    .cloned()
+                    .collect())
             }
         }
     }
@@ -199,14 +248,18 @@ impl Tx<'_> {
     ) -> Result<Vec<group::Outcome>, StoreError> {
         let (mut outcomes, mut publishing, mut places) = (Vec::new(), Vec::new(), Vec::new());
         let asked: Vec<&Publish> = asked.collect();
-        let keys: BTreeSet<OrderingKey<'_>> = asked.iter().flat_map(|one| one.ordering_keys()).collect();
+        let keys: BTreeSet<OrderingKey<'_>> =
+            asked.iter().flat_map(|one| one.ordering_keys()).collect();
         let had = self.conn.own().try_keys(keys)?;
         for (place, publish) in asked.into_iter().enumerate() {
             if !publish.ordering_keys().is_subset(&had) {
                 outcomes.push(Err(Refusal::KeyTaken));
                 continue;
             }
-            let targets = publish.events.iter().map(|event| self.targets(publish, event));
+            let targets = publish
+                .events
+                .iter()
+                .map(|event| self.targets(publish, event));
             let targets: Vec<Targets> = targets.collect::<Result<_, _>>()?;
             let found = publish.only.is_none() || targets.iter().all(|targets| !targets.is_empty());
             outcomes.push(Err(Refusal::NoEndpoint));
@@ -248,10 +301,15 @@ pub(super) fn in_transaction_of<C: Transactions>(
 ) -> Result<(), StoreError> {
     conn.begin()?;
     let done = work(conn);
-    if done.is_ok() { conn.commit() } else { conn.rollback().and(done) }
+    if done.is_ok() {
+        conn.commit()
+    } else {
+        conn.rollback().and(done)
+    }
 }
 
-/// Runs `work` in a transaction, or in a savepoint of the one that is open: its failure leaves that usable.
+/// Runs `work` in a transaction, or in a savepoint of the one that is open: its failure leaves that
+/// usable.
 pub(super) fn in_transaction_within<T>(
     conn: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
@@ -286,7 +344,10 @@ impl<'a> Tx<'a> {
     }
 
     /// A delivery that nobody else changes meanwhile.
-    pub(crate) fn delivery_to_change(&mut self, id: &DeliveryId) -> Result<Option<Delivery>, StoreError> {
+    pub(crate) fn delivery_to_change(
+        &mut self,
+        id: &DeliveryId,
+    ) -> Result<Option<Delivery>, StoreError> {
         self.conn.own().lock_delivery(id)?;
         super::query::delivery(self.conn, id)
     }
@@ -298,7 +359,10 @@ impl<'a> Tx<'a> {
     }
 
     /// An endpoint that nobody else changes meanwhile.
-    pub(crate) fn endpoint_to_change(&mut self, id: &EndpointId) -> Result<Option<Endpoint>, StoreError> {
+    pub(crate) fn endpoint_to_change(
+        &mut self,
+        id: &EndpointId,
+    ) -> Result<Option<Endpoint>, StoreError> {
         self.conn.own().lock_endpoint(id)?;
         super::query::endpoint(self.conn, self.codec, id)
     }

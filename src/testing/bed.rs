@@ -20,8 +20,8 @@ pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// An engine on virtual time, with scripted receivers instead of a network.
 ///
-/// Its database is a file of its own that goes with it, or a host's own test database. To be used within
-/// [`on_virtual_time`](super::on_virtual_time).
+/// Its database is a file of its own that goes with it, or a host's own test database. To be used
+/// within [`on_virtual_time`](super::on_virtual_time).
 ///
 /// ```
 /// use postrider::domain::event::{Event, NewEvent};
@@ -75,7 +75,10 @@ impl TestBed {
     pub fn with(configure: impl FnOnce(&mut EngineConfig)) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let database = DatabaseUrl::Sqlite(folder.path().join("postrider.db"));
-        Self { _folder: Some(folder), ..Self::on(database, configure) }
+        Self {
+            _folder: Some(folder),
+            ..Self::on(database, configure)
+        }
     }
 
     /// One on a host's own test database, for what is published in the host's transactions.
@@ -89,7 +92,13 @@ impl TestBed {
         let receivers = ScriptedReceivers::default();
         let postrider = launch(&database, config.clone(), receivers.clone(), START);
         let postrider = postrider.expect("an engine on the test database");
-        Self { postrider, receivers, database, config, _folder: None }
+        Self {
+            postrider,
+            receivers,
+            database,
+            config,
+            _folder: None,
+        }
     }
 
     /// Hours pass in moments: what only finds lost hints is done rarely.
@@ -99,7 +108,11 @@ impl TestBed {
             poll_interval: secs(600),
             idle_timeout: secs(30 * 86400),
             maintenance_interval: secs(3600),
-            lease: Terms { ttl: secs(600), renewal: secs(290), margin: secs(10) },
+            lease: Terms {
+                ttl: secs(600),
+                renewal: secs(290),
+                margin: secs(10),
+            },
             ..EngineConfig::default()
         }
     }
@@ -116,35 +129,63 @@ impl TestBed {
         &self.database
     }
 
-    /// A receiver at `https://{name}.example/`, with an endpoint that wants everything, as fast as it comes.
+    /// A receiver at `https://{name}.example/`, with an endpoint that wants everything, as fast as
+    /// it comes.
     ///
     /// # Panics
     /// Where `name` is no host's.
     pub async fn receiver(&self, name: &str) -> TestReceiver {
         let url = Change::Set(format!("https://{name}.example/"));
         let unlimited = Change::Set("unlimited".to_owned());
-        let change = EndpointChange { url, rate_limit: unlimited, ..EndpointChange::default() };
-        self.receiver_with(Tenant::default(), change).await.expect("an endpoint")
+        let change = EndpointChange {
+            url,
+            rate_limit: unlimited,
+            ..EndpointChange::default()
+        };
+        self.receiver_with(Tenant::default(), change)
+            .await
+            .expect("an endpoint")
     }
 
     /// A receiver with an endpoint as `change` has it.
     ///
     /// # Errors
     /// As [`Postrider::create_endpoint`].
-    pub async fn receiver_with(&self, tenant: Tenant, change: EndpointChange) -> Result<TestReceiver, Error> {
-        let endpoint = self.postrider.create_endpoint(tenant, change, None).await?.endpoint;
-        let host = endpoint.settings.url.host_str().unwrap_or_default().to_owned();
-        Ok(TestReceiver { receivers: self.receivers.clone(), host, endpoint: Some(endpoint.id) })
+    pub async fn receiver_with(
+        &self,
+        tenant: Tenant,
+        change: EndpointChange,
+    ) -> Result<TestReceiver, Error> {
+        let endpoint = self
+            .postrider
+            .create_endpoint(tenant, change, None)
+            .await?
+            .endpoint;
+        let host = endpoint
+            .settings
+            .url
+            .host_str()
+            .unwrap_or_default()
+            .to_owned();
+        Ok(TestReceiver {
+            receivers: self.receivers.clone(),
+            host,
+            endpoint: Some(endpoint.id),
+        })
     }
 
     /// The receiver of whatever endpoint the code under test makes at that host.
     #[must_use]
     pub fn receiver_at(&self, host: &str) -> TestReceiver {
-        TestReceiver { receivers: self.receivers.clone(), host: host.to_owned(), endpoint: None }
+        TestReceiver {
+            receivers: self.receivers.clone(),
+            host: host.to_owned(),
+            endpoint: None,
+        }
     }
 
-    /// Lets time pass until nothing is left that time alone would move. Says what still waits: of a paused
-    /// endpoint, on hold, or behind a failed one.
+    /// Lets time pass until nothing is left that time alone would move. Says what still waits: of a
+    /// paused endpoint, on hold, or behind a failed one.
     ///
     /// # Panics
     /// Where the database cannot be read.
@@ -154,12 +195,22 @@ impl TestBed {
         loop {
             let (mut waiting, mut moving) = (Vec::new(), false);
             let mut due: Option<Timestamp> = None;
-            for id in self.postrider.live_deliveries().await.expect("a database that answers") {
-                let view = self.postrider.delivery(&id).await.expect("what was there a moment ago");
+            for id in self
+                .postrider
+                .live_deliveries()
+                .await
+                .expect("a database that answers")
+            {
+                let view = self
+                    .postrider
+                    .delivery(&id)
+                    .await
+                    .expect("what was there a moment ago");
                 match (view.delivery.life.state, view.waiting_for) {
-                    (State::Pending(_), Some(WaitingFor::Paused | WaitingFor::Held | WaitingFor::Order)) => {
-                        waiting.push(view)
-                    }
+                    (
+                        State::Pending(_),
+                        Some(WaitingFor::Paused | WaitingFor::Held | WaitingFor::Order),
+                    ) => waiting.push(view),
                     (State::Pending(Wait::Until(at)), _) => {
                         moving = true;
                         due = Some(due.map_or(at, |due| due.min(at)));
@@ -170,7 +221,9 @@ impl TestBed {
             if !moving {
                 return waiting;
             }
-            let until_due = due.map(|due| due.since(self.postrider.now())).unwrap_or_default();
+            let until_due = due
+                .map(|due| due.since(self.postrider.now()))
+                .unwrap_or_default();
             // What a rate limit or a breaker holds up is due, and takes its time.
             pass(until_due.max(pause)).await;
             pause = (pause * 2).min(LONGEST);
@@ -184,8 +237,16 @@ impl TestBed {
     pub async fn restart(self) -> Self {
         self.postrider.drain().await;
         let now = self.postrider.now();
-        let postrider = launch(&self.database, self.config.clone(), self.receivers.clone(), now);
-        Self { postrider: postrider.expect("an engine on the same database"), ..self }
+        let postrider = launch(
+            &self.database,
+            self.config.clone(),
+            self.receivers.clone(),
+            now,
+        );
+        Self {
+            postrider: postrider.expect("an engine on the same database"),
+            ..self
+        }
     }
 }
 
@@ -200,8 +261,13 @@ pub fn launch(
     now: Timestamp,
 ) -> Result<Postrider, StartError> {
     let clock = Arc::new(TokioClock::starting_at(now));
-    let builder = Postrider::builder().database(database.clone()).config(config);
-    builder.clock(clock).transport(Arc::new(receivers)).start_here()
+    let builder = Postrider::builder()
+        .database(database.clone())
+        .config(config);
+    builder
+        .clock(clock)
+        .transport(Arc::new(receivers))
+        .start_here()
 }
 
 /// One receiver of a test bed.
@@ -229,7 +295,9 @@ impl TestReceiver {
     /// Where the code under test has made that.
     #[must_use]
     pub fn endpoint(&self) -> &EndpointId {
-        self.endpoint.as_ref().expect("an endpoint that the test bed has made")
+        self.endpoint
+            .as_ref()
+            .expect("an endpoint that the test bed has made")
     }
 
     /// What it got, oldest first.
@@ -262,7 +330,10 @@ impl Received {
     /// If it has none.
     #[must_use]
     pub fn event_id(&self) -> EventId {
-        EventId::from_text(self.header("webhook-id").expect("every webhook has its event's id"))
+        EventId::from_text(
+            self.header("webhook-id")
+                .expect("every webhook has its event's id"),
+        )
     }
 
     /// Its body.
@@ -278,6 +349,7 @@ impl Received {
     #[must_use]
     pub fn event_type(&self) -> String {
         let body: Option<Value> = serde_json::from_slice(&self.request.body).ok();
-        body.and_then(|body| Some(body.get("type")?.as_str()?.to_owned())).unwrap_or_default()
+        body.and_then(|body| Some(body.get("type")?.as_str()?.to_owned()))
+            .unwrap_or_default()
     }
 }

@@ -1,5 +1,5 @@
-//! What holds of every input from outside, however odd: for property tests and fuzzers. Each function
-//! panics where its invariant is broken.
+//! What holds of every input from outside, however odd: for property tests and fuzzers. Each
+//! function panics where its invariant is broken.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,11 +22,18 @@ const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 /// # Panics
 /// If it does.
 pub fn url_and_address_policy(text: &str) {
-    let change = EndpointChange { url: Change::Set(text.to_owned()), ..EndpointChange::default() };
-    let Ok(settings) = Settings::create(change) else { return };
+    let change = EndpointChange {
+        url: Change::Set(text.to_owned()),
+        ..EndpointChange::default()
+    };
+    let Ok(settings) = Settings::create(change) else {
+        return;
+    };
     let url: &Url = &settings.url;
     assert!(
-        matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
     );
     let policy = AddressPolicy::default();
     if policy.check_literal(url).is_err() {
@@ -34,12 +41,19 @@ pub fn url_and_address_policy(text: &str) {
     }
     match url.host() {
         Some(Host::Ipv4(v4)) => {
-            let closed = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast();
-            assert!(!closed && !v4.is_unspecified() && !v4.is_broadcast() && !v4.is_documentation(), "{url}");
+            let closed =
+                v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast();
+            assert!(
+                !closed && !v4.is_unspecified() && !v4.is_broadcast() && !v4.is_documentation(),
+                "{url}"
+            );
         }
         Some(Host::Ipv6(v6)) => {
             let canonical = v6.to_canonical();
-            assert!(canonical.is_ipv4() || v6.segments()[0] & 0xe000 == 0x2000, "{url}");
+            assert!(
+                canonical.is_ipv4() || v6.segments()[0] & 0xe000 == 0x2000,
+                "{url}"
+            );
             assert!(policy.check_address(canonical).is_ok(), "{url}");
         }
         Some(Host::Domain(name)) => {
@@ -51,7 +65,8 @@ pub fn url_and_address_policy(text: &str) {
     }
 }
 
-/// Headers that an endpoint may have can be sent as they are, and set none that is not theirs to set.
+/// Headers that an endpoint may have can be sent as they are, and set none that is not theirs to
+/// set.
 ///
 /// # Panics
 /// If not.
@@ -61,19 +76,36 @@ pub fn header_map(headers: BTreeMap<String, String>) {
         headers: Change::Set(headers),
         ..EndpointChange::default()
     };
-    let Ok(settings) = Settings::create(change) else { return };
+    let Ok(settings) = Settings::create(change) else {
+        return;
+    };
     assert!(settings.headers.len() <= 50);
     for (name, value) in &settings.headers {
         assert!(
             !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b':'),
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && b != b':'),
             "{name:?}"
         );
-        assert!(value.len() <= 8192 && value.bytes().all(|b| (0x20..0x7f).contains(&b)), "{name:?}");
-        for reserved in ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade"] {
+        assert!(
+            value.len() <= 8192 && value.bytes().all(|b| (0x20..0x7f).contains(&b)),
+            "{name:?}"
+        );
+        for reserved in [
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "te",
+            "upgrade",
+        ] {
             assert_ne!(name, reserved);
         }
-        assert!(!name.starts_with("webhook-") && !name.starts_with("proxy-"), "{name:?}");
+        assert!(
+            !name.starts_with("webhook-") && !name.starts_with("proxy-"),
+            "{name:?}"
+        );
     }
 }
 
@@ -83,11 +115,18 @@ pub fn header_map(headers: BTreeMap<String, String>) {
 /// If not.
 pub fn retry_after(value: &str) {
     for status in [200, 410, 429, 500, 503] {
-        let verdict = etiquette::verdict(status, &vec![("Retry-After".to_owned(), value.to_owned())], NOW);
+        let verdict = etiquette::verdict(
+            status,
+            &vec![("Retry-After".to_owned(), value.to_owned())],
+            NOW,
+        );
         if let Verdict::RetryAfter(asked) = verdict {
             assert!(status == 429 || status == 503);
             let delay = asked.delay(NOW);
-            assert!(delay >= Duration::from_secs(1) && delay <= LONGEST_HOLD, "{value:?}: {delay:?}");
+            assert!(
+                delay >= Duration::from_secs(1) && delay <= LONGEST_HOLD,
+                "{value:?}: {delay:?}"
+            );
         }
     }
 }
@@ -97,7 +136,9 @@ pub fn retry_after(value: &str) {
 /// # Panics
 /// If not.
 pub fn publish_json(request: &[u8]) {
-    let Some(event) = read_event(request) else { return };
+    let Some(event) = read_event(request) else {
+        return;
+    };
     let content = event.content.clone();
     let Ok(sealed) = event.seal(NOW) else { return };
     assert!(sealed.body.len() <= MAX_BODY_BYTES);
@@ -105,10 +146,16 @@ pub fn publish_json(request: &[u8]) {
         Content::Payload { body, .. } => assert_eq!(sealed.body, body),
         Content::Data(data) => {
             let text = std::str::from_utf8(&sealed.body).expect("JSON is UTF-8");
-            assert!(text.contains(&format!(r#""data":{},"id":"{}""#, data.get(), sealed.id)), "{text}");
+            assert!(
+                text.contains(&format!(r#""data":{},"id":"{}""#, data.get(), sealed.id)),
+                "{text}"
+            );
             let members: BTreeMap<&str, &serde_json::value::RawValue> =
                 serde_json::from_str(text).expect("one JSON object");
-            assert_eq!(members.keys().copied().collect::<Vec<_>>(), ["data", "id", "timestamp", "type"]);
+            assert_eq!(
+                members.keys().copied().collect::<Vec<_>>(),
+                ["data", "id", "timestamp", "type"]
+            );
             assert_eq!(members["data"].get(), data.get());
         }
     }

@@ -1,4 +1,5 @@
-//! For tests, a host's and our own: [`TestBed`], an engine on virtual time whose receivers follow a script.
+//! For tests, a host's and our own: [`TestBed`], an engine on virtual time whose receivers follow a
+//! script.
 //!
 //! Under it are its parts: a clock that follows tokio's, [`ScriptedReceivers`], and their records.
 
@@ -27,7 +28,10 @@ impl TokioClock {
     /// A clock that shows `base` now. To be made inside the runtime that it follows.
     #[must_use]
     pub fn starting_at(base: Timestamp) -> Self {
-        Self { base, origin: Instant::now() }
+        Self {
+            base,
+            origin: Instant::now(),
+        }
     }
 }
 
@@ -54,7 +58,11 @@ pub async fn pass(duration: Duration) {
 pub fn on_virtual_time<F: Future>(test: F) -> F::Output {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().start_paused(true).build().expect("an I/O driver")
+        builder
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("an I/O driver")
     };
     actix::System::with_tokio_rt(runtime).block_on(test)
 }
@@ -103,7 +111,11 @@ impl Received {
     /// One of its headers, by its name in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.request.headers.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str())
+        self.request
+            .headers
+            .iter()
+            .find(|(one, _)| one == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -129,7 +141,11 @@ impl ScriptedReceivers {
 
     /// What `host` does with its next requests, one each.
     pub fn next(&self, host: &str, replies: impl IntoIterator<Item = Reply>) {
-        self.script().next.entry(host.to_owned()).or_default().extend(replies);
+        self.script()
+            .next
+            .entry(host.to_owned())
+            .or_default()
+            .extend(replies);
     }
 
     /// What `host` does once its script is over.
@@ -141,13 +157,21 @@ impl ScriptedReceivers {
     #[must_use]
     pub fn received(&self, host: &str) -> Vec<Received> {
         let of_host = |one: &&Received| one.request.url.host_str() == Some(host);
-        self.script().received.iter().filter(of_host).cloned().collect()
+        self.script()
+            .received
+            .iter()
+            .filter(of_host)
+            .cloned()
+            .collect()
     }
 
     /// The most requests that `host` had open at once.
     #[must_use]
     pub fn most_at_once(&self, host: &str) -> usize {
-        self.script().in_flight.get(host).map_or(0, |(_, most)| *most)
+        self.script()
+            .in_flight
+            .get(host)
+            .map_or(0, |(_, most)| *most)
     }
 }
 
@@ -171,7 +195,10 @@ impl Transport for ScriptedReceivers {
         let timeout = request.timeout;
         let reply = {
             let mut script = self.script();
-            script.received.push(Received { at: Instant::now(), request });
+            script.received.push(Received {
+                at: Instant::now(),
+                request,
+            });
             let (open, most) = script.in_flight.entry(host.clone()).or_default();
             *open += 1;
             *most = (*most).max(*open);
@@ -179,16 +206,31 @@ impl Transport for ScriptedReceivers {
             next.or_else(|| script.otherwise.get(&host).cloned())
                 .unwrap_or(Reply::Status(200, Duration::ZERO))
         };
-        let open = Open { receivers: self.clone(), host };
+        let open = Open {
+            receivers: self.clone(),
+            host,
+        };
         Box::pin(async move {
             let _open = open;
-            let late = || Err(Failure::Timeout(format!("no answer within {} ms", timeout.as_millis())));
+            let late = || {
+                Err(Failure::Timeout(format!(
+                    "no answer within {} ms",
+                    timeout.as_millis()
+                )))
+            };
             let result = match reply {
                 Reply::Status(status, after) if after < timeout => {
                     tokio::time::sleep(after).await;
-                    Ok(WireAnswer { status, ..WireAnswer::default() })
+                    Ok(WireAnswer {
+                        status,
+                        ..WireAnswer::default()
+                    })
                 }
-                Reply::Answer(status, headers) => Ok(WireAnswer { status, headers, ..WireAnswer::default() }),
+                Reply::Answer(status, headers) => Ok(WireAnswer {
+                    status,
+                    headers,
+                    ..WireAnswer::default()
+                }),
                 Reply::Status(..) | Reply::Hang => {
                     tokio::time::sleep(timeout).await;
                     late()
@@ -196,7 +238,11 @@ impl Transport for ScriptedReceivers {
                 Reply::Fail(failure) => Err(failure),
                 Reply::Panic => panic!("injected into an attempt"),
             };
-            Exchanged { result, remote_address: None, timings: Timings::default() }
+            Exchanged {
+                result,
+                remote_address: None,
+                timings: Timings::default(),
+            }
         })
     }
 }

@@ -15,7 +15,11 @@ fn pages() -> BTreeMap<PathBuf, String> {
     let mut open = vec![root().join("README.md"), root().join("docs")];
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            open.extend(
+                std::fs::read_dir(path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
         } else if let Ok(text) = String::from_utf8(std::fs::read(&path).unwrap()) {
             found.insert(path.strip_prefix(root()).unwrap().to_owned(), text);
         }
@@ -44,21 +48,30 @@ fn lines(page: &str) -> Vec<(Option<&str>, &str)> {
 
 /// What stands between `open` and `close`, each time.
 fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(open).skip(1).filter_map(move |rest| Some(rest.split_once(close)?.0))
+    text.split(open)
+        .skip(1)
+        .filter_map(move |rest| Some(rest.split_once(close)?.0))
 }
 
 /// The anchors of a page's headings, as GitHub makes them.
 fn anchors(page: &str) -> BTreeSet<String> {
     let mut seen = BTreeMap::new();
     let mut all = BTreeSet::new();
-    for (_, line) in
-        lines(page).into_iter().filter(|(inside, line)| inside.is_none() && line.starts_with('#'))
+    for (_, line) in lines(page)
+        .into_iter()
+        .filter(|(inside, line)| inside.is_none() && line.starts_with('#'))
     {
         let title = line.trim_start_matches('#').trim().to_lowercase();
-        let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
         let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
         let before: &mut u32 = seen.entry(anchor.clone()).or_default();
-        all.insert(if *before == 0 { anchor } else { format!("{anchor}-{before}") });
+        all.insert(if *before == 0 {
+            anchor
+        } else {
+            format!("{anchor}-{before}")
+        });
         *before += 1;
     }
     all
@@ -69,23 +82,35 @@ fn links_lead_somewhere() {
     let pages = pages();
     let mut wrong = Vec::new();
     for (path, page) in pages.iter().filter(|(path, _)| is_markdown(path)) {
-        let prose: String =
-            lines(page).into_iter().filter(|(inside, _)| inside.is_none()).map(|(_, line)| line).collect();
+        let prose: String = lines(page)
+            .into_iter()
+            .filter(|(inside, _)| inside.is_none())
+            .map(|(_, line)| line)
+            .collect();
         for link in between(&prose, "](", ")").filter(|link| !link.contains("://")) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = root().join(path.parent().unwrap()).join(file);
-            let target = if file.is_empty() { root().join(path) } else { target };
+            let target = if file.is_empty() {
+                root().join(path)
+            } else {
+                target
+            };
             let leads = match std::fs::metadata(&target) {
                 Err(_) => false,
                 Ok(_) if anchor.is_empty() => true,
-                Ok(_) => std::fs::read_to_string(&target).is_ok_and(|text| anchors(&text).contains(anchor)),
+                Ok(_) => std::fs::read_to_string(&target)
+                    .is_ok_and(|text| anchors(&text).contains(anchor)),
             };
             if !leads {
                 wrong.push(format!("{}: {link}", path.display()));
             }
         }
     }
-    assert!(wrong.is_empty(), "these lead nowhere:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "these lead nowhere:\n{}",
+        wrong.join("\n")
+    );
 }
 
 /// What the binary says of itself.
@@ -110,7 +135,9 @@ impl Help {
             if !line.starts_with(' ') {
                 section = line;
             } else if line.trim_start().starts_with('-') {
-                let words = line.split([' ', ',', '=', '[']).filter(|word| word.starts_with('-'));
+                let words = line
+                    .split([' ', ',', '=', '['])
+                    .filter(|word| word.starts_with('-'));
                 help.flags.extend(words.map(str::to_owned));
             } else if section == "Commands:" && !line.starts_with("   ") {
                 let name = line.split_whitespace().next().unwrap();
@@ -120,15 +147,20 @@ impl Help {
                     help.commands.insert(name.to_owned(), Self::of(&inner));
                 }
             }
-            help.settings
-                .extend(between(line, "[env: ", "]").map(|env| env.trim_end_matches('=').to_owned()));
+            help.settings.extend(
+                between(line, "[env: ", "]").map(|env| env.trim_end_matches('=').to_owned()),
+            );
         }
         help
     }
 
     fn all_settings(&self) -> BTreeSet<&str> {
         let below = self.commands.values().flat_map(Self::all_settings);
-        self.settings.iter().map(String::as_str).chain(below).collect()
+        self.settings
+            .iter()
+            .map(String::as_str)
+            .chain(below)
+            .collect()
     }
 
     /// What of that command does not exist.
@@ -138,11 +170,22 @@ impl Help {
             return command.lacks(rest);
         }
         let flag = first.split('=').next().unwrap_or(first);
-        let is_flag = flag.starts_with('-') && flag.trim_start_matches('-').starts_with(char::is_alphabetic);
+        let is_flag = flag.starts_with('-')
+            && flag
+                .trim_start_matches('-')
+                .starts_with(char::is_alphabetic);
         let is_command =
             !self.commands.is_empty() && first.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-        let is_missing = if is_flag { !self.flags.contains(flag) } else { is_command };
-        if is_missing { Some(first) } else { self.lacks(rest) }
+        let is_missing = if is_flag {
+            !self.flags.contains(flag)
+        } else {
+            is_command
+        };
+        if is_missing {
+            Some(first)
+        } else {
+            self.lacks(rest)
+        }
     }
 }
 
@@ -175,7 +218,11 @@ fn typed(page: &str) -> Vec<String> {
 fn commands(line: &str) -> Vec<Vec<&str>> {
     let line = line.split(" #").next().unwrap_or_default();
     let simple = line.split(['|', ';', '&', '(', ')', '`']);
-    let words = simple.map(|one| one.split_whitespace().skip_while(|word| is_assignment(word)).collect());
+    let words = simple.map(|one| {
+        one.split_whitespace()
+            .skip_while(|word| is_assignment(word))
+            .collect()
+    });
     let said = words.filter_map(|words: Vec<&str>| match words.as_slice() {
         // A dependency in a `Cargo.toml`.
         ["postrider", "=", ..] => None,
@@ -192,7 +239,8 @@ fn commands(line: &str) -> Vec<Vec<&str>> {
 }
 
 fn is_assignment(word: &str) -> bool {
-    word.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+    word.split_once('=')
+        .is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
 }
 
 #[test]
@@ -203,7 +251,9 @@ fn commands_and_their_flags_exist() {
         let lines = if is_markdown(&path) {
             typed(&page)
         } else {
-            page.lines().filter_map(|line| Some(line.strip_prefix("ExecStart=")?.to_owned())).collect()
+            page.lines()
+                .filter_map(|line| Some(line.strip_prefix("ExecStart=")?.to_owned()))
+                .collect()
         };
         for line in &lines {
             for words in commands(line) {
@@ -214,8 +264,15 @@ fn commands_and_their_flags_exist() {
             }
         }
     }
-    assert!(wrong.is_empty(), "these do not exist:\n{}", wrong.join("\n"));
-    assert!(right > 40, "only {right} commands were found: does this test still read them?");
+    assert!(
+        wrong.is_empty(),
+        "these do not exist:\n{}",
+        wrong.join("\n")
+    );
+    assert!(
+        right > 40,
+        "only {right} commands were found: does this test still read them?"
+    );
 }
 
 #[test]
@@ -226,7 +283,9 @@ fn settings_exist() {
     let mut wrong = Vec::new();
     for (path, page) in pages() {
         for rest in page.split(PREFIX).skip(1) {
-            let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_').unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !c.is_ascii_uppercase() && c != '_')
+                .unwrap_or(rest.len());
             let name = format!("{PREFIX}{}", &rest[..end]);
             // `POSTRIDER_…` is all of them, `POSTRIDER_DEFAULT_…` some.
             let exists = if name.ends_with('_') {
@@ -239,5 +298,9 @@ fn settings_exist() {
             }
         }
     }
-    assert!(wrong.is_empty(), "these do not exist:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "these do not exist:\n{}",
+        wrong.join("\n")
+    );
 }

@@ -23,7 +23,9 @@ const UP: [&str; 2] = [
 /// A fresh database of each kind.
 fn databases(folder: &Path) -> Vec<DatabaseUrl> {
     let sqlite = DatabaseUrl::Sqlite(folder.join("fresh.db"));
-    std::iter::once(sqlite).chain(Cluster::shared().map(Cluster::database)).collect()
+    std::iter::once(sqlite)
+        .chain(Cluster::shared().map(Cluster::database))
+        .collect()
 }
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
@@ -48,14 +50,21 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 /// The module below `src` that a file belongs to.
 fn module(path: &Path) -> String {
     let below = path.strip_prefix("src").unwrap();
-    let first = below.components().next().unwrap().as_os_str().to_str().unwrap();
+    let first = below
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_str()
+        .unwrap();
     first.trim_end_matches(".rs").to_owned()
 }
 
 /// A file's lines of code: no comments, and nothing below its unit tests.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    code.lines().map(|line| line.split("//").next().unwrap_or_default())
+    code.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
 }
 
 #[test]
@@ -66,9 +75,15 @@ fn arrows_point_left_only() {
         ("metrics", &["domain"]),
         ("store", &["domain", "config", "store"]),
         ("sender", &["domain", "config", "sender"]),
-        ("engine", &["domain", "config", "metrics", "store", "sender", "engine"]),
+        (
+            "engine",
+            &["domain", "config", "metrics", "store", "sender", "engine"],
+        ),
         ("admin", &["domain", "config", "engine", "store", "admin"]),
-        ("testing", &["domain", "config", "sender", "admin", "testing"]),
+        (
+            "testing",
+            &["domain", "config", "sender", "admin", "testing"],
+        ),
     ]);
     let mut arrows = 0;
     for (path, text) in sources("src") {
@@ -76,12 +91,16 @@ fn arrows_point_left_only() {
         if module == "lib" || module == "bin" {
             continue;
         }
-        let allowed = may_use.get(module.as_str()).unwrap_or_else(|| panic!("{module} has no place yet"));
+        let allowed = may_use
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{module} has no place yet"));
         for line in code(&text) {
             for (at, _) in line.match_indices("crate::") {
                 let target = &line[at + "crate::".len()..];
-                let target: String =
-                    target.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let target: String = target
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .collect();
                 // A type at the root is the engine's handle, re-exported.
                 let known = may_use.contains_key(target.as_str());
                 assert!(
@@ -93,7 +112,10 @@ fn arrows_point_left_only() {
             }
         }
     }
-    assert!(arrows > 100, "only {arrows} arrows were found: does this test still read them?");
+    assert!(
+        arrows > 100,
+        "only {arrows} arrows were found: does this test still read them?"
+    );
 }
 
 #[test]
@@ -113,15 +135,16 @@ fn each_package_is_named_in_its_own_layer_only() {
     ];
     for (path, text) in sources("src") {
         let module = module(&path);
-        // The binary wires everything, and calls our own API; tests on virtual time need a `System`.
+        // The binary wires everything, and calls our own API; tests on virtual time need a
+        // `System`.
         if module == "bin" || module == "testing" {
             continue;
         }
         for line in code(&text) {
             for (package, owner) in owners {
-                let named = line
-                    .match_indices(package)
-                    .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
+                let named = line.match_indices(package).any(|(at, _)| {
+                    !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                });
                 assert!(
                     !named || module == owner,
                     "{}: only {owner} names {package}: {line}",
@@ -136,7 +159,11 @@ fn each_package_is_named_in_its_own_layer_only() {
 fn every_file_says_what_it_is() {
     for folder in ["src", "tests/it"] {
         for (path, text) in sources(folder) {
-            assert!(text.starts_with("//!"), "{} does not open with what it owns", path.display());
+            assert!(
+                text.starts_with("//!"),
+                "{} does not open with what it owns",
+                path.display()
+            );
         }
     }
 }
@@ -144,19 +171,36 @@ fn every_file_says_what_it_is() {
 #[test]
 fn the_words_of_the_schema_are_those_of_the_code() {
     fn check(column: &str, words: &[&str]) {
-        let list = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
-        let one_by_one =
-            words.iter().map(|word| format!("{column} = '{word}'")).collect::<Vec<_>>().join(" OR ");
+        let list = words
+            .iter()
+            .map(|word| format!("'{word}'"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let one_by_one = words
+            .iter()
+            .map(|word| format!("{column} = '{word}'"))
+            .collect::<Vec<_>>()
+            .join(" OR ");
         let [sqlite, postgres] = UP.map(|up| up.split_whitespace().collect::<Vec<_>>().join(" "));
-        for (up, constraint) in
-            [(sqlite, format!("CHECK ({one_by_one})")), (postgres, format!("CHECK ({column} IN ({list}))"))]
-        {
-            assert!(up.contains(&constraint), "the migration has no {constraint}");
+        for (up, constraint) in [
+            (sqlite, format!("CHECK ({one_by_one})")),
+            (postgres, format!("CHECK ({column} IN ({list}))")),
+        ] {
+            assert!(
+                up.contains(&constraint),
+                "the migration has no {constraint}"
+            );
         }
     }
     macro_rules! words {
         ($column:literal, $of:ty) => {
-            check($column, &<$of>::ALL.iter().map(|word| word.as_str()).collect::<Vec<_>>())
+            check(
+                $column,
+                &<$of>::ALL
+                    .iter()
+                    .map(|word| word.as_str())
+                    .collect::<Vec<_>>(),
+            )
         };
     }
     words!("status", Status);
@@ -186,7 +230,11 @@ fn state_words_are_written_in_one_place() {
             for word in Status::ALL {
                 let bare = [format!("\"{word}\""), format!("'{word}'")];
                 let outcome = path.ends_with("domain/delivery.rs") && word.as_str() == "delivered";
-                assert!(outcome || !bare.iter().any(|one| line.contains(one)), "{}: {line}", path.display());
+                assert!(
+                    outcome || !bare.iter().any(|one| line.contains(one)),
+                    "{}: {line}",
+                    path.display()
+                );
             }
         }
     }
@@ -215,20 +263,29 @@ fn catalogue(url: &DatabaseUrl) -> (&'static str, fn(&str) -> String) {
 fn the_tables_of_the_code_are_those_of_the_migrations() {
     let folder = tempfile::tempdir().unwrap();
     let schema =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/schema.rs")).unwrap();
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/schema.rs"))
+            .unwrap();
     for url in databases(folder.path()) {
         postrider::migrate_at(&url).unwrap();
         let (all, columns_of) = catalogue(&url);
         let mut tables = BTreeSet::new();
         for block in schema.split("diesel::table! {").skip(1) {
-            let lines: Vec<_> = block.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let lines: Vec<_> = block
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .collect();
             let table = lines[0].split_whitespace().next().unwrap();
             let columns: Vec<_> = lines[1..]
                 .iter()
                 .take_while(|line| **line != "}")
                 .map(|line| line.split(" -> ").next().unwrap())
                 .collect();
-            assert_eq!(words(&url, &columns_of(table)), columns, "{table} of {url:?}");
+            assert_eq!(
+                words(&url, &columns_of(table)),
+                columns,
+                "{table} of {url:?}"
+            );
             tables.insert(table.to_owned());
         }
         assert_eq!(BTreeSet::from_iter(words(&url, all)), tables, "{url:?}");
@@ -239,19 +296,28 @@ fn the_tables_of_the_code_are_those_of_the_migrations() {
 fn migrations_go_up_and_down_and_touch_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     for url in databases(folder.path()) {
-        execute(&url, "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('mine')");
+        execute(
+            &url,
+            "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('mine')",
+        );
         let (all, _) = catalogue(&url);
         for _ in 0..2 {
             postrider::migrate_at(&url).unwrap();
             postrider::migrate_at(&url).unwrap();
             assert!(words(&url, all).len() > 9);
-            assert_eq!(postrider::revert_at(&url).unwrap().as_deref(), Some("20261128000000"));
+            assert_eq!(
+                postrider::revert_at(&url).unwrap().as_deref(),
+                Some("20261128000000")
+            );
             assert_eq!(postrider::revert_at(&url).unwrap(), None);
             assert_eq!(words(&url, all), ["orders"]);
         }
         execute(&url, "CREATE TABLE webhook_events (mine TEXT)");
         let taken = postrider::migrate_at(&url).unwrap_err().to_string();
-        assert!(taken.contains("webhook_events") && taken.contains("did not make"), "{taken}");
+        assert!(
+            taken.contains("webhook_events") && taken.contains("did not make"),
+            "{taken}"
+        );
         assert_eq!(words(&url, "SELECT id AS w FROM orders"), ["mine"]);
     }
 }
@@ -269,6 +335,9 @@ fn many_that_migrate_at_once_migrate_once() {
         for one in all {
             one.join().unwrap().unwrap();
         }
-        assert_eq!(words(&url, "SELECT version AS w FROM webhook_schema_migrations"), ["20261128000000"]);
+        assert_eq!(
+            words(&url, "SELECT version AS w FROM webhook_schema_migrations"),
+            ["20261128000000"]
+        );
     }
 }

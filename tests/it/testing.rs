@@ -14,7 +14,10 @@ fn a_retry_after_a_failure_and_a_time_out() {
         let bed = TestBed::start();
         let shop = bed.receiver("shop").await;
         shop.replies([Reply::status(500), Reply::time_out(), Reply::status(200)]);
-        bed.postrider().publish(event("invoice.paid", "{\"amount\":1200}")).await.unwrap();
+        bed.postrider()
+            .publish(event("invoice.paid", "{\"amount\":1200}"))
+            .await
+            .unwrap();
         assert!(bed.drain().await.is_empty());
         shop.assert_received(&["invoice.paid"; 3]);
         let got = shop.received();
@@ -56,7 +59,10 @@ fn what_waits_for_a_person_is_told() {
         let waiting = bed.drain().await;
         assert_eq!(waiting.len(), 1, "a paused endpoint's");
         let bed = bed.restart().await;
-        bed.postrider().resume_endpoint(shop.endpoint()).await.unwrap();
+        bed.postrider()
+            .resume_endpoint(shop.endpoint())
+            .await
+            .unwrap();
         assert!(bed.drain().await.is_empty());
         assert_eq!(shop.received().len(), 2);
     });
@@ -77,11 +83,18 @@ fn a_hosts_own_test_database() {
             config.event_id_header = Some("X-Acme-Event-Id".into());
         });
         let change = serde_json::from_str(r#"{"url": "https://customer.example/hook"}"#).unwrap();
-        bed.postrider().create_endpoint(Tenant::default(), change, None).await.unwrap();
+        bed.postrider()
+            .create_endpoint(Tenant::default(), change, None)
+            .await
+            .unwrap();
         for stock in [true, false] {
             let done: Result<(), postrider::Error> = bed.postrider().transaction(conn, |host| {
                 host.publish(&event("order.placed", "1"))?;
-                if stock { Ok(()) } else { Err(postrider::Error::NotFound("stock")) }
+                if stock {
+                    Ok(())
+                } else {
+                    Err(postrider::Error::NotFound("stock"))
+                }
             });
             assert_eq!(done.is_ok(), stock, "{done:?}");
         }

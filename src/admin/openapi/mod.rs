@@ -1,7 +1,8 @@
 //! The API as it describes itself (OpenAPI 3.1): put together from what stands at each handler.
 //!
-//! What holds for every call is not repeated there: its refusals, its security, and that an answer has all of
-//! its fields, are added here. `docs/openapi.json` is this document; a test compares them.
+//! What holds for every call is not repeated there: its refusals, its security, and that an answer
+//! has all of its fields, are added here. `docs/openapi.json` is this document; a test compares
+//! them.
 
 mod shapes;
 mod words;
@@ -14,11 +15,13 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 pub(super) use self::shapes::{
-    AttemptShape, ChangedEndpoint, NewEndpoint, NewSecretText, NodeShape, ProblemShape, RecoveryShape,
-    Standing, TokenShape,
+    AttemptShape, ChangedEndpoint, NewEndpoint, NewSecretText, NodeShape, ProblemShape,
+    RecoveryShape, Standing, TokenShape,
 };
 use super::problem::{Kind, type_of};
-use super::{deliveries, endpoints, events, insight, nodes, recoveries, secrets, session, stream, tokens};
+use super::{
+    deliveries, endpoints, events, insight, nodes, recoveries, secrets, session, stream, tokens,
+};
 use crate::domain::access::Scope;
 
 #[derive(OpenApi)]
@@ -77,7 +80,9 @@ fn has_body(operation: &Value) -> bool {
 
 fn has_path(operation: &Value) -> bool {
     let parameters = operation["parameters"].as_array().into_iter().flatten();
-    parameters.into_iter().any(|parameter| parameter["in"] == "path")
+    parameters
+        .into_iter()
+        .any(|parameter| parameter["in"] == "path")
 }
 
 fn is_guarded(operation: &Value) -> bool {
@@ -88,7 +93,11 @@ fn is_guarded(operation: &Value) -> bool {
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| openapi().into());
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/openapi.json").get(show).default_service(super::only("GET")));
+    config.service(
+        web::resource("/openapi.json")
+            .get(show)
+            .default_service(super::only("GET")),
+    );
 }
 
 /// This document
@@ -99,8 +108,13 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     tag = "Operating",
     responses((status = 200, description = "OpenAPI 3.1.", body = serde_json::Value, example = json!({"openapi": "3.1.0"})))
 )]
-async fn show(_: super::auth::Access<super::auth::Read>, _: super::request::NoParams) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(DOCUMENT.clone())
+async fn show(
+    _: super::auth::Access<super::auth::Read>,
+    _: super::request::NoParams,
+) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(DOCUMENT.clone())
 }
 
 /// The API's description as JSON (OpenAPI 3.1): what `GET /api/v1/openapi.json` answers.
@@ -114,8 +128,10 @@ pub fn openapi() -> String {
     document["security"] = json!([{"token": []}, {"session": []}]);
     let schemas = document["components"]["schemas"].as_object_mut();
     let schemas = schemas.map(std::mem::take).unwrap_or_default();
-    let mut schemas: Map<String, Value> =
-        schemas.into_iter().map(|(name, schema)| (name.clone(), complete(&name, schema))).collect();
+    let mut schemas: Map<String, Value> = schemas
+        .into_iter()
+        .map(|(name, schema)| (name.clone(), complete(&name, schema)))
+        .collect();
     bind(&mut schemas);
     for operation in operations(&mut document) {
         refuse(operation);
@@ -128,8 +144,13 @@ pub fn openapi() -> String {
 }
 
 fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
-    let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
-    paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut)
+    let paths = document["paths"]
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut);
+    paths
+        .filter_map(Value::as_object_mut)
+        .flat_map(Map::values_mut)
 }
 
 /// What the fields of a request have to do with each other, by the name of its schema.
@@ -150,7 +171,10 @@ fn bind(schemas: &mut Map<String, Value>) {
         "additionalProperties": {"type": "string", "maxLength": 8192, "pattern": "^[ -~]*$"}
     });
     // A portal is one tenant's.
-    let others: Vec<&Scope> = Scope::ALL.iter().filter(|scope| **scope != Scope::Portal).collect();
+    let others: Vec<&Scope> = Scope::ALL
+        .iter()
+        .filter(|scope| **scope != Scope::Portal)
+        .collect();
     schemas["NewToken"]["anyOf"] = json!([
         {"properties": {"scope": {"enum": others}}},
         {"required": ["tenant"], "properties": {"tenant": {"type": "string"}}}
@@ -160,10 +184,19 @@ fn bind(schemas: &mut Map<String, Value>) {
 /// An answer has all of its fields, null or not.
 fn complete(name: &str, mut schema: Value) -> Value {
     let closed = schema.get("additionalProperties").is_some();
-    let parts = schema.get("allOf").and_then(Value::as_array).map_or(0, Vec::len);
+    let parts = schema
+        .get("allOf")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
     for part in 0..=parts {
-        let object = if part == parts { &mut schema } else { &mut schema["allOf"][part] };
-        let Some(properties) = object.get("properties").and_then(Value::as_object) else { continue };
+        let object = if part == parts {
+            &mut schema
+        } else {
+            &mut schema["allOf"][part]
+        };
+        let Some(properties) = object.get("properties").and_then(Value::as_object) else {
+            continue;
+        };
         let always = |field: &&String| !AT_TIMES.contains(&(name, field.as_str()));
         let required: Vec<String> = properties.keys().filter(always).cloned().collect();
         if !closed && !required.is_empty() {
@@ -180,7 +213,9 @@ fn refuse(operation: &mut Value) {
             continue;
         }
         let (name, _, status) = kind.parts();
-        let present = operation["responses"].as_object().is_some_and(|all| all.contains_key(status.as_str()));
+        let present = operation["responses"]
+            .as_object()
+            .is_some_and(|all| all.contains_key(status.as_str()));
         if !present {
             operation["responses"][status.as_str()] =
                 json!({"$ref": format!("#/components/responses/{name}")});
@@ -199,9 +234,11 @@ fn refuse(operation: &mut Value) {
 fn refusals() -> Map<String, Value> {
     let answer = |(kind, _): &(Kind, Applies)| {
         let (name, title, status) = kind.parts();
-        let example =
-            json!({"type": type_of(name), "title": title, "status": status.as_u16(), "detail": title});
-        (name.to_owned(), json!({"description": title, "content": problem(Some(example))}))
+        let example = json!({"type": type_of(name), "title": title, "status": status.as_u16(), "detail": title});
+        (
+            name.to_owned(),
+            json!({"description": title, "content": problem(Some(example))}),
+        )
     };
     REFUSALS.iter().map(answer).collect()
 }
@@ -216,9 +253,12 @@ fn problem(example: Option<Value>) -> Value {
 
 /// A body of which nothing is needed is none that is.
 fn ease(operation: &mut Value, schemas: &Map<String, Value>) {
-    let schema =
-        operation.pointer("/requestBody/content/application~1json/schema/$ref").and_then(Value::as_str);
-    let Some(name) = schema.and_then(|path| path.rsplit('/').next()) else { return };
+    let schema = operation
+        .pointer("/requestBody/content/application~1json/schema/$ref")
+        .and_then(Value::as_str);
+    let Some(name) = schema.and_then(|path| path.rsplit('/').next()) else {
+        return;
+    };
     if schemas[name].get("required").is_none() {
         operation["requestBody"]["required"] = false.into();
     }
@@ -226,12 +266,20 @@ fn ease(operation: &mut Value, schemas: &Map<String, Value>) {
 
 /// Every body has an example: its own, or that of what it holds.
 fn exemplify(operation: &mut Value, schemas: &Map<String, Value>) {
-    let answers = operation.get("responses").and_then(Value::as_object).cloned().unwrap_or_default();
-    let mut places: Vec<String> =
-        answers.keys().map(|status| format!("/responses/{status}/content")).collect();
+    let answers = operation
+        .get("responses")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    let mut places: Vec<String> = answers
+        .keys()
+        .map(|status| format!("/responses/{status}/content"))
+        .collect();
     places.push("/requestBody/content".into());
     for place in places {
-        let Some(Value::Object(content)) = operation.pointer_mut(&place) else { continue };
+        let Some(Value::Object(content)) = operation.pointer_mut(&place) else {
+            continue;
+        };
         for media in content.values_mut() {
             if media.get("example").is_none()
                 && let Some(example) = example(&media["schema"], schemas)
@@ -244,22 +292,35 @@ fn exemplify(operation: &mut Value, schemas: &Map<String, Value>) {
 
 /// An example of a schema: its own, or made of those of its parts.
 fn example(schema: &Value, schemas: &Map<String, Value>) -> Option<Value> {
-    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+    if let Some(name) = schema["$ref"]
+        .as_str()
+        .and_then(|path| path.rsplit('/').next())
+    {
         return example(&schemas[name], schemas);
     }
     if let Some(given) = schema.get("example").or_else(|| schema["examples"].get(0)) {
         return Some(given.clone());
     }
     if let Some(Value::Array(parts)) = schema.get("allOf") {
-        let parts = parts.iter().map(|part| example(part, schemas)).collect::<Option<Vec<_>>>()?;
+        let parts = parts
+            .iter()
+            .map(|part| example(part, schemas))
+            .collect::<Option<Vec<_>>>()?;
         let fields = parts.into_iter().filter_map(|part| match part {
             Value::Object(fields) => Some(fields),
             _ => None,
         });
         return Some(Value::Object(fields.flatten().collect()));
     }
-    let choices = schema.get("oneOf").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let types = schema["type"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let choices = schema
+        .get("oneOf")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let types = schema["type"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     if choices.iter().any(|choice| choice["type"] == "null") || types.contains(&json!("null")) {
         return Some(Value::Null);
     }

@@ -1,4 +1,5 @@
-//! The shapes of what no struct of the API describes: bodies that the domain reads or shows by itself.
+//! The shapes of what no struct of the API describes: bodies that the domain reads or shows by
+//! itself.
 //!
 //! Every answer of the tests is held against these (`tests/it/support/document.rs`).
 #![allow(dead_code, reason = "they are described, never made")]
@@ -80,7 +81,8 @@ impl PartialSchema for NewEndpoint {
         };
         whole.properties.extend(once.properties);
         whole.required = vec!["url".into()];
-        whole.description = Some("A new endpoint. Only `url` is needed; `null` is the default.".into());
+        whole.description =
+            Some("A new endpoint. Only `url` is needed; `null` is the default.".into());
         whole.example = Some(serde_json::json!({
             "url": "https://example.com/hook", "tenant": "default", "event_types": ["invoice.*"],
             "headers": {"x-team": "billing"}, "rate_limit": "10/min", "concurrency": 3

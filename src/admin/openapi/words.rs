@@ -1,6 +1,7 @@
 //! How the domain's own types stand in the document: its words, its ids, its times.
 //!
-//! Each pattern takes what the domain's parser takes; a name is described once, wherever it is used.
+//! Each pattern takes what the domain's parser takes; a name is described once, wherever it is
+//! used.
 
 use std::borrow::Cow;
 
@@ -71,8 +72,14 @@ words! {
 
 /// A string of that pattern.
 fn text(description: &str, pattern: &str, longest: Option<usize>, example: Value) -> RefOr<Schema> {
-    let object = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
-    object.pattern(Some(pattern)).max_length(longest).examples([example]).into()
+    let object = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(description));
+    object
+        .pattern(Some(pattern))
+        .max_length(longest)
+        .examples([example])
+        .into()
 }
 
 macro_rules! texts {
@@ -112,7 +119,10 @@ impl PartialSchema for Timestamp {
     fn schema() -> RefOr<Schema> {
         let object = ObjectBuilder::new().schema_type(Type::String);
         let object = object.format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
-        object.description(Some("RFC 3339.")).examples([json!("2026-11-25T10:00:00.000000Z")]).into()
+        object
+            .description(Some("RFC 3339."))
+            .examples([json!("2026-11-25T10:00:00.000000Z")])
+            .into()
     }
 }
 

@@ -20,7 +20,13 @@ pub(crate) struct Client {
     server: Option<Url>,
 
     /// The server's database, beside which its token is kept [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    #[arg(
+        long,
+        env = "POSTRIDER_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        global = true
+    )]
     database_url: Option<Hidden>,
 
     #[command(flatten)]
@@ -66,11 +72,20 @@ struct Token {
 impl Client {
     /// Finds the server and the token.
     pub(crate) fn connect(&self) -> Result<Connection, Failure> {
-        let listen = std::env::var("POSTRIDER_LISTEN").ok().and_then(|address| address.parse().ok());
+        let listen = std::env::var("POSTRIDER_LISTEN")
+            .ok()
+            .and_then(|address| address.parse().ok());
         let listen: Option<ListenAddress> = listen;
-        let own = Settings { database_url: self.database_url.clone(), listen, ..Settings::default() };
+        let own = Settings {
+            database_url: self.database_url.clone(),
+            listen,
+            ..Settings::default()
+        };
         let settings = own.over_file(self.file.path.as_deref())?;
-        Connection::new(&server_of(self.server.as_ref(), &settings), find_token(&settings)?)
+        Connection::new(
+            &server_of(self.server.as_ref(), &settings),
+            find_token(&settings)?,
+        )
     }
 
     /// Makes one call and returns its answer, `null` where it has none.
@@ -95,9 +110,16 @@ pub(crate) fn server_of(named: Option<&Url>, settings: &Settings) -> String {
 
 /// Whether anything answers there, without a token: the status, and the server's time.
 pub(crate) async fn probe(url: &str) -> Result<(u16, Option<String>), reqwest::Error> {
-    let http = reqwest::Client::builder().no_proxy().timeout(PROBE_TIMEOUT).build()?;
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(PROBE_TIMEOUT)
+        .build()?;
     let answer = http.get(url).send().await?;
-    let date = answer.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
+    let date = answer
+        .headers()
+        .get("date")
+        .and_then(|date| date.to_str().ok())
+        .map(str::to_owned);
     Ok((answer.status().as_u16(), date))
 }
 
@@ -110,14 +132,27 @@ impl Connection {
     }
 
     fn new(server: &str, token: Token) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(30))
+            .build();
         let http = http.context("cannot set up HTTP")?;
-        Ok(Self { server: server.trim_end_matches('/').to_owned(), token, http })
+        Ok(Self {
+            server: server.trim_end_matches('/').to_owned(),
+            token,
+            http,
+        })
     }
 
     /// To a server whose token is known.
     pub(crate) fn with_token(server: &str, token: &str) -> Result<Self, Failure> {
-        Self::new(server, Token { text: token.to_owned(), from: "this command".to_owned() })
+        Self::new(
+            server,
+            Token {
+                text: token.to_owned(),
+                from: "this command".to_owned(),
+            },
+        )
     }
 
     /// Makes one call and returns its answer, `null` where it has none.
@@ -128,9 +163,14 @@ impl Connection {
         body: Option<String>,
     ) -> Result<Value, Failure> {
         let (server, url) = (&self.server, format!("{}/api/v1{path}", self.server));
-        let mut request = self.http.request(method, &url).bearer_auth(&self.token.text);
+        let mut request = self
+            .http
+            .request(method, &url)
+            .bearer_auth(&self.token.text);
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
         }
         let unreachable = |error: reqwest::Error| {
             Failure::Unreachable(format!(
@@ -146,35 +186,62 @@ impl Connection {
             serde_json::from_slice(&bytes)
                 .with_context(|| format!("{url} answered no JSON; is it a Postrider?"))?
         };
-        if status.is_success() { Ok(value) } else { Err(self.refused(status.as_u16(), &value)) }
+        if status.is_success() {
+            Ok(value)
+        } else {
+            Err(self.refused(status.as_u16(), &value))
+        }
     }
 
     /// A problem (RFC 9457) in words, with what helps.
     fn refused(&self, status: u16, value: &Value) -> Failure {
-        let detail = value["detail"].as_str().or(value["title"].as_str()).unwrap_or("no reason given");
+        let detail = value["detail"]
+            .as_str()
+            .or(value["title"].as_str())
+            .unwrap_or("no reason given");
         let remedy = match status {
-            401 => format!("; the token is from {}: is it this server's?", self.token.from),
-            403 => format!("; the token is from {}: use one whose scope allows this", self.token.from),
+            401 => format!(
+                "; the token is from {}: is it this server's?",
+                self.token.from
+            ),
+            403 => format!(
+                "; the token is from {}: use one whose scope allows this",
+                self.token.from
+            ),
             _ => String::new(),
         };
-        Failure::Refused { status, text: format!("the server refused ({status}): {detail}{remedy}") }
+        Failure::Refused {
+            status,
+            text: format!("the server refused ({status}): {detail}{remedy}"),
+        }
     }
 }
 
 /// The token from the environment, the settings file, or beside the local database.
 fn find_token(settings: &Settings) -> Result<Token, Failure> {
-    let set = std::env::var("POSTRIDER_API_TOKEN").ok().map(|text| text.trim().to_owned());
+    let set = std::env::var("POSTRIDER_API_TOKEN")
+        .ok()
+        .map(|text| text.trim().to_owned());
     if let Some(text) = set.filter(|text| !text.is_empty()) {
-        return Ok(Token { text, from: "POSTRIDER_API_TOKEN".into() });
+        return Ok(Token {
+            text,
+            from: "POSTRIDER_API_TOKEN".into(),
+        });
     }
     if let Some(token) = &settings.api_token {
-        return Ok(Token { text: token.0.clone(), from: "`api_token` of the settings file".into() });
+        return Ok(Token {
+            text: token.0.clone(),
+            from: "`api_token` of the settings file".into(),
+        });
     }
     let path = token::path_of(&settings.database()?);
     let kept = path.as_deref().map(token::read).transpose()?.flatten();
     let shown = path.map(|path| path.display().to_string());
     match (kept, shown) {
-        (Some(text), shown) => Ok(Token { text, from: shown.unwrap_or_default() }),
+        (Some(text), shown) => Ok(Token {
+            text,
+            from: shown.unwrap_or_default(),
+        }),
         (None, shown) => {
             let looked = shown.map_or(String::new(), |path| format!(" ({path} is not there)"));
             Err(Failure::Other(anyhow::anyhow!(

@@ -19,7 +19,12 @@ impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         // Made in memory first: who reads it may stop early.
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut crate::Cli::command(), "postrider", &mut script);
+        clap_complete::generate(
+            self.shell,
+            &mut crate::Cli::command(),
+            "postrider",
+            &mut script,
+        );
         emit(String::from_utf8_lossy(&script).trim_end());
         Ok(())
     }

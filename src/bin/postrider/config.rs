@@ -43,17 +43,31 @@ impl Config {
 impl Given {
     fn check(self) -> anyhow::Result<()> {
         let wrong = self.everything_wrong()?;
-        let file = self.file.path.as_deref().map(|path| path.display().to_string());
+        let file = self
+            .file
+            .path
+            .as_deref()
+            .map(|path| path.display().to_string());
         let ok = wrong.is_empty();
         if self.json {
-            emit(&format!("{:#}", json!({"ok": ok, "file": file, "wrong": wrong})));
+            emit(&format!(
+                "{:#}",
+                json!({"ok": ok, "file": file, "wrong": wrong})
+            ));
         } else if ok {
-            emit(&format!("the settings are good (file: {})", file.as_deref().unwrap_or("none")));
+            emit(&format!(
+                "the settings are good (file: {})",
+                file.as_deref().unwrap_or("none")
+            ));
         }
         if ok {
             return Ok(());
         }
-        let told = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let told = wrong
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n");
         Err(anyhow::anyhow!(told))
     }
 
@@ -65,9 +79,20 @@ impl Given {
         };
         let merged = self.settings.over(in_file)?;
         let as_json = serde_json::to_value(&merged)?;
-        for (name, value) in as_json.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+        for (name, value) in as_json
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, value)| !value.is_null())
+        {
             let alone: Settings = serde_json::from_value(json!({ name: value }))?;
-            wrong.extend(judge(&Settings { places: merged.places.clone(), ..alone }, Settings::read));
+            wrong.extend(judge(
+                &Settings {
+                    places: merged.places.clone(),
+                    ..alone
+                },
+                Settings::read,
+            ));
         }
         let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         wrong.extend(misspelt(variables));
@@ -103,17 +128,26 @@ impl Given {
             })
             .collect();
         let columns = [("SETTING", "setting"), ("VALUE", "value"), ("FROM", "from")];
-        print(&Value::Object(by_name), self.json, |_| tabulated(&rows, &columns));
+        print(&Value::Object(by_name), self.json, |_| {
+            tabulated(&rows, &columns)
+        });
         Ok(())
     }
 }
 
 /// What is wrong with settings, if anything.
-fn judge(settings: &Settings, read: impl Fn(&Settings) -> anyhow::Result<EngineConfig>) -> Option<Wrong> {
+fn judge(
+    settings: &Settings,
+    read: impl Fn(&Settings) -> anyhow::Result<EngineConfig>,
+) -> Option<Wrong> {
     let error = settings.database().err().or_else(|| read(settings).err())?;
     Some(match error.downcast::<Wrong>() {
         Ok(wrong) => wrong,
-        Err(error) => Wrong { setting: None, place: None, detail: format!("{error:#}") },
+        Err(error) => Wrong {
+            setting: None,
+            place: None,
+            detail: format!("{error:#}"),
+        },
     })
 }
 
@@ -150,17 +184,27 @@ pub(crate) fn without_password(url: &str) -> String {
     if !url.contains("://") || url.starts_with("sqlite:") {
         return url.to_owned();
     }
-    let Ok(mut parsed) = url::Url::parse(url) else { return "***".to_owned() };
+    let Ok(mut parsed) = url::Url::parse(url) else {
+        return "***".to_owned();
+    };
     let masked = parsed.password().is_none() || parsed.set_password(Some("***")).is_ok();
     let pairs: Vec<(String, String)> = parsed
         .query_pairs()
         .map(|(name, value)| {
-            let value = if name.contains("password") { "***".into() } else { value };
+            let value = if name.contains("password") {
+                "***".into()
+            } else {
+                value
+            };
             (name.into_owned(), value.into_owned())
         })
         .collect();
     if !pairs.is_empty() {
         parsed.query_pairs_mut().clear().extend_pairs(pairs);
     }
-    if masked { parsed.to_string() } else { "***".to_owned() }
+    if masked {
+        parsed.to_string()
+    } else {
+        "***".to_owned()
+    }
 }

@@ -1,5 +1,5 @@
-//! Environment variables as tools write them: one that is set to nothing is not set, and white space around a
-//! value is not part of it.
+//! Environment variables as tools write them: one that is set to nothing is not set, and white
+//! space around a value is not part of it.
 
 use std::str::FromStr;
 
@@ -18,16 +18,28 @@ fn without_blank_variables(command: Command) -> Command {
         let value = arg.get_env().and_then(std::env::var_os);
         value.is_some_and(|value| value.to_str().is_some_and(|text| text.trim().is_empty()))
     };
-    let subcommands: Vec<String> = command.get_subcommands().map(|one| one.get_name().to_owned()).collect();
-    let command = command.mut_args(|arg| if is_blank(&arg) { arg.env(None::<&'static str>) } else { arg });
-    subcommands
-        .into_iter()
-        .fold(command, |command, name| command.mut_subcommand(name, without_blank_variables))
+    let subcommands: Vec<String> = command
+        .get_subcommands()
+        .map(|one| one.get_name().to_owned())
+        .collect();
+    let command = command.mut_args(|arg| {
+        if is_blank(&arg) {
+            arg.env(None::<&'static str>)
+        } else {
+            arg
+        }
+    });
+    subcommands.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, without_blank_variables)
+    })
 }
 
-/// Reads the command line and the environment; where something of it is wrong, says so and ends the process.
+/// Reads the command line and the environment; where something of it is wrong, says so and ends the
+/// process.
 pub(crate) fn parse() -> Cli {
-    let matches = command().try_get_matches().unwrap_or_else(|error| refuse(&error));
+    let matches = command()
+        .try_get_matches()
+        .unwrap_or_else(|error| refuse(&error));
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| refuse(&error))
 }
 
@@ -57,9 +69,15 @@ fn variable_of(shown: &str) -> Option<String> {
 }
 
 fn variable_in(command: &Command, long: &str) -> Option<String> {
-    let here = command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
+    let here = command
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
     let name = here.and_then(|arg| Some(arg.get_env()?.to_string_lossy().into_owned()));
-    name.or_else(|| command.get_subcommands().find_map(|below| variable_in(below, long)))
+    name.or_else(|| {
+        command
+            .get_subcommands()
+            .find_map(|below| variable_in(below, long))
+    })
 }
 
 /// Reads a value without the white space around it.
@@ -73,7 +91,9 @@ where
 /// As [`trimmed`], of one of a few words.
 pub(crate) fn trimmed_word<T: clap::ValueEnum>(text: &str) -> Result<T, String> {
     T::from_str(text.trim(), true).map_err(|_| {
-        let words = T::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value);
+        let words = T::value_variants()
+            .iter()
+            .filter_map(clap::ValueEnum::to_possible_value);
         let words: Vec<String> = words.map(|word| word.get_name().to_owned()).collect();
         format!("expected one of {}", words.join(", "))
     })

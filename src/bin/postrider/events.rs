@@ -56,7 +56,12 @@ impl Events {
 impl List {
     async fn run(self) -> Result<(), Failure> {
         let [since, until] = self.span.parameters();
-        let filters = [("type", self.event_type), ("tenant", self.tenant), since, until];
+        let filters = [
+            ("type", self.event_type),
+            ("tenant", self.tenant),
+            since,
+            until,
+        ];
         let columns = [
             ("ID", "id"),
             ("TYPE", "type"),
@@ -86,7 +91,10 @@ fn shown(event: &Value) -> String {
         ("NEXT", "next_attempt_at"),
         ("ENDPOINT", "endpoint_id"),
     ];
-    let deliveries = event["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let deliveries = event["deliveries"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let below = match deliveries {
         [] => "no endpoint wanted it".to_owned(),
         some => tabulated(some, &columns),

@@ -1,5 +1,5 @@
-//! What is read from files and standard input, so that no secret needs to be an argument; and times as
-//! people write them.
+//! What is read from files and standard input, so that no secret needs to be an argument; and times
+//! as people write them.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -12,7 +12,9 @@ use postrider::domain::clock::{Clock as _, SystemClock, Timestamp};
 pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     if path == Path::new("-") {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read standard input")?;
         return Ok(text);
     }
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -32,5 +34,8 @@ pub(crate) fn time(text: &str) -> String {
 }
 
 fn before(now: Timestamp, ago: Duration) -> Timestamp {
-    Timestamp::from_micros(now.as_micros().saturating_sub(i64::try_from(ago.as_micros()).unwrap_or(i64::MAX)))
+    Timestamp::from_micros(
+        now.as_micros()
+            .saturating_sub(i64::try_from(ago.as_micros()).unwrap_or(i64::MAX)),
+    )
 }

@@ -52,7 +52,11 @@ impl Keys {
         match self {
             Self::Generate(generate) => {
                 let key = EncryptionKey::generate().reveal().to_string();
-                emit(&if generate.json { json!({ "key": key }).to_string() } else { key });
+                emit(&if generate.json {
+                    json!({ "key": key }).to_string()
+                } else {
+                    key
+                });
             }
             Self::Rotate(rotate) => rotate.run()?,
         }
@@ -62,7 +66,10 @@ impl Keys {
 
 impl Rotate {
     fn run(self) -> anyhow::Result<()> {
-        let keys = Settings { encryption_keys: self.encryption_keys, ..Settings::default() };
+        let keys = Settings {
+            encryption_keys: self.encryption_keys,
+            ..Settings::default()
+        };
         let settings = keys.over(self.database.settings()?)?;
         let config = settings.engine()?;
         let key = config.encryption_keys.first().context(
@@ -73,8 +80,13 @@ impl Rotate {
         let told = |values| bar.set_message(format!("{values} values rewritten"));
         let values = postrider::rotate_keys(&settings.database()?, &config, told)?;
         bar.finish_and_clear();
-        let human = format!("everything is encrypted with the key {id}; {values} values were rewritten");
-        emit(&if self.json { json!({"key": id, "rewritten": values}).to_string() } else { human });
+        let human =
+            format!("everything is encrypted with the key {id}; {values} values were rewritten");
+        emit(&if self.json {
+            json!({"key": id, "rewritten": values}).to_string()
+        } else {
+            human
+        });
         Ok(())
     }
 }

@@ -74,8 +74,12 @@ struct Receiver {
 impl Listen {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let status = StatusCode::from_u16(self.status).context("--status")?;
-        let listener = TcpListener::bind(self.listen)
-            .with_context(|| format!("cannot listen on {}: choose another port by --listen", self.listen))?;
+        let listener = TcpListener::bind(self.listen).with_context(|| {
+            format!(
+                "cannot listen on {}: choose another port by --listen",
+                self.listen
+            )
+        })?;
         let address = listener.local_addr().context("no address")?;
         let mut registered = None;
         let secret = if self.register {
@@ -84,7 +88,10 @@ impl Listen {
                 "description": "postrider listen",
                 "rate_limit": self.rate_limit,
             });
-            let endpoint = self.client.call(Method::POST, "/endpoints", Some(body.to_string())).await?;
+            let endpoint = self
+                .client
+                .call(Method::POST, "/endpoints", Some(body.to_string()))
+                .await?;
             registered = Some(text(&endpoint, "id"));
             Some(text(&endpoint, "secret"))
         } else {
@@ -93,8 +100,14 @@ impl Listen {
         let secret = secret.as_deref().map(str::parse::<ReceiverKey>).transpose();
         let secret = secret.map_err(|detail| anyhow::anyhow!("--secret {detail}"))?;
 
-        let verifies = if secret.is_some() { "verifying signatures" } else { "not verifying (no --secret)" };
-        let whose = registered.as_ref().map_or(String::new(), |id| format!(" as {id}"));
+        let verifies = if secret.is_some() {
+            "verifying signatures"
+        } else {
+            "not verifying (no --secret)"
+        };
+        let whose = registered
+            .as_ref()
+            .map_or(String::new(), |id| format!(" as {id}"));
         eprintln!("listening on http://{address}/{whose}, {verifies}; Ctrl-C ends");
         let receiver = web::Data::from(Arc::new(Receiver {
             secret,
@@ -110,26 +123,43 @@ impl Listen {
                 .app_data(web::PayloadConfig::new(MAX_BODY))
                 .default_service(web::to(receive))
         };
-        let server = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(0);
+        let server = HttpServer::new(app)
+            .workers(1)
+            .disable_signals()
+            .shutdown_timeout(0);
         let server = server.listen(listener).context("cannot serve")?.run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
         stop_signal().await?;
         handle.stop(false).await;
         if let Some(id) = registered {
-            self.client.call(Method::DELETE, &format!("/endpoints/{id}"), None).await?;
+            self.client
+                .call(Method::DELETE, &format!("/endpoints/{id}"), None)
+                .await?;
         }
         Ok(())
     }
 }
 
-async fn receive(receiver: web::Data<Receiver>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+async fn receive(
+    receiver: web::Data<Receiver>,
+    request: HttpRequest,
+    body: web::Bytes,
+) -> HttpResponse {
     let count = receiver.received.fetch_add(1, Ordering::Relaxed) + 1;
     let header = |name: &str| {
-        request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
     };
-    let (id, timestamp, signatures) =
-        (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
+    let (id, timestamp, signatures) = (
+        header("webhook-id"),
+        header("webhook-timestamp"),
+        header("webhook-signature"),
+    );
     let now = SystemClock::new().now();
     let verdict = match &receiver.secret {
         None => "unverified".to_owned(),
@@ -140,9 +170,16 @@ async fn receive(receiver: web::Data<Receiver>, request: HttpRequest, body: web:
             Err(why) => format!("NOT TRUSTED: {why}"),
         },
     };
-    let status =
-        if count <= receiver.fail_first { StatusCode::INTERNAL_SERVER_ERROR } else { receiver.status };
-    let answer = if receiver.hang { "no answer".to_owned() } else { status.as_u16().to_string() };
+    let status = if count <= receiver.fail_first {
+        StatusCode::INTERNAL_SERVER_ERROR
+    } else {
+        receiver.status
+    };
+    let answer = if receiver.hang {
+        "no answer".to_owned()
+    } else {
+        status.as_u16().to_string()
+    };
     let shown = String::from_utf8_lossy(&body);
     if receiver.json {
         let line = json!({

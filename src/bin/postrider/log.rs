@@ -1,5 +1,5 @@
-//! What the server tells of itself: a log to stderr and, with the feature `otlp`, spans to where OpenTelemetry's
-//! own variables say.
+//! What the server tells of itself: a log to stderr and, with the feature `otlp`, spans to where
+//! OpenTelemetry's own variables say.
 
 use std::io::IsTerminal as _;
 
@@ -35,14 +35,22 @@ impl Logging {
 
 /// Starts to log what the settings name.
 pub(crate) fn start(settings: &Settings) -> anyhow::Result<Logging> {
-    let (filter, format) = (settings.log_filter()?, settings.log_format.unwrap_or(LogFormat::Text));
+    let (filter, format) = (
+        settings.log_filter()?,
+        settings.log_format.unwrap_or(LogFormat::Text),
+    );
     #[cfg(feature = "otlp")]
     if let Some(provider) = otlp::provider()? {
         let refilter = otlp::start(filter, format, &provider);
-        return Ok(Logging { refilter, exporting: Some(provider) });
+        return Ok(Logging {
+            refilter,
+            exporting: Some(provider),
+        });
     }
     let (filter, handle) = reload::Layer::new(filter);
-    tracing_subscriber::registry().with(written(format).with_filter(filter)).init();
+    tracing_subscriber::registry()
+        .with(written(format).with_filter(filter))
+        .init();
     let refilter = Box::new(move |filter| Ok(handle.reload(filter)?));
     Ok(Logging {
         refilter,
@@ -56,7 +64,9 @@ fn written<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
-    let log = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let log = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.boxed(),
         LogFormat::Json => log.json().boxed(),
@@ -88,17 +98,24 @@ mod otlp {
 
     use super::{LogFormat, written};
 
-    /// Where spans go to, if anywhere. (What is in the variables beyond that, the exporter reads by itself.)
-    const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+    /// Where spans go to, if anywhere. (What is in the variables beyond that, the exporter reads by
+    /// itself.)
+    const ENDPOINTS: [&str; 2] = [
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    ];
 
     /// What exports spans, where the variables ask for it.
     pub(super) fn provider() -> anyhow::Result<Option<SdkTracerProvider>> {
         let set = |name: &str| var(name).is_ok_and(|value| !value.is_empty());
-        let disabled = var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+        let disabled =
+            var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
         if disabled || !ENDPOINTS.into_iter().any(set) {
             return Ok(None);
         }
-        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build();
+        let exporter = opentelemetry_otlp::SpanExporter::builder()
+            .with_http()
+            .build();
         let exporter = exporter.context("the OTLP exporter")?;
         let mut resource = Resource::builder();
         if !set("OTEL_SERVICE_NAME") {
@@ -119,7 +136,10 @@ mod otlp {
         let spans = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("postrider"))
             .with_filter(ours.with_max_level_hint(LevelFilter::DEBUG));
-        tracing_subscriber::registry().with(written(format).with_filter(filter)).with(spans).init();
+        tracing_subscriber::registry()
+            .with(written(format).with_filter(filter))
+            .with(spans)
+            .init();
         Box::new(move |filter| Ok(handle.reload(filter)?))
     }
 }

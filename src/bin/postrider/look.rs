@@ -49,7 +49,10 @@ pub(crate) struct Span {
 
 impl Span {
     pub(crate) fn parameters(&self) -> [Parameter; 2] {
-        [("since", self.since.as_deref().map(input::time)), ("until", self.until.as_deref().map(input::time))]
+        [
+            ("since", self.since.as_deref().map(input::time)),
+            ("until", self.until.as_deref().map(input::time)),
+        ]
     }
 }
 
@@ -61,7 +64,10 @@ impl Listing {
         filters: &[Parameter],
         columns: &[(&str, &str)],
     ) -> Result<(), Failure> {
-        let page = [("limit", self.limit.map(|limit| limit.to_string())), ("cursor", self.cursor)];
+        let page = [
+            ("limit", self.limit.map(|limit| limit.to_string())),
+            ("cursor", self.cursor),
+        ];
         let path = query(list, filters.iter().chain(&page));
         self.look.show(&path, |answer| table(answer, columns)).await
     }
@@ -69,7 +75,11 @@ impl Listing {
 
 impl Look {
     /// Shows what is at `path`: once, or again and again.
-    pub(crate) async fn show(&self, path: &str, human: impl Fn(&Value) -> String) -> Result<(), Failure> {
+    pub(crate) async fn show(
+        &self,
+        path: &str,
+        human: impl Fn(&Value) -> String,
+    ) -> Result<(), Failure> {
         let client = &self.client;
         if !self.watch {
             let answer = client.call(Method::GET, path, None).await?;

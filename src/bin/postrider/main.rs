@@ -45,7 +45,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the server cannot be reached, 4 the server
 /// refused.
 #[derive(Debug, Parser)]
-#[command(name = "postrider", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "postrider",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

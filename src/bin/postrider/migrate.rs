@@ -50,7 +50,11 @@ impl Migrate {
                 done?;
                 let newest = newest(&url)?;
                 let human = format!("the schema is up to date: {newest}");
-                emit(&if args.json { json!({ "version": newest }).to_string() } else { human });
+                emit(&if args.json {
+                    json!({ "version": newest }).to_string()
+                } else {
+                    human
+                });
             }
             Self::Down(down) => {
                 let url = down.args.database.settings()?.database()?;
@@ -65,7 +69,11 @@ impl Migrate {
                     Some(version) => format!("{version} was taken back"),
                     None => "nothing was left to take back".to_owned(),
                 };
-                emit(&if down.args.json { json!({ "version": reverted }).to_string() } else { human });
+                emit(&if down.args.json {
+                    json!({ "version": reverted }).to_string()
+                } else {
+                    human
+                });
             }
             Self::Status(args) => status(args)?,
         }
@@ -76,8 +84,9 @@ impl Migrate {
 fn status(args: Args) -> anyhow::Result<()> {
     let all = postrider::migrations_at(&args.database.settings()?.database()?)?;
     if args.json {
-        let all =
-            all.iter().map(|one| json!({"version": one.version, "run_at": one.run_at, "known": one.known}));
+        let all = all
+            .iter()
+            .map(|one| json!({"version": one.version, "run_at": one.run_at, "known": one.known}));
         emit(&format!("{:#}", json!({ "data": all.collect::<Vec<_>>() })));
         return Ok(());
     }
@@ -94,6 +103,10 @@ fn status(args: Args) -> anyhow::Result<()> {
 
 /// The newest version that has been run.
 fn newest(url: &postrider::config::DatabaseUrl) -> anyhow::Result<String> {
-    let mut run = postrider::migrations_at(url)?.into_iter().filter(|one| one.run_at.is_some());
-    Ok(run.next_back().map_or_else(|| "nothing".to_owned(), |one| one.version))
+    let mut run = postrider::migrations_at(url)?
+        .into_iter()
+        .filter(|one| one.run_at.is_some());
+    Ok(run
+        .next_back()
+        .map_or_else(|| "nothing".to_owned(), |one| one.version))
 }

@@ -12,7 +12,14 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let columns = [("NAME", "name"), ("SINCE", "since"), ("ALIVE", "alive"), ("SHARDS", "shards")];
-        self.look.show("/nodes", |answer| table(answer, &columns)).await
+        let columns = [
+            ("NAME", "name"),
+            ("SINCE", "since"),
+            ("ALIVE", "alive"),
+            ("SHARDS", "shards"),
+        ];
+        self.look
+            .show("/nodes", |answer| table(answer, &columns))
+            .await
     }
 }

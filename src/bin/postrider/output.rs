@@ -48,20 +48,31 @@ impl From<anyhow::Error> for Failure {
 
 /// Prints JSON as it is, or what `human` makes of it.
 pub(crate) fn print(value: &Value, json: bool, human: impl FnOnce(&Value) -> String) {
-    emit(&if json { format!("{value:#}") } else { human(value) });
+    emit(&if json {
+        format!("{value:#}")
+    } else {
+        human(value)
+    });
 }
 
-/// Writes to standard output. Who reads it may have had enough (`| head`): then there is nothing left to do.
+/// Writes to standard output. Who reads it may have had enough (`| head`): then there is nothing
+/// left to do.
 pub(crate) fn emit(text: &str) {
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).is_err() {
+    if writeln!(out, "{}", text.trim_end())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
         std::process::exit(0);
     }
 }
 
 /// A field as text; nothing for null.
 pub(crate) fn text(value: &Value, field: &str) -> String {
-    value.pointer(&format!("/{}", field.replace('.', "/"))).map(plain).unwrap_or_default()
+    value
+        .pointer(&format!("/{}", field.replace('.', "/")))
+        .map(plain)
+        .unwrap_or_default()
 }
 
 fn plain(value: &Value) -> String {
@@ -85,10 +96,14 @@ fn plain(value: &Value) -> String {
 
 /// The rows of a list.
 pub(crate) fn rows(list: &Value) -> &[Value] {
-    list["data"].as_array().map(Vec::as_slice).unwrap_or_default()
+    list["data"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
-/// A table of some fields of a list's rows: as wide as the terminal, or as it needs where there is none.
+/// A table of some fields of a list's rows: as wide as the terminal, or as it needs where there is
+/// none.
 pub(crate) fn table(list: &Value, columns: &[(&str, &str)]) -> String {
     if rows(list).is_empty() {
         return "none".into();
@@ -117,16 +132,36 @@ fn terminal_width() -> Option<u16> {
 /// So many characters of a cell say something.
 const LEGIBLE: usize = 12;
 
-/// The columns that a width has room for: the first two, the last, and as many between as can be read.
-fn fitting<'c>(rows: &[Value], columns: &[(&'c str, &'c str)], width: u16) -> Vec<(&'c str, &'c str)> {
+/// The columns that a width has room for: the first two, the last, and as many between as can be
+/// read.
+fn fitting<'c>(
+    rows: &[Value],
+    columns: &[(&'c str, &'c str)],
+    width: u16,
+) -> Vec<(&'c str, &'c str)> {
     let needs = |place: usize, (title, field): &(&str, &str)| {
-        let widest = rows.iter().map(|row| cell(row, field, true).chars().count()).max().unwrap_or(0);
+        let widest = rows
+            .iter()
+            .map(|row| cell(row, field, true).chars().count())
+            .max()
+            .unwrap_or(0);
         let widest = widest.max(title.chars().count());
-        2 + if place == 0 { widest } else { widest.min(LEGIBLE) }
+        2 + if place == 0 {
+            widest
+        } else {
+            widest.min(LEGIBLE)
+        }
     };
     let mut shown = columns.to_vec();
     let room = usize::from(width);
-    while shown.len() > 3 && shown.iter().enumerate().map(|(i, one)| needs(i, one)).sum::<usize>() > room {
+    while shown.len() > 3
+        && shown
+            .iter()
+            .enumerate()
+            .map(|(i, one)| needs(i, one))
+            .sum::<usize>()
+            > room
+    {
         shown.remove(shown.len() - 2);
     }
     shown
@@ -141,7 +176,9 @@ fn tabulate(rows: &[Value], columns: &[(&str, &str)], width: Option<u16>) -> Str
     let mut table = Table::new();
     table.load_style(NOTHING).set_truncation_indicator("…");
     if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
     }
     let in_one_line = |mut row: Row| {
         if width.is_some() {
@@ -149,9 +186,18 @@ fn tabulate(rows: &[Value], columns: &[(&str, &str)], width: Option<u16>) -> Str
         }
         row
     };
-    table.set_header(in_one_line(columns.iter().map(|(title, _)| *title).collect::<Vec<_>>().into()));
+    table.set_header(in_one_line(
+        columns
+            .iter()
+            .map(|(title, _)| *title)
+            .collect::<Vec<_>>()
+            .into(),
+    ));
     for row in rows {
-        let cells: Vec<String> = columns.iter().map(|(_, field)| cell(row, field, width.is_some())).collect();
+        let cells: Vec<String> = columns
+            .iter()
+            .map(|(_, field)| cell(row, field, width.is_some()))
+            .collect();
         table.add_row(in_one_line(cells.into()));
     }
     if let Some(name) = table.column_mut(0) {
@@ -173,7 +219,11 @@ fn cell(row: &Value, field: &str, short: bool) -> String {
 
 /// Lines of `name  value`, with nothing for what is empty.
 pub(crate) fn card(value: &Value, fields: &[(&str, &str)]) -> String {
-    let width = fields.iter().map(|(title, _)| title.len()).max().unwrap_or(0);
+    let width = fields
+        .iter()
+        .map(|(title, _)| title.len())
+        .max()
+        .unwrap_or(0);
     let lines = fields.iter().filter_map(|(title, field)| {
         let text = text(value, field);
         (!text.is_empty()).then(|| format!("{title:width$}  {text}"))
@@ -187,8 +237,12 @@ mod tests {
 
     use super::*;
 
-    const COLUMNS: [(&str, &str); 4] =
-        [("ID", "id"), ("STATUS", "status"), ("MADE", "created_at"), ("URL", "url")];
+    const COLUMNS: [(&str, &str); 4] = [
+        ("ID", "id"),
+        ("STATUS", "status"),
+        ("MADE", "created_at"),
+        ("URL", "url"),
+    ];
 
     fn list() -> Vec<Value> {
         let url = format!("https://example.com/{}", "long/".repeat(40));
@@ -204,8 +258,16 @@ mod tests {
         for width in [60, 80, 120] {
             let shown = tabulate(&list(), &COLUMNS, Some(width));
             assert_eq!(shown.lines().count(), 3, "{shown}");
-            assert!(shown.lines().all(|line| line.chars().count() <= usize::from(width)), "{shown}");
-            assert!(shown.contains("ep_0123456789abcdef") && shown.contains('…'), "{shown}");
+            assert!(
+                shown
+                    .lines()
+                    .all(|line| line.chars().count() <= usize::from(width)),
+                "{shown}"
+            );
+            assert!(
+                shown.contains("ep_0123456789abcdef") && shown.contains('…'),
+                "{shown}"
+            );
         }
     }
 
@@ -221,13 +283,19 @@ mod tests {
         let shown = tabulate(&list(), &columns, Some(60));
         let head: Vec<&str> = shown.lines().next().unwrap().split_whitespace().collect();
         assert_eq!(head, ["ID", "STATUS", "ONE", "URL"], "{shown}");
-        assert!(shown.contains("active") && shown.contains("https://exa"), "{shown}");
+        assert!(
+            shown.contains("active") && shown.contains("https://exa"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn a_table_that_is_piped_is_whole() {
         let shown = tabulate(&list(), &COLUMNS, None);
         assert_eq!(shown.lines().count(), 3, "{shown}");
-        assert!(shown.contains(&"long/".repeat(40)) && shown.contains(".123456Z"), "{shown}");
+        assert!(
+            shown.contains(&"long/".repeat(40)) && shown.contains(".123456Z"),
+            "{shown}"
+        );
     }
 }

@@ -70,7 +70,10 @@ fn why(endpoint: &Value) -> String {
     if failures > 0 {
         return format!("{failures} failures in a row");
     }
-    for (field, what) in [("hold_until", "asked to wait until"), ("next_slot_at", "rate limit, next slot")] {
+    for (field, what) in [
+        ("hold_until", "asked to wait until"),
+        ("next_slot_at", "rate limit, next slot"),
+    ] {
         if let Some(at) = health[field].as_str() {
             return format!("{what} {at}");
         }

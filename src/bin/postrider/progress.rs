@@ -1,4 +1,5 @@
-//! Something to look at while there is something to wait for. On standard error, and only on a terminal.
+//! Something to look at while there is something to wait for. On standard error, and only on a
+//! terminal.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Recoveries: what an endpoint has not got is sent again (`postrider endpoints recover`), and how far that
-//! is (`postrider recoveries show`).
+//! Recoveries: what an endpoint has not got is sent again (`postrider endpoints recover`), and how
+//! far that is (`postrider recoveries show`).
 
 use std::time::Duration;
 
@@ -72,7 +72,11 @@ impl Recover {
         let mut total = None;
         if is_seen() && !self.no_wait {
             // A server that cannot tell leaves the bar without an end.
-            total = self.preview(&connection, body.clone()).await.ok().filter(|it| it["capped"] == false);
+            total = self
+                .preview(&connection, body.clone())
+                .await
+                .ok()
+                .filter(|it| it["capped"] == false);
         }
         let path = path_of(&self.id, "/recover");
         let mut answer = connection.call(Method::POST, &path, Some(body)).await?;
@@ -84,7 +88,13 @@ impl Recover {
     }
 
     async fn preview(&self, connection: &Connection, body: String) -> Result<Value, Failure> {
-        connection.call(Method::POST, &path_of(&self.id, "/recover/preview"), Some(body)).await
+        connection
+            .call(
+                Method::POST,
+                &path_of(&self.id, "/recover/preview"),
+                Some(body),
+            )
+            .await
     }
 }
 
@@ -93,7 +103,11 @@ fn counted(preview: &Value) -> Option<u64> {
 }
 
 fn previewed(preview: &Value) -> String {
-    let more = if preview["capped"] == true { "at least " } else { "" };
+    let more = if preview["capped"] == true {
+        "at least "
+    } else {
+        ""
+    };
     format!(
         "{more}{} failed and {} missing would be sent; without --dry-run they are",
         text(preview, "failed"),
@@ -102,14 +116,21 @@ fn previewed(preview: &Value) -> String {
 }
 
 /// Waits until a recovery is done.
-async fn follow(connection: &Connection, mut recovery: Value, total: Option<u64>) -> Result<Value, Failure> {
+async fn follow(
+    connection: &Connection,
+    mut recovery: Value,
+    total: Option<u64>,
+) -> Result<Value, Failure> {
     let path = path(&text(&recovery, "id"));
     let bar = progress(total, "recovering");
     while text(&recovery, "status") == "running" {
         tokio::time::sleep(EVERY).await;
         recovery = connection.call(Method::GET, &path, None).await?;
         bar.set_position(recovery["matched"].as_u64().unwrap_or_default());
-        bar.set_message(format!("recovering: {} queued", text(&recovery, "requeued")));
+        bar.set_message(format!(
+            "recovering: {} queued",
+            text(&recovery, "requeued")
+        ));
     }
     bar.finish_and_clear();
     Ok(recovery)

@@ -44,8 +44,13 @@ impl Serve {
         })?;
         let address = listener.local_addr()?;
 
-        let postrider = Postrider::builder().database(database.clone()).config(config).start().await?;
-        // After the database: a token without one is what a database that was moved away leaves behind.
+        let postrider = Postrider::builder()
+            .database(database.clone())
+            .config(config)
+            .start()
+            .await?;
+        // After the database: a token without one is what a database that was moved away leaves
+        // behind.
         let token = match given {
             Some(token) => ApiToken::new(&token).map_err(anyhow::Error::msg)?,
             None => kept_token(&database)?,
@@ -61,7 +66,10 @@ impl Serve {
             .run();
         let http = server.handle();
         actix_web::rt::spawn(server);
-        tracing::info!("Postrider {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+        tracing::info!(
+            "Postrider {} listens on http://{address}",
+            env!("CARGO_PKG_VERSION")
+        );
 
         let mut stop = std::pin::pin!(stop_signal());
         let signal = loop {
@@ -85,8 +93,14 @@ impl Serve {
         Ok(())
     }
 
-    /// Reads again what may change while the server runs. What is wrong is reported, and leaves the rest as it was.
-    async fn reload(&self, postrider: &Postrider, token: &ApiToken, logging: &Logging) -> anyhow::Result<()> {
+    /// Reads again what may change while the server runs. What is wrong is reported, and leaves the
+    /// rest as it was.
+    async fn reload(
+        &self,
+        postrider: &Postrider,
+        token: &ApiToken,
+        logging: &Logging,
+    ) -> anyhow::Result<()> {
         let of_engine = postrider.reload().await.map_err(anyhow::Error::from);
         of_engine.and(self.reload_settings(token, logging))
     }
@@ -156,7 +170,8 @@ fn kept_token(database: &DatabaseUrl) -> anyhow::Result<ApiToken> {
 pub(crate) async fn stop_signal() -> anyhow::Result<&'static str> {
     #[cfg(unix)]
     {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             _ = terminate.recv() => Ok("SIGTERM"),
             interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| "SIGINT").map_err(Into::into),

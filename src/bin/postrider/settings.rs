@@ -45,7 +45,8 @@ impl std::str::FromStr for Hidden {
     }
 }
 
-/// An address to listen on: `127.0.0.1:8400`, `[::1]:8400`, `localhost:8400`, or `:8400` for all IPv4 addresses.
+/// An address to listen on: `127.0.0.1:8400`, `[::1]:8400`, `localhost:8400`, or `:8400` for all
+/// IPv4 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(crate) struct ListenAddress(pub(crate) SocketAddr);
@@ -83,19 +84,25 @@ impl From<ListenAddress> for String {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "POSTRIDER_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub(crate) database_url: Option<Hidden>,
 
     /// The address of the HTTP API [default: 127.0.0.1:8400]
     #[arg(long, env = "POSTRIDER_LISTEN", value_name = "ADDRESS")]
     pub(crate) listen: Option<ListenAddress>,
 
-    /// How long the API keeps an idle connection of a caller. The side that sends requests should be the one to
-    /// close it, so this is longer than what common load balancers do [default: 620s]
+    /// How long the API keeps an idle connection of a caller. The side that sends requests should
+    /// be the one to close it, so this is longer than what common load balancers do [default: 620s]
     #[arg(long, env = "POSTRIDER_KEEP_ALIVE", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) keep_alive: Option<String>,
 
-    /// Let pages of these origins call the API with a token (such as https://console.example.com, comma-separated)
+    /// Let pages of these origins call the API with a token (such as https://console.example.com,
+    /// comma-separated)
     #[arg(
         long,
         env = "POSTRIDER_CORS_ORIGINS",
@@ -119,11 +126,17 @@ pub(crate) struct Settings {
 
     /// The token that the API asks for. None set: one is made at the first start and kept beside
     /// the database. Better given by the environment or the file than as a flag.
-    #[arg(long, env = "POSTRIDER_API_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "POSTRIDER_API_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     pub(crate) api_token: Option<Hidden>,
 
-    /// What secrets and endpoint headers are encrypted with in the database (prk_…, comma-separated):
-    /// the first one encrypts, all decrypt. Better given by the environment or the file.
+    /// What secrets and endpoint headers are encrypted with in the database (prk_…,
+    /// comma-separated): the first one encrypts, all decrypt. Better given by the environment or
+    /// the file.
     #[arg(
         long,
         env = "POSTRIDER_ENCRYPTION_KEYS",
@@ -163,8 +176,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "POSTRIDER_EVENT_ID_HEADER", value_name = "NAME", value_parser = trimmed::<String>)]
     pub(crate) event_id_header: Option<String>,
 
-    /// How long a connection to a receiver is used, give or take a fifth: a receiver that moved to another address
-    /// is followed by then [default: 30s]
+    /// How long a connection to a receiver is used, give or take a fifth: a receiver that moved to
+    /// another address is followed by then [default: 30s]
     #[arg(long, env = "POSTRIDER_CONNECTION_LIFETIME", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) connection_lifetime: Option<String>,
 
@@ -229,7 +242,9 @@ pub(crate) enum Migrate {
 impl Settings {
     /// These settings, over those of the file, if one is named.
     pub(crate) fn over_file(&self, file: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = file else { return Ok(self.clone()) };
+        let Some(path) = file else {
+            return Ok(self.clone());
+        };
         let (in_file, wrong) = Self::read_file(path)?;
         if wrong.is_empty() {
             return self.over(in_file);
@@ -249,21 +264,36 @@ impl Settings {
             }
         }
         places.extend(self.places.clone());
-        Ok(Self { places, ..serde_json::from_value(merged)? })
+        Ok(Self {
+            places,
+            ..serde_json::from_value(merged)?
+        })
     }
 
     /// What is wrong with a setting, and where it is.
     fn wrong(&self, setting: &str, detail: impl ToString) -> anyhow::Error {
-        Wrong::new(setting, self.places.get(setting).cloned(), detail.to_string()).into()
+        Wrong::new(
+            setting,
+            self.places.get(setting).cloned(),
+            detail.to_string(),
+        )
+        .into()
     }
 
     fn keys(&self) -> anyhow::Result<Vec<EncryptionKey>> {
         // A variable that is set to nothing is not set.
-        let given =
-            self.encryption_keys.iter().flatten().map(|key| key.0.trim()).filter(|key| !key.is_empty());
+        let given = self
+            .encryption_keys
+            .iter()
+            .flatten()
+            .map(|key| key.0.trim())
+            .filter(|key| !key.is_empty());
         let keys = given.map(EncryptionKey::parse);
         keys.collect::<Result<_, _>>().map_err(|detail| {
-            self.wrong("encryption_keys", format!("each {detail}; `postrider keys generate` makes one"))
+            self.wrong(
+                "encryption_keys",
+                format!("each {detail}; `postrider keys generate` makes one"),
+            )
         })
     }
 
@@ -286,8 +316,13 @@ impl Settings {
     }
 
     pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
-        let url = self.database_url.as_ref().map_or(DEFAULT_DATABASE_URL, |url| url.0.as_str());
-        url.trim().parse().map_err(|error| self.wrong("database_url", error))
+        let url = self
+            .database_url
+            .as_ref()
+            .map_or(DEFAULT_DATABASE_URL, |url| url.0.as_str());
+        url.trim()
+            .parse()
+            .map_err(|error| self.wrong("database_url", error))
     }
 
     pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
@@ -300,7 +335,9 @@ impl Settings {
     /// What the engine is told.
     pub(crate) fn engine(&self) -> anyhow::Result<EngineConfig> {
         let config = self.read()?;
-        config.check().map_err(|error| self.wrong(&error.field, error.detail))?;
+        config
+            .check()
+            .map_err(|error| self.wrong(&error.field, error.detail))?;
         Ok(config)
     }
 
@@ -310,11 +347,13 @@ impl Settings {
         let defaults = &mut config.endpoint_defaults;
         let wrong = |name: &str, detail: String| self.wrong(name, detail);
         if let Some(limit) = &self.default_rate_limit {
-            defaults.rate_limit = limit.parse().map_err(|detail| wrong("default_rate_limit", detail))?;
+            defaults.rate_limit = limit
+                .parse()
+                .map_err(|detail| wrong("default_rate_limit", detail))?;
         }
         if let Some(concurrency) = self.default_concurrency {
-            defaults.concurrency =
-                check_concurrency(concurrency).map_err(|detail| wrong("default_concurrency", detail))?;
+            defaults.concurrency = check_concurrency(concurrency)
+                .map_err(|detail| wrong("default_concurrency", detail))?;
         }
         if let Some(delays) = &self.default_retry_delays_s {
             defaults.retry_schedule = RetrySchedule::new(delays.clone())
@@ -324,17 +363,27 @@ impl Settings {
             defaults.timeout =
                 check_timeout_ms(timeout).map_err(|detail| wrong("default_timeout_ms", detail))?;
         }
-        let duration =
-            |name: &str, text: &Option<String>| match text.as_deref().map(humantime::parse_duration) {
-                Some(Err(error)) => Err(wrong(name, format!("{error}: write it as 30d, 12h or 10s"))),
-                Some(Ok(duration)) => Ok(Some(duration)),
-                None => Ok(None),
-            };
+        let duration = |name: &str, text: &Option<String>| match text
+            .as_deref()
+            .map(humantime::parse_duration)
+        {
+            Some(Err(error)) => Err(wrong(name, format!("{error}: write it as 30d, 12h or 10s"))),
+            Some(Ok(duration)) => Ok(Some(duration)),
+            None => Ok(None),
+        };
         for (name, text, setting) in [
             ("lease_ttl", &self.lease_ttl, &mut config.lease.ttl),
-            ("lease_renewal", &self.lease_renewal, &mut config.lease.renewal),
+            (
+                "lease_renewal",
+                &self.lease_renewal,
+                &mut config.lease.renewal,
+            ),
             ("lease_margin", &self.lease_margin, &mut config.lease.margin),
-            ("connection_lifetime", &self.connection_lifetime, &mut config.connection_lifetime),
+            (
+                "connection_lifetime",
+                &self.connection_lifetime,
+                &mut config.connection_lifetime,
+            ),
         ] {
             *setting = duration(name, text)?.unwrap_or(*setting);
         }
@@ -365,10 +414,15 @@ impl Settings {
     /// How long an idle connection of a caller is kept.
     pub(crate) fn keep_alive(&self) -> anyhow::Result<Duration> {
         let text = self.keep_alive.as_deref().unwrap_or(DEFAULT_KEEP_ALIVE);
-        let duration = humantime::parse_duration(text)
-            .map_err(|error| self.wrong("keep_alive", format!("{error}: write it as 620s or 10m")))?;
+        let duration = humantime::parse_duration(text).map_err(|error| {
+            self.wrong("keep_alive", format!("{error}: write it as 620s or 10m"))
+        })?;
         let fits = (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&duration);
-        if fits { Ok(duration) } else { Err(self.wrong("keep_alive", "must be from 1s to 24h")) }
+        if fits {
+            Ok(duration)
+        } else {
+            Err(self.wrong("keep_alive", "must be from 1s to 24h"))
+        }
     }
 
     /// The origins whose pages may call the API.
@@ -378,7 +432,10 @@ impl Settings {
             parsed.is_ok_and(|url| url.has_host() && url.origin().ascii_serialization() == text)
         };
         let origins = self.cors_origins.clone().unwrap_or_default();
-        let origins: Vec<String> = origins.into_iter().filter(|origin| !origin.is_empty()).collect();
+        let origins: Vec<String> = origins
+            .into_iter()
+            .filter(|origin| !origin.is_empty())
+            .collect();
         match origins.iter().find(|origin| !is_origin(origin)) {
             Some(wrong) => Err(self.wrong(
                 "cors_origins",
@@ -448,7 +505,12 @@ pub(crate) struct SettingsFile {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DatabaseArgs {
     /// The database: sqlite:FILE or postgres://… [default: sqlite:postrider.db]
-    #[arg(long, env = "POSTRIDER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "POSTRIDER_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     database_url: Option<Hidden>,
 
     #[command(flatten)]
@@ -458,7 +520,10 @@ pub(crate) struct DatabaseArgs {
 impl DatabaseArgs {
     /// With what else the settings file says.
     pub(crate) fn settings(self) -> anyhow::Result<Settings> {
-        let own = Settings { database_url: self.database_url, ..Settings::default() };
+        let own = Settings {
+            database_url: self.database_url,
+            ..Settings::default()
+        };
         own.over_file(self.file.path.as_deref())
     }
 }

@@ -45,6 +45,8 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(token) => Ok(Some(token.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read the token file {}", path.display())),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot read the token file {}", path.display()))
+        }
     }
 }

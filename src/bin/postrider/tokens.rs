@@ -62,11 +62,24 @@ impl Tokens {
 impl Create {
     async fn run(self) -> Result<(), Failure> {
         let body = json!({"name": self.name, "scope": self.scope, "tenant": self.tenant});
-        let answer = self.client.call(Method::POST, "/tokens", Some(body.to_string())).await?;
+        let answer = self
+            .client
+            .call(Method::POST, "/tokens", Some(body.to_string()))
+            .await?;
         print(&answer, self.client.json, |answer| {
-            let shown =
-                card(answer, &[("id", "id"), ("name", "name"), ("scope", "scope"), ("tenant", "tenant")]);
-            format!("{shown}\ntoken   {}\nIt is shown this once: keep it now.", text(answer, "token"))
+            let shown = card(
+                answer,
+                &[
+                    ("id", "id"),
+                    ("name", "name"),
+                    ("scope", "scope"),
+                    ("tenant", "tenant"),
+                ],
+            );
+            format!(
+                "{shown}\ntoken   {}\nIt is shown this once: keep it now.",
+                text(answer, "token")
+            )
         });
         Ok(())
     }
@@ -81,7 +94,9 @@ impl List {
             ("TENANT", "tenant"),
             ("CREATED", "created_at"),
         ];
-        self.listing.show("/tokens", &[("tenant", self.tenant)], &columns).await
+        self.listing
+            .show("/tokens", &[("tenant", self.tenant)], &columns)
+            .await
     }
 }
 
@@ -89,7 +104,9 @@ impl Revoke {
     async fn run(self) -> Result<(), Failure> {
         let path = format!("/tokens/{}", segment(&self.id));
         let answer = self.client.call(Method::DELETE, &path, None).await?;
-        print(&answer, self.client.json, |_| format!("token {} is worth nothing any more", self.id));
+        print(&answer, self.client.json, |_| {
+            format!("token {} is worth nothing any more", self.id)
+        });
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! What becomes of members that a commit has failed: whose fault it is, what waits for a better state of the
-//! database, and what is stored of an outcome that the database refuses.
+//! What becomes of members that a commit has failed: whose fault it is, what waits for a better
+//! state of the database, and what is stored of an outcome that the database refuses.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,11 @@ pub(super) fn is_perhaps_one_members(why: &Unavailable) -> bool {
 }
 
 impl State {
-    pub(super) fn commit_one_by_one(&mut self, group: Vec<Member>, untils: Vec<Instant>) -> Option<Duration> {
+    pub(super) fn commit_one_by_one(
+        &mut self,
+        group: Vec<Member>,
+        untils: Vec<Instant>,
+    ) -> Option<Duration> {
         let mut pause = None;
         for (member, until) in group.into_iter().zip(untils) {
             let mut alone = [member];
@@ -29,7 +33,8 @@ impl State {
         pause
     }
 
-    /// What becomes of a member that failed by itself: of the database's state, or of its own content.
+    /// What becomes of a member that failed by itself: of the database's state, or of its own
+    /// content.
     pub(super) fn settle_alone(
         &mut self,
         member: Member,
@@ -41,7 +46,9 @@ impl State {
                 self.keep_or_answer(vec![member], vec![until], &why);
                 Some(self.pause())
             }
-            error if matches!(member, Member::Record(_)) => self.settle_outcome(member, until, error),
+            error if matches!(member, Member::Record(_)) => {
+                self.settle_outcome(member, until, error)
+            }
             StoreError::Unavailable(why) => {
                 self.keep_or_answer(vec![member], vec![until], &why);
                 Some(self.pause())
@@ -54,9 +61,15 @@ impl State {
         }
     }
 
-    /// An outcome waits for a database that takes nothing. From one that takes other writes it is its content
-    /// that is refused: then less and less of it is stored, so that it neither repeats permanently nor is lost.
-    fn settle_outcome(&mut self, mut member: Member, until: Instant, error: StoreError) -> Option<Duration> {
+    /// An outcome waits for a database that takes nothing. From one that takes other writes it is
+    /// its content that is refused: then less and less of it is stored, so that it neither repeats
+    /// permanently nor is lost.
+    fn settle_outcome(
+        &mut self,
+        mut member: Member,
+        until: Instant,
+        error: StoreError,
+    ) -> Option<Duration> {
         let (mut error, mut is_first) = (error, true);
         loop {
             let (probe, _) = Member::operation(|tx| crate::store::query::probe_write(tx.conn()));
@@ -92,7 +105,12 @@ impl State {
 
     /// Outcomes wait until they land. The others wait while the database is merely busy, as long
     /// as their askers do.
-    pub(super) fn keep_or_answer(&mut self, group: Vec<Member>, untils: Vec<Instant>, why: &Unavailable) {
+    pub(super) fn keep_or_answer(
+        &mut self,
+        group: Vec<Member>,
+        untils: Vec<Instant>,
+        why: &Unavailable,
+    ) {
         tracing::warn!(%why, members = group.len(), "the database takes no writes");
         self.refused.note(why.clone());
         for (member, until) in group.into_iter().zip(untils) {

@@ -1,4 +1,5 @@
-//! What the registry is told, by publishers, supervisors, the keeper and other processes, and what it does then.
+//! What the registry is told, by publishers, supervisors, the keeper and other processes, and what
+//! it does then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -54,7 +55,8 @@ pub(in crate::engine) struct SupervisorGone {
     pub(in crate::engine) cleanly: bool,
 }
 
-/// From the keeper: start nothing more in a shard; answered by `done` when every supervisor of it has left.
+/// From the keeper: start nothing more in a shard; answered by `done` when every supervisor of it
+/// has left.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(in crate::engine) struct Vacate {
@@ -98,10 +100,17 @@ impl Handler<NewDeliveries> for Registry {
     fn handle(&mut self, NewDeliveries(new): NewDeliveries, ctx: &mut Self::Context) {
         let mut by_endpoint: HashMap<EndpointId, (Arc<Endpoint>, Vec<Queued>)> = HashMap::new();
         for Committed { endpoint, queued } in new {
-            by_endpoint.entry(endpoint.id.clone()).or_insert_with(|| (endpoint, Vec::new())).1.push(queued);
+            by_endpoint
+                .entry(endpoint.id.clone())
+                .or_insert_with(|| (endpoint, Vec::new()))
+                .1
+                .push(queued);
         }
         for (endpoint, queued) in by_endpoint.into_values() {
-            if let Some(Entry::Running { supervisor, told, .. }) = self.supervisor(&endpoint, ctx) {
+            if let Some(Entry::Running {
+                supervisor, told, ..
+            }) = self.supervisor(&endpoint, ctx)
+            {
                 *told += 1;
                 supervisor.do_send(Wake(queued));
             }
@@ -113,7 +122,10 @@ impl Handler<EndpointChanged> for Registry {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, changed: EndpointChanged, ctx: &mut Self::Context) -> Self::Result {
         let EndpointChanged { endpoint, health } = changed;
-        let Some(Entry::Running { supervisor, told, .. }) = self.supervisor(&endpoint, ctx) else {
+        let Some(Entry::Running {
+            supervisor, told, ..
+        }) = self.supervisor(&endpoint, ctx)
+        else {
             return Box::pin(async {});
         };
         *told += 1;
@@ -142,7 +154,8 @@ impl Handler<MayLeave> for Registry {
         if up_to_date {
             self.remove(&ask.endpoint_id);
         }
-        ask.supervisor.do_send(if up_to_date { Leave::Go } else { Leave::Stay });
+        ask.supervisor
+            .do_send(if up_to_date { Leave::Go } else { Leave::Stay });
     }
 }
 
@@ -150,9 +163,9 @@ impl Handler<SupervisorGone> for Registry {
     type Result = ();
     fn handle(&mut self, gone: SupervisorGone, ctx: &mut Self::Context) {
         let roster = match self.entry(&gone.endpoint_id) {
-            Some(Entry::Running { generation, roster, .. }) if *generation == gone.generation => {
-                roster.clone()
-            }
+            Some(Entry::Running {
+                generation, roster, ..
+            }) if *generation == gone.generation => roster.clone(),
             _ => return,
         };
         if gone.cleanly {
@@ -213,7 +226,11 @@ impl Handler<AbortAll> for Registry {
 
 impl Handler<InspectEndpoint> for Registry {
     type Result = ResponseFuture<Option<Live>>;
-    fn handle(&mut self, InspectEndpoint(id): InspectEndpoint, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        InspectEndpoint(id): InspectEndpoint,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let asked = match self.entry(&id) {
             Some(Entry::Running { supervisor, .. }) => Some(supervisor.send(Inspect)),
             _ => None,

@@ -1,4 +1,5 @@
-//! What a supervisor is told, by the registry, its attempts and the committer, and what it does then.
+//! What a supervisor is told, by the registry, its attempts and the committer, and what it does
+//! then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -90,7 +91,12 @@ impl Live {
     ) -> Self {
         let (mono, now) = (clock.monotonic(), clock.now());
         let next_slot_at = limiter.wait(mono).map(|wait| now + wait);
-        Self { in_flight, in_line, rate_open: limiter.available(mono) > 0, next_slot_at }
+        Self {
+            in_flight,
+            in_line,
+            rate_open: limiter.available(mono) > 0,
+            next_slot_at,
+        }
     }
 }
 
@@ -139,8 +145,11 @@ impl Handler<Wake> for EndpointSupervisor {
         }
         let now = self.schedule_now();
         for queued in hints {
-            let room =
-                if self.phase == Phase::Running && self.endpoint.is_active() { self.look_ahead() } else { 0 };
+            let room = if self.phase == Phase::Running && self.endpoint.is_active() {
+                self.look_ahead()
+            } else {
+                0
+            };
             self.window.offer(queued, now, room);
         }
         self.pump(ctx);
@@ -157,9 +166,12 @@ impl Handler<Loaded> for EndpointSupervisor {
     fn handle(&mut self, Loaded(due): Loaded, ctx: &mut Self::Context) {
         match due {
             Ok(due) => {
-                let (claiming, in_flight, recording) = (&self.claiming, &self.in_flight, &self.recording);
+                let (claiming, in_flight, recording) =
+                    (&self.claiming, &self.in_flight, &self.recording);
                 self.window.loaded(due, |id| {
-                    claiming.contains_key(id) || in_flight.contains_key(id) || recording.contains(id)
+                    claiming.contains_key(id)
+                        || in_flight.contains_key(id)
+                        || recording.contains(id)
                 });
             }
             Err(error) => {
@@ -196,8 +208,11 @@ pub(super) struct ClaimAnswered {
 impl Handler<ClaimAnswered> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
-        let mut queued: HashMap<DeliveryId, (Queued, OwnedSemaphorePermit)> =
-            answer.ids.iter().filter_map(|id| self.claiming.remove_entry(id)).collect();
+        let mut queued: HashMap<DeliveryId, (Queued, OwnedSemaphorePermit)> = answer
+            .ids
+            .iter()
+            .filter_map(|id| self.claiming.remove_entry(id))
+            .collect();
         let ClaimResult { claimed: claims, aside } = answer.result.unwrap_or_else(|error| {
             tracing::warn!(endpoint = %self.endpoint.id, %error, "a claim of {} was not committed", self.endpoint.id);
             self.not_before = self.shared.clock.monotonic() + BACK_OFF;
@@ -218,9 +233,12 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
             self.limiter.release();
         }
         // The last look before anything goes out: all may have changed while the claim committed.
-        let allowed = self.health().allowance(self.schedule_now(), self.endpoint.concurrency) as usize;
+        let allowed =
+            self.health()
+                .allowance(self.schedule_now(), self.endpoint.concurrency) as usize;
         let lease = self.shared.leases.for_new_work(&self.endpoint.id);
-        let may_start = self.endpoint.is_active() && self.phase == Phase::Running && lease.is_some();
+        let may_start =
+            self.endpoint.is_active() && self.phase == Phase::Running && lease.is_some();
         let mut released = Vec::new();
         for claimed in claims {
             match queued.remove(&claimed.id) {
@@ -284,7 +302,10 @@ impl Handler<RecordAnswered> for EndpointSupervisor {
     fn handle(&mut self, answer: RecordAnswered, ctx: &mut Self::Context) {
         self.recording.remove(&answer.id);
         match answer.result {
-            Ok(Recorded::Written { life, health_is_current }) => {
+            Ok(Recorded::Written {
+                life,
+                health_is_current,
+            }) => {
                 self.shared.metrics.reached(life.state);
                 self.log_outcome(&answer, life.state);
                 self.tell(&answer, life.state);
@@ -325,7 +346,8 @@ impl Handler<Changed> for EndpointSupervisor {
         // Two changes may be told in another order than they were committed: each has a version.
         let mut is_news = false;
         if endpoint.version >= self.endpoint.version {
-            is_news = endpoint.version > self.endpoint.version || endpoint.paused != self.endpoint.paused;
+            is_news =
+                endpoint.version > self.endpoint.version || endpoint.paused != self.endpoint.paused;
             self.endpoint = endpoint;
         }
         is_news |= health.is_some_and(|stored| self.adopt_health(stored));
@@ -357,15 +379,26 @@ impl EndpointSupervisor {
             self.window.note_due(due);
             return;
         }
-        let seen = Seen { claim_no: answer.claim_no, life };
+        let seen = Seen {
+            claim_no: answer.claim_no,
+            life,
+        };
         let event = Arc::clone(&answer.event);
-        self.window.put_first(Queued { id: answer.id.clone(), due, event, seen });
+        self.window.put_first(Queued {
+            id: answer.id.clone(),
+            due,
+            event,
+            seen,
+        });
     }
 
-    /// Claims that the database holds and nothing here knows of, twice in a row: one snapshot may be
-    /// older than what has happened here since.
+    /// Claims that the database holds and nothing here knows of, twice in a row: one snapshot may
+    /// be older than what has happened here since.
     fn look_for_strays(&mut self, sending: Vec<ClaimName>, ctx: &mut Context<Self>) {
-        let unknown: HashSet<ClaimName> = sending.into_iter().filter(|(id, _)| !self.knows(id)).collect();
+        let unknown: HashSet<ClaimName> = sending
+            .into_iter()
+            .filter(|(id, _)| !self.knows(id))
+            .collect();
         let stuck: Vec<ClaimName> = unknown.intersection(&self.strays).cloned().collect();
         self.strays = unknown;
         if stuck.is_empty() {
@@ -409,7 +442,12 @@ impl Handler<Drain> for EndpointSupervisor {
 impl Handler<Inspect> for EndpointSupervisor {
     type Result = MessageResult<Inspect>;
     fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
-        MessageResult(Live::new(self.in_flight.len(), self.in_line, &mut self.limiter, &*self.shared.clock))
+        MessageResult(Live::new(
+            self.in_flight.len(),
+            self.in_line,
+            &mut self.limiter,
+            &*self.shared.clock,
+        ))
     }
 }
 

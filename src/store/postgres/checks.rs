@@ -1,4 +1,5 @@
-//! What a start looks at in a Postgres database before anything is promised on it, each finding with its remedy.
+//! What a start looks at in a Postgres database before anything is promised on it, each finding
+//! with its remedy.
 
 use diesel::connection::SimpleConnection as _;
 use diesel::dsl::sql;
@@ -56,13 +57,16 @@ pub(in crate::store) fn check_may_create(conn: &mut PgConnection) -> Result<(), 
     }
 }
 
-/// Refuses a role that may not work on what is there already, by the grants that it needs. `read` is only read.
+/// Refuses a role that may not work on what is there already, by the grants that it needs. `read`
+/// is only read.
 pub(in crate::store) fn check_may_write(
     conn: &mut PgConnection,
     tables: &[&str],
     read: &str,
 ) -> Result<(), StoreError> {
-    let may = |table: &str, right: &str| format!("has_table_privilege(to_regclass('{table}'), '{right}')");
+    let may = |table: &str, right: &str| {
+        format!("has_table_privilege(to_regclass('{table}'), '{right}')")
+    };
     let all = |table: &&str| {
         let each = ["SELECT", "INSERT", "UPDATE", "DELETE"].map(|right| may(table, right));
         format!("coalesce({}, true)", each.join(" AND "))
@@ -91,14 +95,19 @@ pub(in crate::store) fn check_may_write(
 
 /// Refuses a server that takes no writes now, whatever the reason.
 pub(in crate::store) fn check_takes_writes(conn: &mut PgConnection) -> Result<(), StoreError> {
-    let read_only: bool =
-        diesel::select(sql::<Bool>("pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"))
-            .get_result(conn)?;
-    if read_only { Err(Unavailable::ReadOnlyServer.into()) } else { Ok(()) }
+    let read_only: bool = diesel::select(sql::<Bool>(
+        "pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'",
+    ))
+    .get_result(conn)?;
+    if read_only {
+        Err(Unavailable::ReadOnlyServer.into())
+    } else {
+        Ok(())
+    }
 }
 
-/// Refuses a pooler in transaction mode that the URL does not tell of: what one session has set, another one
-/// sees there. (In PgBouncer's session mode, and without a pooler, it does not.)
+/// Refuses a pooler in transaction mode that the URL does not tell of: what one session has set,
+/// another one sees there. (In PgBouncer's session mode, and without a pooler, it does not.)
 pub(in crate::store) fn check_sessions_are_own(
     first: &mut PgConnection,
     second: &mut PgConnection,
@@ -121,8 +130,8 @@ pub(in crate::store) fn pooler_in_transaction_mode() -> StoreError {
     )
 }
 
-/// Raises the sequence of events above what is stored: a restore of the data alone, or a move by logical
-/// replication, leaves it behind, and then no event could be stored.
+/// Raises the sequence of events above what is stored: a restore of the data alone, or a move by
+/// logical replication, leaves it behind, and then no event could be stored.
 pub(in crate::store) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct Found {
@@ -132,10 +141,13 @@ pub(in crate::store) fn repair_sequence(conn: &mut PgConnection) -> Result<(), S
         stored: i64,
     }
     lock_migrations(conn)?;
-    let sequence: Option<String> =
-        diesel::select(sql::<Nullable<Text>>("pg_get_serial_sequence('webhook_events', 'seq')"))
-            .get_result(conn)?;
-    let Some(sequence) = sequence else { return Ok(()) };
+    let sequence: Option<String> = diesel::select(sql::<Nullable<Text>>(
+        "pg_get_serial_sequence('webhook_events', 'seq')",
+    ))
+    .get_result(conn)?;
+    let Some(sequence) = sequence else {
+        return Ok(());
+    };
     // The name comes quoted from the server itself.
     let found: Found = diesel::sql_query(format!(
         "SELECT last_value + is_called::int AS next, \
@@ -145,8 +157,12 @@ pub(in crate::store) fn repair_sequence(conn: &mut PgConnection) -> Result<(), S
     if found.next > found.stored {
         return Ok(());
     }
-    diesel::select(sql::<BigInt>(&format!("setval('{}', {})", sequence.replace('\'', "''"), found.stored)))
-        .get_result::<i64>(conn)?;
+    diesel::select(sql::<BigInt>(&format!(
+        "setval('{}', {})",
+        sequence.replace('\'', "''"),
+        found.stored
+    )))
+    .get_result::<i64>(conn)?;
     tracing::warn!(
         next = found.next,
         stored = found.stored,

@@ -1,4 +1,5 @@
-//! How Postgres publishes: the events of a whole group in a few statements, and who was there first.
+//! How Postgres publishes: the events of a whole group in a few statements, and who was there
+//! first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -47,19 +48,28 @@ struct Sorted<'a> {
 
 /// Goes through the members in their order: an id is its first accepted event's.
 fn sort<'a>(members: &[Publishing<'a>], stored: &HashMap<Key<'a>, Stored>) -> Sorted<'a> {
-    let mut sorted = Sorted { new: BTreeMap::new(), refused: HashMap::new() };
+    let mut sorted = Sorted {
+        new: BTreeMap::new(),
+        refused: HashMap::new(),
+    };
     for (member, publishing) in members.iter().enumerate() {
         let mut own = BTreeMap::new();
         let mut conflict = None;
         for (index, event) in publishing.publish.events.iter().enumerate() {
             let key = key(event);
-            let same = match (stored.get(&key), own.get(&key).or_else(|| sorted.new.get(&key))) {
+            let same = match (
+                stored.get(&key),
+                own.get(&key).or_else(|| sorted.new.get(&key)),
+            ) {
                 (Some(stored), _) => stored.content_hash == event.content_hash,
                 (None, Some(first)) => event_at(members, *first).content_hash == event.content_hash,
                 (None, None) => own.insert(key, (member, index)).is_none(),
             };
             if !same {
-                conflict = Some(Refusal::Conflict { index, id: event.id.clone() });
+                conflict = Some(Refusal::Conflict {
+                    index,
+                    id: event.id.clone(),
+                });
                 break;
             }
         }
@@ -73,7 +83,8 @@ fn sort<'a>(members: &[Publishing<'a>], stored: &HashMap<Key<'a>, Stored>) -> So
     sorted
 }
 
-/// Stores all that is new in one statement, and finds out by what did not go in what had been there.
+/// Stores all that is new in one statement, and finds out by what did not go in what had been
+/// there.
 pub(super) fn publish(
     conn: &mut PgConnection,
     members: &[Publishing<'_>],
@@ -91,19 +102,34 @@ pub(super) fn publish(
         if !unwanted.is_empty() {
             diesel::delete(events::table.filter(events::seq.eq_any(unwanted))).execute(conn)?;
         }
-        let missing = || sorted.new.iter().filter(|(key, _)| !inserted.contains_key(*key));
+        let missing = || {
+            sorted
+                .new
+                .iter()
+                .filter(|(key, _)| !inserted.contains_key(*key))
+        };
         let mut places: Vec<Place> = missing().map(|(_, place)| *place).collect();
         if places.is_empty() {
             break sorted;
         }
         // Their place in the order of publishing is that of the group, whatever order they go in.
         places.sort_unstable();
-        let seqs: HashMap<_, _> = places.iter().copied().zip(next_seqs(conn, places.len())?).collect();
-        let missing: Vec<New<'_>> =
-            missing().map(|(key, place)| (*key, event_at(members, *place), seqs[place])).collect();
+        let seqs: HashMap<_, _> = places
+            .iter()
+            .copied()
+            .zip(next_seqs(conn, places.len())?)
+            .collect();
+        let missing: Vec<New<'_>> = missing()
+            .map(|(key, place)| (*key, event_at(members, *place), seqs[place]))
+            .collect();
         let went_in = insert_events(conn, &missing)?;
-        let (new, there): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(key, ..)| went_in.contains(key));
-        inserted.extend(new.into_iter().map(|(key, _, seq)| (key, (sorted.new[&key], seq))));
+        let (new, there): (Vec<_>, Vec<_>) = missing
+            .into_iter()
+            .partition(|(key, ..)| went_in.contains(key));
+        inserted.extend(
+            new.into_iter()
+                .map(|(key, _, seq)| (key, (sorted.new[&key], seq))),
+        );
         if there.is_empty() {
             break sorted;
         }
@@ -111,8 +137,11 @@ pub(super) fn publish(
         stored.extend(find_events(conn, &there)?);
     };
     let mut fan_out = FanOut::default();
-    let mut in_order: Vec<(i64, Place)> =
-        sorted.new.iter().map(|(key, place)| (inserted[key].1, *place)).collect();
+    let mut in_order: Vec<(i64, Place)> = sorted
+        .new
+        .iter()
+        .map(|(key, place)| (inserted[key].1, *place))
+        .collect();
     in_order.sort_unstable();
     for (seq, (member, index)) in in_order {
         fan_out.add(&members[member], index, seq, made);
@@ -135,10 +164,16 @@ pub(super) fn publish(
             }
         }
     };
-    let outcomes = members.iter().enumerate().map(|(member, publishing)| match sorted.refused.get(&member) {
-        Some(refusal) => Err(refusal.clone()),
-        None => Ok((0..publishing.publish.events.len()).map(|index| answer((member, index))).collect()),
-    });
+    let outcomes =
+        members
+            .iter()
+            .enumerate()
+            .map(|(member, publishing)| match sorted.refused.get(&member) {
+                Some(refusal) => Err(refusal.clone()),
+                None => Ok((0..publishing.publish.events.len())
+                    .map(|index| answer((member, index)))
+                    .collect()),
+            });
     Ok(outcomes.collect())
 }
 
@@ -160,9 +195,12 @@ fn next_seqs(conn: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreErr
     Ok(rows.into_iter().map(|row| row.seq).collect())
 }
 
-/// Inserts events in the order of their keys, so that two groups never wait for each other. Those that
-/// were there do not come back.
-fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashSet<Key<'a>>, StoreError> {
+/// Inserts events in the order of their keys, so that two groups never wait for each other. Those
+/// that were there do not come back.
+fn insert_events<'a>(
+    conn: &mut PgConnection,
+    new: &[New<'a>],
+) -> Result<HashSet<Key<'a>>, StoreError> {
     #[derive(QueryableByName)]
     struct Inserted {
         #[diesel(sql_type = BigInt)]
@@ -178,23 +216,51 @@ fn insert_events<'a>(conn: &mut PgConnection, new: &[New<'a>]) -> Result<HashSet
          ON CONFLICT (tenant, id) DO NOTHING RETURNING seq",
         )
         .bind::<Array<BigInt>, _>(new.iter().map(|(.., seq)| *seq).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(each().map(|event| event.tenant.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(each().map(|event| event.id.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(each().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Nullable<Text>>, _>(
-            each().map(|event| event.ordering_key.as_deref()).collect::<Vec<_>>()
+        .bind::<Array<Text>, _>(
+            each()
+                .map(|event| event.tenant.as_str())
+                .collect::<Vec<_>>()
         )
-        .bind::<Array<Text>, _>(each().map(|event| event.content_type.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Binary>, _>(each().map(|event| &event.content_hash[..]).collect::<Vec<_>>())
-        .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
-        .bind::<Array<BigInt>, _>(each().map(|event| event.created_at.as_micros()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(each().map(|event| event.id.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(
+            each()
+                .map(|event| event.event_type.as_str())
+                .collect::<Vec<_>>()
+        )
         .bind::<Array<Nullable<Text>>, _>(
-            each().map(|event| event.traceparent.map(|parent| parent.to_string())).collect::<Vec<_>>()
+            each()
+                .map(|event| event.ordering_key.as_deref())
+                .collect::<Vec<_>>()
+        )
+        .bind::<Array<Text>, _>(
+            each()
+                .map(|event| event.content_type.as_str())
+                .collect::<Vec<_>>()
+        )
+        .bind::<Array<Binary>, _>(
+            each()
+                .map(|event| &event.content_hash[..])
+                .collect::<Vec<_>>()
+        )
+        .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(
+            each()
+                .map(|event| event.created_at.as_micros())
+                .collect::<Vec<_>>()
+        )
+        .bind::<Array<Nullable<Text>>, _>(
+            each()
+                .map(|event| event.traceparent.map(|parent| parent.to_string()))
+                .collect::<Vec<_>>()
         )
     )
     .load(conn)?;
     let went_in: HashSet<i64> = rows.into_iter().map(|row| row.seq).collect();
-    Ok(new.iter().filter(|(.., seq)| went_in.contains(seq)).map(|(key, ..)| *key).collect())
+    Ok(new
+        .iter()
+        .filter(|(.., seq)| went_in.contains(seq))
+        .map(|(key, ..)| *key)
+        .collect())
 }
 
 /// Events that are there, by their keys.
@@ -220,22 +286,47 @@ fn find_events<'a>(
          JOIN webhook_events ON webhook_events.tenant = wanted.tenant COLLATE \"C\" \
              AND webhook_events.id = wanted.id COLLATE \"C\"",
         )
-        .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.0.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(wanted.iter().map(|(key, ..)| key.1.as_str()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(
+            wanted
+                .iter()
+                .map(|(key, ..)| key.0.as_str())
+                .collect::<Vec<_>>()
+        )
+        .bind::<Array<Text>, _>(
+            wanted
+                .iter()
+                .map(|(key, ..)| key.1.as_str())
+                .collect::<Vec<_>>()
+        )
     )
     .load(conn)?;
     // One that is gone since by retention is stored by the next round.
     let named = |row: Found| {
         let place = usize::try_from(row.place - 1).ok()?;
-        let Found { seq, content_hash, created_at, .. } = row;
-        Some((wanted.get(place)?.0, Stored { seq, content_hash, created_at }))
+        let Found {
+            seq,
+            content_hash,
+            created_at,
+            ..
+        } = row;
+        Some((
+            wanted.get(place)?.0,
+            Stored {
+                seq,
+                content_hash,
+                created_at,
+            },
+        ))
     };
     Ok(rows.into_iter().filter_map(named).collect())
 }
 
 type Deliveries = Vec<(DeliveryId, EndpointId)>;
 
-fn deliveries_of(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashMap<i64, Deliveries>, StoreError> {
+fn deliveries_of(
+    conn: &mut PgConnection,
+    seqs: &[i64],
+) -> Result<HashMap<i64, Deliveries>, StoreError> {
     let mut found: HashMap<i64, Deliveries> = HashMap::new();
     if seqs.is_empty() {
         return Ok(found);
@@ -243,10 +334,17 @@ fn deliveries_of(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashMap<i64, D
     let rows: Vec<(i64, String, String)> = deliveries::table
         .filter(deliveries::event_seq.eq_any(seqs))
         .order(deliveries::id)
-        .select((deliveries::event_seq, deliveries::id, deliveries::endpoint_id))
+        .select((
+            deliveries::event_seq,
+            deliveries::id,
+            deliveries::endpoint_id,
+        ))
         .load(conn)?;
     for (seq, id, endpoint) in rows {
-        found.entry(seq).or_default().push((DeliveryId::from_text(id), EndpointId::from_text(endpoint)));
+        found
+            .entry(seq)
+            .or_default()
+            .push((DeliveryId::from_text(id), EndpointId::from_text(endpoint)));
     }
     Ok(found)
 }
@@ -276,7 +374,10 @@ impl FanOut {
             self.tenants.push(target.tenant.to_string());
             self.created_at.push(event.created_at.as_micros());
             self.ordering_keys.push(event.ordering_key.clone());
-            self.answers.entry(seq).or_default().push((id.clone(), target.id.clone()));
+            self.answers
+                .entry(seq)
+                .or_default()
+                .push((id.clone(), target.id.clone()));
             made.push((target.id.clone(), just_made(id, event)));
         }
     }

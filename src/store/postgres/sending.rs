@@ -1,4 +1,5 @@
-//! How Postgres sends: claims, what they come to, and the log of attempts, for all supervisors of a group at once.
+//! How Postgres sends: claims, what they come to, and the log of attempts, for all supervisors of a
+//! group at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,17 +15,22 @@ use crate::store::rows::{AttemptRow, DeliveryRow};
 use crate::store::transactions::Leaving;
 use crate::store::{StoreError, codec};
 
-/// The status of a row that is looked up by its key. Written so that no partial index matches: to a planner that
-/// knows a table from when it was empty, reading all that is pending looks as cheap as looking one up.
+/// The status of a row that is looked up by its key. Written so that no partial index matches: to a
+/// planner that knows a table from when it was empty, reading all that is pending looks as cheap as
+/// looking one up.
 const BY_KEY_STATUS: &str = "status || ''";
 
-/// Claims for all supervisors of a group at once. A row that somebody is changing is passed over: it is
-/// looked at again.
-pub(super) fn claim(conn: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
+/// Claims for all supervisors of a group at once. A row that somebody is changing is passed over:
+/// it is looked at again.
+pub(super) fn claim(
+    conn: &mut PgConnection,
+    claims: &[&Claim],
+) -> Result<Vec<Vec<Claimed>>, StoreError> {
     if claims.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut ids, mut at, mut due_by, mut epochs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ids, mut at, mut due_by, mut epochs) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut of = HashMap::new();
     for (place, claim) in claims.iter().enumerate() {
         for (order, id) in claim.ids().enumerate() {
@@ -80,7 +86,10 @@ pub(super) fn leave_sending(
         #[diesel(sql_type = Text)]
         id: String,
     }
-    let columns: Vec<_> = leaving.iter().map(|one| codec::life_columns(&one.life)).collect();
+    let columns: Vec<_> = leaving
+        .iter()
+        .map(|one| codec::life_columns(&one.life))
+        .collect();
     let rows: Vec<Left> = prepared!(diesel::sql_query(format!(
         "UPDATE webhook_deliveries SET status = left_as.status, next_attempt_at = left_as.next_attempt_at, \
              hold_reason = left_as.hold_reason, failure_reason = left_as.failure_reason, \
@@ -115,10 +124,16 @@ pub(super) fn leave_sending(
     .bind::<Array<Bool>, _>(columns.iter().map(|one| one.in_line).collect::<Vec<_>>()))
     .load(conn)?;
     let left: HashSet<String> = rows.into_iter().map(|row| row.id).collect();
-    Ok(leaving.iter().map(|one| left.contains(one.claimed.id.as_str())).collect())
+    Ok(leaving
+        .iter()
+        .map(|one| left.contains(one.claimed.id.as_str()))
+        .collect())
 }
 
-pub(super) fn insert_attempts(conn: &mut PgConnection, rows: &[AttemptRow]) -> Result<(), StoreError> {
+pub(super) fn insert_attempts(
+    conn: &mut PgConnection,
+    rows: &[AttemptRow],
+) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! What there is in the whole database, for metrics. What it costs grows with what waits (of which it stops to
-//! count), and with the endpoints; never with what has ended.
+//! What there is in the whole database, for metrics. What it costs grows with what waits (of which
+//! it stops to count), and with the endpoints; never with what has ended.
 
 use diesel::IntoSql as _;
 use diesel::prelude::*;
@@ -55,7 +55,8 @@ pub(crate) fn census(conn: &mut Conn) -> Result<Census, StoreError> {
     Ok(census)
 }
 
-/// Looked for at each endpoint at which something waits: most of what waits for no time waits for its turn.
+/// Looked for at each endpoint at which something waits: most of what waits for no time waits for
+/// its turn.
 fn held(conn: &mut Conn) -> Result<u64, StoreError> {
     let shards: Vec<i32> = Shard::all().map(Shard::number).collect();
     let walk = walk(conn, &shards);
@@ -78,17 +79,26 @@ pub(crate) fn endpoint_census(conn: &mut Conn, tenant: &Tenant) -> Result<Census
     Ok(census)
 }
 
-fn count_endpoints(conn: &mut Conn, tenant: Option<&Tenant>, census: &mut Census) -> Result<(), StoreError> {
+fn count_endpoints(
+    conn: &mut Conn,
+    tenant: Option<&Tenant>,
+    census: &mut Census,
+) -> Result<(), StoreError> {
     let (name, all) = (tenant.map_or("", Tenant::as_str), tenant.is_none());
     let of = || endpoints::tenant.eq(name).or(all.into_sql::<Bool>());
-    let live = || endpoints::table.filter(endpoints::deleted_at.is_null()).filter(of());
+    let live = || {
+        endpoints::table
+            .filter(endpoints::deleted_at.is_null())
+            .filter(of())
+    };
     let paused: Vec<(Option<String>, i64)> = live()
         .group_by(endpoints::pause_reason)
         .select((endpoints::pause_reason, diesel::dsl::count_star()))
         .load(conn)?;
     for (reason, count) in paused {
-        let reason =
-            reason.map(|text| codec::word("webhook_endpoints", "pause_reason", &text)).transpose()?;
+        let reason = reason
+            .map(|text| codec::word("webhook_endpoints", "pause_reason", &text))
+            .transpose()?;
         census.endpoints.insert(reason, count.unsigned_abs());
     }
     let active = census.endpoints.get(&None).copied().unwrap_or_default();

@@ -19,13 +19,18 @@ use crate::store::{StoreError, codec};
 #[diesel::dsl::auto_type]
 pub(super) fn of_endpoint(id: &EndpointId) -> _ {
     let (shard, id): (i32, String) = (Shard::of(id).number(), id.to_string());
-    deliveries::shard.eq(shard).and(deliveries::endpoint_id.eq(id))
+    deliveries::shard
+        .eq(shard)
+        .and(deliveries::endpoint_id.eq(id))
 }
 
 /// A delivery as the lifecycle sees it.
 pub(crate) fn life(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Life>, StoreError> {
-    let row =
-        deliveries::table.find(id.as_str()).select(LifeColumns::as_select()).get_result(conn).optional()?;
+    let row = deliveries::table
+        .find(id.as_str())
+        .select(LifeColumns::as_select())
+        .get_result(conn)
+        .optional()?;
     row.as_ref().map(codec::life).transpose()
 }
 
@@ -37,13 +42,20 @@ pub(crate) fn set_life(
     at: Timestamp,
 ) -> Result<(), StoreError> {
     diesel::update(deliveries::table.find(id.as_str()))
-        .set((codec::life_columns(life), deliveries::updated_at.eq(at.as_micros())))
+        .set((
+            codec::life_columns(life),
+            deliveries::updated_at.eq(at.as_micros()),
+        ))
         .execute(conn)?;
     Ok(())
 }
 
 /// A person asked for it: what waits for its next attempt starts to age anew.
-pub(crate) fn mark_retried(conn: &mut Conn, id: &DeliveryId, at: Timestamp) -> Result<(), StoreError> {
+pub(crate) fn mark_retried(
+    conn: &mut Conn,
+    id: &DeliveryId,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     diesel::update(deliveries::table.find(id.as_str()))
         .set(deliveries::retried_at.eq(Some(at.as_micros())))
         .execute(conn)?;
@@ -68,12 +80,18 @@ pub(crate) fn delivery(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Delive
         .select((DeliveryRow::as_select(), events::id, events::event_type))
         .first(conn)
         .optional()?;
-    row.map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type)).transpose()
+    row.map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type))
+        .transpose()
 }
 
 /// Whose delivery it is.
-pub(crate) fn tenant_of_delivery(conn: &mut Conn, id: &DeliveryId) -> Result<Option<Tenant>, StoreError> {
-    let of = deliveries::table.find(id.as_str()).select(deliveries::tenant);
+pub(crate) fn tenant_of_delivery(
+    conn: &mut Conn,
+    id: &DeliveryId,
+) -> Result<Option<Tenant>, StoreError> {
+    let of = deliveries::table
+        .find(id.as_str())
+        .select(deliveries::tenant);
     let tenant: Option<String> = of.first(conn).optional()?;
     Ok(tenant.map(Tenant::from_text))
 }
@@ -114,7 +132,9 @@ pub(crate) fn deliveries_page(
         query = query.filter(deliveries::id.lt(after.clone()));
     }
     let rows: Vec<(DeliveryRow, String, String)> = query.load(conn)?;
-    rows.into_iter().map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type)).collect()
+    rows.into_iter()
+        .map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type))
+        .collect()
 }
 
 /// A delivery's attempts, oldest first.

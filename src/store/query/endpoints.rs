@@ -13,8 +13,8 @@ use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lifecycle::HoldReason;
 use crate::store::rows::{EndpointRow, HealthRow, SecretRow};
 use crate::store::schema::{
-    webhook_deliveries as deliveries, webhook_endpoint_health as health, webhook_endpoint_secrets as secrets,
-    webhook_endpoints as endpoints,
+    webhook_deliveries as deliveries, webhook_endpoint_health as health,
+    webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints,
 };
 use crate::store::status_is::{StatusIsPending, StatusIsSending};
 use crate::store::{EndpointCodec, StoreError, Target, codec};
@@ -35,8 +35,13 @@ pub(crate) fn endpoint(
 }
 
 /// Whose endpoint it is, if it has not been deleted.
-pub(crate) fn tenant_of_endpoint(conn: &mut Conn, id: &EndpointId) -> Result<Option<Tenant>, StoreError> {
-    let of = endpoints::table.find(id.as_str()).filter(endpoints::deleted_at.is_null());
+pub(crate) fn tenant_of_endpoint(
+    conn: &mut Conn,
+    id: &EndpointId,
+) -> Result<Option<Tenant>, StoreError> {
+    let of = endpoints::table
+        .find(id.as_str())
+        .filter(endpoints::deleted_at.is_null());
     let tenant: Option<String> = of.select(endpoints::tenant).first(conn).optional()?;
     Ok(tenant.map(Tenant::from_text))
 }
@@ -51,7 +56,11 @@ pub(crate) fn targets_of(conn: &mut Conn, tenant: &Tenant) -> Result<Vec<Target>
         .load(conn)?;
     let target = |(id, event_types): (String, String)| {
         let event_types = codec::json("webhook_endpoints", "event_types", &event_types)?;
-        Ok(Target { id: EndpointId::from_text(id), tenant: tenant.clone(), event_types })
+        Ok(Target {
+            id: EndpointId::from_text(id),
+            tenant: tenant.clone(),
+            event_types,
+        })
     };
     rows.into_iter().map(target).collect()
 }
@@ -94,7 +103,11 @@ pub(crate) fn endpoints_page(
     }
     if let Some(search) = &filter.search {
         // What LIKE makes something of is meant as it stands.
-        let escaped = search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+        let escaped = search
+            .to_lowercase()
+            .replace('\\', "\\\\")
+            .replace('%', "\\%")
+            .replace('_', "\\_");
         let pattern = format!("%{escaped}%");
         let found = lower(endpoints::url).like(pattern.clone()).escape('\\');
         query = query.filter(found.or(lower(endpoints::description).like(pattern).escape('\\')));
@@ -128,10 +141,15 @@ pub(crate) fn insert_endpoint(
     codec: &EndpointCodec,
     endpoint: &Endpoint,
 ) -> Result<(), StoreError> {
-    diesel::insert_into(endpoints::table).values(codec.row(endpoint)?).execute(conn)?;
-    // From the beginning, so that whoever changes it later finds a row, and no two insert it at once.
+    diesel::insert_into(endpoints::table)
+        .values(codec.row(endpoint)?)
+        .execute(conn)?;
+    // From the beginning, so that whoever changes it later finds a row, and no two insert it at
+    // once.
     let health = codec::health_row(&endpoint.id, &StoredHealth::default());
-    diesel::insert_into(health::table).values(health).execute(conn)?;
+    diesel::insert_into(health::table)
+        .values(health)
+        .execute(conn)?;
     endpoint_changed(conn, &endpoint.id)
 }
 
@@ -141,24 +159,35 @@ pub(crate) fn update_endpoint(
     codec: &EndpointCodec,
     endpoint: &Endpoint,
 ) -> Result<(), StoreError> {
-    diesel::update(endpoints::table.find(endpoint.id.as_str())).set(codec.row(endpoint)?).execute(conn)?;
+    diesel::update(endpoints::table.find(endpoint.id.as_str()))
+        .set(codec.row(endpoint)?)
+        .execute(conn)?;
     endpoint_changed(conn, &endpoint.id)
 }
 
 /// Marks an endpoint as deleted and forgets its secrets and headers. False if it was not there.
-pub(crate) fn delete_endpoint(conn: &mut Conn, id: &EndpointId, at: Timestamp) -> Result<bool, StoreError> {
+pub(crate) fn delete_endpoint(
+    conn: &mut Conn,
+    id: &EndpointId,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
     let marked = diesel::update(
-        endpoints::table.filter(endpoints::id.eq(id.as_str())).filter(endpoints::deleted_at.is_null()),
+        endpoints::table
+            .filter(endpoints::id.eq(id.as_str()))
+            .filter(endpoints::deleted_at.is_null()),
     )
-    .set((endpoints::deleted_at.eq(Some(at.as_micros())), endpoints::headers.eq("{}")))
+    .set((
+        endpoints::deleted_at.eq(Some(at.as_micros())),
+        endpoints::headers.eq("{}"),
+    ))
     .execute(conn)?;
     diesel::delete(secrets::table.filter(secrets::endpoint_id.eq(id.as_str()))).execute(conn)?;
     endpoint_changed(conn, id)?;
     Ok(marked > 0)
 }
 
-/// Marks an endpoint as changed for all that keep a copy of it. Who raises the counter waits for whoever has
-/// raised it before, so its values are in the order of the commits.
+/// Marks an endpoint as changed for all that keep a copy of it. Who raises the counter waits for
+/// whoever has raised it before, so its values are in the order of the commits.
 fn endpoint_changed(conn: &mut Conn, id: &EndpointId) -> Result<(), StoreError> {
     raise_counter(conn, ENDPOINTS)?;
     let change_no = counter(conn, ENDPOINTS)?;
@@ -168,7 +197,8 @@ fn endpoint_changed(conn: &mut Conn, id: &EndpointId) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// The endpoints that were changed after the counter had that value, deleted ones included; at most `limit`.
+/// The endpoints that were changed after the counter had that value, deleted ones included; at most
+/// `limit`.
 pub(crate) fn changed_after(
     conn: &mut Conn,
     change_no: i64,
@@ -180,11 +210,14 @@ pub(crate) fn changed_after(
         .limit(limit)
         .select((endpoints::id, endpoints::tenant))
         .load(conn)?;
-    Ok(rows.into_iter().map(|(id, tenant)| (EndpointId::from_text(id), Tenant::from_text(tenant))).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, tenant)| (EndpointId::from_text(id), Tenant::from_text(tenant)))
+        .collect())
 }
 
-/// Makes `keys` the present ones; those before them sign until `grace_ends`. Without a grace they are removed,
-/// so that a clock that is set back brings none of them back.
+/// Makes `keys` the present ones; those before them sign until `grace_ends`. Without a grace they
+/// are removed, so that a clock that is set back brings none of them back.
 pub(crate) fn add_keys(
     conn: &mut Conn,
     codec: &EndpointCodec,
@@ -199,17 +232,22 @@ pub(crate) fn add_keys(
     if grace_ends <= at {
         diesel::delete(present).execute(conn)?;
     } else {
-        diesel::update(present).set(secrets::expires_at.eq(Some(grace_ends.as_micros()))).execute(conn)?;
+        diesel::update(present)
+            .set(secrets::expires_at.eq(Some(grace_ends.as_micros())))
+            .execute(conn)?;
     }
     // Two rotations within a microsecond would have one key.
     let newest: Option<i64> = of_endpoint().select(max(secrets::created_at)).first(conn)?;
     let created_at = newest.map_or(at.as_micros(), |newest| at.as_micros().max(newest + 1));
     let row = codec.secret_row(id, keys, created_at)?;
-    diesel::insert_into(secrets::table).values(row).execute(conn)?;
+    diesel::insert_into(secrets::table)
+        .values(row)
+        .execute(conn)?;
     endpoint_changed(conn, id)
 }
 
-/// Removes the older keys of an endpoint, or the one that was created then: they sign nothing any more.
+/// Removes the older keys of an endpoint, or the one that was created then: they sign nothing any
+/// more.
 pub(crate) fn end_older_keys(
     conn: &mut Conn,
     id: &EndpointId,
@@ -221,15 +259,16 @@ pub(crate) fn end_older_keys(
     };
     match created_at {
         Some(created_at) => {
-            diesel::delete(older().filter(secrets::created_at.eq(created_at.as_micros()))).execute(conn)?
+            diesel::delete(older().filter(secrets::created_at.eq(created_at.as_micros())))
+                .execute(conn)?
         }
         None => diesel::delete(older()).execute(conn)?,
     };
     Ok(())
 }
 
-/// How an endpoint is doing, and which version of that it is: raised by each change that its supervisor has
-/// not made itself.
+/// How an endpoint is doing, and which version of that it is: raised by each change that its
+/// supervisor has not made itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct StoredHealth {
     pub(crate) health: Health,
@@ -238,29 +277,46 @@ pub(crate) struct StoredHealth {
 
 /// How an endpoint is doing, as its last attempts, or a person, left it.
 pub(crate) fn health(conn: &mut Conn, id: &EndpointId) -> Result<StoredHealth, StoreError> {
-    let row = health::table.find(id.as_str()).select(HealthRow::as_select()).get_result(conn).optional()?;
-    row.as_ref().map_or(Ok(StoredHealth::default()), codec::health)
+    let row = health::table
+        .find(id.as_str())
+        .select(HealthRow::as_select())
+        .get_result(conn)
+        .optional()?;
+    row.as_ref()
+        .map_or(Ok(StoredHealth::default()), codec::health)
 }
 
-/// How an endpoint is doing after an attempt, as its supervisor judged. Most attempts change nothing of
-/// it, and then nothing is written. False where somebody has changed it meanwhile: then that stands.
+/// How an endpoint is doing after an attempt, as its supervisor judged. Most attempts change
+/// nothing of it, and then nothing is written. False where somebody has changed it meanwhile: then
+/// that stands.
 pub(crate) fn record_health(conn: &mut Conn, finished: &Finished) -> Result<bool, StoreError> {
     let (id, epoch) = (finished.endpoint_id.as_str(), finished.health_epoch);
     let mut current = true;
     if finished.health != finished.health_before {
-        let stored = StoredHealth { health: finished.health, epoch };
+        let stored = StoredHealth {
+            health: finished.health,
+            epoch,
+        };
         let row = codec::health_row(&finished.endpoint_id, &stored);
         let of_epoch = health::table.find(id).filter(health::epoch.eq(epoch));
         if diesel::update(of_epoch).set(row.clone()).execute(conn)? == 0 {
-            let there = health::table.find(id).select(health::epoch).first::<i64>(conn).optional()?;
+            let there = health::table
+                .find(id)
+                .select(health::epoch)
+                .first::<i64>(conn)
+                .optional()?;
             current = there.is_none() && epoch == 0;
             if current {
-                diesel::insert_into(health::table).values(row).execute(conn)?;
+                diesel::insert_into(health::table)
+                    .values(row)
+                    .execute(conn)?;
             }
         }
     }
     // A pause for what was forgiven meanwhile would come too late; a 410 is a 410.
-    let pause = finished.pause.filter(|reason| current || *reason == PauseReason::Gone);
+    let pause = finished
+        .pause
+        .filter(|reason| current || *reason == PauseReason::Gone);
     if let Some(reason) = pause {
         let paused = diesel::update(
             endpoints::table
@@ -286,27 +342,50 @@ pub(crate) fn replace_health(
     id: &EndpointId,
     health: Health,
 ) -> Result<StoredHealth, StoreError> {
-    let present = health::table.find(id.as_str()).select(health::epoch).first::<i64>(conn).optional()?;
-    let stored = StoredHealth { health, epoch: present.unwrap_or(0) + 1 };
+    let present = health::table
+        .find(id.as_str())
+        .select(health::epoch)
+        .first::<i64>(conn)
+        .optional()?;
+    let stored = StoredHealth {
+        health,
+        epoch: present.unwrap_or(0) + 1,
+    };
     let row = codec::health_row(id, &stored);
     match present {
-        Some(_) => diesel::update(health::table.find(id.as_str())).set(row).execute(conn)?,
-        None => diesel::insert_into(health::table).values(row).execute(conn)?,
+        Some(_) => diesel::update(health::table.find(id.as_str()))
+            .set(row)
+            .execute(conn)?,
+        None => diesel::insert_into(health::table)
+            .values(row)
+            .execute(conn)?,
     };
     Ok(stored)
 }
 
 /// What waits at an endpoint.
 pub(crate) fn backlog(conn: &mut Conn, id: &EndpointId) -> Result<Backlog, StoreError> {
-    let pending = || deliveries::table.filter(StatusIsPending).filter(of_endpoint(id));
-    let (waiting, oldest): (i64, Option<i64>) =
-        pending().select((count_star(), min(deliveries::created_at))).first(conn)?;
+    let pending = || {
+        deliveries::table
+            .filter(StatusIsPending)
+            .filter(of_endpoint(id))
+    };
+    let (waiting, oldest): (i64, Option<i64>) = pending()
+        .select((count_star(), min(deliveries::created_at)))
+        .first(conn)?;
     let held = pending()
         .filter(deliveries::next_attempt_at.is_null())
-        .filter(deliveries::hold_reason.ne(HoldReason::Order.as_str()).assume_not_null());
+        .filter(
+            deliveries::hold_reason
+                .ne(HoldReason::Order.as_str())
+                .assume_not_null(),
+        );
     let held: i64 = held.count().get_result(conn)?;
-    let sending: i64 =
-        deliveries::table.filter(StatusIsSending).filter(of_endpoint(id)).count().get_result(conn)?;
+    let sending: i64 = deliveries::table
+        .filter(StatusIsSending)
+        .filter(of_endpoint(id))
+        .count()
+        .get_result(conn)?;
     Ok(Backlog {
         pending: waiting.unsigned_abs(),
         sending: sending.unsigned_abs(),

@@ -44,8 +44,11 @@ pub(crate) fn events_page(
     filter: &EventQuery,
     page: &Page,
 ) -> Result<Vec<StoredEvent>, StoreError> {
-    let mut query =
-        events::table.select(EventRow::as_select()).order(events::seq.desc()).limit(page.limit).into_boxed();
+    let mut query = events::table
+        .select(EventRow::as_select())
+        .order(events::seq.desc())
+        .limit(page.limit)
+        .into_boxed();
     if let Some(event_type) = &filter.event_type {
         query = query.filter(events::event_type.eq(event_type.clone()));
     }
@@ -58,7 +61,11 @@ pub(crate) fn events_page(
     if let Some(until) = filter.until {
         query = query.filter(events::created_at.lt(until.as_micros()));
     }
-    if let Some(after) = page.after.as_deref().and_then(|after| after.parse::<i64>().ok()) {
+    if let Some(after) = page
+        .after
+        .as_deref()
+        .and_then(|after| after.parse::<i64>().ok())
+    {
         query = query.filter(events::seq.lt(after));
     }
     let rows: Vec<EventRow> = query.load(conn)?;
@@ -71,8 +78,11 @@ fn stored_event(row: EventRow) -> Result<StoredEvent, StoreError> {
 
 /// When the event that was stored last was published, if there is one.
 pub(crate) fn newest_event_at(conn: &mut Conn) -> Result<Option<Timestamp>, StoreError> {
-    let newest: Option<i64> =
-        events::table.order(events::seq.desc()).select(events::created_at).first(conn).optional()?;
+    let newest: Option<i64> = events::table
+        .order(events::seq.desc())
+        .select(events::created_at)
+        .first(conn)
+        .optional()?;
     Ok(newest.map(codec::time))
 }
 
@@ -84,5 +94,7 @@ pub(crate) fn deliveries_of_event(conn: &mut Conn, seq: i64) -> Result<Vec<Deliv
         .order(deliveries::id)
         .select((DeliveryRow::as_select(), events::id, events::event_type))
         .load(conn)?;
-    rows.into_iter().map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type)).collect()
+    rows.into_iter()
+        .map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type))
+        .collect()
 }

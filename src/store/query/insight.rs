@@ -1,5 +1,6 @@
-//! What people look at: how an endpoint has been doing, which ones are in trouble, what a recovery would bring back.
-//! What reads rows stops at [`MOST`] of them; what only counts does so in an index, within its span.
+//! What people look at: how an endpoint has been doing, which ones are in trouble, what a recovery
+//! would bring back. What reads rows stops at [`MOST`] of them; what only counts does so in an
+//! index, within its span.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,8 +20,8 @@ use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::recovery::Recovery;
 use crate::store::schema::{
-    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoint_health as health,
-    webhook_endpoints as endpoints,
+    webhook_attempts as attempts, webhook_deliveries as deliveries,
+    webhook_endpoint_health as health, webhook_endpoints as endpoints,
 };
 use crate::store::status_is::StatusIsFailed;
 use crate::store::{StoreError, codec};
@@ -37,7 +38,11 @@ pub(crate) struct Sample {
 }
 
 /// The latest attempts of an endpoint that ended since then, at most [`MOST`].
-pub(crate) fn samples(conn: &mut Conn, id: &EndpointId, since: Timestamp) -> Result<Vec<Sample>, StoreError> {
+pub(crate) fn samples(
+    conn: &mut Conn,
+    id: &EndpointId,
+    since: Timestamp,
+) -> Result<Vec<Sample>, StoreError> {
     let rows: Vec<(i64, i64, String)> = attempts::table
         .filter(attempts::endpoint_id.eq(id.as_str()))
         .filter(attempts::ended_at.gt(since.as_micros()))
@@ -47,13 +52,21 @@ pub(crate) fn samples(conn: &mut Conn, id: &EndpointId, since: Timestamp) -> Res
         .load(conn)?;
     let sample = |(started_at, ended_at, outcome): (i64, i64, String)| {
         let outcome = codec::word("webhook_attempts", "outcome", &outcome)?;
-        Ok(Sample { started_at: codec::time(started_at), ended_at: codec::time(ended_at), outcome })
+        Ok(Sample {
+            started_at: codec::time(started_at),
+            ended_at: codec::time(ended_at),
+            outcome,
+        })
     };
     rows.into_iter().map(sample).collect()
 }
 
 /// How many deliveries of an endpoint were given up since then.
-pub(crate) fn failed_since(conn: &mut Conn, id: &EndpointId, since: Timestamp) -> Result<u64, StoreError> {
+pub(crate) fn failed_since(
+    conn: &mut Conn,
+    id: &EndpointId,
+    since: Timestamp,
+) -> Result<u64, StoreError> {
     let failed: i64 = deliveries::table
         .filter(StatusIsFailed)
         .filter(deliveries::endpoint_id.eq(id.as_str()))
@@ -63,11 +76,12 @@ pub(crate) fn failed_since(conn: &mut Conn, id: &EndpointId, since: Timestamp) -
     Ok(failed.unsigned_abs())
 }
 
-/// How long after its time a delivery is overdue: healthy endpoints with much to do are never quite up to date.
+/// How long after its time a delivery is overdue: healthy endpoints with much to do are never quite
+/// up to date.
 const OVERDUE: Duration = Duration::from_secs(10);
 
-/// Endpoints that a person should look at: paused by themselves or failing, the worst first, and those where
-/// something is overdue the longest. At most `limit` of each kind.
+/// Endpoints that a person should look at: paused by themselves or failing, the worst first, and
+/// those where something is overdue the longest. At most `limit` of each kind.
 pub(crate) fn troubled(
     conn: &mut Conn,
     tenant: Option<&Tenant>,
@@ -82,7 +96,9 @@ pub(crate) fn troubled(
             endpoints::pause_reason
                 .eq_any(by_itself)
                 .assume_not_null()
-                .or(health::breaker.ne(BreakerState::Closed.as_str()).assume_not_null())
+                .or(health::breaker
+                    .ne(BreakerState::Closed.as_str())
+                    .assume_not_null())
                 .or(health::consecutive_failures
                     .gt(0)
                     .assume_not_null()
@@ -96,7 +112,9 @@ pub(crate) fn troubled(
         ill = ill.filter(endpoints::tenant.eq(tenant.as_str()));
     }
     let mut found: Vec<String> = ill.load(conn)?;
-    let all: Vec<Lease> = Shard::all().map(|shard| Lease { shard, epoch: 0 }).collect();
+    let all: Vec<Lease> = Shard::all()
+        .map(|shard| Lease { shard, epoch: 0 })
+        .collect();
     let mut overdue = waiting(conn, &all, Some(now - OVERDUE))?;
     if let Some(tenant) = tenant {
         let own = targets_of(conn, tenant)?;
@@ -104,7 +122,10 @@ pub(crate) fn troubled(
         overdue.retain(|waiting| own.contains(waiting.endpoint_id.as_str()));
     }
     overdue.sort_by_key(|waiting| waiting.next);
-    for late in overdue.into_iter().take(usize::try_from(limit).unwrap_or(0)) {
+    for late in overdue
+        .into_iter()
+        .take(usize::try_from(limit).unwrap_or(0))
+    {
         if !found.contains(&late.endpoint_id) {
             found.push(late.endpoint_id);
         }
@@ -112,7 +133,8 @@ pub(crate) fn troubled(
     Ok(found.into_iter().map(EndpointId::from_text).collect())
 }
 
-/// What a recovery would bring back: deliveries that were given up, and events that the endpoint never got.
+/// What a recovery would bring back: deliveries that were given up, and events that the endpoint
+/// never got.
 pub(crate) fn recoverable(
     conn: &mut Conn,
     recovery: &Recovery,

@@ -36,7 +36,11 @@ impl DatabaseKey {
     }
 
     const fn place(self) -> Place<'static> {
-        Place { table: "webhook_keys", column: "key", row: self.name() }
+        Place {
+            table: "webhook_keys",
+            column: "key",
+            row: self.name(),
+        }
     }
 }
 
@@ -50,29 +54,69 @@ pub(crate) fn database_key<const BYTES: usize>(
     let fresh = BASE64_STANDARD_NO_PAD.encode(rand::random::<[u8; BYTES]>());
     let sealed = codec.ring().seal(&key.place(), &fresh)?;
     conn.own().insert_key(key.name(), &sealed, now)?;
-    let stored: String = keys::table.find(key.name()).select(keys::key).get_result(conn)?;
+    let stored: String = keys::table
+        .find(key.name())
+        .select(keys::key)
+        .get_result(conn)?;
     let text = codec.ring().open(&key.place(), &stored)?;
-    let bytes = BASE64_STANDARD_NO_PAD.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or_else(|| corrupt("webhook_keys", "key", format!("must be {BYTES} bytes in base64")))
+    let bytes = BASE64_STANDARD_NO_PAD
+        .decode(text.as_bytes())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| {
+        corrupt(
+            "webhook_keys",
+            "key",
+            format!("must be {BYTES} bytes in base64"),
+        )
+    })
 }
 
-fn reseal_database_key(conn: &mut Conn, codec: &EndpointCodec, key: DatabaseKey) -> Result<u64, StoreError> {
-    let stored: Option<String> =
-        keys::table.find(key.name()).select(keys::key).get_result(conn).optional()?;
-    let resealed = stored.map(|stored| codec.ring().reseal(&key.place(), &stored)).transpose()?.flatten();
-    let Some(resealed) = resealed else { return Ok(0) };
-    diesel::update(keys::table.find(key.name())).set(keys::key.eq(resealed)).execute(conn)?;
+fn reseal_database_key(
+    conn: &mut Conn,
+    codec: &EndpointCodec,
+    key: DatabaseKey,
+) -> Result<u64, StoreError> {
+    let stored: Option<String> = keys::table
+        .find(key.name())
+        .select(keys::key)
+        .get_result(conn)
+        .optional()?;
+    let resealed = stored
+        .map(|stored| codec.ring().reseal(&key.place(), &stored))
+        .transpose()?
+        .flatten();
+    let Some(resealed) = resealed else {
+        return Ok(0);
+    };
+    diesel::update(keys::table.find(key.name()))
+        .set(keys::key.eq(resealed))
+        .execute(conn)?;
     Ok(1)
 }
 
 /// The beginnings of all stored secrets and headers, each once: they tell what sealed them.
 fn beginnings(conn: &mut Conn) -> Result<Vec<String>, StoreError> {
     let start = |column: &str| sql::<Text>(&format!("substr({column}, 1, {MARK_AND_ID})"));
-    let mut found: Vec<String> = secrets::table.select(start("secret")).distinct().load(conn)?;
-    let headers =
-        endpoints::table.filter(endpoints::deleted_at.is_null()).filter(endpoints::headers.ne("{}"));
-    found.extend(headers.select(start("headers")).distinct().load::<String>(conn)?);
-    found.extend(keys::table.select(start("key")).distinct().load::<String>(conn)?);
+    let mut found: Vec<String> = secrets::table
+        .select(start("secret"))
+        .distinct()
+        .load(conn)?;
+    let headers = endpoints::table
+        .filter(endpoints::deleted_at.is_null())
+        .filter(endpoints::headers.ne("{}"));
+    found.extend(
+        headers
+            .select(start("headers"))
+            .distinct()
+            .load::<String>(conn)?,
+    );
+    found.extend(
+        keys::table
+            .select(start("key"))
+            .distinct()
+            .load::<String>(conn)?,
+    );
     Ok(found)
 }
 
@@ -111,7 +155,10 @@ pub(crate) fn reseal(
         .limit(limit)
         .select((endpoints::id, endpoints::headers))
         .load(conn)?;
-    let mut resealed = Resealed { last: rows.last().map(|(id, _)| id.clone()), values: 0 };
+    let mut resealed = Resealed {
+        last: rows.last().map(|(id, _)| id.clone()),
+        values: 0,
+    };
     if after.is_empty() {
         for key in DatabaseKey::ALL {
             resealed.values += reseal_database_key(conn, codec, key)?;
@@ -119,15 +166,22 @@ pub(crate) fn reseal(
     }
     for (id, headers) in rows {
         if let Some(headers) = codec.resealed_headers(&id, &headers)? {
-            diesel::update(endpoints::table.find(&id)).set(endpoints::headers.eq(headers)).execute(conn)?;
+            diesel::update(endpoints::table.find(&id))
+                .set(endpoints::headers.eq(headers))
+                .execute(conn)?;
             resealed.values += 1;
         }
-        let keys: Vec<SecretRow> =
-            secrets::table.filter(secrets::endpoint_id.eq(&id)).select(SecretRow::as_select()).load(conn)?;
+        let keys: Vec<SecretRow> = secrets::table
+            .filter(secrets::endpoint_id.eq(&id))
+            .select(SecretRow::as_select())
+            .load(conn)?;
         for row in keys {
             if let Some(row) = codec.resealed_secret(&row)? {
                 diesel::update(secrets::table.find((&row.endpoint_id, row.created_at)))
-                    .set((secrets::secret.eq(&row.secret), secrets::private_key.eq(&row.private_key)))
+                    .set((
+                        secrets::secret.eq(&row.secret),
+                        secrets::private_key.eq(&row.private_key),
+                    ))
                     .execute(conn)?;
                 resealed.values += 1;
             }

@@ -17,14 +17,23 @@ pub(crate) const FOR_EVER: Timestamp = Timestamp::from_micros(i64::MAX);
 pub(crate) fn shards(conn: &mut Conn, now: Timestamp) -> Result<Vec<ShardState>, StoreError> {
     let rows: Vec<(i32, i64, Option<String>, Option<i64>)> = shards::table
         .order(shards::shard)
-        .select((shards::shard, shards::epoch, shards::holder, shards::expires_at))
+        .select((
+            shards::shard,
+            shards::epoch,
+            shards::holder,
+            shards::expires_at,
+        ))
         .load(conn)?;
-    let state = |(shard, epoch, holder, expires_at): (i32, i64, Option<String>, Option<i64>)| ShardState {
-        lease: Lease { shard: Shard::from_number(shard), epoch },
-        holder: holder
-            .filter(|_| expires_at.is_some_and(|at| at > now.as_micros()))
-            .map(InstanceId::from_text),
-    };
+    let state =
+        |(shard, epoch, holder, expires_at): (i32, i64, Option<String>, Option<i64>)| ShardState {
+            lease: Lease {
+                shard: Shard::from_number(shard),
+                epoch,
+            },
+            holder: holder
+                .filter(|_| expires_at.is_some_and(|at| at > now.as_micros()))
+                .map(InstanceId::from_text),
+        };
     Ok(rows.into_iter().map(state).collect())
 }
 
@@ -37,7 +46,9 @@ pub(crate) fn renew_leases(
 ) -> Result<(), StoreError> {
     let numbers: Vec<i32> = leases.iter().map(|lease| lease.shard.number()).collect();
     diesel::update(
-        shards::table.filter(shards::holder.eq(Some(holder.as_str()))).filter(shards::shard.eq_any(numbers)),
+        shards::table
+            .filter(shards::holder.eq(Some(holder.as_str())))
+            .filter(shards::shard.eq_any(numbers)),
     )
     .set(shards::expires_at.eq(Some(until.as_micros())))
     .execute(conn)?;
@@ -57,7 +68,10 @@ pub(crate) fn release_leases(
                 .filter(shards::epoch.eq(lease.epoch))
                 .filter(shards::holder.eq(Some(holder.as_str()))),
         )
-        .set((shards::holder.eq(None::<String>), shards::expires_at.eq(None::<i64>)))
+        .set((
+            shards::holder.eq(None::<String>),
+            shards::expires_at.eq(None::<i64>),
+        ))
         .execute(conn)?;
     }
     Ok(())
@@ -65,7 +79,10 @@ pub(crate) fn release_leases(
 
 /// The processes that are known, oldest first.
 pub(crate) fn nodes(conn: &mut Conn) -> Result<Vec<NodeRow>, StoreError> {
-    Ok(nodes::table.order((nodes::started_at, nodes::instance)).select(NodeRow::as_select()).load(conn)?)
+    Ok(nodes::table
+        .order((nodes::started_at, nodes::instance))
+        .select(NodeRow::as_select())
+        .load(conn)?)
 }
 
 /// Makes a process known, or known for longer.
@@ -74,7 +91,9 @@ pub(crate) fn keep_node(conn: &mut Conn, node: &NodeRow) -> Result<(), StoreErro
         .set(nodes::expires_at.eq(node.expires_at))
         .execute(conn)?;
     if known == 0 {
-        diesel::insert_into(nodes::table).values(node).execute(conn)?;
+        diesel::insert_into(nodes::table)
+            .values(node)
+            .execute(conn)?;
     }
     Ok(())
 }

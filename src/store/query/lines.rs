@@ -1,4 +1,5 @@
-//! Ordering keys: deliveries of an endpoint that share one stand in line, in the order of publishing.
+//! Ordering keys: deliveries of an endpoint that share one stand in line, in the order of
+//! publishing.
 
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
@@ -39,12 +40,24 @@ pub(crate) fn behind<'a>(
             .filter(StatusIsPending)
             .filter(deliveries::in_line)
             .filter(deliveries::ordering_key.is_not_null())
-            .select((deliveries::id, deliveries::ordering_key.assume_not_null(), deliveries::event_seq))
+            .select((
+                deliveries::id,
+                deliveries::ordering_key.assume_not_null(),
+                deliveries::event_seq,
+            ))
     };
     let earlier = ahead
-        .filter(ahead.field(deliveries::shard).eq(Shard::of(endpoint).number()))
+        .filter(
+            ahead
+                .field(deliveries::shard)
+                .eq(Shard::of(endpoint).number()),
+        )
         .filter(ahead.field(deliveries::endpoint_id).eq(endpoint.as_str()))
-        .filter(ahead.field(deliveries::ordering_key).eq(deliveries::ordering_key))
+        .filter(
+            ahead
+                .field(deliveries::ordering_key)
+                .eq(deliveries::ordering_key),
+        )
         .filter(ahead.field(deliveries::in_line))
         .filter(ahead.field(deliveries::event_seq).lt(deliveries::event_seq));
     let mut rows: Vec<(String, String, i64)> = asked().filter(exists(earlier)).load(conn)?;
@@ -56,9 +69,14 @@ pub(crate) fn behind<'a>(
         .select(deliveries::ordering_key)
         .load(conn)?;
     if !under_way.is_empty() {
-        let more: Vec<(String, String, i64)> =
-            asked().filter(deliveries::ordering_key.eq_any(under_way)).load(conn)?;
-        rows.extend(more.into_iter().filter(|row| !rows.contains(row)).collect::<Vec<_>>());
+        let more: Vec<(String, String, i64)> = asked()
+            .filter(deliveries::ordering_key.eq_any(under_way))
+            .load(conn)?;
+        rows.extend(
+            more.into_iter()
+                .filter(|row| !rows.contains(row))
+                .collect::<Vec<_>>(),
+        );
     }
     let one = |(id, ordering_key, event_seq): (String, String, i64)| Behind {
         id: DeliveryId::from_text(id),
@@ -88,13 +106,19 @@ pub(crate) fn first_in_line(
         .first(conn)
         .optional()?;
     let first = |(id, columns): (String, LifeColumns)| {
-        Ok(First { id: DeliveryId::from_text(id), life: codec::life(&columns)? })
+        Ok(First {
+            id: DeliveryId::from_text(id),
+            life: codec::life(&columns)?,
+        })
     };
     row.map(first).transpose()
 }
 
 /// Where a delivery stands in line, or stood.
-pub(crate) fn line_of(conn: &mut Conn, id: &DeliveryId) -> Result<Option<(EndpointId, String)>, StoreError> {
+pub(crate) fn line_of(
+    conn: &mut Conn,
+    id: &DeliveryId,
+) -> Result<Option<(EndpointId, String)>, StoreError> {
     let row: Option<(String, Option<String>)> = deliveries::table
         .find(id.as_str())
         .select((deliveries::endpoint_id, deliveries::ordering_key))
@@ -103,8 +127,8 @@ pub(crate) fn line_of(conn: &mut Conn, id: &DeliveryId) -> Result<Option<(Endpoi
     Ok(row.and_then(|(endpoint, key)| Some((EndpointId::from_text(endpoint), key?))))
 }
 
-/// Those of a line who wait for a time, of the place `from_seq` and later, but for `first` itself; at most
-/// `limit`. (Those before are set aside already, and may be many.)
+/// Those of a line who wait for a time, of the place `from_seq` and later, but for `first` itself;
+/// at most `limit`. (Those before are set aside already, and may be many.)
 pub(crate) fn to_set_aside(
     conn: &mut Conn,
     endpoint: &EndpointId,
@@ -125,12 +149,18 @@ pub(crate) fn to_set_aside(
         .limit(limit)
         .select((deliveries::id, LifeColumns::as_select()))
         .load(conn)?;
-    let one = |(id, columns): (String, LifeColumns)| Ok((DeliveryId::from_text(id), codec::life(&columns)?));
+    let one = |(id, columns): (String, LifeColumns)| {
+        Ok((DeliveryId::from_text(id), codec::life(&columns)?))
+    };
     rows.into_iter().map(one).collect()
 }
 
 /// Sets deliveries aside, as far as they still wait for a time.
-pub(crate) fn set_aside(conn: &mut Conn, ids: &[DeliveryId], at: Timestamp) -> Result<(), StoreError> {
+pub(crate) fn set_aside(
+    conn: &mut Conn,
+    ids: &[DeliveryId],
+    at: Timestamp,
+) -> Result<(), StoreError> {
     let waiting = deliveries::table
         .filter(deliveries::id.eq_any(ids.iter().map(DeliveryId::as_str)))
         .filter(StatusIsPending)
@@ -145,8 +175,8 @@ pub(crate) fn set_aside(conn: &mut Conn, ids: &[DeliveryId], at: Timestamp) -> R
     Ok(())
 }
 
-/// What waits for its turn, or keeps others waiting, at an endpoint whose settings ask for no such thing
-/// (any more); at most `limit` of each.
+/// What waits for its turn, or keeps others waiting, at an endpoint whose settings ask for no such
+/// thing (any more); at most `limit` of each.
 pub(crate) fn out_of_order(
     conn: &mut Conn,
     endpoint: &Endpoint,
@@ -178,13 +208,21 @@ pub(crate) fn out_of_order(
     Ok(found.into_iter().map(DeliveryId::from_text).collect())
 }
 
-/// Deliveries that are set aside although nothing of their ordering key comes before them: whatever was before
-/// them left while the endpoint asked for no order, so that nobody brought them back.
-fn aside_without_one_ahead(conn: &mut Conn, id: &EndpointId, limit: i64) -> Result<Vec<String>, StoreError> {
+/// Deliveries that are set aside although nothing of their ordering key comes before them: whatever
+/// was before them left while the endpoint asked for no order, so that nobody brought them back.
+fn aside_without_one_ahead(
+    conn: &mut Conn,
+    id: &EndpointId,
+    limit: i64,
+) -> Result<Vec<String>, StoreError> {
     let earlier = ahead
         .filter(ahead.field(deliveries::shard).eq(Shard::of(id).number()))
         .filter(ahead.field(deliveries::endpoint_id).eq(id.as_str()))
-        .filter(ahead.field(deliveries::ordering_key).eq(deliveries::ordering_key))
+        .filter(
+            ahead
+                .field(deliveries::ordering_key)
+                .eq(deliveries::ordering_key),
+        )
         .filter(ahead.field(deliveries::in_line))
         .filter(ahead.field(deliveries::event_seq).lt(deliveries::event_seq));
     Ok(deliveries::table

@@ -47,7 +47,10 @@ pub(crate) struct Page {
 
 /// Reads a counter.
 pub(crate) fn counter(conn: &mut Conn, name: &str) -> Result<i64, StoreError> {
-    Ok(counters::table.find(name).select(counters::value).get_result(conn)?)
+    Ok(counters::table
+        .find(name)
+        .select(counters::value)
+        .get_result(conn)?)
 }
 
 /// A write that changes nothing of meaning. (SQLite skips one that changes nothing at all.)
@@ -56,6 +59,8 @@ pub(crate) fn probe_write(conn: &mut Conn) -> Result<(), StoreError> {
 }
 
 fn raise_counter(conn: &mut Conn, name: &str) -> Result<(), StoreError> {
-    diesel::update(counters::table.find(name)).set(counters::value.eq(counters::value + 1)).execute(conn)?;
+    diesel::update(counters::table.find(name))
+        .set(counters::value.eq(counters::value + 1))
+        .execute(conn)?;
     Ok(())
 }

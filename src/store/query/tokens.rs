@@ -20,8 +20,11 @@ pub(crate) fn tokens_page(
     tenant: Option<&Tenant>,
     page: &Page,
 ) -> Result<Vec<Token>, StoreError> {
-    let mut query =
-        tokens::table.select(TokenRow::as_select()).order(tokens::id.desc()).limit(page.limit).into_boxed();
+    let mut query = tokens::table
+        .select(TokenRow::as_select())
+        .order(tokens::id.desc())
+        .limit(page.limit)
+        .into_boxed();
     if let Some(tenant) = tenant {
         query = query.filter(tokens::tenant.eq(tenant.to_string()));
     }
@@ -29,11 +32,19 @@ pub(crate) fn tokens_page(
         query = query.filter(tokens::id.lt(after.clone()));
     }
     let rows: Vec<TokenRow> = query.load(conn)?;
-    rows.into_iter().map(|row| codec::token(row).map(|(_, token)| token)).collect()
+    rows.into_iter()
+        .map(|row| codec::token(row).map(|(_, token)| token))
+        .collect()
 }
 
-pub(crate) fn insert_token(conn: &mut Conn, token: &Token, hash: &TokenHash) -> Result<(), StoreError> {
-    diesel::insert_into(tokens::table).values(codec::token_row(token, hash)).execute(conn)?;
+pub(crate) fn insert_token(
+    conn: &mut Conn,
+    token: &Token,
+    hash: &TokenHash,
+) -> Result<(), StoreError> {
+    diesel::insert_into(tokens::table)
+        .values(codec::token_row(token, hash))
+        .execute(conn)?;
     raise_counter(conn, TOKENS)
 }
 
@@ -43,8 +54,13 @@ pub(crate) fn delete_token(
     id: &TokenId,
     tenant: Option<&Tenant>,
 ) -> Result<bool, StoreError> {
-    let found = tokens::table.find(id.as_str()).select(tokens::tenant).first::<Option<String>>(conn);
-    let Some(of) = found.optional()? else { return Ok(false) };
+    let found = tokens::table
+        .find(id.as_str())
+        .select(tokens::tenant)
+        .first::<Option<String>>(conn);
+    let Some(of) = found.optional()? else {
+        return Ok(false);
+    };
     if tenant.is_some_and(|tenant| of.as_deref() != Some(tenant.as_str())) {
         return Ok(false);
     }

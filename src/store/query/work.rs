@@ -32,8 +32,8 @@ pub(crate) struct Due {
 /// How many events are read before it is looked how large they were.
 const EVENTS_AT_ONCE: usize = 16;
 
-/// At most `limit` due deliveries, and at most about `max_bytes` of bodies. Those in `at_hand` count, and are
-/// not read once more.
+/// At most `limit` due deliveries, and at most about `max_bytes` of bodies. Those in `at_hand`
+/// count, and are not read once more.
 pub(crate) fn due(
     conn: &mut Conn,
     id: &EndpointId,
@@ -46,7 +46,11 @@ pub(crate) fn due(
         .filter(StatusIsPending)
         .filter(of_endpoint(id))
         .filter(deliveries::next_attempt_at.is_not_null())
-        .order((deliveries::next_attempt_at, deliveries::created_at, deliveries::id))
+        .order((
+            deliveries::next_attempt_at,
+            deliveries::created_at,
+            deliveries::id,
+        ))
         .limit(limit + 1)
         .select(DueRow::as_select())
         .load(conn)?;
@@ -60,7 +64,10 @@ pub(crate) fn due(
         }
         let id = DeliveryId::from_text(row.id);
         if !at_hand.contains(&id) {
-            let seen = Seen { claim_no: row.claim_no, life: codec::life(&row.life)? };
+            let seen = Seen {
+                claim_no: row.claim_no,
+                life: codec::life(&row.life)?,
+            };
             wanted.push((id, at, row.event_seq, seen));
         }
     }
@@ -78,7 +85,12 @@ pub(crate) fn due(
         }
         let queued = part.iter().filter_map(|(id, at, seq, seen)| {
             let event = Arc::clone(events.get(seq)?);
-            Some(Queued { id: id.clone(), due: *at, event, seen: *seen })
+            Some(Queued {
+                id: id.clone(),
+                due: *at,
+                event,
+                seen: *seen,
+            })
         });
         due.queued.extend(queued);
     }
@@ -102,23 +114,49 @@ pub(crate) fn recent_starts(
         .select((attempts::started_at, attempts::ended_at, attempts::outcome))
         .load(conn)?;
     let start = |(started_at, ended_at, outcome): (i64, i64, String)| {
-        codec::time(if outcome == Outcome::Interrupted.as_str() { ended_at } else { started_at })
+        codec::time(if outcome == Outcome::Interrupted.as_str() {
+            ended_at
+        } else {
+            started_at
+        })
     };
-    Ok(rows.into_iter().map(start).filter(|at| *at > since).collect())
+    Ok(rows
+        .into_iter()
+        .map(start)
+        .filter(|at| *at > since)
+        .collect())
 }
 
 /// What is `sending`, and to which endpoint.
-pub(crate) fn sending(conn: &mut Conn, scope: &Scope) -> Result<Vec<(EndpointId, Claimed)>, StoreError> {
-    let all = deliveries::table.filter(StatusIsSending).select(DeliveryRow::as_select());
+pub(crate) fn sending(
+    conn: &mut Conn,
+    scope: &Scope,
+) -> Result<Vec<(EndpointId, Claimed)>, StoreError> {
+    let all = deliveries::table
+        .filter(StatusIsSending)
+        .select(DeliveryRow::as_select());
     let (rows, leases): (Vec<DeliveryRow>, &[Lease]) = match scope {
-        Scope::Shards(leases) => (all.filter(deliveries::shard.eq_any(numbers(leases))).load(conn)?, leases),
-        Scope::Endpoint(id, lease) => (all.filter(of_endpoint(id)).load(conn)?, std::slice::from_ref(lease)),
+        Scope::Shards(leases) => (
+            all.filter(deliveries::shard.eq_any(numbers(leases)))
+                .load(conn)?,
+            leases,
+        ),
+        Scope::Endpoint(id, lease) => (
+            all.filter(of_endpoint(id)).load(conn)?,
+            std::slice::from_ref(lease),
+        ),
     };
     let mut found = Vec::with_capacity(rows.len());
     for row in &rows {
-        let (endpoint, claimed) = (EndpointId::from_text(row.endpoint_id.as_str()), codec::claimed(row)?);
+        let (endpoint, claimed) = (
+            EndpointId::from_text(row.endpoint_id.as_str()),
+            codec::claimed(row)?,
+        );
         let shard = Shard::of(&endpoint);
-        if leases.iter().any(|lease| lease.shard == shard && claimed.epoch <= lease.epoch) {
+        if leases
+            .iter()
+            .any(|lease| lease.shard == shard && claimed.epoch <= lease.epoch)
+        {
             found.push((endpoint, claimed));
         }
     }
@@ -130,16 +168,25 @@ fn numbers(leases: &[Lease]) -> Vec<i32> {
 }
 
 /// Those of these claims that still stand.
-pub(crate) fn standing_claims(conn: &mut Conn, names: &[ClaimName]) -> Result<Vec<Claimed>, StoreError> {
+pub(crate) fn standing_claims(
+    conn: &mut Conn,
+    names: &[ClaimName],
+) -> Result<Vec<Claimed>, StoreError> {
     let ids: Vec<&str> = names.iter().map(|(id, _)| id.as_str()).collect();
     let rows: Vec<DeliveryRow> = deliveries::table
         .filter(StatusIsSending)
         .filter(deliveries::id.eq_any(ids))
         .select(DeliveryRow::as_select())
         .load(conn)?;
-    let claims = rows.iter().map(codec::claimed).collect::<Result<Vec<_>, _>>()?;
-    let named =
-        |claim: &Claimed| names.iter().any(|(id, claim_no)| *id == claim.id && *claim_no == claim.claim_no);
+    let claims = rows
+        .iter()
+        .map(codec::claimed)
+        .collect::<Result<Vec<_>, _>>()?;
+    let named = |claim: &Claimed| {
+        names
+            .iter()
+            .any(|(id, claim_no)| *id == claim.id && *claim_no == claim.claim_no)
+    };
     Ok(claims.into_iter().filter(named).collect())
 }
 
@@ -156,8 +203,8 @@ pub(crate) struct Stirring {
     pub(crate) sending: Vec<ClaimName>,
 }
 
-/// Endpoints of held shards that may be sent to and have something due before `horizon`, or something
-/// `sending`.
+/// Endpoints of held shards that may be sent to and have something due before `horizon`, or
+/// something `sending`.
 pub(crate) fn stirring(
     conn: &mut Conn,
     held: &[Lease],
@@ -172,13 +219,25 @@ pub(crate) fn stirring(
     let rows: Vec<(String, String, i64)> = deliveries::table
         .filter(StatusIsSending)
         .filter(deliveries::shard.eq_any(numbers(held)))
-        .select((deliveries::endpoint_id, deliveries::id, deliveries::claim_no))
+        .select((
+            deliveries::endpoint_id,
+            deliveries::id,
+            deliveries::claim_no,
+        ))
         .load(conn)?;
     for (endpoint, delivery, claim_no) in rows {
         let fresh = entry(&endpoint);
-        found.entry(endpoint).or_insert(fresh).sending.push((DeliveryId::from_text(delivery), claim_no));
+        found
+            .entry(endpoint)
+            .or_insert(fresh)
+            .sending
+            .push((DeliveryId::from_text(delivery), claim_no));
     }
-    for Waiting { endpoint_id: endpoint, next } in waiting(conn, held, Some(horizon))? {
+    for Waiting {
+        endpoint_id: endpoint,
+        next,
+    } in waiting(conn, held, Some(horizon))?
+    {
         let fresh = entry(&endpoint);
         found.entry(endpoint).or_insert(fresh).next = next.map(codec::time);
     }
@@ -195,14 +254,15 @@ pub(super) struct Waiting {
     pub(super) next: Option<i64>,
 }
 
-/// The endpoints of held shards at which something is pending; with `horizon` only those that may be sent
-/// to, and where it is due by then.
+/// The endpoints of held shards at which something is pending; with `horizon` only those that may
+/// be sent to, and where it is due by then.
 ///
-/// One statement that steps from endpoint to endpoint through the index, so that a long backlog costs no
-/// more than a short one. On Postgres pairs are compared and ordered by, because no other index could serve that: it
-/// would take the one by endpoint for a `min`, and read every delivery that there ever was. SQLite finds a pair by its
-/// first half alone, and would read a whole shard at each step. An endpoint is looked up for each row: as a join it could
-/// be the outer one, by all of which the walk is gone through.
+/// One statement that steps from endpoint to endpoint through the index, so that a long backlog
+/// costs no more than a short one. On Postgres pairs are compared and ordered by, because no other
+/// index could serve that: it would take the one by endpoint for a `min`, and read every delivery
+/// that there ever was. SQLite finds a pair by its first half alone, and would read a whole shard
+/// at each step. An endpoint is looked up for each row: as a join it could be the outer one, by all
+/// of which the walk is gone through.
 pub(super) fn waiting(
     conn: &mut Conn,
     held: &[Lease],
@@ -229,11 +289,14 @@ pub(super) fn waiting(
 
 /// The start of what reads pending rows.
 fn pending() -> String {
-    format!("FROM webhook_deliveries AS d WHERE d.status = '{}'", Status::Pending)
+    format!(
+        "FROM webhook_deliveries AS d WHERE d.status = '{}'",
+        Status::Pending
+    )
 }
 
-/// The part of a recursive statement that steps from endpoint to endpoint at which something is pending; it
-/// ends each shard with one that is none.
+/// The part of a recursive statement that steps from endpoint to endpoint at which something is
+/// pending; it ends each shard with one that is none.
 pub(super) fn walk(conn: &mut Conn, shards: &[i32]) -> String {
     // Numbers, so that nothing needs to be quoted.
     let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
@@ -246,7 +309,9 @@ pub(super) fn walk(conn: &mut Conn, shards: &[i32]) -> String {
             ),
             false => format!("d.shard = {shard} AND d.endpoint_id > {endpoint}"),
         };
-        format!("(SELECT endpoint_id {pending} AND {within} ORDER BY d.shard, d.endpoint_id LIMIT 1)")
+        format!(
+            "(SELECT endpoint_id {pending} AND {within} ORDER BY d.shard, d.endpoint_id LIMIT 1)"
+        )
     };
     format!(
         "walk (shard, endpoint_id) AS ( \
@@ -256,14 +321,20 @@ pub(super) fn walk(conn: &mut Conn, shards: &[i32]) -> String {
          )",
         first = first_after("webhook_shards.shard", "''"),
         next = first_after("walk.shard", "walk.endpoint_id"),
-        shards = if shards.is_empty() { "NULL".to_owned() } else { shards.join(", ") },
+        shards = if shards.is_empty() {
+            "NULL".to_owned()
+        } else {
+            shards.join(", ")
+        },
     )
 }
 
 /// All that has not ended, in one look.
 #[cfg(feature = "testing")]
 pub(crate) fn live(conn: &mut Conn) -> Result<Vec<DeliveryId>, StoreError> {
-    let live = deliveries::table.filter(StatusIsPending.or(StatusIsSending)).select(deliveries::id);
+    let live = deliveries::table
+        .filter(StatusIsPending.or(StatusIsSending))
+        .select(deliveries::id);
     let ids: Vec<String> = live.load(conn)?;
     Ok(ids.into_iter().map(DeliveryId::from_text).collect())
 }
@@ -302,8 +373,8 @@ pub(crate) struct Aged {
     pub(crate) more: bool,
 }
 
-/// Looks at the next events. An event that was stamped in the future, or many of them, may stand before outdated
-/// ones: clocks are set.
+/// Looks at the next events. An event that was stamped in the future, or many of them, may stand
+/// before outdated ones: clocks are set.
 pub(crate) fn aged(conn: &mut Conn, batch: &Retire) -> Result<Aged, StoreError> {
     let rows: Vec<(i64, i64)> = events::table
         .filter(events::seq.gt(batch.after_seq))
@@ -312,19 +383,33 @@ pub(crate) fn aged(conn: &mut Conn, batch: &Retire) -> Result<Aged, StoreError> 
         .select((events::seq, events::created_at))
         .load(conn)?;
     let is_outdated = |(_, created_at): &&(i64, i64)| *created_at < batch.cutoff.as_micros();
-    let outdated: Vec<i64> = rows.iter().filter(is_outdated).map(|(seq, _)| *seq).collect();
-    // Events that are not outdated yet are looked at again soon; unless outdated ones come after them.
-    let last_seq = outdated.last().copied().or_else(|| rows.last().map(|(seq, _)| *seq));
+    let outdated: Vec<i64> = rows
+        .iter()
+        .filter(is_outdated)
+        .map(|(seq, _)| *seq)
+        .collect();
+    // Events that are not outdated yet are looked at again soon; unless outdated ones come after
+    // them.
+    let last_seq = outdated
+        .last()
+        .copied()
+        .or_else(|| rows.last().map(|(seq, _)| *seq));
     let is_full = i64::try_from(rows.len()).is_ok_and(|read| read == batch.limit);
     let more = match last_seq {
-        Some(last) if is_full && outdated.is_empty() => event_before(conn, last, batch.cutoff)?.is_some(),
+        Some(last) if is_full && outdated.is_empty() => {
+            event_before(conn, last, batch.cutoff)?.is_some()
+        }
         _ => is_full,
     };
-    Ok(Aged { outdated, last_seq, more })
+    Ok(Aged {
+        outdated,
+        last_seq,
+        more,
+    })
 }
 
-/// An event after `after` in the order of publishing that was published before `cutoff`, looked for by steps
-/// that double. `None`: none is likely.
+/// An event after `after` in the order of publishing that was published before `cutoff`, looked for
+/// by steps that double. `None`: none is likely.
 pub(crate) fn event_before(
     conn: &mut Conn,
     after: i64,
@@ -357,13 +442,19 @@ pub(crate) enum Overdue {
 }
 
 /// Endpoints of held shards at which something is pending.
-pub(crate) fn waiting_endpoints(conn: &mut Conn, held: &[Lease]) -> Result<Vec<EndpointId>, StoreError> {
+pub(crate) fn waiting_endpoints(
+    conn: &mut Conn,
+    held: &[Lease],
+) -> Result<Vec<EndpointId>, StoreError> {
     let found = waiting(conn, held, None)?;
-    Ok(found.into_iter().map(|waiting| EndpointId::from_text(waiting.endpoint_id)).collect())
+    Ok(found
+        .into_iter()
+        .map(|waiting| EndpointId::from_text(waiting.endpoint_id))
+        .collect())
 }
 
-/// Pending deliveries that have outlived an endpoint or its `max_age`, at most `limit`. `cutoff` tells what is
-/// older than an age.
+/// Pending deliveries that have outlived an endpoint or its `max_age`, at most `limit`. `cutoff`
+/// tells what is older than an age.
 pub(crate) fn overdue(
     conn: &mut Conn,
     codec: &EndpointCodec,
@@ -372,22 +463,37 @@ pub(crate) fn overdue(
     limit: i64,
 ) -> Result<Vec<(DeliveryId, Overdue)>, StoreError> {
     let (cutoff, why) = match endpoint(conn, codec, id)? {
-        Some(endpoint) => (cutoff(endpoint.max_age), Overdue::Expired { blocks: endpoint.keeps_waiting() }),
+        Some(endpoint) => (
+            cutoff(endpoint.max_age),
+            Overdue::Expired {
+                blocks: endpoint.keeps_waiting(),
+            },
+        ),
         None => (Timestamp::from_micros(i64::MAX), Overdue::EndpointDeleted),
     };
     let ids: Vec<String> = deliveries::table
         .filter(StatusIsPending)
         .filter(of_endpoint(id))
         .filter(deliveries::created_at.lt(cutoff.as_micros()))
-        .filter(deliveries::retried_at.is_null().or(deliveries::retried_at.lt(cutoff.as_micros())))
+        .filter(
+            deliveries::retried_at
+                .is_null()
+                .or(deliveries::retried_at.lt(cutoff.as_micros())),
+        )
         .limit(limit)
         .select(deliveries::id)
         .load(conn)?;
-    Ok(ids.into_iter().map(|id| (DeliveryId::from_text(id), why)).collect())
+    Ok(ids
+        .into_iter()
+        .map(|id| (DeliveryId::from_text(id), why))
+        .collect())
 }
 
 /// The latest time that a pending delivery of an endpoint is due at, if one waits for a time.
-pub(crate) fn latest_due(conn: &mut Conn, id: &EndpointId) -> Result<Option<Timestamp>, StoreError> {
+pub(crate) fn latest_due(
+    conn: &mut Conn,
+    id: &EndpointId,
+) -> Result<Option<Timestamp>, StoreError> {
     let latest: Option<Option<i64>> = deliveries::table
         .filter(StatusIsPending)
         .filter(of_endpoint(id))
@@ -409,5 +515,7 @@ pub(crate) fn bring_forward(
         .filter(StatusIsPending)
         .filter(of_endpoint(id))
         .filter(deliveries::next_attempt_at.gt(latest.as_micros()));
-    Ok(diesel::update(far).set(deliveries::next_attempt_at.eq(Some(latest.as_micros()))).execute(conn)?)
+    Ok(diesel::update(far)
+        .set(deliveries::next_attempt_at.eq(Some(latest.as_micros())))
+        .execute(conn)?)
 }

@@ -13,11 +13,20 @@ use crate::support::database;
 use crate::support::engine::{TestEngine, event, host, rarely, secs};
 
 fn answer(status: u16, headers: &[(&str, &str)]) -> Reply {
-    Reply::Answer(status, headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+    Reply::Answer(
+        status,
+        headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
+    )
 }
 
 fn retries_used(engine: &TestEngine) -> i64 {
-    database::number(&engine.database(), "SELECT sum(retries_used) AS n FROM webhook_deliveries")
+    database::number(
+        &engine.database(),
+        "SELECT sum(retries_used) AS n FROM webhook_deliveries",
+    )
 }
 
 #[test]
@@ -37,7 +46,11 @@ fn gone_pauses_the_endpoint_and_its_delivery_waits() {
 
         let engine = engine.restart().await;
         pass(secs(600)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), 1, "also after a restart");
+        assert_eq!(
+            engine.receivers.received(&host(1)).len(),
+            1,
+            "also after a restart"
+        );
         engine.postrider.resume_endpoint(&endpoint).await.unwrap();
         engine.until(&id, Status::Delivered, secs(5)).await;
     });
@@ -47,18 +60,36 @@ fn gone_pauses_the_endpoint_and_its_delivery_waits() {
 fn retry_after_rests_the_whole_endpoint_and_uses_up_no_retry() {
     on_virtual_time(async {
         let engine = TestEngine::start();
-        let endpoint = engine.endpoint(1, r#"{"concurrency": 1, "retry_delays_s": []}"#).await;
+        let endpoint = engine
+            .endpoint(1, r#"{"concurrency": 1, "retry_delays_s": []}"#)
+            .await;
         engine.endpoint(2, r#"{"event_types": ["other"]}"#).await;
-        engine
-            .receivers
-            .next(&host(1), [answer(429, &[("retry-after", "120")]), answer(503, &[("Retry-After", "60")])]);
+        engine.receivers.next(
+            &host(1),
+            [
+                answer(429, &[("retry-after", "120")]),
+                answer(503, &[("Retry-After", "60")]),
+            ],
+        );
         let first = engine.publish_one("a.b").await;
         let second = engine.publish_one("a.b").await;
         pass(secs(100)).await;
         assert_eq!(engine.receivers.received(&host(1)).len(), 1);
-        assert_eq!(engine.delivery(&second).await.waiting_for, Some(WaitingFor::RetryAfter));
-        let held = engine.postrider.endpoint(&endpoint).await.unwrap().health.state;
-        assert!(held.hold_until.is_some_and(|until| until.since(engine.postrider.now()) <= secs(20)));
+        assert_eq!(
+            engine.delivery(&second).await.waiting_for,
+            Some(WaitingFor::RetryAfter)
+        );
+        let held = engine
+            .postrider
+            .endpoint(&endpoint)
+            .await
+            .unwrap()
+            .health
+            .state;
+        assert!(
+            held.hold_until
+                .is_some_and(|until| until.since(engine.postrider.now()) <= secs(20))
+        );
 
         // It holds across a restart, too.
         let engine = engine.restart().await;
@@ -68,7 +99,10 @@ fn retry_after_rests_the_whole_endpoint_and_uses_up_no_retry() {
         engine.until(&second, Status::Delivered, secs(90)).await;
         assert_eq!(retries_used(&engine), 0);
         let received = engine.receivers.received(&host(1));
-        assert!(received[1].at - received[0].at >= secs(120) && received[2].at - received[1].at >= secs(60));
+        assert!(
+            received[1].at - received[0].at >= secs(120)
+                && received[2].at - received[1].at >= secs(60)
+        );
     });
 }
 
@@ -76,13 +110,18 @@ fn retry_after_rests_the_whole_endpoint_and_uses_up_no_retry() {
 fn too_many_without_a_time_rests_the_endpoint_until_that_deliverys_next_attempt() {
     on_virtual_time(async {
         let engine = TestEngine::start();
-        engine.endpoint(1, r#"{"concurrency": 1, "retry_delays_s": [40]}"#).await;
+        engine
+            .endpoint(1, r#"{"concurrency": 1, "retry_delays_s": [40]}"#)
+            .await;
         engine.receivers.next(&host(1), [answer(429, &[])]);
         engine.publish_one("a.b").await;
         let second = engine.publish_one("a.b").await;
         engine.until(&second, Status::Delivered, secs(60)).await;
         let received = engine.receivers.received(&host(1));
-        assert!(received[1].at - received[0].at >= secs(40), "the second delivery waited with the first");
+        assert!(
+            received[1].at - received[0].at >= secs(40),
+            "the second delivery waited with the first"
+        );
         assert_eq!(retries_used(&engine), 1);
     });
 }
@@ -95,49 +134,80 @@ fn an_hour_down_with_a_long_backlog_costs_a_handful_of_attempts_and_fails_nothin
         let settings =
             r#"{"rate_limit": "100/s", "concurrency": 20, "retry_delays_s": [60, 300, 900, 3600]}"#;
         let endpoint = engine.endpoint(1, settings).await;
-        engine.receivers.otherwise(&host(1), Reply::Status(503, Duration::from_millis(100)));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(503, Duration::from_millis(100)));
         for _ in 0..BACKLOG / 1000 {
             let events = (0..1000).map(|_| event("a.b", "1")).collect();
             engine.postrider.publish_batch(events).await.unwrap();
         }
         pass(secs(600)).await;
         let health = engine.postrider.endpoint(&endpoint).await.unwrap().health;
-        assert_eq!((health.state.breaker.state(), health.backlog.pending), (BreakerState::Open, 10_000));
+        assert_eq!(
+            (health.state.breaker.state(), health.backlog.pending),
+            (BreakerState::Open, 10_000)
+        );
         let id = "SELECT max(id) AS w FROM webhook_deliveries";
         let last = DeliveryId::from_text(database::words(&engine.database(), id).remove(0));
-        assert_eq!(engine.delivery(&last).await.waiting_for, Some(WaitingFor::Breaker));
+        assert_eq!(
+            engine.delivery(&last).await.waiting_for,
+            Some(WaitingFor::Breaker)
+        );
 
         let engine = engine.restart().await;
         pass(secs(3000)).await;
         let spent = engine.receivers.received(&host(1)).len();
         assert!(spent < 60, "{spent} attempts in an hour");
         assert_eq!(
-            engine.postrider.endpoint(&endpoint).await.unwrap().health.state.breaker.state(),
+            engine
+                .postrider
+                .endpoint(&endpoint)
+                .await
+                .unwrap()
+                .health
+                .state
+                .breaker
+                .state(),
             BreakerState::Open
         );
 
-        engine.receivers.otherwise(&host(1), Reply::Status(200, Duration::from_millis(100)));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, Duration::from_millis(100)));
         pass(secs(1200)).await;
         let of = |status: &str| {
-            let sql = format!("SELECT count(*) AS n FROM webhook_deliveries WHERE status = '{status}'");
+            let sql =
+                format!("SELECT count(*) AS n FROM webhook_deliveries WHERE status = '{status}'");
             database::number(&engine.database(), &sql)
         };
-        assert_eq!((of("delivered") + of("pending"), of("failed")), (10_000, 0), "the outage failed nothing");
+        assert_eq!(
+            (of("delivered") + of("pending"), of("failed")),
+            (10_000, 0),
+            "the outage failed nothing"
+        );
         let health = engine.postrider.endpoint(&endpoint).await.unwrap().health;
         assert_eq!(
-            (health.state.breaker.state(), health.state.consecutive_failures),
+            (
+                health.state.breaker.state(),
+                health.state.consecutive_failures
+            ),
             (BreakerState::Closed, 0)
         );
         let received = engine.receivers.received(&host(1));
-        let burst = received
-            .iter()
-            .enumerate()
-            .map(|(i, one)| received[i..].iter().take_while(|later| later.at - one.at <= secs(1)).count());
+        let burst = received.iter().enumerate().map(|(i, one)| {
+            received[i..]
+                .iter()
+                .take_while(|later| later.at - one.at <= secs(1))
+                .count()
+        });
         assert!(burst.max().unwrap() <= 100, "no burst above the limit");
         assert!(engine.receivers.most_at_once(&host(1)) <= 20);
         // After the outage one at a time, then two, then four.
         let back: Vec<_> = received[spent..].iter().map(|one| one.at).collect();
-        assert!(back[1] - back[0] >= Duration::from_millis(100), "the probe goes out alone");
+        assert!(
+            back[1] - back[0] >= Duration::from_millis(100),
+            "the probe goes out alone"
+        );
         pass(secs(3600)).await;
         assert_eq!(of("delivered"), 10_000);
     });
@@ -148,7 +218,10 @@ fn five_days_without_an_answer_pause_the_endpoint() {
     on_virtual_time(async {
         let engine = TestEngine::with(|config| rarely(config, secs(300)));
         let endpoint = engine
-            .endpoint(1, r#"{"retry_delays_s": [86400, 86400, 86400, 86400, 86400, 86400, 86400, 86400]}"#)
+            .endpoint(
+                1,
+                r#"{"retry_delays_s": [86400, 86400, 86400, 86400, 86400, 86400, 86400, 86400]}"#,
+            )
             .await;
         engine.receivers.otherwise(&host(1), Reply::Hang);
         for _ in 0..200 {
@@ -156,13 +229,34 @@ fn five_days_without_an_answer_pause_the_endpoint() {
         }
         let day = 24 * 3600;
         pass(secs(4 * day)).await;
-        assert_eq!(engine.postrider.endpoint(&endpoint).await.unwrap().endpoint.paused, None);
+        assert_eq!(
+            engine
+                .postrider
+                .endpoint(&endpoint)
+                .await
+                .unwrap()
+                .endpoint
+                .paused,
+            None
+        );
         pass(secs(2 * day)).await;
-        let paused = engine.postrider.endpoint(&endpoint).await.unwrap().endpoint.paused;
+        let paused = engine
+            .postrider
+            .endpoint(&endpoint)
+            .await
+            .unwrap()
+            .endpoint
+            .paused;
         assert_eq!(paused, Some(PauseReason::Failing));
-        engine.receivers.otherwise(&host(1), Reply::Status(200, Duration::ZERO));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, Duration::ZERO));
         let view = engine.postrider.resume_endpoint(&endpoint).await.unwrap();
-        assert_eq!(view.health.state, Default::default(), "a resume closes the breaker");
+        assert_eq!(
+            view.health.state,
+            Default::default(),
+            "a resume closes the breaker"
+        );
         pass(secs(5)).await;
         assert!(!engine.receivers.received(&host(1)).is_empty());
     });
@@ -172,10 +266,11 @@ fn five_days_without_an_answer_pause_the_endpoint() {
 fn without_a_breaker_every_delivery_spends_its_own_retries() {
     on_virtual_time(async {
         let engine = TestEngine::start();
-        let settings =
-            r#"{"breaker_after": 0, "rate_limit": "unlimited", "concurrency": 50, "retry_delays_s": [1]}"#;
+        let settings = r#"{"breaker_after": 0, "rate_limit": "unlimited", "concurrency": 50, "retry_delays_s": [1]}"#;
         let endpoint = engine.endpoint(1, settings).await;
-        engine.receivers.otherwise(&host(1), Reply::Status(500, Duration::ZERO));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(500, Duration::ZERO));
         for _ in 0..30 {
             engine.publish("a.b").await;
         }
@@ -183,7 +278,10 @@ fn without_a_breaker_every_delivery_spends_its_own_retries() {
         assert_eq!(engine.receivers.received(&host(1)).len(), 60);
         let health = engine.postrider.endpoint(&endpoint).await.unwrap().health;
         assert_eq!(
-            (health.state.breaker.state(), health.state.consecutive_failures),
+            (
+                health.state.breaker.state(),
+                health.state.consecutive_failures
+            ),
             (BreakerState::Closed, 60)
         );
     });

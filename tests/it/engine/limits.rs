@@ -12,7 +12,10 @@ use crate::support::engine::{TestEngine, host, secs};
 /// The most requests in any window of this length.
 fn most_in(received: &[Received], window: Duration) -> usize {
     let within = |from: &Received| {
-        received.iter().filter(|one| one.at >= from.at && one.at - from.at <= window).count()
+        received
+            .iter()
+            .filter(|one| one.at >= from.at && one.at - from.at <= window)
+            .count()
     };
     received.iter().map(within).max().unwrap_or(0)
 }
@@ -37,13 +40,23 @@ fn ten_a_minute_is_ten_in_any_sixty_seconds() {
         }
         pass(secs(30)).await;
         assert_eq!(engine.receivers.received(&host(1)).len(), 10);
-        assert_eq!(engine.delivery(&ids[34]).await.waiting_for, Some(WaitingFor::RateLimit));
+        assert_eq!(
+            engine.delivery(&ids[34]).await.waiting_for,
+            Some(WaitingFor::RateLimit)
+        );
         let health = engine.postrider.endpoint(&endpoint).await.unwrap().health;
-        assert_eq!((health.backlog.pending, health.estimated_drain), (25, Some(secs(150))));
+        assert_eq!(
+            (health.backlog.pending, health.estimated_drain),
+            (25, Some(secs(150)))
+        );
         assert!(health.next_slot_at.is_some());
 
         engine.until(&ids[34], Status::Delivered, secs(300)).await;
-        assert_eq!(most_in(&engine.receivers.received(&host(1)), secs(60)), 10, "and it is used fully");
+        assert_eq!(
+            most_in(&engine.receivers.received(&host(1)), secs(60)),
+            10,
+            "and it is used fully"
+        );
         assert_eq!(most_logged_in(&engine, 60), 10);
     });
 }
@@ -57,14 +70,22 @@ fn the_limit_is_remembered_while_the_supervisor_is_gone_and_across_a_restart() {
             engine.publish_one("a.b").await;
         }
         pass(secs(30)).await;
-        assert_eq!(engine.metric("postrider_supervisors").await, 0.0, "idle endpoints own no actor");
+        assert_eq!(
+            engine.metric("postrider_supervisors").await,
+            0.0,
+            "idle endpoints own no actor"
+        );
         let last = engine.publish_one("a.b").await;
         pass(secs(5)).await;
         assert_eq!(engine.receivers.received(&host(1)).len(), 10);
 
         let engine = engine.restart().await;
         pass(secs(10)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), 10, "the log knows, whoever reads it");
+        assert_eq!(
+            engine.receivers.received(&host(1)).len(),
+            10,
+            "the log knows, whoever reads it"
+        );
         engine.until(&last, Status::Delivered, secs(30)).await;
         assert_eq!(most_in(&engine.receivers.received(&host(1)), secs(60)), 10);
     });
@@ -74,8 +95,12 @@ fn the_limit_is_remembered_while_the_supervisor_is_gone_and_across_a_restart() {
 fn a_changed_limit_holds_for_what_was_sent_before_it() {
     on_virtual_time(async {
         let engine = TestEngine::start();
-        let endpoint = engine.endpoint(1, r#"{"rate_limit": "5/s", "concurrency": 100}"#).await;
-        engine.receivers.otherwise(&host(1), Reply::Status(200, secs(1)));
+        let endpoint = engine
+            .endpoint(1, r#"{"rate_limit": "5/s", "concurrency": 100}"#)
+            .await;
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, secs(1)));
         for _ in 0..60 {
             engine.publish_one("a.b").await;
         }
@@ -83,7 +108,11 @@ fn a_changed_limit_holds_for_what_was_sent_before_it() {
         let before = engine.receivers.received(&host(1)).len();
         assert!((20..=25).contains(&before), "{before}");
         let slower = serde_json::from_str(r#"{"rate_limit": "30/min"}"#).unwrap();
-        engine.postrider.update_endpoint(&endpoint, slower).await.unwrap();
+        engine
+            .postrider
+            .update_endpoint(&endpoint, slower)
+            .await
+            .unwrap();
         pass(secs(200)).await;
         let received = engine.receivers.received(&host(1));
         assert_eq!(received.len(), 60);
@@ -91,9 +120,14 @@ fn a_changed_limit_holds_for_what_was_sent_before_it() {
         let since = &received[before..];
         assert_eq!(most_in(since, secs(60)), 30);
         for one in since {
-            let inside =
-                received.iter().filter(|other| other.at <= one.at && one.at - other.at < secs(60)).count();
-            assert!(inside <= 30, "{inside} in the minute before one that was sent under the new limit");
+            let inside = received
+                .iter()
+                .filter(|other| other.at <= one.at && one.at - other.at < secs(60))
+                .count();
+            assert!(
+                inside <= 30,
+                "{inside} in the minute before one that was sent under the new limit"
+            );
         }
     });
 }
@@ -103,13 +137,21 @@ fn three_in_flight_are_never_four() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
-        engine.receivers.otherwise(&host(1), Reply::Status(200, secs(2)));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, secs(2)));
         let mut last = None;
         for _ in 0..30 {
             last = Some(engine.publish_one("a.b").await);
         }
-        engine.until(&last.unwrap(), Status::Delivered, secs(60)).await;
-        assert_eq!(engine.receivers.most_at_once(&host(1)), 3, "and three are used");
+        engine
+            .until(&last.unwrap(), Status::Delivered, secs(60))
+            .await;
+        assert_eq!(
+            engine.receivers.most_at_once(&host(1)),
+            3,
+            "and three are used"
+        );
     });
 }
 
@@ -117,8 +159,12 @@ fn three_in_flight_are_never_four() {
 fn one_that_hangs_does_not_delay_another() {
     on_virtual_time(async {
         let engine = TestEngine::start();
-        engine.endpoint(1, r#"{"event_types": ["hang"], "rate_limit": "unlimited"}"#).await;
-        engine.endpoint(2, r#"{"event_types": ["fine"], "rate_limit": "unlimited"}"#).await;
+        engine
+            .endpoint(1, r#"{"event_types": ["hang"], "rate_limit": "unlimited"}"#)
+            .await;
+        engine
+            .endpoint(2, r#"{"event_types": ["fine"], "rate_limit": "unlimited"}"#)
+            .await;
         engine.receivers.otherwise(&host(1), Reply::Hang);
         for _ in 0..50 {
             engine.publish_one("hang").await;
@@ -135,15 +181,22 @@ fn one_that_hangs_does_not_delay_another() {
 fn deliveries_of_one_endpoint_go_out_oldest_first() {
     on_virtual_time(async {
         let engine = TestEngine::start();
-        engine.endpoint(1, r#"{"rate_limit": "unlimited", "concurrency": 1}"#).await;
-        engine.receivers.otherwise(&host(1), Reply::Status(200, Duration::from_millis(10)));
+        engine
+            .endpoint(1, r#"{"rate_limit": "unlimited", "concurrency": 1}"#)
+            .await;
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, Duration::from_millis(10)));
         let mut ids = Vec::new();
         for _ in 0..50 {
             ids.push(engine.publish("a.b").await.id);
         }
         pass(secs(5)).await;
         let received = engine.receivers.received(&host(1));
-        let got: Vec<_> = received.iter().map(|one| one.header("webhook-id").unwrap().to_owned()).collect();
+        let got: Vec<_> = received
+            .iter()
+            .map(|one| one.header("webhook-id").unwrap().to_owned())
+            .collect();
         let published: Vec<_> = ids.iter().map(|id| id.to_string()).collect();
         assert_eq!(got, published);
     });
@@ -153,7 +206,9 @@ fn deliveries_of_one_endpoint_go_out_oldest_first() {
 fn a_limit_that_changes_again_and_again_ends_as_the_last_one() {
     on_virtual_time(async {
         let engine = TestEngine::start();
-        let endpoint = engine.endpoint(1, r#"{"rate_limit": "5/s", "concurrency": 100}"#).await;
+        let endpoint = engine
+            .endpoint(1, r#"{"rate_limit": "5/s", "concurrency": 100}"#)
+            .await;
         for _ in 0..5 {
             engine.publish("a.b").await;
         }
@@ -162,13 +217,22 @@ fn a_limit_that_changes_again_and_again_ends_as_the_last_one() {
             // Also around the moment at which an idle supervisor leaves.
             pass(Duration::from_millis(100)).await;
             for limit in ["5/min", "3/h"] {
-                let change = serde_json::from_str(&format!(r#"{{"rate_limit": "{limit}"}}"#)).unwrap();
-                engine.postrider.update_endpoint(&endpoint, change).await.unwrap();
+                let change =
+                    serde_json::from_str(&format!(r#"{{"rate_limit": "{limit}"}}"#)).unwrap();
+                engine
+                    .postrider
+                    .update_endpoint(&endpoint, change)
+                    .await
+                    .unwrap();
             }
             engine.publish("a.b").await;
         }
         pass(secs(600)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), 5, "five in this hour are more than three");
+        assert_eq!(
+            engine.receivers.received(&host(1)).len(),
+            5,
+            "five in this hour are more than three"
+        );
     });
 }
 
@@ -179,7 +243,9 @@ fn the_engine_as_a_whole_has_a_limit_and_every_endpoint_gets_its_turn() {
         for n in 1..=5 {
             let settings = format!(r#"{{"event_types": ["e{n}"], "rate_limit": "unlimited"}}"#);
             engine.endpoint(n, &settings).await;
-            engine.receivers.otherwise(&host(n), Reply::Status(200, secs(1)));
+            engine
+                .receivers
+                .otherwise(&host(n), Reply::Status(200, secs(1)));
         }
         let mut ids = Vec::new();
         for n in (1..=5).flat_map(|n| [n; 4]) {
@@ -188,14 +254,24 @@ fn the_engine_as_a_whole_has_a_limit_and_every_endpoint_gets_its_turn() {
         pass(Duration::from_millis(3900)).await;
         let waiting = engine.delivery(&ids[19]).await;
         assert_eq!(waiting.waiting_for, Some(WaitingFor::Concurrency));
-        let starts: Vec<_> = (1..=5).flat_map(|n| engine.receivers.received(&host(n))).collect();
+        let starts: Vec<_> = (1..=5)
+            .flat_map(|n| engine.receivers.received(&host(n)))
+            .collect();
         assert_eq!(starts.len(), 8, "two each second");
         for n in 1..=5 {
-            assert!(!engine.receivers.received(&host(n)).is_empty(), "endpoint {n} had no turn");
+            assert!(
+                !engine.receivers.received(&host(n)).is_empty(),
+                "endpoint {n} had no turn"
+            );
         }
         engine.until(&ids[19], Status::Delivered, secs(10)).await;
-        let mut starts: Vec<_> = (1..=5).flat_map(|n| engine.receivers.received(&host(n))).collect();
+        let mut starts: Vec<_> = (1..=5)
+            .flat_map(|n| engine.receivers.received(&host(n)))
+            .collect();
         starts.sort_by_key(|one| one.at);
-        assert_eq!((starts.len(), most_in(&starts, Duration::from_millis(900))), (20, 2));
+        assert_eq!(
+            (starts.len(), most_in(&starts, Duration::from_millis(900))),
+            (20, 2)
+        );
     });
 }

@@ -13,15 +13,24 @@ use crate::support::server::{Server, serve};
 use crate::support::until;
 
 fn start(folder: &Path, clock: &WallClock, arguments: &[&str]) -> Server {
-    let mut command = serve(folder, &[&["--allow-network", "127.0.0.0/8"], arguments].concat());
+    let mut command = serve(
+        folder,
+        &[&["--allow-network", "127.0.0.0/8"], arguments].concat(),
+    );
     clock.set(&mut command);
     Server::spawn(folder, command)
 }
 
 fn publish(api: &Api, event_type: &str) -> String {
-    let answer = api.post("/events", &json!({"type": event_type, "data": 1}).to_string());
+    let answer = api.post(
+        "/events",
+        &json!({"type": event_type, "data": 1}).to_string(),
+    );
     assert_eq!(answer.status, 202, "{}", answer.body);
-    answer.body["deliveries"][0]["id"].as_str().unwrap_or_default().to_owned()
+    answer.body["deliveries"][0]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn delivery(api: &Api, id: &str) -> Value {
@@ -31,7 +40,9 @@ fn delivery(api: &Api, id: &str) -> Value {
 #[test]
 fn a_step_back_prolongs_no_wait_and_a_step_ahead_ends_no_delivery() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(clock) = WallClock::new(folder.path(), "+0") else { return };
+    let Some(clock) = WallClock::new(folder.path(), "+0") else {
+        return;
+    };
     let receiver = Receiver::start();
     let server = start(folder.path(), &clock, &[]);
     let api = server.api();
@@ -47,24 +58,32 @@ fn a_step_back_prolongs_no_wait_and_a_step_ahead_ends_no_delivery() {
     });
     clock.step("-1h");
     // The delay of 3 s on the clock that nobody moves; by the wall clock it would be an hour.
-    until("the retry comes", Duration::from_secs(20), || delivery(&api, &id)["status"] == "delivered");
+    until("the retry comes", Duration::from_secs(20), || {
+        delivery(&api, &id)["status"] == "delivered"
+    });
     // Over its max_age by the wall clock, not by the other one: nothing expires.
     clock.step("+10h");
     wait(3000);
     assert_eq!(delivery(&api, &old)["status"], "pending");
     // And what is published now is stamped by the wall clock, and sent.
     let late = publish(&api, "back");
-    until("it is sent", Duration::from_secs(20), || delivery(&api, &late)["status"] == "delivered");
+    until("it is sent", Duration::from_secs(20), || {
+        delivery(&api, &late)["status"] == "delivered"
+    });
 }
 
 #[test]
 fn times_that_a_wrong_clock_stored_are_brought_within_reach_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(clock) = WallClock::new(folder.path(), "+900d") else { return };
+    let Some(clock) = WallClock::new(folder.path(), "+900d") else {
+        return;
+    };
     let receiver = Receiver::start();
     let server = start(folder.path(), &clock, &[]);
     let settings = json!({"rate_limit": "unlimited", "retry_delays_s": [2], "breaker_after": 0});
-    server.api().endpoint(&receiver.url("/recovers/1"), &settings.to_string());
+    server
+        .api()
+        .endpoint(&receiver.url("/recovers/1"), &settings.to_string());
     let id = publish(&server.api(), "a.b");
     let api = server.api();
     until("the first attempt is over", Duration::from_secs(10), || {
@@ -73,15 +92,23 @@ fn times_that_a_wrong_clock_stored_are_brought_within_reach_after_a_restart() {
     server.kill();
     clock.step("+0");
     let server = start(folder.path(), &clock, &[]);
-    assert!(server.log().contains("is the clock behind?"), "{}", server.log());
+    assert!(
+        server.log().contains("is the clock behind?"),
+        "{}",
+        server.log()
+    );
     let api = server.api();
-    until("the retry comes", Duration::from_secs(120), || delivery(&api, &id)["status"] == "delivered");
+    until("the retry comes", Duration::from_secs(120), || {
+        delivery(&api, &id)["status"] == "delivered"
+    });
 }
 
 #[test]
 fn a_start_in_1970_is_reported_and_expires_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(clock) = WallClock::new(folder.path(), "+0") else { return };
+    let Some(clock) = WallClock::new(folder.path(), "+0") else {
+        return;
+    };
     let receiver = Receiver::start();
     let server = start(folder.path(), &clock, &[]);
     let api = server.api();
@@ -91,7 +118,11 @@ fn a_start_in_1970_is_reported_and_expires_nothing() {
     server.terminate();
     clock.step("@1970-01-02 00:00:00");
     let server = start(folder.path(), &clock, &["--retention", "1h"]);
-    assert!(server.log().contains("is the clock behind?"), "{}", server.log());
+    assert!(
+        server.log().contains("is the clock behind?"),
+        "{}",
+        server.log()
+    );
     // The right time comes by NTP, as it does after such a start.
     wait(1500);
     clock.step("+0");
@@ -99,14 +130,18 @@ fn a_start_in_1970_is_reported_and_expires_nothing() {
     let api = server.api();
     assert_eq!(delivery(&api, &id)["status"], "pending");
     api.post(&format!("/endpoints/{endpoint}/resume"), "");
-    until("it is sent", Duration::from_secs(20), || delivery(&api, &id)["status"] == "delivered");
+    until("it is sent", Duration::from_secs(20), || {
+        delivery(&api, &id)["status"] == "delivered"
+    });
 }
 
 /// One event that was stamped in the future kept all outdated events after it.
 #[test]
 fn retention_and_recovery_go_on_past_an_event_from_the_future() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(clock) = WallClock::new(folder.path(), "+2920d") else { return };
+    let Some(clock) = WallClock::new(folder.path(), "+2920d") else {
+        return;
+    };
     let server = start(folder.path(), &clock, &["--retention", "20000d"]);
     publish(&server.api(), "ahead");
     server.terminate();
@@ -117,18 +152,43 @@ fn retention_and_recovery_go_on_past_an_event_from_the_future() {
     }
     // What an endpoint that comes later has missed is found behind the event from the future, too.
     let (api, receiver) = (server.api(), Receiver::start());
-    let endpoint =
-        api.endpoint(&receiver.url("/ok"), r#"{"rate_limit": "unlimited", "event_types": ["old"]}"#);
+    let endpoint = api.endpoint(
+        &receiver.url("/ok"),
+        r#"{"rate_limit": "unlimited", "event_types": ["old"]}"#,
+    );
     let since = json!({"since": "2020-01-01T00:00:00Z", "include": "missing"}).to_string();
-    let preview = api.post(&format!("/endpoints/{endpoint}/recover/preview"), &since).body;
+    let preview = api
+        .post(&format!("/endpoints/{endpoint}/recover/preview"), &since)
+        .body;
     assert_eq!(preview["missing"], 20, "{preview}");
-    assert!(api.post(&format!("/endpoints/{endpoint}/recover"), &since).status < 300);
-    until("they are sent", Duration::from_secs(20), || receiver.got().len() == 20);
+    assert!(
+        api.post(&format!("/endpoints/{endpoint}/recover"), &since)
+            .status
+            < 300
+    );
+    until("they are sent", Duration::from_secs(20), || {
+        receiver.got().len() == 20
+    });
     server.terminate();
     clock.step("+0");
     let server = start(folder.path(), &clock, &["--retention", "1h"]);
     let api = server.api();
-    let left = || api.get("/events?type=old").body["data"].as_array().unwrap().len();
-    until("the outdated ones are removed", Duration::from_secs(30), || left() == 0);
-    assert_eq!(api.get("/events?type=ahead").body["data"].as_array().unwrap().len(), 1);
+    let left = || {
+        api.get("/events?type=old").body["data"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    until(
+        "the outdated ones are removed",
+        Duration::from_secs(30),
+        || left() == 0,
+    );
+    assert_eq!(
+        api.get("/events?type=ahead").body["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }

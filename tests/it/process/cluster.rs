@@ -23,7 +23,14 @@ pub const TOKEN: &str = "a-token-for-this-test-alone";
 
 /// A tenth of the defaults, and a little more.
 pub const TTL: Duration = Duration::from_secs(4);
-pub const LEASE: [&str; 6] = ["--lease-ttl", "4s", "--lease-renewal", "1300ms", "--lease-margin", "400ms"];
+pub const LEASE: [&str; 6] = [
+    "--lease-ttl",
+    "4s",
+    "--lease-renewal",
+    "1300ms",
+    "--lease-margin",
+    "400ms",
+];
 
 /// One node. Its requests carry a header of its own, so that the receiver knows whose they are.
 pub fn node(folder: &std::path::Path, name: &str, url: &str) -> Server {
@@ -32,11 +39,19 @@ pub fn node(folder: &std::path::Path, name: &str, url: &str) -> Server {
 
 pub fn node_command(folder: &std::path::Path, name: &str, url: &str) -> Command {
     let header = format!("X-From-{name}");
-    let mut arguments =
-        vec!["--allow-network", "127.0.0.0/8", "--node-name", name, "--event-id-header", &header];
+    let mut arguments = vec![
+        "--allow-network",
+        "127.0.0.0/8",
+        "--node-name",
+        name,
+        "--event-id-header",
+        &header,
+    ];
     arguments.extend(LEASE);
     let mut command = serve(folder, &arguments);
-    command.env("POSTRIDER_DATABASE_URL", url).env("POSTRIDER_API_TOKEN", TOKEN);
+    command
+        .env("POSTRIDER_DATABASE_URL", url)
+        .env("POSTRIDER_API_TOKEN", TOKEN);
     command
 }
 
@@ -51,7 +66,8 @@ pub fn shards_of(database: &DatabaseUrl, name: &str) -> i64 {
 pub fn until_fair(database: &DatabaseUrl, names: &[&str]) {
     until("each node has its share", Duration::from_secs(30), || {
         let counts: Vec<i64> = names.iter().map(|name| shards_of(database, name)).collect();
-        counts.iter().sum::<i64>() == 64 && counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1
+        counts.iter().sum::<i64>() == 64
+            && counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1
     });
 }
 
@@ -65,10 +81,16 @@ pub fn count(database: &DatabaseUrl, status: &str) -> i64 {
 /// A metric of a node that answers.
 fn metric(api: &Api, name: &str) -> f64 {
     let bearer = format!("Bearer {TOKEN}");
-    let answer = api.try_request("GET", "/metrics", &[("authorization", &bearer)], None).unwrap();
+    let answer = api
+        .try_request("GET", "/metrics", &[("authorization", &bearer)], None)
+        .unwrap();
     let text = answer.body.as_str().unwrap().to_owned();
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in {text}"))
+        .parse()
+        .unwrap()
 }
 
 const ENDPOINTS: usize = 50;
@@ -76,8 +98,8 @@ const LIMITED: usize = 10;
 /// What one publisher sends to these arrives in its order.
 const ORDERED: std::ops::Range<usize> = 5..20;
 
-/// Three nodes, fifty endpoints, and publishers on each node while `fault` happens to the first node.
-/// Returns how many stale outcomes were counted.
+/// Three nodes, fifty endpoints, and publishers on each node while `fault` happens to the first
+/// node. Returns how many stale outcomes were counted.
 fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Option<f64> {
     let cluster = Cluster::own()?;
     let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
@@ -86,10 +108,17 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
     let direct = cluster.text(&database);
     let proxied = direct.replace(&cluster.port().to_string(), &proxy.port().to_string());
     let mut victim = Some(node(folder.path(), "a", &proxied));
-    let others = [node(folder.path(), "b", &direct), node(folder.path(), "c", &direct)];
+    let others = [
+        node(folder.path(), "b", &direct),
+        node(folder.path(), "c", &direct),
+    ];
     until_fair(&database, &["a", "b", "c"]);
 
-    let bases: Vec<String> = victim.iter().chain(&others).map(|server| server.base.clone()).collect();
+    let bases: Vec<String> = victim
+        .iter()
+        .chain(&others)
+        .map(|server| server.base.clone())
+        .collect();
     let api = Api::new(&bases[1], TOKEN);
     let endpoints: Vec<String> = (0..ENDPOINTS)
         .map(|n| {
@@ -103,7 +132,10 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
         .collect();
 
     // Publishers, one a node; what one node does not take is given to the next.
-    let (accepted, stop) = (Arc::new(Mutex::new(HashSet::new())), Arc::new(AtomicBool::new(false)));
+    let (accepted, stop) = (
+        Arc::new(Mutex::new(HashSet::new())),
+        Arc::new(AtomicBool::new(false)),
+    );
     let publishers: Vec<_> = (0..3)
         .map(|publisher| {
             let (accepted, stop, bases) = (Arc::clone(&accepted), Arc::clone(&stop), bases.clone());
@@ -136,20 +168,36 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
 
     std::thread::park_timeout(Duration::from_secs(2));
     stop.store(true, Ordering::Relaxed);
-    publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+    publishers
+        .into_iter()
+        .for_each(|publisher| publisher.join().unwrap());
     let accepted: HashSet<(String, usize)> = accepted.lock().unwrap().clone();
 
     // The limits, as the receiver saw them.
     for n in 0..LIMITED {
-        let starts: Vec<Instant> = receiver.at(&format!("/slow/{n}/60")).iter().map(|got| got.at).collect();
+        let starts: Vec<Instant> = receiver
+            .at(&format!("/slow/{n}/60"))
+            .iter()
+            .map(|got| got.at)
+            .collect();
         for window in starts.windows(11) {
             let apart = window[10] - window[0];
-            assert!(apart >= Duration::from_millis(59_900), "11 requests to /{n} within {apart:?}");
+            assert!(
+                apart >= Duration::from_millis(59_900),
+                "11 requests to /{n} within {apart:?}"
+            );
         }
     }
     // What waits for its rate need not wait here.
     for endpoint in &endpoints[..LIMITED] {
-        assert_eq!(api.patch(&format!("/endpoints/{endpoint}"), r#"{"rate_limit":"unlimited"}"#).status, 200);
+        assert_eq!(
+            api.patch(
+                &format!("/endpoints/{endpoint}"),
+                r#"{"rate_limit":"unlimited"}"#
+            )
+            .status,
+            200
+        );
     }
     until("all is delivered", Duration::from_secs(60), || {
         count(&database, "pending") + count(&database, "sending") == 0
@@ -159,7 +207,12 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
     let got = receiver.got().clone();
     let arrived: HashSet<(String, usize)> = got
         .iter()
-        .map(|one| (one.id.clone(), one.path.split('/').nth(2).unwrap().parse().unwrap()))
+        .map(|one| {
+            (
+                one.id.clone(),
+                one.path.split('/').nth(2).unwrap().parse().unwrap(),
+            )
+        })
         .collect();
     let lost: Vec<_> = accepted.difference(&arrived).collect();
     assert!(lost.is_empty(), "accepted, and never sent: {lost:?}");
@@ -173,18 +226,30 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
         .map(|(id, count)| (id.to_owned(), count.parse().unwrap()))
         .collect();
     let mut sent: HashMap<&str, usize> = HashMap::new();
-    got.iter().for_each(|one| *sent.entry(&one.id).or_default() += 1);
+    got.iter()
+        .for_each(|one| *sent.entry(&one.id).or_default() += 1);
     for (id, count) in &sent {
-        assert!(*count <= rows.get(*id).copied().unwrap_or(0), "{id} was sent {count} times");
+        assert!(
+            *count <= rows.get(*id).copied().unwrap_or(0),
+            "{id} was sent {count} times"
+        );
     }
     let twice = "SELECT count(*) AS n FROM (SELECT delivery_id FROM webhook_attempts \
                  WHERE outcome = 'delivered' GROUP BY delivery_id HAVING count(*) > 1) AS twice";
-    assert_eq!(database::number(&database, twice), 0, "a stale outcome was accepted");
+    assert_eq!(
+        database::number(&database, twice),
+        0,
+        "a stale outcome was accepted"
+    );
 
     // No two owners at once: a request takes 60 ms, and nobody else's begins in it.
     let mut by_path: HashMap<&str, Vec<(Instant, &str)>> = HashMap::new();
     for one in &got {
-        let from = one.headers.iter().find_map(|(name, _)| name.strip_prefix("x-from-")).unwrap();
+        let from = one
+            .headers
+            .iter()
+            .find_map(|(name, _)| name.strip_prefix("x-from-"))
+            .unwrap();
         by_path.entry(&one.path).or_default().push((one.at, from));
     }
     for (path, requests) in &by_path {
@@ -204,17 +269,34 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
         let number: usize = one.path.split('/').nth(2).unwrap().parse().unwrap();
         if ORDERED.contains(&number) {
             let (key, place) = one.id.rsplit_once('-').unwrap();
-            by_key.entry((&one.path, key)).or_default().push(place.parse().unwrap());
+            by_key
+                .entry((&one.path, key))
+                .or_default()
+                .push(place.parse().unwrap());
         }
     }
-    assert!(by_key.values().map(Vec::len).sum::<usize>() > 50, "{} keys", by_key.len());
+    assert!(
+        by_key.values().map(Vec::len).sum::<usize>() > 50,
+        "{} keys",
+        by_key.len()
+    );
     for ((path, key), places) in &by_key {
         assert!(places.is_sorted(), "{key} at {path}: {places:?}");
     }
-    assert!(receiver.most_at_once() <= 2, "{} in flight at one endpoint", receiver.most_at_once());
+    assert!(
+        receiver.most_at_once() <= 2,
+        "{} in flight at one endpoint",
+        receiver.most_at_once()
+    );
     let nodes = victim.iter().chain(&others);
-    let stale =
-        nodes.map(|node| metric(&Api::new(&node.base, TOKEN), "postrider_stale_outcomes_total")).sum();
+    let stale = nodes
+        .map(|node| {
+            metric(
+                &Api::new(&node.base, TOKEN),
+                "postrider_stale_outcomes_total",
+            )
+        })
+        .sum();
     let interrupted = "SELECT count(*) AS n FROM webhook_attempts WHERE outcome = 'interrupted'";
     eprintln!(
         "{} events, {} requests, {} interrupted, {stale} stale outcomes dropped",
@@ -227,7 +309,11 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
 
 /// Waits until the node's shards are others', and says how long it took.
 fn until_taken_over(database: &DatabaseUrl, since: Instant) {
-    until("its shards are taken over", TTL + Duration::from_secs(5), || shards_of(database, "a") == 0);
+    until(
+        "its shards are taken over",
+        TTL + Duration::from_secs(5),
+        || shards_of(database, "a") == 0,
+    );
     eprintln!("taken over after {:?}", since.elapsed());
 }
 
@@ -244,8 +330,15 @@ fn a_node_that_is_killed_loses_nothing() {
 fn a_node_that_stands_still_and_goes_on_sends_nothing_stale() {
     campaign(|victim, _, database| {
         let pid = victim.as_ref().unwrap().pid().to_string();
-        let signal =
-            |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        let signal = |name: &str| {
+            assert!(
+                Command::new("kill")
+                    .args([name, &pid])
+                    .status()
+                    .unwrap()
+                    .success()
+            )
+        };
         let stopped = Instant::now();
         signal("-STOP");
         until_taken_over(database, stopped);
@@ -277,14 +370,24 @@ pub fn endpoint_of(database: &DatabaseUrl, api: &Api, name: &str, url: &str) -> 
     endpoint_with(database, api, name, url, settings)
 }
 
-pub fn endpoint_with(database: &DatabaseUrl, api: &Api, name: &str, url: &str, settings: &str) -> String {
+pub fn endpoint_with(
+    database: &DatabaseUrl,
+    api: &Api,
+    name: &str,
+    url: &str,
+    settings: &str,
+) -> String {
     let sql = format!(
         "SELECT shard::text AS w FROM webhook_shards JOIN webhook_nodes ON instance = holder WHERE name = '{name}'"
     );
     let shards: HashSet<String> = database::words(database, &sql).into_iter().collect();
     loop {
         let id = api.endpoint(url, settings);
-        if shards.contains(&Shard::of(&EndpointId::from_text(id.as_str())).number().to_string()) {
+        if shards.contains(
+            &Shard::of(&EndpointId::from_text(id.as_str()))
+                .number()
+                .to_string(),
+        ) {
             return id;
         }
         assert_eq!(api.delete(&format!("/endpoints/{id}")).status, 204);
@@ -314,7 +417,15 @@ impl Pair {
         let second = node(folder.path(), "b", &direct);
         until_fair(&database, &["a", "b"]);
         let (_cluster, _folder, _second) = (cluster, folder, second);
-        Some(Self { _cluster, _folder, database, proxy, first, _second, receiver })
+        Some(Self {
+            _cluster,
+            _folder,
+            database,
+            proxy,
+            first,
+            _second,
+            receiver,
+        })
     }
 
     fn api(&self, server: &Server) -> Api {
@@ -332,20 +443,40 @@ fn a_claim_that_commits_after_its_lease_has_run_out_is_not_stuck() {
     let api = pair.api(&pair._second);
     endpoint_of(&pair.database, &api, "a", &pair.receiver.url("/ok"));
     pair.proxy.hold_commits_of(CLAIM);
-    assert_eq!(api.post("/events", r#"{"type":"to.it","data":1,"id":"e1"}"#).status, 202);
-    until("the claim is about to be committed", Duration::from_secs(10), || pair.proxy.held() > 0);
-    // Its renewals do not get through either, so that the lease runs out with the claim still open; the
-    // server would give up on the open transaction after five seconds.
+    assert_eq!(
+        api.post("/events", r#"{"type":"to.it","data":1,"id":"e1"}"#)
+            .status,
+        202
+    );
+    until(
+        "the claim is about to be committed",
+        Duration::from_secs(10),
+        || pair.proxy.held() > 0,
+    );
+    // Its renewals do not get through either, so that the lease runs out with the claim still open;
+    // the server would give up on the open transaction after five seconds.
     let renewals = Instant::now();
     pair.proxy.silence(true);
-    until("the lease has run out", TTL + Duration::from_secs(1), || {
-        let sql = "SELECT count(*) AS n FROM webhook_shards JOIN webhook_nodes ON instance = holder \
+    until(
+        "the lease has run out",
+        TTL + Duration::from_secs(1),
+        || {
+            let sql = "SELECT count(*) AS n FROM webhook_shards JOIN webhook_nodes ON instance = holder \
                    WHERE name = 'a' AND webhook_shards.expires_at > extract(epoch FROM clock_timestamp()) * 1000000";
-        database::number(&pair.database, sql) == 0
-    });
-    assert!(renewals.elapsed() < Duration::from_millis(4800), "{:?}", renewals.elapsed());
+            database::number(&pair.database, sql) == 0
+        },
+    );
+    assert!(
+        renewals.elapsed() < Duration::from_millis(4800),
+        "{:?}",
+        renewals.elapsed()
+    );
     pair.proxy.let_commits_go();
-    until("the other node delivers it", Duration::from_secs(10), || count(&pair.database, "delivered") == 1);
+    until(
+        "the other node delivers it",
+        Duration::from_secs(10),
+        || count(&pair.database, "delivered") == 1,
+    );
     pair.proxy.silence(false);
     std::thread::park_timeout(Duration::from_secs(2));
     let from: Vec<String> = pair
@@ -353,12 +484,22 @@ fn a_claim_that_commits_after_its_lease_has_run_out_is_not_stuck() {
         .got()
         .iter()
         .filter_map(|got| {
-            got.headers.iter().find_map(|(name, _)| name.strip_prefix("x-from-").map(str::to_owned))
+            got.headers
+                .iter()
+                .find_map(|(name, _)| name.strip_prefix("x-from-").map(str::to_owned))
         })
         .collect();
-    assert_eq!(from, ["b"], "and the first one, whose claim it was, sends nothing");
+    assert_eq!(
+        from,
+        ["b"],
+        "and the first one, whose claim it was, sends nothing"
+    );
     let interrupted = "SELECT count(*) AS n FROM webhook_attempts WHERE outcome = 'interrupted'";
-    assert_eq!(database::number(&pair.database, interrupted), 1, "the claim had been committed");
+    assert_eq!(
+        database::number(&pair.database, interrupted),
+        1,
+        "the claim had been committed"
+    );
 }
 
 /// Commits arrive and their answers do not: of what was published, of claims, of outcomes.
@@ -380,7 +521,9 @@ fn a_commit_whose_answer_is_lost_loses_and_doubles_nothing() {
         }
     };
     let delivered = |count_of: i64| {
-        until("it is delivered", Duration::from_secs(20), || count(&pair.database, "delivered") == count_of);
+        until("it is delivered", Duration::from_secs(20), || {
+            count(&pair.database, "delivered") == count_of
+        });
     };
     // Of a publication: the caller is told that it may have been done, and asks again.
     pair.proxy.lose_answers_of("INSERT INTO webhook_events", 1);
@@ -393,10 +536,14 @@ fn a_commit_whose_answer_is_lost_loses_and_doubles_nothing() {
     assert_eq!(pair.proxy.to_lose(), 0);
     // Of an outcome: it is written again, finds itself written, and nothing is sent twice.
     publish("recorded");
-    until("it is in flight", Duration::from_secs(10), || pair.receiver.got().len() == 3);
+    until("it is in flight", Duration::from_secs(10), || {
+        pair.receiver.got().len() == 3
+    });
     pair.proxy.lose_answers_of("left_as", 1);
     delivered(3);
-    until("it was lost", Duration::from_secs(10), || pair.proxy.to_lose() == 0);
+    until("it was lost", Duration::from_secs(10), || {
+        pair.proxy.to_lose() == 0
+    });
     let started = Instant::now();
     while metric(&api, "postrider_stale_outcomes_total") != 1.0 {
         assert!(

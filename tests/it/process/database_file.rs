@@ -1,5 +1,5 @@
-//! The SQLite file that is moved, deleted or replaced under the running server: nothing is accepted that nobody
-//! would find again.
+//! The SQLite file that is moved, deleted or replaced under the running server: nothing is accepted
+//! that nobody would find again.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,8 +24,12 @@ fn beside(database: &Path, end: &str) -> PathBuf {
 
 #[test]
 fn a_file_that_is_taken_away_is_noticed_before_the_next_202() {
-    let takes: [(&str, &[&str]); 4] =
-        [("moved", &["", "-wal", "-shm"]), ("moved alone", &[""]), ("log", &["-wal"]), ("index", &["-shm"])];
+    let takes: [(&str, &[&str]); 4] = [
+        ("moved", &["", "-wal", "-shm"]),
+        ("moved alone", &[""]),
+        ("log", &["-wal"]),
+        ("index", &["-shm"]),
+    ];
     for (what, ends) in takes {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::start(folder.path(), &[]);
@@ -33,28 +37,56 @@ fn a_file_that_is_taken_away_is_noticed_before_the_next_202() {
         assert_eq!(publish(&api), 202);
         let database = server.database();
         for end in ends {
-            std::fs::rename(beside(&database, end), beside(&database, &format!("{end}.away"))).unwrap();
+            std::fs::rename(
+                beside(&database, end),
+                beside(&database, &format!("{end}.away")),
+            )
+            .unwrap();
         }
         assert_eq!(publish(&api), 503, "{what}");
         assert_eq!(ready(&api), 503, "{what}");
-        let named = [beside(&database, ends[0]), beside(&database, &format!("{}.away", ends[0]))];
+        let named = [
+            beside(&database, ends[0]),
+            beside(&database, &format!("{}.away", ends[0])),
+        ];
         let names = named.map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
         for name in &names {
-            assert!(server.log().contains(name), "{what}: {name} is not in {}", server.log());
+            assert!(
+                server.log().contains(name),
+                "{what}: {name} is not in {}",
+                server.log()
+            );
         }
-        let told = server.log().matches("was moved, deleted or replaced while it is open").count();
+        let told = server
+            .log()
+            .matches("was moved, deleted or replaced while it is open")
+            .count();
         for _ in 0..3 {
             assert_eq!(publish(&api), 503, "{what}");
         }
-        let warned = server.log().lines().filter(|line| line.contains("ERROR")).count();
+        let warned = server
+            .log()
+            .lines()
+            .filter(|line| line.contains("ERROR"))
+            .count();
         assert_eq!(warned, 1, "once a minute: {told} {}", server.log());
         // Whoever puts it back has lost nothing.
         for end in ends {
-            std::fs::rename(beside(&database, &format!("{end}.away")), beside(&database, end)).unwrap();
+            std::fs::rename(
+                beside(&database, &format!("{end}.away")),
+                beside(&database, end),
+            )
+            .unwrap();
         }
-        until("it is ready again", Duration::from_secs(20), || ready(&api) == 200);
+        until("it is ready again", Duration::from_secs(20), || {
+            ready(&api) == 200
+        });
         assert_eq!(publish(&api), 202, "{what}");
-        assert_eq!(api.get("/events").body["data"].as_array().unwrap().len(), 2, "{what}");
+        assert_eq!(
+            api.get("/events").body["data"].as_array().unwrap().len(),
+            2,
+            "{what}"
+        );
     }
 }
 
@@ -72,7 +104,9 @@ fn a_file_that_is_replaced_or_deleted_is_noticed_as_well() {
             std::fs::copy(other.path().join("postrider.db"), server.database()).unwrap();
         }
         assert_eq!(publish(&api), 503);
-        until("the timer has seen it too", Duration::from_secs(20), || ready(&api) == 503);
+        until("the timer has seen it too", Duration::from_secs(20), || {
+            ready(&api) == 503
+        });
     }
 }
 

@@ -1,4 +1,5 @@
-//! Postgres as operators run it: sessions that end, roles without rights, poolers, standbys, restores.
+//! Postgres as operators run it: sessions that end, roles without rights, poolers, standbys,
+//! restores.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +17,9 @@ const TOKEN: &str = "a-token-for-this-test-alone";
 
 fn command(folder: &Path, url: &str) -> std::process::Command {
     let mut command = serve(folder, &["--allow-network", "127.0.0.0/8"]);
-    command.env("POSTRIDER_DATABASE_URL", url).env("POSTRIDER_API_TOKEN", TOKEN);
+    command
+        .env("POSTRIDER_DATABASE_URL", url)
+        .env("POSTRIDER_API_TOKEN", TOKEN);
     command
 }
 
@@ -44,7 +47,9 @@ fn as_role(url: &str, role: &str) -> String {
 
 #[test]
 fn a_session_that_ended_while_nobody_used_it_is_nobodys_problem() {
-    let Some(cluster) = Cluster::shared() else { return };
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let database = cluster.database();
     let (_server, api) = start(folder.path(), &cluster.text(&database));
@@ -53,7 +58,10 @@ fn a_session_that_ended_while_nobody_used_it_is_nobodys_problem() {
     let named = format!(
         "SELECT count(*) AS n FROM pg_stat_activity WHERE {of_it} AND application_name LIKE 'postrider-%'"
     );
-    assert!(database::number(&database, &named) > 0, "sessions carry the node's name");
+    assert!(
+        database::number(&database, &named) > 0,
+        "sessions carry the node's name"
+    );
     for _ in 0..5 {
         // It returns once each session has ended.
         let end = format!(
@@ -67,7 +75,9 @@ fn a_session_that_ended_while_nobody_used_it_is_nobodys_problem() {
 
 #[test]
 fn a_role_without_rights_is_told_which_grant_it_needs() {
-    let Some(cluster) = Cluster::shared() else { return };
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let database = cluster.database();
     let url = cluster.text(&database);
@@ -83,13 +93,19 @@ fn a_role_without_rights_is_told_which_grant_it_needs() {
             .map(|(_, rest)| format!("GRANT {rest}"))
             .unwrap_or_else(|| panic!("{line}"))
     };
-    assert!(line.contains("GRANT USAGE, CREATE ON SCHEMA public") && line.contains(&role), "{line}");
+    assert!(
+        line.contains("GRANT USAGE, CREATE ON SCHEMA public") && line.contains(&role),
+        "{line}"
+    );
 
     // The owner makes the schema; the role is to work on it: what it is told is enough.
     start(folder.path(), &url).0.terminate();
     let line = refused(folder.path(), &as_role(&url, &role));
     let told = grant(&line);
-    assert!(told.contains("ON ALL TABLES") && told.contains("ON ALL SEQUENCES"), "{line}");
+    assert!(
+        told.contains("ON ALL TABLES") && told.contains("ON ALL SEQUENCES"),
+        "{line}"
+    );
     for statement in told.split(';').take(2) {
         database::execute(&database, statement.trim().trim_start_matches("and "));
     }
@@ -99,7 +115,9 @@ fn a_role_without_rights_is_told_which_grant_it_needs() {
 
 #[test]
 fn a_database_that_cannot_hold_every_text_is_refused_by_name() {
-    let Some(cluster) = Cluster::shared() else { return };
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let database = cluster.database();
     let url = cluster.text(&database);
@@ -107,28 +125,43 @@ fn a_database_that_cannot_hold_every_text_is_refused_by_name() {
     let create = format!("CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
     database::execute(&cluster.maintenance(), &create);
     let line = refused(folder.path(), &format!("{}_latin", url));
-    assert!(line.contains("LATIN1") && line.contains("ENCODING 'UTF8'"), "{line}");
+    assert!(
+        line.contains("LATIN1") && line.contains("ENCODING 'UTF8'"),
+        "{line}"
+    );
 }
 
 #[test]
 fn a_server_that_takes_no_writes_is_refused_with_both_reasons() {
-    let Some(cluster) = Cluster::shared() else { return };
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let database = cluster.database();
-    let name = cluster.text(&database).rsplit('/').next().unwrap().to_owned();
+    let name = cluster
+        .text(&database)
+        .rsplit('/')
+        .next()
+        .unwrap()
+        .to_owned();
     start(folder.path(), &cluster.text(&database)).0.terminate();
     database::execute(
         &cluster.maintenance(),
         &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"),
     );
     let line = refused(folder.path(), &cluster.text(&database));
-    assert!(line.contains("standby") && line.contains("default_transaction_read_only"), "{line}");
+    assert!(
+        line.contains("standby") && line.contains("default_transaction_read_only"),
+        "{line}"
+    );
 }
 
 /// After a restore of the data alone, or a move by logical replication, every publish was 500.
 #[test]
 fn a_sequence_behind_the_data_is_repaired_at_start() {
-    let Some(cluster) = Cluster::shared() else { return };
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let database = cluster.database();
     let (server, api) = start(folder.path(), &cluster.text(&database));
@@ -141,17 +174,29 @@ fn a_sequence_behind_the_data_is_repaired_at_start() {
     let set = "SELECT setval(pg_get_serial_sequence('webhook_events', 'seq'), 1, false) AS n";
     database::number(&database, set);
     let (server, api) = start(folder.path(), &cluster.text(&database));
-    assert!(server.log().contains("sequence of events was behind"), "{}", server.log());
+    assert!(
+        server.log().contains("sequence of events was behind"),
+        "{}",
+        server.log()
+    );
     for _ in 0..5 {
         assert_eq!(publish(&api), 202);
     }
-    until("all arrive", Duration::from_secs(20), || receiver.got().len() == 10);
+    until("all arrive", Duration::from_secs(20), || {
+        receiver.got().len() == 10
+    });
 }
 
 #[test]
 fn a_password_is_in_no_message() {
     let folder = tempfile::tempdir().unwrap();
-    for password in ["c4n4ry", "c4n4ry%zz", "c4n4ry%40x", "c4n4ry/x", "c4n4ry@x:y"] {
+    for password in [
+        "c4n4ry",
+        "c4n4ry%zz",
+        "c4n4ry%40x",
+        "c4n4ry/x",
+        "c4n4ry@x:y",
+    ] {
         for url in [
             format!("postgres://app:{password}@127.0.0.1:1/db"),
             format!("postgres://127.0.0.1:1/db?user=app&password={password}"),
@@ -160,7 +205,10 @@ fn a_password_is_in_no_message() {
         ] {
             let output = command(folder.path(), &url).output().unwrap();
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!output.status.success() && !text.contains("c4n4ry"), "{url}: {text}");
+            assert!(
+                !output.status.success() && !text.contains("c4n4ry"),
+                "{url}: {text}"
+            );
         }
     }
 }
@@ -168,7 +216,9 @@ fn a_password_is_in_no_message() {
 /// A response's text that the database refuses kept its delivery `sending`, and the node unready.
 #[test]
 fn an_outcome_that_the_database_refuses_is_stored_without_what_it_refuses() {
-    let Some(cluster) = Cluster::shared() else { return };
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let database = cluster.database();
     let (_server, api) = start(folder.path(), &cluster.text(&database));
@@ -179,7 +229,10 @@ fn an_outcome_that_the_database_refuses_is_stored_without_what_it_refuses() {
     );
     let shown = |data: &str| {
         let answer = api.post("/events", &json!({"type": "a.b", "data": data}).to_string());
-        let id = answer.body["deliveries"][0]["id"].as_str().unwrap().to_owned();
+        let id = answer.body["deliveries"][0]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let mut shown = serde_json::Value::Null;
         until("it is no longer sending", Duration::from_secs(20), || {
             shown = api.get(&format!("/deliveries/{id}")).body;
@@ -189,7 +242,8 @@ fn an_outcome_that_the_database_refuses_is_stored_without_what_it_refuses() {
         });
         shown
     };
-    // A constraint that a character breaks; one that a text of this length breaks; one that every row breaks.
+    // A constraint that a character breaks; one that a text of this length breaks; one that every
+    // row breaks.
     let constraint = |check: &str| {
         database::execute(
             &database,
@@ -202,15 +256,29 @@ fn an_outcome_that_the_database_refuses_is_stored_without_what_it_refuses() {
     constraint("strpos(response_body, chr(233)) = 0");
     let attempt = shown("caf\u{e9}")["attempts"][0].clone();
     assert_eq!(attempt["outcome"], "rejected", "{attempt}");
-    assert!(attempt["response_body"].as_str().is_none_or(|body| body.contains("caf?")), "{attempt}");
+    assert!(
+        attempt["response_body"]
+            .as_str()
+            .is_none_or(|body| body.contains("caf?")),
+        "{attempt}"
+    );
     constraint("outcome <> 'rejected'");
     let held = shown("all");
-    assert_eq!((&held["status"], &held["hold_reason"]), (&json!("pending"), &json!("refused_by_database")));
+    assert_eq!(
+        (&held["status"], &held["hold_reason"]),
+        (&json!("pending"), &json!("refused_by_database"))
+    );
     let metrics = api.try_request("GET", "/readyz", &[], None).unwrap();
     assert_eq!(metrics.status, 200);
-    database::execute(&database, "ALTER TABLE webhook_attempts DROP CONSTRAINT picky");
+    database::execute(
+        &database,
+        "ALTER TABLE webhook_attempts DROP CONSTRAINT picky",
+    );
     let id = held["id"].as_str().unwrap();
-    assert!(api.post(&format!("/deliveries/{id}/release"), "").status < 300, "a person releases it");
+    assert!(
+        api.post(&format!("/deliveries/{id}/release"), "").status < 300,
+        "a person releases it"
+    );
     until("it has ended", Duration::from_secs(20), || {
         api.get(&format!("/deliveries/{id}")).body["status"] == "failed"
     });

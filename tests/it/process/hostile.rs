@@ -86,7 +86,11 @@ const KINDS: &[Kind] = &[
             read_all(stream);
         },
     },
-    Kind { name: "says_nothing", outcome: "timeout", behave: |stream| read_all(stream) },
+    Kind {
+        name: "says_nothing",
+        outcome: "timeout",
+        behave: |stream| read_all(stream),
+    },
     Kind {
         name: "sends_a_large_header",
         outcome: "protocol_error",
@@ -115,7 +119,8 @@ const KINDS: &[Kind] = &[
         outcome: "delivered",
         behave: |mut stream| {
             read_head(&stream);
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
             std::thread::sleep(Duration::from_secs(1));
             read_all(stream);
         },
@@ -138,10 +143,15 @@ fn self_signed() -> SocketAddr {
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config =
-        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config =
-        Arc::new(config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let config = Arc::new(
+        config
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap(),
+    );
     listen(move |connection, _| {
         let stream = connection.stream;
         let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
@@ -153,14 +163,20 @@ fn self_signed() -> SocketAddr {
 /// A process' memory in KiB: what it has (`VmRSS`), the most that it has had (`VmHWM`).
 fn memory(server: &Server, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]
 fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = serve(folder.path(), &["--allow-network", "127.0.0.0/8", "--max-in-flight", "2000"]);
+    let mut command = serve(
+        folder.path(),
+        &["--allow-network", "127.0.0.0/8", "--max-in-flight", "2000"],
+    );
     // What is freed goes back to the system at once, so that what is resident is what is held.
     command.env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0");
     let server = Server::spawn(folder.path(), command);
@@ -169,21 +185,35 @@ fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
     let mut add = |name: &str, url: String, outcome: &'static str| {
         // Larger than any socket's buffer where it must not fit, and small where the test's own
         // debug build would spend its time on signing.
-        let wants = if name.ends_with("the_body") { "large" } else { "small" };
+        let wants = if name.ends_with("the_body") {
+            "large"
+        } else {
+            "small"
+        };
         let settings = json!({
             "event_types": [wants], "concurrency": AT_ONCE, "rate_limit": "unlimited", "retry_delays_s": [],
             "timeout_ms": TIMEOUT_MS, "breaker_after": 0,
         });
-        expected.insert(api.endpoint(&url, &settings.to_string()), (name.to_owned(), outcome));
+        expected.insert(
+            api.endpoint(&url, &settings.to_string()),
+            (name.to_owned(), outcome),
+        );
     };
     for kind in KINDS {
         add(
             kind.name,
-            format!("http://{}/", listen(|connection, _| (kind.behave)(connection.stream))),
+            format!(
+                "http://{}/",
+                listen(|connection, _| (kind.behave)(connection.stream))
+            ),
             kind.outcome,
         );
     }
-    add("bad_certificate", format!("https://{}/", self_signed()), "tls_error");
+    add(
+        "bad_certificate",
+        format!("https://{}/", self_signed()),
+        "tls_error",
+    );
 
     let mut kept = vec![];
     for round in 0..ROUNDS {
@@ -196,37 +226,58 @@ fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
         }
         let (mut in_flight, mut ended) = (0, 0);
         until("all have ended", Duration::from_secs(60), || {
-            let health: Vec<Value> = api.get("/endpoints").body["data"].as_array().unwrap().clone();
-            let sum =
-                |field: &str| health.iter().map(|one| one["health"][field].as_u64().unwrap()).sum::<u64>();
+            let health: Vec<Value> = api.get("/endpoints").body["data"]
+                .as_array()
+                .unwrap()
+                .clone();
+            let sum = |field: &str| {
+                health
+                    .iter()
+                    .map(|one| one["health"][field].as_u64().unwrap())
+                    .sum::<u64>()
+            };
             in_flight = in_flight.max(sum("sending"));
             ended = sum("pending") + sum("sending");
             ended == 0
         });
         kept.push(memory(&server, "VmRSS"));
         let peak = memory(&server, "VmHWM");
-        eprintln!("round {round}: {in_flight} in flight at once; KiB kept: {kept:?}, at most: {peak}");
+        eprintln!(
+            "round {round}: {in_flight} in flight at once; KiB kept: {kept:?}, at most: {peak}"
+        );
         assert!(peak < 400 * 1024, "{peak} KiB");
     }
-    // How many attempts meet, and with them the peak, is chance; a leak is what does not come back. A
-    // response's 16 KiB of each attempt would be 20 MiB a round.
-    until("the memory is as after the first round", Duration::from_secs(30), || {
-        memory(&server, "VmRSS") < kept[0] + kept[0] / 4
-    });
+    // How many attempts meet, and with them the peak, is chance; a leak is what does not come back.
+    // A response's 16 KiB of each attempt would be 20 MiB a round.
+    until(
+        "the memory is as after the first round",
+        Duration::from_secs(30),
+        || memory(&server, "VmRSS") < kept[0] + kept[0] / 4,
+    );
     let mut told: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut slowest: f64 = 0.0;
     for (endpoint, (name, _)) in &expected {
         let mut cursor = String::new();
         loop {
-            let page = api.get(&format!("/deliveries?endpoint_id={endpoint}&limit=250{cursor}")).body;
+            let page = api
+                .get(&format!(
+                    "/deliveries?endpoint_id={endpoint}&limit=250{cursor}"
+                ))
+                .body;
             for delivery in page["data"].as_array().unwrap() {
-                let shown = api.get(&format!("/deliveries/{}", delivery["id"].as_str().unwrap())).body;
+                let shown = api
+                    .get(&format!("/deliveries/{}", delivery["id"].as_str().unwrap()))
+                    .body;
                 let attempts = shown["attempts"].as_array().unwrap();
                 assert_eq!(attempts.len(), 1, "{shown}");
                 let outcome = attempts[0]["outcome"].as_str().unwrap().to_owned();
                 *told.entry((name.clone(), outcome)).or_default() += 1;
                 slowest = slowest.max(attempts[0]["duration_ms"].as_f64().unwrap());
-                assert!(attempts[0]["response_body"].as_str().is_none_or(|body| body.len() <= 16 * 1024));
+                assert!(
+                    attempts[0]["response_body"]
+                        .as_str()
+                        .is_none_or(|body| body.len() <= 16 * 1024)
+                );
                 assert!(attempts[0]["response_headers"].to_string().len() <= 20 * 1024);
             }
             match page["next_cursor"].as_str() {
@@ -250,7 +301,9 @@ fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
 fn a_callers_tricks_are_refused_and_cost_its_neighbours_nothing() {
     let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
     let mut command = serve(folder.path(), &["--allow-network", "127.0.0.0/8"]);
-    let Some(cluster) = Cluster::shared() else { return };
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
     command.env("POSTRIDER_DATABASE_URL", cluster.text(&cluster.database()));
     let token = "a-token-for-this-test-alone";
     command.env("POSTRIDER_API_TOKEN", token);
@@ -259,8 +312,14 @@ fn a_callers_tricks_are_refused_and_cost_its_neighbours_nothing() {
     let ready = || api.try_request("GET", "/readyz", &[], None).unwrap().status;
 
     // A NUL, which Postgres takes in no text.
-    let answer = api.post("/events", r#"{"type":"a.b","data":1,"ordering_key":"a\u0000b"}"#);
-    assert_eq!((answer.status, answer.fields()), (422, vec!["ordering_key"]));
+    let answer = api.post(
+        "/events",
+        r#"{"type":"a.b","data":1,"ordering_key":"a\u0000b"}"#,
+    );
+    assert_eq!(
+        (answer.status, answer.fields()),
+        (422, vec!["ordering_key"])
+    );
     for (method, path) in [
         ("GET", "/endpoints/%00"),
         ("GET", "/deliveries/%00"),
@@ -270,26 +329,49 @@ fn a_callers_tricks_are_refused_and_cost_its_neighbours_nothing() {
     ] {
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", bearer.as_str())];
-        let answer = api.try_request(method, &format!("/api/v1{path}"), &headers, None).unwrap();
+        let answer = api
+            .try_request(method, &format!("/api/v1{path}"), &headers, None)
+            .unwrap();
         assert_eq!(answer.status, 404, "{method} {path}: {}", answer.body);
     }
     assert_eq!(api.get("/deliveries?endpoint_id=%00").status, 422);
     assert_eq!(ready(), 200);
 
-    // A batch of more than a million events in 16 MiB is not read to its end, nor answered one by one.
+    // A batch of more than a million events in 16 MiB is not read to its end, nor answered one by
+    // one.
     let empty = vec![r#"{"type":""}"#; 1_300_000].join(",");
     let answer = api.post("/events/batch", &format!(r#"{{"events":[{empty}]}}"#));
-    assert_eq!((answer.status, answer.fields()), (422, vec!["events"]), "{}", answer.text("detail"));
+    assert_eq!(
+        (answer.status, answer.fields()),
+        (422, vec!["events"]),
+        "{}",
+        answer.text("detail")
+    );
     let wrong = vec![r#"{"type":""}"#; 1000].join(",");
     let answer = api.post("/events/batch", &format!(r#"{{"events":[{wrong}]}}"#));
     assert_eq!((answer.status, answer.fields().len()), (422, 100));
 
     // Each key signs each attempt: there are at most ten older ones.
     let endpoint = api.endpoint(&receiver.url("/ok"), "{}");
-    let rotate = || api.post(&format!("/endpoints/{endpoint}/secret/rotate"), r#"{"grace_s":604800}"#).status;
+    let rotate = || {
+        api.post(
+            &format!("/endpoints/{endpoint}/secret/rotate"),
+            r#"{"grace_s":604800}"#,
+        )
+        .status
+    };
     let answers: Vec<u16> = (0..12).map(|_| rotate()).collect();
-    assert_eq!(answers, [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 409, 409]);
-    let leaked = api.post(&format!("/endpoints/{endpoint}/secret/rotate"), r#"{"grace_s":0}"#);
+    assert_eq!(
+        answers,
+        [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 409, 409]
+    );
+    let leaked = api.post(
+        &format!("/endpoints/{endpoint}/secret/rotate"),
+        r#"{"grace_s":0}"#,
+    );
     assert_eq!(leaked.status, 200, "a leaked secret can always be replaced");
-    assert_eq!(api.get(&format!("/endpoints/{endpoint}/secret")).body["older"], json!([]));
+    assert_eq!(
+        api.get(&format!("/endpoints/{endpoint}/secret")).body["older"],
+        json!([])
+    );
 }

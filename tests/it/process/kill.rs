@@ -15,16 +15,28 @@ use crate::support::until;
 
 /// How often the server is killed; `POSTRIDER_TEST_KILLS` makes it a campaign.
 fn kills() -> u32 {
-    std::env::var("POSTRIDER_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(50)
+    std::env::var("POSTRIDER_TEST_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(50)
 }
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Publishes one event after the other until told to stop, through every restart.
-fn publish(base: String, token: String, accepted: &Mutex<HashMap<String, String>>, stop: &AtomicBool) {
+fn publish(
+    base: String,
+    token: String,
+    accepted: &Mutex<HashMap<String, String>>,
+    stop: &AtomicBool,
+) {
     let api = Api::new(&base, &token);
     for i in 0_u64.. {
         if stop.load(Ordering::Relaxed) {
@@ -36,7 +48,10 @@ fn publish(base: String, token: String, accepted: &Mutex<HashMap<String, String>
         // this one goes on, so that an event without an answer stays one.
         match api.try_post("/events", &event) {
             Ok(answer) if answer.status == 202 => {
-                accepted.lock().unwrap().insert(id, answer.text("created_at"));
+                accepted
+                    .lock()
+                    .unwrap()
+                    .insert(id, answer.text("created_at"));
             }
             Ok(answer) => panic!("{}: {}", answer.status, answer.body),
             Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
@@ -60,10 +75,17 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
         api.endpoint(&receiver.url(path), &settings);
     }
 
-    let (accepted, stop) = (Arc::new(Mutex::new(HashMap::new())), Arc::new(AtomicBool::new(false)));
+    let (accepted, stop) = (
+        Arc::new(Mutex::new(HashMap::new())),
+        Arc::new(AtomicBool::new(false)),
+    );
     let publisher = {
-        let (accepted, stop, base, token) =
-            (Arc::clone(&accepted), Arc::clone(&stop), api.base.clone(), api.token.clone());
+        let (accepted, stop, base, token) = (
+            Arc::clone(&accepted),
+            Arc::clone(&stop),
+            api.base.clone(),
+            api.token.clone(),
+        );
         std::thread::spawn(move || publish(base, token, &accepted, &stop))
     };
 
@@ -77,21 +99,30 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
             &database_file,
             "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'sending'",
         );
-        assert!(sending <= 9, "kill {kill}: never more than the concurrency: {sending}");
+        assert!(
+            sending <= 9,
+            "kill {kill}: never more than the concurrency: {sending}"
+        );
         in_flight += sending;
         let (before, started) = (receiver.got().len(), Instant::now());
         server = start();
-        until("sending goes on", Duration::from_secs(30), || receiver.got().len() > before);
+        until("sending goes on", Duration::from_secs(30), || {
+            receiver.got().len() > before
+        });
         slowest = slowest.max(started.elapsed());
     }
     stop.store(true, Ordering::Relaxed);
     publisher.join().unwrap();
-    let live = "SELECT count(*) AS n FROM webhook_deliveries WHERE status IN ('pending', 'sending')";
+    let live =
+        "SELECT count(*) AS n FROM webhook_deliveries WHERE status IN ('pending', 'sending')";
     // What was in flight at five kills in a row is on hold, and waits for a person.
     let held = "SELECT id AS w FROM webhook_deliveries WHERE hold_reason IS NOT NULL";
     until("everything ends", Duration::from_secs(120), || {
         for id in database::words(&database_file, held) {
-            assert_eq!(api.post(&format!("/deliveries/{id}/release"), "").status, 200);
+            assert_eq!(
+                api.post(&format!("/deliveries/{id}/release"), "").status,
+                200
+            );
         }
         database::number(&database_file, live) == 0
     });
@@ -104,7 +135,10 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
         for one in got.iter().filter(|one| one.path == path) {
             *times.entry(&one.id).or_default() += 1;
         }
-        let missing: Vec<_> = accepted.keys().filter(|id| !times.contains_key(id.as_str())).collect();
+        let missing: Vec<_> = accepted
+            .keys()
+            .filter(|id| !times.contains_key(id.as_str()))
+            .collect();
         assert!(missing.is_empty(), "{path} never got {missing:?}");
         if path != "/flaky" {
             duplicates += times.values().map(|times| times - 1).sum::<usize>();
@@ -112,13 +146,19 @@ fn nothing_that_was_answered_202_is_lost_by_kill_9() {
     }
     for (id, created_at) in accepted.iter() {
         let n = id.trim_start_matches("evt-");
-        let body = format!(r#"{{"type":"a.b","timestamp":"{created_at}","data":{{"n":{n}}},"id":"{id}"}}"#);
-        let bodies: HashSet<_> =
-            got.iter().filter(|one| one.id == *id).map(|one| one.body.as_str()).collect();
+        let body = format!(
+            r#"{{"type":"a.b","timestamp":"{created_at}","data":{{"n":{n}}},"id":"{id}"}}"#
+        );
+        let bodies: HashSet<_> = got
+            .iter()
+            .filter(|one| one.id == *id)
+            .map(|one| one.body.as_str())
+            .collect();
         assert_eq!(bodies, HashSet::from([body.as_str()]));
     }
     let count = |sql: &str| database::number(&database_file, sql);
-    let interrupted = count("SELECT count(*) AS n FROM webhook_attempts WHERE outcome = 'interrupted'");
+    let interrupted =
+        count("SELECT count(*) AS n FROM webhook_attempts WHERE outcome = 'interrupted'");
     assert_eq!(
         count("SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'failed'"),
         0,
@@ -148,10 +188,17 @@ fn a_rate_limit_holds_across_a_kill_with_requests_in_flight() {
     let receiver = Receiver::start();
     let server = Server::start(folder.path(), &[]);
     let api = server.api();
-    api.endpoint(&receiver.url("/slow/500"), r#"{"rate_limit": "10/min", "concurrency": 5}"#);
+    api.endpoint(
+        &receiver.url("/slow/500"),
+        r#"{"rate_limit": "10/min", "concurrency": 5}"#,
+    );
     let events: Vec<_> = (0..30).map(|_| json!({"type": "a.b", "data": 1})).collect();
     api.post("/events/batch", &json!({"events": events}).to_string());
-    until("some have gone out and some are in flight", Duration::from_secs(20), || receiver.got().len() >= 7);
+    until(
+        "some have gone out and some are in flight",
+        Duration::from_secs(20),
+        || receiver.got().len() >= 7,
+    );
     server.kill();
     let server = Server::start(folder.path(), &[]);
     until("the limit is reached", Duration::from_secs(30), || {
@@ -162,6 +209,9 @@ fn a_rate_limit_holds_across_a_kill_with_requests_in_flight() {
     std::thread::park_timeout(Duration::from_secs(3));
     let got = receiver.got();
     let span = got.last().unwrap().at - got[0].at;
-    assert!(span < Duration::from_secs(55), "the test itself was too slow: {span:?}");
+    assert!(
+        span < Duration::from_secs(55),
+        "the test itself was too slow: {span:?}"
+    );
     assert!(got.len() <= 10, "{} requests within {span:?}", got.len());
 }

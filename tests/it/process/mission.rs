@@ -17,30 +17,58 @@ use crate::support::until;
 fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
     let folder = tempfile::tempdir().unwrap();
     let receiver = Receiver::start();
-    let arguments = ["--event-id-header", "X-SentientFi-Event-Id", "--default-retry-delays-s", "1,1"];
+    let arguments = [
+        "--event-id-header",
+        "X-SentientFi-Event-Id",
+        "--default-retry-delays-s",
+        "1,1",
+    ];
     let server = Server::start(folder.path(), &arguments);
     let api = server.api();
-    let cases = [("refuses", "/status/500"), ("hangs", "/hang"), ("recovers", "/recovers/2")];
+    let cases = [
+        ("refuses", "/status/500"),
+        ("hangs", "/hang"),
+        ("recovers", "/recovers/2"),
+    ];
     let mut ids = Vec::new();
     for (name, path) in cases {
         let settings = json!({"event_types": [name], "timeout_ms": 1000}).to_string();
         let endpoint = api.endpoint(&receiver.url(path), &settings);
-        let secret = api.get(&format!("/endpoints/{endpoint}/secret")).text("secret").parse().unwrap();
-        let answer = api.post("/events", &json!({"type": name, "data": {"order": 7}}).to_string());
-        let delivery = answer.body["deliveries"][0]["id"].as_str().unwrap().to_owned();
+        let secret = api
+            .get(&format!("/endpoints/{endpoint}/secret"))
+            .text("secret")
+            .parse()
+            .unwrap();
+        let answer = api.post(
+            "/events",
+            &json!({"type": name, "data": {"order": 7}}).to_string(),
+        );
+        let delivery = answer.body["deliveries"][0]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         ids.push((path, answer.text("id"), delivery, secret));
     }
 
     // As anyone can see it in the table, in the order of its life.
     let (mut seen, mut states) = (BTreeSet::new(), Vec::new());
     until("all have ended", Duration::from_secs(30), || {
-        states =
-            database::words(&server.database(), "SELECT status AS w FROM webhook_deliveries ORDER BY id");
+        states = database::words(
+            &server.database(),
+            "SELECT status AS w FROM webhook_deliveries ORDER BY id",
+        );
         seen.extend(states.iter().cloned());
-        states.iter().all(|state| state == "failed" || state == "delivered")
+        states
+            .iter()
+            .all(|state| state == "failed" || state == "delivered")
     });
     assert_eq!(states, ["failed", "failed", "delivered"]);
-    assert_eq!(seen, ["delivered", "failed", "pending", "sending"].map(String::from).into());
+    assert_eq!(
+        seen,
+        ["delivered", "failed", "pending", "sending"]
+            .map(String::from)
+            .into()
+    );
 
     for (path, event, delivery, key) in &ids {
         let got = receiver.at(path);
@@ -57,12 +85,18 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
                 content.verify(key, signed, SystemClock::new().now())
             };
             assert_eq!(check(event), Ok(()));
-            assert!(check("another").is_err(), "the id is part of what is signed");
+            assert!(
+                check("another").is_err(),
+                "the id is part of what is signed"
+            );
         }
         let shown = api.get(&format!("/deliveries/{delivery}")).body;
         let attempts = shown["attempts"].as_array().unwrap();
         assert_eq!(attempts.len(), 3, "every attempt is logged");
-        let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt["outcome"].as_str().unwrap()).collect();
+        let outcomes: Vec<_> = attempts
+            .iter()
+            .map(|attempt| attempt["outcome"].as_str().unwrap())
+            .collect();
         match *path {
             "/hang" => assert_eq!(outcomes, ["timeout"; 3]),
             "/status/500" => assert_eq!(outcomes, ["rejected"; 3]),
@@ -70,6 +104,11 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
         }
     }
     let (path, _, failed, _) = &ids[0];
-    assert_eq!(api.post(&format!("/deliveries/{failed}/retry"), "").status, 202);
-    until("it is sent again", Duration::from_secs(10), || receiver.at(path).len() > 3);
+    assert_eq!(
+        api.post(&format!("/deliveries/{failed}/retry"), "").status,
+        202
+    );
+    until("it is sent again", Duration::from_secs(10), || {
+        receiver.at(path).len() > 3
+    });
 }

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 #[test]
 fn signatures_are_the_known_answers() {
-    let file: Value = serde_json::from_str(include_str!("../vectors/standard-webhooks.json")).unwrap();
+    let file: Value =
+        serde_json::from_str(include_str!("../vectors/standard-webhooks.json")).unwrap();
     let vectors = file["vectors"].as_array().unwrap();
     assert_eq!(vectors.len(), 3);
     for vector in vectors {
@@ -27,7 +28,11 @@ fn signatures_are_the_known_answers() {
             }
         };
         let timestamp = vector["timestamp"].as_i64().unwrap();
-        let content = Content { id: text("id"), timestamp, body: text("payload").as_bytes() };
+        let content = Content {
+            id: text("id"),
+            timestamp,
+            body: text("payload").as_bytes(),
+        };
         let header = content.signature_header([&keys].into_iter(), &[scheme]);
         assert_eq!(header, text("signature"));
         let now = Timestamp::from_micros(timestamp * 1_000_000);
@@ -40,23 +45,88 @@ fn what_was_changed_on_its_way_is_not_trusted() {
     let (keys, other) = (LiveKeys::fresh(None), LiveKeys::fresh(None));
     let now = Timestamp::from_micros(1_700_000_000_000_000);
     let at = now.as_seconds();
-    let content = Content { id: "e1", timestamp: at, body: b"{}" };
-    let header = content.signature_header([&other, &keys].into_iter(), &[Signing::V1, Signing::V1a]);
+    let content = Content {
+        id: "e1",
+        timestamp: at,
+        body: b"{}",
+    };
+    let header =
+        content.signature_header([&other, &keys].into_iter(), &[Signing::V1, Signing::V1a]);
     assert_eq!(header.split(' ').count(), 4, "one for each key and scheme");
     let public = ReceiverKey::Public(keys.private_key.public());
     for key in [ReceiverKey::Secret(keys.secret.clone()), public] {
         let verify = |content: Content<'_>, header: &str| content.verify(&key, header, now);
         assert_eq!(verify(content, &header), Ok(()));
-        assert_eq!(verify(Content { id: "e2", ..content }, &header), Err(Untrusted::Mismatch));
-        assert_eq!(verify(Content { timestamp: at + 1, ..content }, &header), Err(Untrusted::Mismatch));
-        assert_eq!(verify(Content { body: b"{ }", ..content }, &header), Err(Untrusted::Mismatch));
-        assert_eq!(verify(Content { timestamp: at - 301, ..content }, &header), Err(Untrusted::Stale));
-        assert_eq!(verify(Content { timestamp: at + 301, ..content }, &header), Err(Untrusted::Stale));
-        for nothing in ["", "v1,", "v1a,", "v1", "v2,AAAA", &header.replace("v1", "v9")] {
-            assert_eq!(verify(content, nothing), Err(Untrusted::Mismatch), "{nothing}");
+        assert_eq!(
+            verify(
+                Content {
+                    id: "e2",
+                    ..content
+                },
+                &header
+            ),
+            Err(Untrusted::Mismatch)
+        );
+        assert_eq!(
+            verify(
+                Content {
+                    timestamp: at + 1,
+                    ..content
+                },
+                &header
+            ),
+            Err(Untrusted::Mismatch)
+        );
+        assert_eq!(
+            verify(
+                Content {
+                    body: b"{ }",
+                    ..content
+                },
+                &header
+            ),
+            Err(Untrusted::Mismatch)
+        );
+        assert_eq!(
+            verify(
+                Content {
+                    timestamp: at - 301,
+                    ..content
+                },
+                &header
+            ),
+            Err(Untrusted::Stale)
+        );
+        assert_eq!(
+            verify(
+                Content {
+                    timestamp: at + 301,
+                    ..content
+                },
+                &header
+            ),
+            Err(Untrusted::Stale)
+        );
+        for nothing in [
+            "",
+            "v1,",
+            "v1a,",
+            "v1",
+            "v2,AAAA",
+            &header.replace("v1", "v9"),
+        ] {
+            assert_eq!(
+                verify(content, nothing),
+                Err(Untrusted::Mismatch),
+                "{nothing}"
+            );
         }
-        let by_others = content.signature_header([&other].into_iter(), &[Signing::V1, Signing::V1a]);
+        let by_others =
+            content.signature_header([&other].into_iter(), &[Signing::V1, Signing::V1a]);
         assert_eq!(verify(content, &by_others), Err(Untrusted::Mismatch));
     }
-    assert_eq!(Content::received("e1", "soon", b"").err(), Some(Untrusted::NoTimestamp));
+    assert_eq!(
+        Content::received("e1", "soon", b"").err(),
+        Some(Untrusted::NoTimestamp)
+    );
 }

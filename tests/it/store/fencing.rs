@@ -23,7 +23,11 @@ fn a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll(database: Dat
         );
         engine.postrider.resume_endpoint(&endpoint).await.unwrap();
         let view = engine.until(&id, Status::Delivered, secs(10)).await;
-        assert_eq!(view.attempts.len(), 1, "a claim that was never started is no attempt");
+        assert_eq!(
+            view.attempts.len(),
+            1,
+            "a claim that was never started is no attempt"
+        );
     });
 }
 
@@ -31,11 +35,16 @@ fn an_outcome_whose_claim_was_taken_away_is_counted_and_dropped(database: Databa
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine.endpoint(1, "{}").await;
-        engine.receivers.next(&host(1), [Reply::Status(500, secs(3))]);
+        engine
+            .receivers
+            .next(&host(1), [Reply::Status(500, secs(3))]);
         let id = engine.publish_one("a.b").await;
         pass(secs(1)).await;
         // Another owner took it over: its claim has the next number.
-        look::execute(&engine.database(), "UPDATE webhook_deliveries SET claim_no = claim_no + 1");
+        look::execute(
+            &engine.database(),
+            "UPDATE webhook_deliveries SET claim_no = claim_no + 1",
+        );
         pass(Duration::from_millis(2500)).await;
         assert_eq!(engine.metric("postrider_stale_outcomes_total").await, 1.0);
         let view = engine.delivery(&id).await;
@@ -59,7 +68,10 @@ fn a_claim_of_a_paused_endpoint_that_no_attempt_holds_is_taken_back(database: Da
         pass(secs(5)).await;
         let view = engine.delivery(&id).await;
         assert_eq!(view.delivery.life.state.status(), Status::Pending);
-        assert!(engine.receivers.received(&host(1)).is_empty(), "and it is still paused");
+        assert!(
+            engine.receivers.received(&host(1)).is_empty(),
+            "and it is still paused"
+        );
     });
 }
 
@@ -82,7 +94,13 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
         };
         let view = engine.delivery(&id).await;
         assert_eq!(view.delivery.life.state.status(), Status::Pending);
-        assert_eq!((view.delivery.life.interruptions, view.delivery.life.retries_used), (1, 0));
+        assert_eq!(
+            (
+                view.delivery.life.interruptions,
+                view.delivery.life.retries_used
+            ),
+            (1, 0)
+        );
         assert_eq!(
             (view.attempts[0].number, view.attempts[0].exchange.outcome),
             (None, Outcome::Interrupted)
@@ -97,8 +115,12 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
 fn a_change_that_nobody_told_of_is_heard_within_a_poll(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
-        engine.endpoint(1, r#"{"rate_limit": "unlimited", "concurrency": 1}"#).await;
-        engine.receivers.otherwise(&host(1), Reply::Status(200, secs(1)));
+        engine
+            .endpoint(1, r#"{"rate_limit": "unlimited", "concurrency": 1}"#)
+            .await;
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, secs(1)));
         for _ in 0..100 {
             engine.publish_one("a.b").await;
         }
@@ -118,7 +140,10 @@ fn a_change_that_nobody_told_of_is_heard_within_a_poll(database: Database) {
         assert_eq!(engine.receivers.received(&host(1)).len(), paused);
         pause("NULL");
         pass(secs(5)).await;
-        assert!(engine.receivers.received(&host(1)).len() > paused, "and resumed");
+        assert!(
+            engine.receivers.received(&host(1)).len() > paused,
+            "and resumed"
+        );
     });
 }
 
@@ -136,7 +161,10 @@ fn claims_of_a_former_owner_are_refused(database: Database) {
         );
         let second = engine.publish_one("a.b").await;
         pass(secs(30)).await;
-        assert_eq!(engine.delivery(&second).await.delivery.life.state.status(), Status::Pending);
+        assert_eq!(
+            engine.delivery(&second).await.delivery.life.state.status(),
+            Status::Pending
+        );
         assert_eq!(engine.receivers.received(&host(1)).len(), 1);
         let nodes = engine.postrider.nodes().await.unwrap();
         assert_eq!((nodes.len(), nodes[0].alive, nodes[0].shards), (1, true, 0));

@@ -31,7 +31,14 @@ fn keyed(key: &str, id: &str) -> NewEvent {
 }
 
 async fn publish(engine: &TestEngine, key: &str, id: &str) -> DeliveryId {
-    engine.postrider.publish(keyed(key, id)).await.unwrap().deliveries[0].0.clone()
+    engine
+        .postrider
+        .publish(keyed(key, id))
+        .await
+        .unwrap()
+        .deliveries[0]
+        .0
+        .clone()
 }
 
 fn received(engine: &TestEngine) -> Vec<String> {
@@ -40,7 +47,9 @@ fn received(engine: &TestEngine) -> Vec<String> {
 
 fn ids(receivers: &ScriptedReceivers) -> Vec<String> {
     let all = receivers.received(&host(1));
-    all.iter().map(|one| one.header("webhook-id").unwrap().to_owned()).collect()
+    all.iter()
+        .map(|one| one.header("webhook-id").unwrap().to_owned())
+        .collect()
 }
 
 async fn waits_for(engine: &TestEngine, id: &DeliveryId) -> Option<WaitingFor> {
@@ -51,7 +60,9 @@ fn a_retry_keeps_its_key_waiting_and_no_other(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine.endpoint(1, IN_ORDER).await;
-        engine.receivers.next(&host(1), [Reply::Status(500, secs(0))]);
+        engine
+            .receivers
+            .next(&host(1), [Reply::Status(500, secs(0))]);
         publish(&engine, "k", "k1").await;
         pass(std::time::Duration::from_millis(100)).await;
         let second = publish(&engine, "k", "k2").await;
@@ -60,13 +71,24 @@ fn a_retry_keeps_its_key_waiting_and_no_other(database: Database) {
         engine.publish("a.b").await;
         pass(std::time::Duration::from_millis(200)).await;
         assert_eq!(waits_for(&engine, &second).await, Some(WaitingFor::Order));
-        let refused = engine.postrider.release_delivery(&second).await.unwrap_err();
+        let refused = engine
+            .postrider
+            .release_delivery(&second)
+            .await
+            .unwrap_err();
         assert!(refused.to_string().contains("its turn"), "{refused}");
         engine.until(&third, Status::Delivered, secs(10)).await;
-        let of_key: Vec<_> = received(&engine).into_iter().filter(|id| id.starts_with('k')).collect();
+        let of_key: Vec<_> = received(&engine)
+            .into_iter()
+            .filter(|id| id.starts_with('k'))
+            .collect();
         assert_eq!(of_key, ["k1", "k1", "k2", "k3"]);
         let first_other = received(&engine).iter().position(|id| id == "o1").unwrap();
-        assert!(first_other < 2, "it waited for another key: {:?}", received(&engine));
+        assert!(
+            first_other < 2,
+            "it waited for another key: {:?}",
+            received(&engine)
+        );
     });
 }
 
@@ -77,19 +99,30 @@ fn a_failed_one_blocks_until_it_is_released_or_retried(database: Database) {
         for way in ["release", "retry", "recover"] {
             let before = received(&engine).len();
             let since = engine.postrider.now();
-            engine.receivers.next(&host(1), [Reply::Status(500, secs(0))]);
+            engine
+                .receivers
+                .next(&host(1), [Reply::Status(500, secs(0))]);
             let first = publish(&engine, way, &format!("{way}1")).await;
             let second = publish(&engine, way, &format!("{way}2")).await;
             engine.until(&first, Status::Failed, secs(5)).await;
             pass(secs(60)).await;
-            assert_eq!(engine.delivery(&second).await.delivery.life.state.status(), Status::Pending);
+            assert_eq!(
+                engine.delivery(&second).await.delivery.life.state.status(),
+                Status::Pending
+            );
             assert_eq!(waits_for(&engine, &second).await, Some(WaitingFor::Order));
             let view = engine.postrider.endpoint(&endpoint).await.unwrap();
-            assert_eq!((view.health.backlog.pending, view.health.backlog.held), (1, 0));
+            assert_eq!(
+                (view.health.backlog.pending, view.health.backlog.held),
+                (1, 0)
+            );
             match way {
                 "release" => {
                     let released = engine.postrider.release_delivery(&first).await.unwrap();
-                    assert_eq!(released.delivery.life.state, State::Failed(FailureReason::RetriesExhausted));
+                    assert_eq!(
+                        released.delivery.life.state,
+                        State::Failed(FailureReason::RetriesExhausted)
+                    );
                     let again = engine.postrider.release_delivery(&first).await.unwrap_err();
                     assert!(matches!(again, Error::Refused(_)), "{again}");
                 }
@@ -97,14 +130,21 @@ fn a_failed_one_blocks_until_it_is_released_or_retried(database: Database) {
                     engine.postrider.retry_delivery(&first).await.unwrap();
                 }
                 _ => {
-                    engine.postrider.recover_endpoint(&endpoint, Include::Failed, since, None).await.unwrap();
+                    engine
+                        .postrider
+                        .recover_endpoint(&endpoint, Include::Failed, since, None)
+                        .await
+                        .unwrap();
                 }
             }
             engine.until(&second, Status::Delivered, secs(60)).await;
             let all: Vec<_> = received(&engine).split_off(before);
             match way {
                 "release" => assert_eq!(all, ["release1", "release2"]),
-                _ => assert_eq!(all, [format!("{way}1"), format!("{way}1"), format!("{way}2")]),
+                _ => assert_eq!(
+                    all,
+                    [format!("{way}1"), format!("{way}1"), format!("{way}2")]
+                ),
             }
             // A person's resend, out of any line.
             engine.postrider.retry_delivery(&first).await.unwrap();
@@ -118,11 +158,16 @@ fn with_skip_the_next_one_goes_on(database: Database) {
         let engine = TestEngine::on(database);
         let settings = ONE_TRY.replace("\"ordering\"", "\"on_failed\": \"skip\", \"ordering\"");
         engine.endpoint(1, &settings).await;
-        engine.receivers.next(&host(1), [Reply::Status(500, secs(1))]);
+        engine
+            .receivers
+            .next(&host(1), [Reply::Status(500, secs(1))]);
         let first = publish(&engine, "k", "k1").await;
         let second = publish(&engine, "k", "k2").await;
         engine.until(&second, Status::Delivered, secs(5)).await;
-        assert_eq!(engine.delivery(&first).await.delivery.life.state.status(), Status::Failed);
+        assert_eq!(
+            engine.delivery(&first).await.delivery.life.state.status(),
+            Status::Failed
+        );
         assert_eq!(received(&engine), ["k1", "k2"]);
     });
 }
@@ -149,14 +194,18 @@ fn a_pause_and_a_restart_keep_the_order(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let endpoint = engine.endpoint(1, IN_ORDER).await;
-        engine.receivers.otherwise(&host(1), Reply::Status(500, secs(0)));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(500, secs(0)));
         let mut last = publish(&engine, "k", "k1").await;
         for n in 2..=20 {
             last = publish(&engine, "k", &format!("k{n}")).await;
         }
         pass(secs(1)).await;
         engine.postrider.pause_endpoint(&endpoint).await.unwrap();
-        engine.receivers.otherwise(&host(1), Reply::Status(200, secs(0)));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, secs(0)));
         let engine = engine.restart().await;
         pass(secs(10)).await;
         let before = received(&engine);
@@ -173,8 +222,12 @@ fn a_pause_and_a_restart_keep_the_order(database: Database) {
 fn a_long_line_does_not_hold_other_keys_up(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
-        engine.endpoint(1, &IN_ORDER.replace("[1, 1]", "[600]")).await;
-        engine.receivers.next(&host(1), [Reply::Status(500, secs(0))]);
+        engine
+            .endpoint(1, &IN_ORDER.replace("[1, 1]", "[600]"))
+            .await;
+        engine
+            .receivers
+            .next(&host(1), [Reply::Status(500, secs(0))]);
         publish(&engine, "k", "k0").await;
         pass(secs(1)).await;
         let many: Vec<NewEvent> = (1..=900).map(|n| keyed("k", &format!("k{n}"))).collect();
@@ -184,9 +237,15 @@ fn a_long_line_does_not_hold_other_keys_up(database: Database) {
         engine.until(&other, Status::Delivered, secs(30)).await;
         let took = engine.postrider.now().since(before);
         assert!(took < secs(5), "it took {took:?}");
-        let last = DeliveryQuery { status: Some(Status::Pending), limit: 1, ..DeliveryQuery::default() };
+        let last = DeliveryQuery {
+            status: Some(Status::Pending),
+            limit: 1,
+            ..DeliveryQuery::default()
+        };
         let (last, _) = engine.postrider.deliveries(last).await.unwrap();
-        engine.until(&last[0].id, Status::Delivered, secs(3600)).await;
+        engine
+            .until(&last[0].id, Status::Delivered, secs(3600))
+            .await;
         let mut seen = received(&engine);
         seen.retain(|id| id.starts_with('k'));
         seen.dedup();
@@ -203,7 +262,9 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
             engine.postrider.update_endpoint(&endpoint, change)
         };
         // From blocking to skipping.
-        engine.receivers.next(&host(1), [Reply::Status(500, secs(0))]);
+        engine
+            .receivers
+            .next(&host(1), [Reply::Status(500, secs(0))]);
         let first = publish(&engine, "a", "a1").await;
         let second = publish(&engine, "a", "a2").await;
         engine.until(&first, Status::Failed, secs(5)).await;
@@ -220,7 +281,10 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
         pass(secs(1)).await;
         change(r#"{"ordering": "none"}"#).await.unwrap();
         engine.until(&all[3], Status::Delivered, secs(5)).await;
-        assert_eq!(engine.delivery(&all[0]).await.delivery.life.state.status(), Status::Sending);
+        assert_eq!(
+            engine.delivery(&all[0]).await.delivery.life.state.status(),
+            Status::Sending
+        );
         engine.until(&all[0], Status::Failed, secs(20)).await;
         // And back: what waits is put in order, what failed before blocks nobody.
         engine.postrider.pause_endpoint(&endpoint).await.unwrap();
@@ -229,28 +293,39 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
             all.push(publish(&engine, "c", &format!("c{n}")).await);
         }
         change(r#"{"ordering": "key"}"#).await.unwrap();
-        engine.receivers.otherwise(&host(1), Reply::Status(200, secs(1)));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, secs(1)));
         engine.postrider.resume_endpoint(&endpoint).await.unwrap();
         engine.until(&all[0], Status::Delivered, secs(3)).await;
         engine.until(&all[4], Status::Delivered, secs(10)).await;
-        let of_c: Vec<_> = received(&engine).into_iter().filter(|id| id.starts_with('c')).collect();
+        let of_c: Vec<_> = received(&engine)
+            .into_iter()
+            .filter(|id| id.starts_with('c'))
+            .collect();
         assert_eq!(of_c, ["c1", "c2", "c3", "c4"]);
     });
 }
 
-/// A delivery that was put in line by its key stayed there when the key was taken away and given back.
+/// A delivery that was put in line by its key stayed there when the key was taken away and given
+/// back.
 fn a_line_goes_on_after_its_order_was_taken_away_and_given_back(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let endpoint = engine
-            .endpoint(1, r#"{"ordering": "key", "rate_limit": "unlimited", "retry_delays_s": [600]}"#)
+            .endpoint(
+                1,
+                r#"{"ordering": "key", "rate_limit": "unlimited", "retry_delays_s": [600]}"#,
+            )
             .await;
         let change = |json: &str| {
             let change = serde_json::from_str(json).unwrap();
             engine.postrider.update_endpoint(&endpoint, change)
         };
         for round in 0..3 {
-            engine.receivers.next(&host(1), [Reply::Status(500, secs(0))]);
+            engine
+                .receivers
+                .next(&host(1), [Reply::Status(500, secs(0))]);
             let mut all = Vec::new();
             for n in 0..4 {
                 all.push(publish(&engine, "k", &format!("r{round}-{n}")).await);
@@ -267,7 +342,8 @@ fn a_line_goes_on_after_its_order_was_taken_away_and_given_back(database: Databa
     });
 }
 
-/// What failed and is never looked after goes with the retention, and what waited for it goes on or expires.
+/// What failed and is never looked after goes with the retention, and what waited for it goes on or
+/// expires.
 fn what_blocks_is_removed_in_the_end(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on_with(database, |config| {
@@ -275,7 +351,9 @@ fn what_blocks_is_removed_in_the_end(database: Database) {
             config.retention = secs(5 * 3600);
         });
         engine.endpoint(1, ONE_TRY).await;
-        engine.receivers.next(&host(1), [Reply::Status(500, secs(0))]);
+        engine
+            .receivers
+            .next(&host(1), [Reply::Status(500, secs(0))]);
         let first = publish(&engine, "k", "k1").await;
         engine.until(&first, Status::Failed, secs(5)).await;
         pass(secs(3 * 3600)).await;
@@ -298,28 +376,45 @@ fn missing_events_come_in_order(database: Database) {
         let none = engine.postrider.publish(keyed("k", "k1")).await.unwrap();
         assert!(none.deliveries.is_empty());
         for n in 2..=5 {
-            engine.postrider.publish(keyed("k", &format!("k{n}"))).await.unwrap();
+            engine
+                .postrider
+                .publish(keyed("k", &format!("k{n}")))
+                .await
+                .unwrap();
         }
         pass(secs(1)).await;
         let endpoint = engine.endpoint(1, IN_ORDER).await;
-        engine.postrider.recover_endpoint(&endpoint, Include::Missing, since, None).await.unwrap();
+        engine
+            .postrider
+            .recover_endpoint(&endpoint, Include::Missing, since, None)
+            .await
+            .unwrap();
         pass(secs(20)).await;
         assert_eq!(received(&engine), ["k1", "k2", "k3", "k4", "k5"]);
     });
 }
 
-/// A host that publishes under a key and does not commit keeps those waiting who publish under it, too; and
-/// nobody else.
+/// A host that publishes under a key and does not commit keeps those waiting who publish under it,
+/// too; and nobody else.
 fn an_open_transaction_holds_up_its_own_key_alone(database: Database) {
     let Database::Postgres = database else { return };
     on_virtual_time(async {
         let engine = TestEngine::on_with(database, |config| config.commit_timeout = secs(2));
         engine.endpoint(1, IN_ORDER).await;
-        let DatabaseUrl::Postgres(url) = engine.database() else { panic!() };
+        let DatabaseUrl::Postgres(url) = engine.database() else {
+            panic!()
+        };
         let mut conn = PgConnection::establish(url.reveal()).unwrap();
         AnsiTransactionManager::begin_transaction(&mut conn).unwrap();
-        engine.postrider.publish_in(&mut conn, &keyed("k", "k1")).unwrap();
-        let refused = engine.postrider.publish(keyed("k", "k2")).await.unwrap_err();
+        engine
+            .postrider
+            .publish_in(&mut conn, &keyed("k", "k1"))
+            .unwrap();
+        let refused = engine
+            .postrider
+            .publish(keyed("k", "k2"))
+            .await
+            .unwrap_err();
         assert!(refused.to_string().contains("ordering key"), "{refused}");
         let other = publish(&engine, "other", "o1").await;
         engine.until(&other, Status::Delivered, secs(5)).await;

@@ -27,7 +27,11 @@ impl Event for OrderPlaced {
 }
 
 fn order(order: i64) -> NewEvent {
-    NewEvent::body(|id| OrderPlaced { event_id: id.clone(), order }).unwrap()
+    NewEvent::body(|id| OrderPlaced {
+        event_id: id.clone(),
+        order,
+    })
+    .unwrap()
 }
 
 /// What a host does with either connection.
@@ -40,7 +44,9 @@ macro_rules! on_host {
         match $url {
             DatabaseUrl::Sqlite(path) => {
                 let $conn = &mut SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-                $conn.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL").unwrap();
+                $conn
+                    .batch_execute("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL")
+                    .unwrap();
                 $work
             }
             DatabaseUrl::Postgres(url) => {
@@ -67,7 +73,8 @@ fn what_is_published_in_a_transaction_is_kept_or_forgotten_with_it(database: Dat
     fn tell(conn: &mut impl Host, engine: &TestEngine) -> (NewEvent, NewEvent) {
         let (postrider, place) = (&engine.postrider, engine.database());
         let events = || database::number(&place, "SELECT count(*) AS n FROM webhook_events");
-        conn.batch_execute("CREATE TABLE orders (id BIGINT PRIMARY KEY)").unwrap();
+        conn.batch_execute("CREATE TABLE orders (id BIGINT PRIMARY KEY)")
+            .unwrap();
 
         let kept = order(1);
         let done: Result<(), Failed> = postrider.transaction(conn, |host| {
@@ -93,15 +100,30 @@ fn what_is_published_in_a_transaction_is_kept_or_forgotten_with_it(database: Dat
         let done: Result<(), Failed> = postrider.transaction(conn, |host| {
             host.conn().batch_execute("INSERT INTO orders VALUES (3)")?;
             assert!(host.publish(&kept)?.duplicate);
-            let other = NewEvent { id: kept.id.clone(), ..order(4) };
-            assert!(matches!(host.publish(&other), Err(Error::EventIdConflict { .. })));
-            let wrong = NewEvent { ordering_key: Some(String::new()), ..order(4) };
+            let other = NewEvent {
+                id: kept.id.clone(),
+                ..order(4)
+            };
+            assert!(matches!(
+                host.publish(&other),
+                Err(Error::EventIdConflict { .. })
+            ));
+            let wrong = NewEvent {
+                ordering_key: Some(String::new()),
+                ..order(4)
+            };
             assert!(matches!(host.publish(&wrong), Err(Error::Invalid(_))));
             host.publish(&after)?;
             Ok(())
         });
         done.unwrap();
-        assert_eq!((events(), database::number(&place, "SELECT count(*) AS n FROM orders")), (2, 2));
+        assert_eq!(
+            (
+                events(),
+                database::number(&place, "SELECT count(*) AS n FROM orders")
+            ),
+            (2, 2)
+        );
         (kept, after)
     }
     on_virtual_time(async {
@@ -110,13 +132,23 @@ fn what_is_published_in_a_transaction_is_kept_or_forgotten_with_it(database: Dat
         let mut happenings = engine.postrider.subscribe();
         let (kept, after) = on_host!(engine.database(), |conn| tell(conn, &engine));
         for event in [&kept, &after] {
-            let view = engine.postrider.event(&event.tenant, &event.id).await.unwrap();
-            engine.until(&view.deliveries[0].id, Status::Delivered, secs(5)).await;
+            let view = engine
+                .postrider
+                .event(&event.tenant, &event.id)
+                .await
+                .unwrap();
+            engine
+                .until(&view.deliveries[0].id, Status::Delivered, secs(5))
+                .await;
         }
         let received = engine.receivers.received(&host(1));
         assert_eq!(received.len(), 2);
         let body = String::from_utf8(received[0].request.body.to_vec()).unwrap();
-        assert_eq!(body, format!(r#"{{"eventId":"{}","order":1}}"#, kept.id), "as the host wrote it");
+        assert_eq!(
+            body,
+            format!(r#"{{"eventId":"{}","order":1}}"#, kept.id),
+            "as the host wrote it"
+        );
         assert_eq!(received[0].header("webhook-id"), Some(kept.id.as_str()));
         let told = happenings.recv().await.unwrap();
         assert!(matches!(told, Happening::Delivered { event, .. } if event == kept.id));
@@ -136,7 +168,10 @@ fn a_hosts_own_transaction_is_joined(database: Database) {
             });
             assert!(undone.is_err());
             conn.transaction::<(), Failed, _>(|conn| {
-                assert!(!own.publish_in(conn, &event)?.duplicate, "the first one was rolled back");
+                assert!(
+                    !own.publish_in(conn, &event)?.duplicate,
+                    "the first one was rolled back"
+                );
                 Ok(())
             })
             .unwrap();
@@ -144,7 +179,9 @@ fn a_hosts_own_transaction_is_joined(database: Database) {
             assert!(own.publish_in(conn, &event).unwrap().duplicate);
         });
         let view = own.event(&event.tenant, &event.id).await.unwrap();
-        engine.until(&view.deliveries[0].id, Status::Delivered, secs(3)).await;
+        engine
+            .until(&view.deliveries[0].id, Status::Delivered, secs(3))
+            .await;
     });
 }
 
@@ -152,18 +189,32 @@ fn a_hosts_own_transaction_is_joined(database: Database) {
 fn no_engine_is_needed_to_publish(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
-        engine.endpoint(1, r#"{"event_types": ["order.*"], "rate_limit": "unlimited"}"#).await;
+        engine
+            .endpoint(
+                1,
+                r#"{"event_types": ["order.*"], "rate_limit": "unlimited"}"#,
+            )
+            .await;
         let engine = engine.stop().await;
         let event = order(1);
         on_host!(engine.database(), |conn| {
             let now = TokioClock::starting_at(engine.postrider.now());
-            let receipt = Outbox::new().clock(Arc::new(now)).publish_in(conn, &event).unwrap();
+            let receipt = Outbox::new()
+                .clock(Arc::new(now))
+                .publish_in(conn, &event)
+                .unwrap();
             assert_eq!(receipt.deliveries.len(), 1);
             assert_eq!(Outbox::new().hazard(conn).unwrap(), None);
         });
         let engine = engine.start_again();
-        let view = engine.postrider.event(&event.tenant, &event.id).await.unwrap();
-        engine.until(&view.deliveries[0].id, Status::Delivered, secs(5)).await;
+        let view = engine
+            .postrider
+            .event(&event.tenant, &event.id)
+            .await
+            .unwrap();
+        engine
+            .until(&view.deliveries[0].id, Status::Delivered, secs(5))
+            .await;
     });
 }
 
@@ -176,10 +227,15 @@ fn a_hosts_own_migrations_are_left_alone(database: Database) {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("migrations/2020-01-01-000000_orders");
         std::fs::create_dir_all(&own).unwrap();
-        std::fs::write(own.join("up.sql"), "CREATE TABLE orders (id BIGINT PRIMARY KEY);").unwrap();
+        std::fs::write(
+            own.join("up.sql"),
+            "CREATE TABLE orders (id BIGINT PRIMARY KEY);",
+        )
+        .unwrap();
         std::fs::write(own.join("down.sql"), "DROP TABLE orders;").unwrap();
         let own = || FileBasedMigrations::from_path(folder.path().join("migrations")).unwrap();
-        let recorded = |table: &str| database::number(place, &format!("SELECT count(*) AS n FROM {table}"));
+        let recorded =
+            |table: &str| database::number(place, &format!("SELECT count(*) AS n FROM {table}"));
 
         conn.run_pending_migrations(own()).unwrap();
         postrider::migrate(conn).unwrap();
@@ -187,7 +243,13 @@ fn a_hosts_own_migrations_are_left_alone(database: Database) {
         assert_eq!(recorded("__diesel_schema_migrations"), 1);
         assert_eq!(recorded("webhook_schema_migrations"), 1);
         conn.revert_all_migrations(own()).unwrap();
-        assert_eq!((recorded("__diesel_schema_migrations"), recorded("webhook_events")), (0, 0));
+        assert_eq!(
+            (
+                recorded("__diesel_schema_migrations"),
+                recorded("webhook_events")
+            ),
+            (0, 0)
+        );
         conn.run_pending_migrations(own()).unwrap();
         assert!(postrider::revert(conn).unwrap().is_some());
         assert_eq!(postrider::revert(conn).unwrap(), None);
@@ -200,7 +262,10 @@ fn a_hosts_own_migrations_are_left_alone(database: Database) {
         .unwrap();
         let refused = postrider::migrate(conn).unwrap_err().to_string();
         assert!(refused.contains("`webhook_deliveries`"), "{refused}");
-        assert_eq!(database::number(place, "SELECT mine AS n FROM webhook_deliveries"), 7);
+        assert_eq!(
+            database::number(place, "SELECT mine AS n FROM webhook_deliveries"),
+            7
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let place = database.fresh(folder.path()).unwrap();
@@ -220,16 +285,21 @@ fn a_hosts_file_that_is_not_in_wal_mode_is_refused_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("app.db");
     let mut conn = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
-    conn.batch_execute("CREATE TABLE orders (id BIGINT PRIMARY KEY)").unwrap();
+    conn.batch_execute("CREATE TABLE orders (id BIGINT PRIMARY KEY)")
+        .unwrap();
     let start = || {
         actix::System::new().block_on(async {
-            Postrider::builder().database(DatabaseUrl::Sqlite(file.clone())).start().await
+            Postrider::builder()
+                .database(DatabaseUrl::Sqlite(file.clone()))
+                .start()
+                .await
         })
     };
     let refused = start().unwrap_err().to_string();
     assert!(refused.contains("PRAGMA journal_mode = WAL"), "{refused}");
     let outbox = Outbox::new();
-    conn.batch_execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL").unwrap();
+    conn.batch_execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+        .unwrap();
     assert!(outbox.hazard(&mut conn).unwrap().unwrap().contains("FULL"));
     conn.batch_execute("PRAGMA synchronous = FULL").unwrap();
     assert_eq!(outbox.hazard(&mut conn).unwrap(), None);

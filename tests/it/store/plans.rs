@@ -1,4 +1,5 @@
-//! Which index each statement uses that runs for a delivery: it costs the same with ten million rows of history.
+//! Which index each statement uses that runs for a delivery: it costs the same with ten million
+//! rows of history.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,26 +30,54 @@ struct Notes {
 impl Instrumentation for Notes {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         match event {
-            InstrumentationEvent::StartEstablishConnection { url, .. } => self.database = url.to_owned(),
+            InstrumentationEvent::StartEstablishConnection { url, .. } => {
+                self.database = url.to_owned()
+            }
             InstrumentationEvent::StartQuery { query, .. } => {
                 let sql = query.to_string();
-                let sql = sql.split(" -- binds:").next().unwrap_or_default().to_owned();
-                *run_so_far().entry(self.database.clone()).or_default().entry(sql).or_default() += 1;
+                let sql = sql
+                    .split(" -- binds:")
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+                *run_so_far()
+                    .entry(self.database.clone())
+                    .or_default()
+                    .entry(sql)
+                    .or_default() += 1;
             }
             _ => {}
         }
     }
 }
 
-/// All that happens to deliveries: published alone and together, sent, failed and retried, read ahead, polled for,
-/// taken over, retried by a person.
+/// All that happens to deliveries: published alone and together, sent, failed and retried, read
+/// ahead, polled for, taken over, retried by a person.
 async fn story(engine: TestEngine, round: &str) -> TestEngine {
     let [many, flaky, ordered] = ["many", "flaky", "ordered"].map(|name| format!("{round}.{name}"));
     let quick = r#""rate_limit":"10000/min","concurrency":2"#;
-    engine.endpoint(1, &format!(r#"{{"event_types":["{many}"],{quick}}}"#)).await;
-    engine.endpoint(2, &format!(r#"{{"event_types":["{flaky}"],"retry_delays_s":[1]}}"#)).await;
-    engine.endpoint(3, &format!(r#"{{"event_types":["{ordered}"],"ordering":"key"}}"#)).await;
-    engine.receivers.next(&host(2), [Reply::Status(500, Duration::ZERO), Reply::Status(500, Duration::ZERO)]);
+    engine
+        .endpoint(1, &format!(r#"{{"event_types":["{many}"],{quick}}}"#))
+        .await;
+    engine
+        .endpoint(
+            2,
+            &format!(r#"{{"event_types":["{flaky}"],"retry_delays_s":[1]}}"#),
+        )
+        .await;
+    engine
+        .endpoint(
+            3,
+            &format!(r#"{{"event_types":["{ordered}"],"ordering":"key"}}"#),
+        )
+        .await;
+    engine.receivers.next(
+        &host(2),
+        [
+            Reply::Status(500, Duration::ZERO),
+            Reply::Status(500, Duration::ZERO),
+        ],
+    );
     let failed = engine.publish_one(&flaky).await;
     let batch = (0..40).map(|_| event(&many, "1")).collect();
     let receipts = engine.postrider.publish_batch(batch).await.unwrap();
@@ -83,21 +112,30 @@ fn sqlite_reads_by_index_whatever_has_ended() {
         let plans: Vec<(String, String)> = run
             .keys()
             .filter(|sql| {
-                ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].iter().any(|word| sql.starts_with(word))
+                ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"]
+                    .iter()
+                    .any(|word| sql.starts_with(word))
             })
             .map(|sql| (sql.clone(), database::plan(&path, sql).join("\n")))
             .collect();
-        assert!(plans.len() > 30, "only {} statements were noted", plans.len());
+        assert!(
+            plans.len() > 30,
+            "only {} statements were noted",
+            plans.len()
+        );
 
         // What only grows is never read from end to end, but by an index of what lives.
         let grows = ["webhook_events", "webhook_deliveries", "webhook_attempts"];
         for (sql, plan) in &plans {
             // A list of nothing: no row is looked at. The newest row: one is.
-            if sql.contains("1=0") || sql.ends_with("ORDER BY `webhook_events`.`seq` DESC LIMIT ?") {
+            if sql.contains("1=0") || sql.ends_with("ORDER BY `webhook_events`.`seq` DESC LIMIT ?")
+            {
                 continue;
             }
             for line in plan.lines() {
-                let scans = grows.iter().any(|table| line.contains(&format!("SCAN {table}")));
+                let scans = grows
+                    .iter()
+                    .any(|table| line.contains(&format!("SCAN {table}")));
                 let of_what_lives = ["_pending", "_sending", "_in_line", "_blocking"];
                 let lives = of_what_lives
                     .iter()
@@ -106,21 +144,36 @@ fn sqlite_reads_by_index_whatever_has_ended() {
             }
         }
         // What is written builds no table of its own for each row.
-        let written: Vec<_> =
-            plans.iter().map(|(sql, _)| sql).filter(|sql| is_written_for_a_delivery(sql)).collect();
+        let written: Vec<_> = plans
+            .iter()
+            .map(|(sql, _)| sql)
+            .filter(|sql| is_written_for_a_delivery(sql))
+            .collect();
         assert!(written.len() >= 5, "{written:#?}");
         for sql in written {
             let code = database::opcodes(&path, sql);
-            assert!(!code.iter().any(|opcode| opcode == "OpenEphemeral"), "{sql}\n{code:?}");
+            assert!(
+                !code.iter().any(|opcode| opcode == "OpenEphemeral"),
+                "{sql}\n{code:?}"
+            );
         }
         for (statement, index) in [
-            ("UPDATE `webhook_deliveries` SET", "webhook_deliveries USING PRIMARY KEY (id=?)"),
+            (
+                "UPDATE `webhook_deliveries` SET",
+                "webhook_deliveries USING PRIMARY KEY (id=?)",
+            ),
             (
                 "SELECT `webhook_deliveries`.`id`, `webhook_deliveries`.`event_seq`, `webhook_deliveries`.`claim_no`",
                 "INDEX webhook_deliveries_pending (shard=? AND endpoint_id=?",
             ),
-            ("WITH RECURSIVE walk", "INDEX webhook_deliveries_pending (shard=? AND endpoint_id>?)"),
-            ("count(next_attempt_at) AS timed", "COVERING INDEX webhook_deliveries_pending"),
+            (
+                "WITH RECURSIVE walk",
+                "INDEX webhook_deliveries_pending (shard=? AND endpoint_id>?)",
+            ),
+            (
+                "count(next_attempt_at) AS timed",
+                "COVERING INDEX webhook_deliveries_pending",
+            ),
             (
                 "`webhook_deliveries`.`claim_no` FROM `webhook_deliveries` WHERE (webhook_deliveries.status = 'sending'",
                 "INDEX webhook_deliveries_sending",
@@ -134,8 +187,15 @@ fn sqlite_reads_by_index_whatever_has_ended() {
                 "webhook_events USING INTEGER PRIMARY KEY (rowid=?)",
             ),
         ] {
-            let found: Vec<_> = plans.iter().filter(|(sql, _)| sql.contains(statement)).collect();
-            assert!(!found.is_empty(), "nothing like {statement} was run:\n{:#?}", plans);
+            let found: Vec<_> = plans
+                .iter()
+                .filter(|(sql, _)| sql.contains(statement))
+                .collect();
+            assert!(
+                !found.is_empty(),
+                "nothing like {statement} was run:\n{:#?}",
+                plans
+            );
             for (sql, plan) in found {
                 assert!(plan.contains(index), "{sql}\nuses\n{plan}\nand not {index}");
             }
@@ -145,10 +205,13 @@ fn sqlite_reads_by_index_whatever_has_ended() {
 
 /// Whether it writes one row of those tables that each delivery has its rows in.
 fn is_written_for_a_delivery(sql: &str) -> bool {
-    ["events", "deliveries", "attempts", "endpoint_health"].iter().any(|table| {
-        let table = format!("`webhook_{table}`");
-        sql.starts_with(&format!("INSERT INTO {table}")) || sql.starts_with(&format!("UPDATE {table}"))
-    })
+    ["events", "deliveries", "attempts", "endpoint_health"]
+        .iter()
+        .any(|table| {
+            let table = format!("`webhook_{table}`");
+            sql.starts_with(&format!("INSERT INTO {table}"))
+                || sql.starts_with(&format!("UPDATE {table}"))
+        })
 }
 
 /// Rows of history that make reading all of a table dear.
@@ -200,9 +263,17 @@ fn postgres_reads_little(analyze: bool) {
         let engine = story(engine, "second").await;
         drop(engine);
         let after = (read(scanned), read(by_index));
-        assert!(after.0 - before.0 < 10_000, "{} rows were read without an index", after.0 - before.0);
+        assert!(
+            after.0 - before.0 < 10_000,
+            "{} rows were read without an index",
+            after.0 - before.0
+        );
         // Retention looks at what is outdated, two hundred events at a time.
-        assert!(after.1 - before.1 < 10_000, "{} entries of indexes were read", after.1 - before.1);
+        assert!(
+            after.1 - before.1 < 10_000,
+            "{} entries of indexes were read",
+            after.1 - before.1
+        );
     });
 }
 
@@ -241,7 +312,10 @@ fn postgres_reads_for_metrics_what_waits_and_no_history() {
         assert!(metrics.contains("\npostrider_waiting 0\n"), "{metrics}");
         drop(engine);
         let rows = read() - before;
-        assert!(rows < 100, "{rows} rows were read to find that nothing waits");
+        assert!(
+            rows < 100,
+            "{rows} rows were read to find that nothing waits"
+        );
     });
 }
 
@@ -289,7 +363,10 @@ fn postgres_polls_many_endpoints_once_each() {
         drop(engine);
         assert!(after > MANY, "no poll has looked: {after}");
         // Each poll steps to each of them and asks when it is due; there were a few.
-        assert!(after < 40 * MANY, "the index was gone through {after} times");
+        assert!(
+            after < 40 * MANY,
+            "the index was gone through {after} times"
+        );
     });
 }
 
@@ -297,7 +374,9 @@ fn postgres_polls_many_endpoints_once_each() {
 fn times(database: &str, part: &str) -> usize {
     let run = run_so_far();
     let run = run.get(database).into_iter().flatten();
-    run.filter(|(sql, _)| sql.contains(part)).map(|(_, times)| times).sum()
+    run.filter(|(sql, _)| sql.contains(part))
+        .map(|(_, times)| times)
+        .sum()
 }
 
 /// Every change of an endpoint made each node read all of its live endpoints, one by one.
@@ -309,17 +388,28 @@ fn a_change_of_one_endpoint_reads_that_one() {
         let engine = TestEngine::on(Database::Sqlite);
         let mut ids = Vec::new();
         for n in 1..=LIVE {
-            ids.push(engine.endpoint(n, r#"{"rate_limit": "1/h", "concurrency": 1}"#).await);
+            ids.push(
+                engine
+                    .endpoint(n, r#"{"rate_limit": "1/h", "concurrency": 1}"#)
+                    .await,
+            );
             engine.receivers.otherwise(&host(n), Reply::Hang);
         }
         engine.publish("a.b").await;
         pass(secs(5)).await;
-        assert_eq!(engine.metric("postrider_supervisors").await, f64::from(LIVE));
-        let postrider::config::DatabaseUrl::Sqlite(path) = engine.database() else { panic!("a file") };
+        assert_eq!(
+            engine.metric("postrider_supervisors").await,
+            f64::from(LIVE)
+        );
+        let postrider::config::DatabaseUrl::Sqlite(path) = engine.database() else {
+            panic!("a file")
+        };
         let path = path.to_str().unwrap().to_owned();
         let one = "FROM `webhook_endpoints` WHERE ((`webhook_endpoints`.`id` = ?)";
         let before = times(&path, one);
-        let noted = run_so_far().get(&path).map(|run| run.keys().cloned().collect::<Vec<_>>());
+        let noted = run_so_far()
+            .get(&path)
+            .map(|run| run.keys().cloned().collect::<Vec<_>>());
         assert!(before > 0, "{noted:#?}");
         // As another node does it.
         let change = "UPDATE webhook_counters SET value = value + 1 WHERE name = 'endpoints'; \
@@ -328,7 +418,10 @@ fn a_change_of_one_endpoint_reads_that_one() {
         database::execute(&engine.database(), &format!("{change}{}'", ids[0]));
         pass(secs(5)).await;
         let read = times(&path, one) - before;
-        assert!((1..5).contains(&read), "{read} endpoints were read for one change");
+        assert!(
+            (1..5).contains(&read),
+            "{read} endpoints were read for one change"
+        );
     });
 }
 
@@ -341,12 +434,18 @@ fn no_statement_only_asks_whether_a_connection_is_alive() {
     set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
     on_virtual_time(async {
         let engine = story(TestEngine::on(Database::Postgres), "only").await;
-        let postrider::config::DatabaseUrl::Postgres(url) = engine.database() else { panic!("a server") };
+        let postrider::config::DatabaseUrl::Postgres(url) = engine.database() else {
+            panic!("a server")
+        };
         let of_it = |part: &str| {
             let run = run_so_far();
             let name = url.reveal().rsplit('/').next().unwrap().to_owned();
-            let run = run.iter().filter(|(database, _)| database.contains(&name)).flat_map(|(_, run)| run);
-            run.filter(|(sql, _)| sql.trim() == part || sql.contains(part)).count()
+            let run = run
+                .iter()
+                .filter(|(database, _)| database.contains(&name))
+                .flat_map(|(_, run)| run);
+            run.filter(|(sql, _)| sql.trim() == part || sql.contains(part))
+                .count()
         };
         assert!(of_it("webhook_deliveries") > 5, "statements are noted");
         assert_eq!(of_it("SELECT 1"), 0);

@@ -22,14 +22,20 @@ struct AsHostsDo;
 
 impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for AsHostsDo {
     fn on_acquire(&self, conn: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
-        let settings = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL";
-        conn.batch_execute(settings).map_err(diesel::r2d2::Error::QueryError)
+        let settings =
+            "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL";
+        conn.batch_execute(settings)
+            .map_err(diesel::r2d2::Error::QueryError)
     }
 }
 
 fn sqlite(path: &std::path::Path) -> Pool<ConnectionManager<SqliteConnection>> {
     let manager = ConnectionManager::new(path.to_str().unwrap());
-    Pool::builder().max_size(6).connection_customizer(Box::new(AsHostsDo)).build(manager).unwrap()
+    Pool::builder()
+        .max_size(6)
+        .connection_customizer(Box::new(AsHostsDo))
+        .build(manager)
+        .unwrap()
 }
 
 fn config() -> EngineConfig {
@@ -39,7 +45,11 @@ fn config() -> EngineConfig {
 }
 
 async fn start(pool: impl Into<HostPool>) -> Result<Postrider, String> {
-    let started = Postrider::builder().pool(pool).config(config()).start().await;
+    let started = Postrider::builder()
+        .pool(pool)
+        .config(config())
+        .start()
+        .await;
     started.map_err(|error| error.to_string())
 }
 
@@ -52,20 +62,27 @@ async fn delivered(happenings: &mut broadcast::Receiver<Happening>, count: usize
     }
 }
 
-/// Publishes from a transaction on the pool, and without one; all of it arrives, and every connection comes back.
+/// Publishes from a transaction on the pool, and without one; all of it arrives, and every
+/// connection comes back.
 async fn story<C>(pool: Pool<ConnectionManager<C>>, database: &DatabaseUrl)
 where
     C: HostConnection + R2D2Connection + SimpleConnection + Send + 'static,
 {
     let receiver = Receiver::start();
     let size = pool.max_size();
-    pool.get().unwrap().batch_execute("CREATE TABLE own (id INTEGER)").unwrap();
+    pool.get()
+        .unwrap()
+        .batch_execute("CREATE TABLE own (id INTEGER)")
+        .unwrap();
     for round in 1..=2_usize {
         let postrider = start(pool.clone()).await.unwrap();
         if round == 1 {
             let change = serde_json::json!({"url": receiver.url("/ok"), "rate_limit": "unlimited"});
             let change = serde_json::from_value(change).unwrap();
-            postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
+            postrider
+                .create_endpoint(Tenant::default(), change, None)
+                .await
+                .unwrap();
         }
         let mut happenings = postrider.subscribe();
         for _ in 0..20 {
@@ -81,10 +98,21 @@ where
         drop(postrider);
         // The threads of the engine let go of what they hold: whoever asks for all of it gets it.
         let own = pool.clone();
-        let all = move || (0..size).map(|_| own.get()).collect::<Result<Vec<_>, _>>().map(|all| all.len());
-        assert_eq!(tokio::task::spawn_blocking(all).await.unwrap().ok(), Some(size as usize));
+        let all = move || {
+            (0..size)
+                .map(|_| own.get())
+                .collect::<Result<Vec<_>, _>>()
+                .map(|all| all.len())
+        };
+        assert_eq!(
+            tokio::task::spawn_blocking(all).await.unwrap().ok(),
+            Some(size as usize)
+        );
     }
-    assert_eq!(database::number(database, "SELECT count(*) AS n FROM own"), 0);
+    assert_eq!(
+        database::number(database, "SELECT count(*) AS n FROM own"),
+        0
+    );
 }
 
 fn an_engine_runs_on_a_hosts_own_pool(database: Database) {
@@ -95,14 +123,17 @@ fn an_engine_runs_on_a_hosts_own_pool(database: Database) {
         DatabaseUrl::Sqlite(path) => system.block_on(story(sqlite(path), &url)),
         DatabaseUrl::Postgres(server) => {
             let manager = ConnectionManager::<PgConnection>::new(server.reveal());
-            system.block_on(story(Pool::builder().max_size(6).build(manager).unwrap(), &url));
+            system.block_on(story(
+                Pool::builder().max_size(6).build(manager).unwrap(),
+                &url,
+            ));
         }
         other => panic!("{other:?}"),
     }
 }
 
-/// What diesel's instrumentation tells: each statement's text, how often it ran, and how often it was prepared to be
-/// kept.
+/// What diesel's instrumentation tells: each statement's text, how often it ran, and how often it
+/// was prepared to be kept.
 #[derive(Debug, Default, Clone)]
 struct Statements(Arc<Mutex<HashMap<String, (usize, usize)>>>);
 
@@ -138,7 +169,10 @@ fn what_runs_for_each_delivery_is_prepared_once(database: Database) {
         let postrider = start(pool).await.unwrap();
         let change = serde_json::json!({"url": receiver.url("/ok"), "rate_limit": "unlimited"});
         let change = serde_json::from_value(change).unwrap();
-        postrider.create_endpoint(Tenant::default(), change, None).await.unwrap();
+        postrider
+            .create_endpoint(Tenant::default(), change, None)
+            .await
+            .unwrap();
         let mut happenings = postrider.subscribe();
         for _ in 0..EVENTS {
             postrider.publish(event("a.b", "1")).await.unwrap();
@@ -153,26 +187,44 @@ fn what_runs_for_each_delivery_is_prepared_once(database: Database) {
     match database.fresh(dir.path()).expect("there is one") {
         DatabaseUrl::Sqlite(path) => {
             let path = path.to_str().unwrap();
-            SqliteConnection::establish(path).unwrap().batch_execute("PRAGMA journal_mode = WAL").unwrap();
+            SqliteConnection::establish(path)
+                .unwrap()
+                .batch_execute("PRAGMA journal_mode = WAL")
+                .unwrap();
             let manager = ConnectionManager::<SqliteConnection>::new(path);
-            let pool = Pool::builder().max_size(6).connection_customizer(customizer).build(manager);
+            let pool = Pool::builder()
+                .max_size(6)
+                .connection_customizer(customizer)
+                .build(manager);
             system.block_on(story(pool.unwrap()));
         }
         DatabaseUrl::Postgres(server) => {
             let manager = ConnectionManager::<PgConnection>::new(server.reveal());
-            let pool = Pool::builder().max_size(6).connection_customizer(customizer).build(manager);
+            let pool = Pool::builder()
+                .max_size(6)
+                .connection_customizer(customizer)
+                .build(manager);
             system.block_on(story(pool.unwrap()));
         }
         other => panic!("{other:?}"),
     }
     let counts = statements.0.lock().unwrap().clone();
-    let often: Vec<_> = counts.iter().filter(|(_, (runs, _))| *runs > EVENTS / 2).collect();
-    let inserts = often.iter().filter(|(text, _)| text.contains("INSERT INTO")).count();
+    let often: Vec<_> = counts
+        .iter()
+        .filter(|(_, (runs, _))| *runs > EVENTS / 2)
+        .collect();
+    let inserts = often
+        .iter()
+        .filter(|(text, _)| text.contains("INSERT INTO"))
+        .count();
     assert!(inserts >= 3, "events, deliveries and attempts: {often:?}");
     for (text, (runs, kept)) in often {
         let plain = ["BEGIN", "COMMIT", "ROLLBACK", "SET ", "SELECT 1"];
         let plain = plain.iter().any(|plain| text.starts_with(plain));
-        assert!(plain || (1..=6).contains(kept), "run {runs} times and kept {kept} times: {text}");
+        assert!(
+            plain || (1..=6).contains(kept),
+            "run {runs} times and kept {kept} times: {text}"
+        );
     }
 }
 
@@ -180,11 +232,17 @@ fn what_runs_for_each_delivery_is_prepared_once(database: Database) {
 async fn a_pool_that_cannot_serve_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let pool = |path: &str, size| {
-        Pool::builder().max_size(size).build(ConnectionManager::<SqliteConnection>::new(path)).unwrap()
+        Pool::builder()
+            .max_size(size)
+            .build(ConnectionManager::<SqliteConnection>::new(path))
+            .unwrap()
     };
     let path = dir.path().join("host.db");
     let small = start(pool(path.to_str().unwrap(), 4)).await.unwrap_err();
-    assert!(small.contains("at least 6") && small.contains("max_size"), "{small}");
+    assert!(
+        small.contains("at least 6") && small.contains("max_size"),
+        "{small}"
+    );
     let memory = start(pool(":memory:", 6)).await.unwrap_err();
     assert!(memory.contains("in memory"), "{memory}");
     let journal = start(pool(path.to_str().unwrap(), 6)).await.unwrap_err();

@@ -46,7 +46,9 @@ fn what_was_given_up_is_sent_again_and_nothing_else(database: Database) {
         let arrived = engine.publish_one("a.b").await;
         engine.until(&arrived, Status::Delivered, secs(5)).await;
         // Given up before the span, cancelled in it, and 450 that failed in it.
-        engine.receivers.otherwise(&host(1), Reply::Status(500, secs(0)));
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(500, secs(0)));
         let before = engine.publish_one("a.b").await;
         engine.until(&before, Status::Failed, secs(5)).await;
         pass(secs(10)).await;
@@ -63,10 +65,18 @@ fn what_was_given_up_is_sent_again_and_nothing_else(database: Database) {
         }
         assert_eq!(count(&engine, "failed"), 452);
 
-        engine.receivers.otherwise(&host(1), Reply::Status(200, secs(0)));
-        let wrong = engine.postrider.recover_endpoint(&endpoint, Include::Failed, since, Some(START)).await;
+        engine
+            .receivers
+            .otherwise(&host(1), Reply::Status(200, secs(0)));
+        let wrong = engine
+            .postrider
+            .recover_endpoint(&endpoint, Include::Failed, since, Some(START))
+            .await;
         assert!(matches!(wrong, Err(Error::Invalid(_))));
-        let recovery = engine.postrider.recover_endpoint(&endpoint, Include::Failed, since, None).await;
+        let recovery = engine
+            .postrider
+            .recover_endpoint(&endpoint, Include::Failed, since, None)
+            .await;
         let recovery = recovery.unwrap();
         // It is cut off by a stop, and goes on after the restart where it was.
         pass(std::time::Duration::from_millis(120)).await;
@@ -74,7 +84,11 @@ fn what_was_given_up_is_sent_again_and_nothing_else(database: Database) {
         let done = until_done(&engine, &recovery).await;
         assert_eq!((done.matched, done.requeued), (450, 450));
         until_delivered(&engine, 451).await;
-        assert_eq!(count(&engine, "failed"), 2, "what was cancelled, and what failed before");
+        assert_eq!(
+            count(&engine, "failed"),
+            2,
+            "what was cancelled, and what failed before"
+        );
         assert_eq!(engine.receivers.received(&host(1)).len(), 1 + 1 + 450 + 450);
     });
 }
@@ -97,17 +111,31 @@ fn what_an_endpoint_never_got_is_sent_where_it_wants_it_now(database: Database) 
         engine.until(&had, Status::Delivered, secs(5)).await;
         let mut happenings = engine.postrider.subscribe();
 
-        let span = engine.postrider.recover_endpoint(&endpoint, Include::Missing, since, Some(until)).await;
+        let span = engine
+            .postrider
+            .recover_endpoint(&endpoint, Include::Missing, since, Some(until))
+            .await;
         let done = until_done(&engine, &span.unwrap()).await;
         assert_eq!((done.matched, done.requeued), (300, 300));
         until_delivered(&engine, 301).await;
-        assert!(matches!(happenings.recv().await.unwrap(), Happening::Delivered { .. }));
+        assert!(matches!(
+            happenings.recv().await.unwrap(),
+            Happening::Delivered { .. }
+        ));
 
-        let all = engine.postrider.recover_endpoint(&endpoint, Include::All, START, None).await.unwrap();
+        let all = engine
+            .postrider
+            .recover_endpoint(&endpoint, Include::All, START, None)
+            .await
+            .unwrap();
         let done = until_done(&engine, &all).await;
         assert_eq!(done.matched, 2, "one before, and one after the span");
         until_delivered(&engine, 303).await;
-        let again = engine.postrider.recover_endpoint(&endpoint, Include::All, START, None).await.unwrap();
+        let again = engine
+            .postrider
+            .recover_endpoint(&endpoint, Include::All, START, None)
+            .await
+            .unwrap();
         assert_eq!(until_done(&engine, &again).await.matched, 0);
         assert_eq!(engine.receivers.received(&host(1)).len(), 303);
         assert_eq!(again.tenant, Tenant::default());

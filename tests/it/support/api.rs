@@ -24,17 +24,30 @@ impl Answer {
 
     /// The fields that a problem names.
     pub fn fields(&self) -> Vec<&str> {
-        let errors = self.body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
-        errors.iter().filter_map(|error| error["field"].as_str()).collect()
+        let errors = self.body["errors"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        errors
+            .iter()
+            .filter_map(|error| error["field"].as_str())
+            .collect()
     }
 
     /// One of its headers; empty where it has none of that name.
     pub fn header(&self, name: &str) -> String {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
     }
 
     pub fn text(&self, field: &str) -> String {
-        self.body[field].as_str().unwrap_or_else(|| panic!("no text `{field}` in {}", self.body)).to_owned()
+        self.body[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("no text `{field}` in {}", self.body))
+            .to_owned()
     }
 }
 
@@ -51,9 +64,21 @@ impl Api {
         PROVIDER.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { base: base.to_owned(), token: token.to_owned(), runtime, client }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(30))
+            .build()
+            .unwrap();
+        Self {
+            base: base.to_owned(),
+            token: token.to_owned(),
+            runtime,
+            client,
+        }
     }
 
     /// Sends what it is told; `Err` when nothing came back.
@@ -78,15 +103,33 @@ impl Api {
             let bytes = answer.bytes().await?;
             let body = serde_json::from_slice(&bytes)
                 .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-            let answer = Answer { status, headers, body };
-            document::hold(method, path, status, &answer.header("content-type"), &answer.body);
+            let answer = Answer {
+                status,
+                headers,
+                body,
+            };
+            document::hold(
+                method,
+                path,
+                status,
+                &answer.header("content-type"),
+                &answer.body,
+            );
             Ok(answer)
         })
     }
 
-    fn json(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer, reqwest::Error> {
+    fn json(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Answer, reqwest::Error> {
         let bearer = format!("Bearer {}", self.token);
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
         self.try_request(method, &format!("/api/v1{path}"), &headers, body)
     }
 

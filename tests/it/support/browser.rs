@@ -1,5 +1,5 @@
-//! A headless Chromium of the test's own: its driver on a free port, its profile in a folder that is thrown
-//! away, and no host but this one.
+//! A headless Chromium of the test's own: its driver on a free port, its profile in a folder that
+//! is thrown away, and no host but this one.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -19,7 +19,8 @@ use super::until;
 /// How long anything on a page may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs the driver until its input ends, which it does with this process at the latest; then all of its group.
+/// Runs the driver until its input ends, which it does with this process at the latest; then all of
+/// its group.
 const WATCH: &str = r#""$0" "$@" & cat; kill -KILL 0"#;
 
 /// Before any script of a page: what tells that one was run that should not have been.
@@ -48,11 +49,17 @@ struct Native(&'static str, Value);
 
 impl WebDriverCompatibleCommand for Native {
     fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, url::ParseError> {
-        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+        base.join(&format!(
+            "session/{}/goog/cdp/execute",
+            session.unwrap_or_default()
+        ))
     }
 
     fn method_and_body(&self, _: &Url) -> (reqwest::Method, Option<String>) {
-        (reqwest::Method::POST, Some(json!({"cmd": self.0, "params": self.1}).to_string()))
+        (
+            reqwest::Method::POST,
+            Some(json!({"cmd": self.0, "params": self.1}).to_string()),
+        )
     }
 }
 
@@ -60,7 +67,10 @@ impl WebDriverCompatibleCommand for Native {
 fn program(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let all: Vec<_> = std::env::split_paths(&path).collect();
-    names.iter().flat_map(|name| all.iter().map(move |folder| folder.join(name))).find(|file| file.is_file())
+    names
+        .iter()
+        .flat_map(|name| all.iter().map(move |folder| folder.join(name)))
+        .find(|file| file.is_file())
 }
 
 fn capabilities(chromium: &Path, profile: &Path) -> Capabilities {
@@ -82,17 +92,18 @@ fn capabilities(chromium: &Path, profile: &Path) -> Capabilities {
         format!("--user-data-dir={}", profile.display()),
     ]);
     let options = json!({"binary": chromium, "args": arguments});
-    let all =
-        json!({"browserName": "chrome", "unhandledPromptBehavior": "ignore", "goog:chromeOptions": options});
+    let all = json!({"browserName": "chrome", "unhandledPromptBehavior": "ignore", "goog:chromeOptions": options});
     all.as_object().cloned().unwrap_or_default()
 }
 
 impl Browser {
-    /// A fresh one, that nobody is signed in with; `None` where none is installed, which is loud, and a failure
-    /// under CI.
+    /// A fresh one, that nobody is signed in with; `None` where none is installed, which is loud,
+    /// and a failure under CI.
     pub fn start() -> Option<Self> {
-        let programs =
-            (program(&["chromium", "chromium-browser", "google-chrome"]), program(&["chromedriver"]));
+        let programs = (
+            program(&["chromium", "chromium-browser", "google-chrome"]),
+            program(&["chromedriver"]),
+        );
         let (Some(chromium), Some(driver)) = programs else {
             assert!(
                 std::env::var_os("CI").is_none(),
@@ -103,23 +114,56 @@ impl Browser {
         };
         let profile = tempfile::tempdir().unwrap();
         let mut watch = Command::new("sh");
-        watch.args(["-c", WATCH]).arg(driver).args(["--port=0", "--allowed-ips=127.0.0.1"]);
-        watch.process_group(0).current_dir(profile.path()).env("HOME", profile.path());
-        let mut driver =
-            watch.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut said = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        watch
+            .args(["-c", WATCH])
+            .arg(driver)
+            .args(["--port=0", "--allowed-ips=127.0.0.1"]);
+        watch
+            .process_group(0)
+            .current_dir(profile.path())
+            .env("HOME", profile.path());
+        let mut driver = watch
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(driver.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
         let port = said.find_map(|line| {
-            line.split_once("successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok()
+            line.split_once("successfully on port ")?
+                .1
+                .trim_end_matches('.')
+                .parse::<u16>()
+                .ok()
         });
-        let address = format!("http://127.0.0.1:{}", port.expect("the driver says where it listens"));
+        let address = format!(
+            "http://127.0.0.1:{}",
+            port.expect("the driver says where it listens")
+        );
         std::thread::spawn(move || said.for_each(drop));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut browser = Self { runtime, client: None, driver, _profile: profile };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut browser = Self {
+            runtime,
+            client: None,
+            driver,
+            _profile: profile,
+        };
         let wanted = capabilities(&chromium, browser._profile.path());
-        let mut builder = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
-        let client = browser.runtime.block_on(builder.capabilities(wanted).connect(&address));
+        let mut builder =
+            ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
+        let client = browser
+            .runtime
+            .block_on(builder.capabilities(wanted).connect(&address));
         browser.client = Some(client.expect("a browser starts"));
-        browser.native("Page.addScriptToEvaluateOnNewDocument", json!({"source": SENTINEL}));
+        browser.native(
+            "Page.addScriptToEvaluateOnNewDocument",
+            json!({"source": SENTINEL}),
+        );
         browser.window(1280, 900);
         Some(browser)
     }
@@ -129,7 +173,9 @@ impl Browser {
     }
 
     fn native(&self, name: &'static str, parameters: Value) -> Value {
-        self.runtime.block_on(self.client().issue_cmd(Native(name, parameters))).unwrap()
+        self.runtime
+            .block_on(self.client().issue_cmd(Native(name, parameters)))
+            .unwrap()
     }
 
     /// Sets the size of what is seen. Below 720 it is a phone.
@@ -146,8 +192,13 @@ impl Browser {
 
     /// A picture of the whole page.
     pub fn picture(&self, file: &Path) {
-        let told = self.native("Page.captureScreenshot", json!({"captureBeyondViewport": true}));
-        let png = BASE64_STANDARD.decode(told["data"].as_str().unwrap()).unwrap();
+        let told = self.native(
+            "Page.captureScreenshot",
+            json!({"captureBeyondViewport": true}),
+        );
+        let png = BASE64_STANDARD
+            .decode(told["data"].as_str().unwrap())
+            .unwrap();
         std::fs::write(file, png).unwrap();
     }
 
@@ -164,12 +215,17 @@ impl Browser {
     }
 
     pub fn address(&self) -> String {
-        self.runtime.block_on(self.client().current_url()).unwrap().into()
+        self.runtime
+            .block_on(self.client().current_url())
+            .unwrap()
+            .into()
     }
 
     /// What a function's body returns.
     pub fn run(&self, script: &str) -> Value {
-        self.runtime.block_on(self.client().execute(script, Vec::new())).unwrap()
+        self.runtime
+            .block_on(self.client().execute(script, Vec::new()))
+            .unwrap()
     }
 
     /// What a page told of scripts that ran, of what its policy forbade, and of errors.
@@ -188,26 +244,40 @@ impl Browser {
     /// All text of the first element that is so; empty where there is none.
     pub fn text(&self, css: &str) -> String {
         let script = "return document.querySelector(arguments[0])?.textContent ?? ''";
-        let text = self.runtime.block_on(self.client().execute(script, vec![css.into()])).unwrap();
+        let text = self
+            .runtime
+            .block_on(self.client().execute(script, vec![css.into()]))
+            .unwrap();
         text.as_str().unwrap_or_default().to_owned()
     }
 
     /// How many elements are so.
     pub fn count(&self, css: &str) -> u64 {
         let script = "return document.querySelectorAll(arguments[0]).length";
-        self.runtime.block_on(self.client().execute(script, vec![css.into()])).unwrap().as_u64().unwrap()
+        self.runtime
+            .block_on(self.client().execute(script, vec![css.into()]))
+            .unwrap()
+            .as_u64()
+            .unwrap()
     }
 
     /// Waits until the element's text has `part` in it.
     pub fn sees(&self, css: &str, part: &str) {
-        self.waits_for(&format!("{css} says “{part}”"), || self.text(css).contains(part));
+        self.waits_for(&format!("{css} says “{part}”"), || {
+            self.text(css).contains(part)
+        });
     }
 
     pub fn waits_for(&self, what: &str, mut done: impl FnMut() -> bool) {
         let started = std::time::Instant::now();
         until(what, PATIENCE + Duration::from_secs(5), || {
             let late = started.elapsed() > PATIENCE;
-            assert!(!late || done(), "{what}: not on {}:\n{}", self.address(), self.text("body"));
+            assert!(
+                !late || done(),
+                "{what}: not on {}:\n{}",
+                self.address(),
+                self.text("body")
+            );
             late || done()
         });
     }
@@ -243,7 +313,9 @@ impl Browser {
     /// Goes to a page by its fragment, within the document.
     pub fn go(&self, fragment: &str) {
         let script = "location.hash = arguments[0]";
-        self.runtime.block_on(self.client().execute(script, vec![fragment.into()])).unwrap();
+        self.runtime
+            .block_on(self.client().execute(script, vec![fragment.into()]))
+            .unwrap();
     }
 }
 
@@ -251,7 +323,8 @@ impl Drop for Browser {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
             // Whether it does or not, all of it ends below.
-            let close = async { tokio::time::timeout(Duration::from_secs(10), client.close()).await };
+            let close =
+                async { tokio::time::timeout(Duration::from_secs(10), client.close()).await };
             let _ = self.runtime.block_on(close);
         }
         drop(self.driver.stdin.take());

@@ -54,7 +54,9 @@ fn open(place: &(impl Place + ?Sized)) -> Conn {
             conn.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
             Conn::Sqlite(conn)
         }
-        DatabaseUrl::Postgres(url) => Conn::Postgres(PgConnection::establish(url.reveal()).unwrap()),
+        DatabaseUrl::Postgres(url) => {
+            Conn::Postgres(PgConnection::establish(url.reveal()).unwrap())
+        }
         _ => panic!("an unknown database"),
     }
 }
@@ -88,7 +90,9 @@ pub fn opcodes(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
 }
 
 fn explained(place: &(impl Place + ?Sized), sql: &str, column: &str) -> Vec<String> {
-    let DatabaseUrl::Sqlite(path) = place.url() else { panic!("not SQLite") };
+    let DatabaseUrl::Sqlite(path) = place.url() else {
+        panic!("not SQLite")
+    };
     let conn = rusqlite::Connection::open(path).unwrap();
     let mut statement = conn.prepare(sql).unwrap();
     let rows = statement.raw_query().mapped(|row| row.get(column));

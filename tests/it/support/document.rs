@@ -19,7 +19,9 @@ pub fn validator(schema: &Value) -> Arc<Validator> {
     let mut validators = VALIDATORS.lock().unwrap();
     let made = validators.entry(schema.to_string()).or_insert_with(|| {
         let whole = json!({"components": DOCUMENT["components"], "allOf": [schema]});
-        Arc::new(jsonschema::validator_for(&whole).unwrap_or_else(|error| panic!("{schema}: {error}")))
+        Arc::new(
+            jsonschema::validator_for(&whole).unwrap_or_else(|error| panic!("{schema}: {error}")),
+        )
     });
     Arc::clone(made)
 }
@@ -27,13 +29,17 @@ pub fn validator(schema: &Value) -> Arc<Validator> {
 /// What is wrong with `value`, by its schema.
 pub fn faults(schema: &Value, value: &Value) -> Vec<String> {
     let validator = validator(schema);
-    validator.iter_errors(value).map(|fault| format!("{}: {fault}", fault.instance_path())).collect()
+    validator
+        .iter_errors(value)
+        .map(|fault| format!("{}: {fault}", fault.instance_path()))
+        .collect()
 }
 
 /// The operation at a path as it is asked for, if the document has one.
 fn operation<'d>(method: &str, path: &str) -> Option<&'d Value> {
     let matches = |template: &str| {
-        let (theirs, ours): (Vec<_>, Vec<_>) = (path.split('/').collect(), template.split('/').collect());
+        let (theirs, ours): (Vec<_>, Vec<_>) =
+            (path.split('/').collect(), template.split('/').collect());
         let same = |(theirs, ours): (&&str, &&str)| theirs == ours || ours.starts_with('{');
         theirs.len() == ours.len() && theirs.iter().zip(&ours).all(same)
     };
@@ -49,7 +55,9 @@ fn operation<'d>(method: &str, path: &str) -> Option<&'d Value> {
 /// An answer of the document, looked up where it is kept.
 pub fn resolved(answer: &Value) -> &Value {
     match answer["$ref"].as_str() {
-        Some(place) => DOCUMENT.pointer(place.trim_start_matches('#')).expect("it is there"),
+        Some(place) => DOCUMENT
+            .pointer(place.trim_start_matches('#'))
+            .expect("it is there"),
         None => answer,
     }
 }
@@ -58,7 +66,9 @@ pub fn resolved(answer: &Value) -> &Value {
 /// Where the document says something else of such an answer.
 pub fn hold(method: &str, path: &str, status: u16, content_type: &str, body: &Value) {
     let path = path.split('?').next().unwrap_or_default();
-    let Some(operation) = operation(method, path) else { return };
+    let Some(operation) = operation(method, path) else {
+        return;
+    };
     let answer = resolved(&operation["responses"][status.to_string()]);
     assert!(
         answer.is_object(),
@@ -74,6 +84,9 @@ pub fn hold(method: &str, path: &str, status: u16, content_type: &str, body: &Va
     };
     if media.ends_with("json") {
         let faults = faults(&content["schema"], body);
-        assert!(faults.is_empty(), "{method} {path} {status} is not as described: {faults:?}\n{body:#}");
+        assert!(
+            faults.is_empty(),
+            "{method} {path} {status} is not as described: {faults:?}\n{body:#}"
+        );
     }
 }

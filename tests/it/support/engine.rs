@@ -76,13 +76,23 @@ impl TestEngine {
         let dir = tempfile::tempdir().unwrap();
         let database = database.fresh(dir.path()).expect("there is one");
         let postrider = start(&database, receivers.clone(), START, configure);
-        Self { postrider, receivers, database, _dir: Some(dir) }
+        Self {
+            postrider,
+            receivers,
+            database,
+            _dir: Some(dir),
+        }
     }
 
     /// One more on a database that was there before.
     pub fn again(database: &DatabaseUrl, receivers: &ScriptedReceivers, now: Timestamp) -> Self {
         let postrider = start(database, receivers.clone(), now, |_| {});
-        Self { postrider, receivers: receivers.clone(), database: database.clone(), _dir: None }
+        Self {
+            postrider,
+            receivers: receivers.clone(),
+            database: database.clone(),
+            _dir: None,
+        }
     }
 
     /// Stops the engine and starts another one on the same database.
@@ -96,7 +106,12 @@ impl TestEngine {
     }
 
     pub fn start_again(self) -> Self {
-        let postrider = start(&self.database, self.receivers.clone(), self.postrider.now(), |_| {});
+        let postrider = start(
+            &self.database,
+            self.receivers.clone(),
+            self.postrider.now(),
+            |_| {},
+        );
         Self { postrider, ..self }
     }
 
@@ -113,18 +128,29 @@ impl TestEngine {
         let mut fields: serde_json::Value = serde_json::from_str(settings).unwrap();
         fields["url"] = format!("http://{}/hook", host(n)).into();
         let change: EndpointChange = serde_json::from_value(fields).unwrap();
-        let view = self.postrider.create_endpoint(tenant, change, None).await.unwrap();
+        let view = self
+            .postrider
+            .create_endpoint(tenant, change, None)
+            .await
+            .unwrap();
         view.endpoint.id
     }
 
     pub async fn publish(&self, event_type: &str) -> Receipt {
-        self.postrider.publish(event(event_type, "1")).await.unwrap()
+        self.postrider
+            .publish(event(event_type, "1"))
+            .await
+            .unwrap()
     }
 
     /// Publishes one event that goes to one endpoint.
     pub async fn publish_one(&self, event_type: &str) -> DeliveryId {
         let receipt = self.publish(event_type).await;
-        assert_eq!(receipt.deliveries.len(), 1, "one endpoint wants {event_type}");
+        assert_eq!(
+            receipt.deliveries.len(),
+            1,
+            "one endpoint wants {event_type}"
+        );
         receipt.deliveries[0].0.clone()
     }
 
@@ -152,15 +178,24 @@ impl TestEngine {
     /// The value of one metric's line.
     pub async fn metric(&self, line: &str) -> f64 {
         let text = self.postrider.metrics(MetricsFormat::Text).await;
-        let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
-        found.unwrap_or_else(|| panic!("no metric {line} in\n{text}")).parse().unwrap()
+        let found = text
+            .lines()
+            .find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
+        found
+            .unwrap_or_else(|| panic!("no metric {line} in\n{text}"))
+            .parse()
+            .unwrap()
     }
 }
 
 /// For days of virtual time: looks for due work, and renews leases, as rarely as it may.
 pub fn rarely(config: &mut EngineConfig, poll_interval: Duration) {
     config.poll_interval = poll_interval;
-    config.lease = Terms { ttl: secs(600), renewal: secs(290), margin: secs(10) };
+    config.lease = Terms {
+        ttl: secs(600),
+        renewal: secs(290),
+        margin: secs(10),
+    };
 }
 
 fn start(

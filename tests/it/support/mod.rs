@@ -23,7 +23,10 @@ use std::time::{Duration, Instant};
 pub fn until(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < patience, "{what}: not within {patience:?}");
+        assert!(
+            started.elapsed() < patience,
+            "{what}: not within {patience:?}"
+        );
         std::thread::park_timeout(Duration::from_millis(10));
     }
 }

@@ -1,4 +1,5 @@
-//! A network namespace of a test's own: addresses that really listen, a name server, and the system's files.
+//! A network namespace of a test's own: addresses that really listen, a name server, and the
+//! system's files.
 //!
 //! The test runs itself once more inside, by the name of a test that is ignored otherwise.
 
@@ -16,9 +17,9 @@ pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// Runs the ignored test `test` in a namespace that has `addresses` and whose resolv.conf and hosts are the files
-/// of those names in a folder of its own, which is the working folder. False, loudly, where there are no
-/// namespaces; under CI that is a failure.
+/// Runs the ignored test `test` in a namespace that has `addresses` and whose resolv.conf and hosts
+/// are the files of those names in a folder of its own, which is the working folder. False, loudly,
+/// where there are no namespaces; under CI that is a failure.
 pub fn run_inside(test: &str, addresses: &[IpAddr], resolv_conf: &str, hosts: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("resolv.conf"), resolv_conf).unwrap();
@@ -30,24 +31,39 @@ pub fn run_inside(test: &str, addresses: &[IpAddr], resolv_conf: &str, hosts: &s
     script += " && mount --bind resolv.conf /etc/resolv.conf && mount --bind hosts /etc/hosts";
     let in_namespace = |then: &str| {
         let mut command = Command::new("unshare");
-        command.args(["-rmn", "sh", "-ec", &format!("{script} && {then}")]).current_dir(folder.path());
+        command
+            .args(["-rmn", "sh", "-ec", &format!("{script} && {then}")])
+            .current_dir(folder.path());
         command
     };
-    if !in_namespace("true").output().is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "network namespaces are needed (unshare -rmn, ip)");
+    if !in_namespace("true")
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "network namespaces are needed (unshare -rmn, ip)"
+        );
         eprintln!("SKIPPED: a network of the test's own needs namespaces (unshare -rmn, ip)");
         return false;
     }
     let program = std::env::current_exe().unwrap();
-    let run = format!("exec {} --exact {test} --ignored --nocapture", program.display());
+    let run = format!(
+        "exec {} --exact {test} --ignored --nocapture",
+        program.display()
+    );
     let output = in_namespace(&run).env(INSIDE, "1").output().unwrap();
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
     true
 }
 
-/// Writes one of the system's files anew, from inside: in its place, as what is mounted is the file itself.
+/// Writes one of the system's files anew, from inside: in its place, as what is mounted is the file
+/// itself.
 pub fn rewrite(path: &Path, text: &str) {
     // A second's resolution would hide a change that leaves the length as it is.
     std::fs::write(path, text).unwrap();
@@ -127,14 +143,38 @@ fn question(query: &[u8]) -> (String, usize) {
 /// An answer that nobody may keep: its time to live is zero.
 fn reply(query: &[u8], question_end: usize, code: u8, answers: &[IpAddr]) -> Vec<u8> {
     let mut bytes = query[..2].to_vec();
-    bytes.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(answers.len()).unwrap(), 0, 0, 0, 0]);
+    bytes.extend([
+        0x81,
+        0x80 | code,
+        0,
+        1,
+        0,
+        u8::try_from(answers.len()).unwrap(),
+        0,
+        0,
+        0,
+        0,
+    ]);
     bytes.extend(&query[12..question_end]);
     for answer in answers {
         let (kind, data) = match answer {
             IpAddr::V4(v4) => (1, v4.octets().to_vec()),
             IpAddr::V6(v6) => (28, v6.octets().to_vec()),
         };
-        bytes.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, u8::try_from(data.len()).unwrap()]);
+        bytes.extend([
+            0xc0,
+            12,
+            0,
+            kind,
+            0,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            u8::try_from(data.len()).unwrap(),
+        ]);
         bytes.extend(data);
     }
     bytes

@@ -102,18 +102,29 @@ impl Proxy {
 }
 
 fn holds(bytes: &[u8], text: &str) -> bool {
-    !text.is_empty() && bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    !text.is_empty()
+        && bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
 }
 
-/// Whether the client runs a statement with that text, of which it may have told the server before: then it names it.
+/// Whether the client runs a statement with that text, of which it may have told the server before:
+/// then it names it.
 fn runs(bytes: &[u8], marker: &str, statements: &mut HashMap<Vec<u8>, Vec<u8>>) -> bool {
     const NAME: &[u8] = b"__diesel_stmt_";
-    let word = |from: usize| -> &[u8] { bytes[from..].split(|byte| *byte == 0).next().unwrap_or_default() };
+    let word = |from: usize| -> &[u8] {
+        bytes[from..]
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default()
+    };
     let mut named = false;
     for at in 0..bytes.len() {
         if bytes[at..].starts_with(NAME) {
             let name = word(at);
-            let text = bytes.get(at + name.len() + 1..).map_or(&[][..], |_| word(at + name.len() + 1));
+            let text = bytes
+                .get(at + name.len() + 1..)
+                .map_or(&[][..], |_| word(at + name.len() + 1));
             if text.len() > 6 {
                 statements.insert(name.to_vec(), text.to_vec());
             }
@@ -123,7 +134,13 @@ fn runs(bytes: &[u8], marker: &str, statements: &mut HashMap<Vec<u8>, Vec<u8>>) 
     named || holds(bytes, marker)
 }
 
-fn pass_on(state: &State, mut from: TcpStream, mut to: TcpStream, losing: &AtomicBool, to_server: bool) {
+fn pass_on(
+    state: &State,
+    mut from: TcpStream,
+    mut to: TcpStream,
+    losing: &AtomicBool,
+    to_server: bool,
+) {
     let mut buffer = vec![0; 64 * 1024];
     let mut marked = false;
     let mut statements = HashMap::new();
@@ -142,7 +159,11 @@ fn pass_on(state: &State, mut from: TcpStream, mut to: TcpStream, losing: &Atomi
                     });
                 }
                 let lose = |left: usize| left.checked_sub(1);
-                if state.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok() {
+                if state
+                    .lose
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose)
+                    .is_ok()
+                {
                     losing.store(true, Ordering::SeqCst);
                 }
             }

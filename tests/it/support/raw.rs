@@ -26,7 +26,10 @@ pub fn listen_at(
         for stream in listener.incoming().map_while(Result::ok) {
             let (behave, number) = (Arc::clone(&behave), count.fetch_add(1, Ordering::SeqCst));
             let run = move || behave(Connection::new(stream), number);
-            std::thread::Builder::new().stack_size(256 * 1024).spawn(run).unwrap();
+            std::thread::Builder::new()
+                .stack_size(256 * 1024)
+                .spawn(run)
+                .unwrap();
         }
     });
     address
@@ -40,7 +43,9 @@ pub struct Connection {
 
 impl Connection {
     fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
         stream.set_nodelay(true).unwrap();
         let input = BufReader::new(stream.try_clone().unwrap());
         Self { stream, input }
@@ -54,7 +59,9 @@ impl Connection {
                 return None;
             }
         }
-        let length = header(&head, "content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
+        let length = header(&head, "content-length")
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(0);
         self.input.read_exact(&mut vec![0; length]).ok()?;
         Some(head)
     }

@@ -1,8 +1,8 @@
 //! A receiver on loopback, in this process but on threads of its own, that records what it gets.
 //!
 //! The path says what it answers: `/ok/…`, `/status/CODE`, `/slow/MS`, `/hang`, `/flaky` (every
-//! third is a 500), `/recovers/N` (200 after N times 500), `/endless` (200, and a body without end), `/redirect`,
-//! `/mirror` (500, with the request's body, and once more in a header).
+//! third is a 500), `/recovers/N` (200 after N times 500), `/endless` (200, and a body without
+//! end), `/redirect`, `/mirror` (500, with the request's body, and once more in a header).
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +25,10 @@ pub struct Got {
 
 impl Got {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(one, _)| one == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -50,8 +53,18 @@ impl Receiver {
         let data = web::Data::from(Arc::clone(&record));
         std::thread::spawn(move || {
             actix::System::new().block_on(async move {
-                let app = move || App::new().app_data(data.clone()).default_service(web::to(receive));
-                HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap().run().await
+                let app = move || {
+                    App::new()
+                        .app_data(data.clone())
+                        .default_service(web::to(receive))
+                };
+                HttpServer::new(app)
+                    .workers(1)
+                    .disable_signals()
+                    .listen(listener)
+                    .unwrap()
+                    .run()
+                    .await
             })
         });
         Self { address, record }
@@ -67,16 +80,29 @@ impl Receiver {
 
     /// The most requests that any path had at once.
     pub fn most_at_once(&self) -> usize {
-        self.record.at_once.lock().unwrap().values().map(|(_, most)| *most).max().unwrap_or(0)
+        self.record
+            .at_once
+            .lock()
+            .unwrap()
+            .values()
+            .map(|(_, most)| *most)
+            .max()
+            .unwrap_or(0)
     }
 
     /// What of a text a header can carry.
     pub fn as_header(text: &str) -> String {
-        text.chars().filter(|c| *c >= ' ' && *c != '\u{7f}').collect()
+        text.chars()
+            .filter(|c| *c >= ' ' && *c != '\u{7f}')
+            .collect()
     }
 
     pub fn at(&self, path: &str) -> Vec<Got> {
-        self.got().iter().filter(|one| one.path == path).cloned().collect()
+        self.got()
+            .iter()
+            .filter(|one| one.path == path)
+            .cloned()
+            .collect()
     }
 }
 
@@ -101,21 +127,50 @@ impl Drop for AtOnce {
     }
 }
 
-async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+async fn receive(
+    record: web::Data<Record>,
+    request: HttpRequest,
+    body: web::Bytes,
+) -> HttpResponse {
     let headers = request.headers().iter();
     let headers: Vec<_> = headers
-        .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                value.to_str().unwrap_or_default().to_owned(),
+            )
+        })
         .collect();
     let path = request.path().to_owned();
-    let id =
-        request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+    let id = request
+        .headers()
+        .get("webhook-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
     let body = String::from_utf8_lossy(&body).into_owned();
     let mirrored = body.clone();
-    let before = record.got.lock().unwrap().iter().filter(|one| one.path == path).count();
-    record.got.lock().unwrap().push(Got { at: Instant::now(), path: path.clone(), id, body, headers });
+    let before = record
+        .got
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|one| one.path == path)
+        .count();
+    record.got.lock().unwrap().push(Got {
+        at: Instant::now(),
+        path: path.clone(),
+        id,
+        body,
+        headers,
+    });
     let _at_once = AtOnce::new(&record, &path);
     let count = record.count.fetch_add(1, Ordering::Relaxed);
-    let number = path.rsplit('/').next().and_then(|last| last.parse::<u16>().ok()).unwrap_or(200);
+    let number = path
+        .rsplit('/')
+        .next()
+        .and_then(|last| last.parse::<u16>().ok())
+        .unwrap_or(200);
     match path.split('/').nth(1).unwrap_or_default() {
         "status" => HttpResponse::build(StatusCode::from_u16(number).unwrap()).body("as you wish"),
         "slow" => {
@@ -127,10 +182,15 @@ async fn receive(record: web::Data<Record>, request: HttpRequest, body: web::Byt
         "recovers" if before < usize::from(number) => HttpResponse::InternalServerError().finish(),
         "endless" => HttpResponse::Ok().body(Endless),
         "mirror" => {
-            let header = HeaderValue::from_bytes(Receiver::as_header(&mirrored).as_bytes()).unwrap();
-            HttpResponse::InternalServerError().insert_header(("x-mirror", header)).body(mirrored)
+            let header =
+                HeaderValue::from_bytes(Receiver::as_header(&mirrored).as_bytes()).unwrap();
+            HttpResponse::InternalServerError()
+                .insert_header(("x-mirror", header))
+                .body(mirrored)
         }
-        "redirect" => HttpResponse::Found().insert_header(("location", "/ok/redirected")).finish(),
+        "redirect" => HttpResponse::Found()
+            .insert_header(("location", "/ok/redirected"))
+            .finish(),
         _ => HttpResponse::Ok().finish(),
     }
 }

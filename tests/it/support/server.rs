@@ -53,7 +53,11 @@ impl Server {
 
     /// Starts a command that [`serve`] made, and waits until it listens.
     pub fn spawn(folder: &Path, mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let copy = Arc::clone(&log);
@@ -64,7 +68,12 @@ impl Server {
                 log.push('\n');
             }
         });
-        let mut server = Self { folder: folder.to_owned(), base: String::new(), child, log };
+        let mut server = Self {
+            folder: folder.to_owned(),
+            base: String::new(),
+            child,
+            log,
+        };
         let mut found = None;
         until("the server listens", Duration::from_secs(30), || {
             let log = server.log();
@@ -73,7 +82,8 @@ impl Server {
                 .and_then(|(_, rest)| Some(rest.lines().next()?.trim().to_owned()));
             found.is_some() || server.child.try_wait().unwrap().is_some()
         });
-        server.base = found.unwrap_or_else(|| panic!("the server did not start:\n{}", server.log()));
+        server.base =
+            found.unwrap_or_else(|| panic!("the server did not start:\n{}", server.log()));
         server
     }
 
@@ -103,7 +113,13 @@ impl Server {
     /// SIGTERM, and its end.
     pub fn terminate(mut self) -> (ExitStatus, String) {
         let pid = self.pid().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let status = self.child.wait().unwrap();
         let log = self.log();
         (status, log)
@@ -119,9 +135,13 @@ impl Drop for Server {
         }
         // Whatever a test did: no secret is in the log.
         let log = self.log();
-        let token = std::fs::read_to_string(self.folder.join("postrider.db.token")).unwrap_or_default();
+        let token =
+            std::fs::read_to_string(self.folder.join("postrider.db.token")).unwrap_or_default();
         for secret in [token.trim(), "whsec_", "whsk_", "prk_"] {
-            assert!(secret.is_empty() || !log.contains(secret), "{secret} is in the log:\n{log}");
+            assert!(
+                secret.is_empty() || !log.contains(secret),
+                "{secret} is in the log:\n{log}"
+            );
         }
     }
 }

@@ -43,7 +43,11 @@ pub(crate) struct Filter {
 
 impl Filter {
     fn parameters(self) -> [Parameter; 3] {
-        [("endpoint_id", self.endpoint), ("event_id", self.event), ("tenant", self.tenant)]
+        [
+            ("endpoint_id", self.endpoint),
+            ("event_id", self.event),
+            ("tenant", self.tenant),
+        ]
     }
 }
 
@@ -113,7 +117,10 @@ impl List {
 
 impl One {
     async fn run(self, action: &str) -> Result<(), Failure> {
-        let answer = self.client.call(Method::POST, &path_of(&self.id, action), None).await?;
+        let answer = self
+            .client
+            .call(Method::POST, &path_of(&self.id, action), None)
+            .await?;
         print(&answer, self.client.json, shown);
         Ok(())
     }
@@ -137,7 +144,11 @@ fn shown(delivery: &Value) -> String {
             ("attempts", "attempt_count"),
         ],
     )];
-    for attempt in delivery["attempts"].as_array().map(Vec::as_slice).unwrap_or_default() {
+    for attempt in delivery["attempts"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
         let number = match text(attempt, "number") {
             number if number.is_empty() => "-".to_owned(),
             number => number,

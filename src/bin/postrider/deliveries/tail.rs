@@ -1,5 +1,5 @@
-//! `postrider deliveries tail`: deliveries as they end, until told to stop. It asks for those that have
-//! ended each second, newest first, as far as there is something new.
+//! `postrider deliveries tail`: deliveries as they end, until told to stop. It asks for those that
+//! have ended each second, newest first, as far as there is something new.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -65,9 +65,16 @@ impl Tail {
         let connection = self.client.connect()?;
         if let Some(endpoint) = &self.filter.endpoint {
             // At one that is not there, or no more, nothing ends.
-            connection.call(Method::GET, &endpoints::path_of(endpoint, ""), None).await?;
+            connection
+                .call(Method::GET, &endpoints::path_of(endpoint, ""), None)
+                .await?;
         }
-        let mut follower = Follower { connection, filter: self.filter, since, told: HashSet::new() };
+        let mut follower = Follower {
+            connection,
+            filter: self.filter,
+            since,
+            told: HashSet::new(),
+        };
         let (mut left, mut seen) = (self.count.unwrap_or(u64::MAX), false);
         let stop = stop_signal();
         tokio::pin!(stop);
@@ -82,7 +89,11 @@ impl Tail {
             };
             seen = true;
             for delivery in ended {
-                emit(&if self.client.json { delivery.to_string() } else { line(&delivery) });
+                emit(&if self.client.json {
+                    delivery.to_string()
+                } else {
+                    line(&delivery)
+                });
                 left -= 1;
                 if left == 0 {
                     return Ok(());
@@ -105,7 +116,11 @@ impl Follower {
             for _ in 0..MOST_PAGES {
                 let page = self.page(status, cursor.take()).await?;
                 let found = rows(&page).len();
-                let new: Vec<Value> = rows(&page).iter().filter(|row| self.is_new(row)).cloned().collect();
+                let new: Vec<Value> = rows(&page)
+                    .iter()
+                    .filter(|row| self.is_new(row))
+                    .cloned()
+                    .collect();
                 cursor = page["next_cursor"].as_str().map(str::to_owned);
                 let all_new = new.len() == found;
                 ended.extend(new);
@@ -131,20 +146,31 @@ impl Follower {
     async fn page(&self, status: &str, cursor: Option<String>) -> Result<Value, Failure> {
         let mut parameters = self.filter.clone().parameters().to_vec();
         let limit = Some(PAGE.to_string());
-        parameters.extend([("status", Some(status.to_owned())), ("limit", limit), ("cursor", cursor)]);
-        self.connection.call(Method::GET, &query("/deliveries", &parameters), None).await
+        parameters.extend([
+            ("status", Some(status.to_owned())),
+            ("limit", limit),
+            ("cursor", cursor),
+        ]);
+        self.connection
+            .call(Method::GET, &query("/deliveries", &parameters), None)
+            .await
     }
 
     /// Whether it has ended since the beginning, and was not told yet.
     fn is_new(&mut self, row: &Value) -> bool {
         let at = text(row, "updated_at");
-        self.since.as_ref().is_none_or(|since| at >= *since) && self.told.insert((text(row, "id"), at))
+        self.since.as_ref().is_none_or(|since| at >= *since)
+            && self.told.insert((text(row, "id"), at))
     }
 }
 
 fn line(delivery: &Value) -> String {
     let why = text(delivery, "failure_reason");
-    let why = if why.is_empty() { why } else { format!(" ({why})") };
+    let why = if why.is_empty() {
+        why
+    } else {
+        format!(" ({why})")
+    };
     format!(
         "{}  {}{why}  {}  {} {} to {}  attempts: {}",
         text(delivery, "updated_at"),

@@ -1,5 +1,6 @@
-//! `postrider demo`: a server and a receiver in one process and a temporary folder, and what happens between
-//! them in some seconds. It shows what the README promises, and leaves nothing behind.
+//! `postrider demo`: a server and a receiver in one process and a temporary folder, and what
+//! happens between them in some seconds. It shows what the README promises, and leaves nothing
+//! behind.
 
 mod receiver;
 mod stage;
@@ -57,7 +58,8 @@ struct Play {
 
 impl Demo {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let folder = tempfile::tempdir().context("no temporary folder: check TMPDIR and the disk")?;
+        let folder =
+            tempfile::tempdir().context("no temporary folder: check TMPDIR and the disk")?;
         let stage = Stage::new(self.json);
         let (play, running) = start(stage, folder.path().join("postrider.db")).await?;
         let played = tokio::select! {
@@ -70,7 +72,9 @@ impl Demo {
             server.stop(false).await;
         }
         running.postrider.drain().await;
-        folder.close().context("the temporary folder is left behind")?;
+        folder
+            .close()
+            .context("the temporary folder is left behind")?;
         played
     }
 }
@@ -80,21 +84,43 @@ async fn start(stage: Stage, database: std::path::PathBuf) -> Result<(Play, Runn
     config.allow_networks = vec!["127.0.0.0/8".parse().context("a network")?];
     config.drain_timeout = Duration::from_secs(2);
     let (receiver, receiver_url, receiver_handle) = Receiver::start(stage)?;
-    let postrider = Postrider::builder().database(DatabaseUrl::Sqlite(database)).config(config).start().await;
+    let postrider = Postrider::builder()
+        .database(DatabaseUrl::Sqlite(database))
+        .config(config)
+        .start()
+        .await;
     let postrider = postrider.context("the engine does not start")?;
 
     let token = generate_token();
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port for the server")?;
     let base = format!("http://{}", listener.local_addr().context("no address")?);
-    let (handle, api_token) = (postrider.clone(), ApiToken::new(&token).map_err(|detail| anyhow!(detail))?);
+    let (handle, api_token) = (
+        postrider.clone(),
+        ApiToken::new(&token).map_err(|detail| anyhow!(detail))?,
+    );
     let app = move || App::new().configure(handle.admin_with_tokens(api_token.clone()));
-    let server = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(0);
+    let server = HttpServer::new(app)
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(0);
     let server = server.listen(listener).context("cannot serve")?.run();
     let servers = vec![server.handle(), receiver_handle];
     actix_web::rt::spawn(server);
     let api = Connection::with_token(&base, &token)?;
-    stage.happened("server", &format!("on {base}, receiver on {receiver_url}"), json!({"server": base}));
-    Ok((Play { stage, api, receiver, receiver_url }, Running { postrider, servers }))
+    stage.happened(
+        "server",
+        &format!("on {base}, receiver on {receiver_url}"),
+        json!({"server": base}),
+    );
+    Ok((
+        Play {
+            stage,
+            api,
+            receiver,
+            receiver_url,
+        },
+        Running { postrider, servers },
+    ))
 }
 
 impl Play {
@@ -102,7 +128,12 @@ impl Play {
         let stage = self.stage;
         stage.say("Three endpoints: one that works, one that fails twice before it takes an event, one that is down.");
         let good = self.endpoint("good", json!({})).await?;
-        let flaky = self.endpoint("flaky", json!({"retry_delays_s": [1, 1, 2], "breaker_after": 0})).await?;
+        let flaky = self
+            .endpoint(
+                "flaky",
+                json!({"retry_delays_s": [1, 1, 2], "breaker_after": 0}),
+            )
+            .await?;
         let down = json!({"retry_delays_s": [], "breaker_after": BREAKER_AFTER, "concurrency": 1});
         let dead = self.endpoint("dead", down).await?;
 
@@ -110,7 +141,8 @@ impl Play {
         let began = self.publish().await?;
 
         stage.say("What fails is retried with the same event id. The dead endpoint is left alone after three failures.");
-        self.until(&dead, |endpoint| endpoint["health"]["breaker"] != "closed").await?;
+        self.until(&dead, |endpoint| endpoint["health"]["breaker"] != "closed")
+            .await?;
         let endpoint = self.get(&format!("/endpoints/{dead}")).await?;
         let waiting = text(&endpoint, "health.pending");
         stage.happened(
@@ -122,7 +154,9 @@ impl Play {
 
         stage.say("The dead endpoint's receiver is repaired. Resumed, what waits goes out.");
         self.receiver.repair();
-        self.api.call(Method::POST, &format!("/endpoints/{dead}/resume"), None).await?;
+        self.api
+            .call(Method::POST, &format!("/endpoints/{dead}/resume"), None)
+            .await?;
         stage.happened("resume", "dead", json!({"endpoint": "dead"}));
         self.until_ended(&dead).await?;
 
@@ -130,7 +164,8 @@ impl Play {
         self.recover(&dead, &began).await?;
         self.until_ended(&dead).await?;
         self.until_ended(&good).await?;
-        self.summary(&[("good", &good), ("flaky", &flaky), ("dead", &dead)]).await
+        self.summary(&[("good", &good), ("flaky", &flaky), ("dead", &dead)])
+            .await
     }
 
     async fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -140,9 +175,16 @@ impl Play {
     async fn endpoint(&self, name: &str, mut settings: Value) -> Result<String, Failure> {
         settings["url"] = json!(format!("{}/{name}", self.receiver_url));
         settings["rate_limit"] = json!("unlimited");
-        let made = self.api.call(Method::POST, "/endpoints", Some(settings.to_string())).await?;
+        let made = self
+            .api
+            .call(Method::POST, "/endpoints", Some(settings.to_string()))
+            .await?;
         let id = text(&made, "id");
-        self.stage.happened("endpoint", &format!("{name:5} is {id}"), json!({"endpoint": name, "id": id}));
+        self.stage.happened(
+            "endpoint",
+            &format!("{name:5} is {id}"),
+            json!({"endpoint": name, "id": id}),
+        );
         Ok(id)
     }
 
@@ -150,11 +192,14 @@ impl Play {
     async fn publish(&self) -> Result<String, Failure> {
         let mut began = String::new();
         for number in 1..=EVENTS {
-            let event =
-                json!({"id": format!("order-{number}"), "type": "order.placed", "data": {"order": number}});
-            let answer = self.api.call(Method::POST, "/events", Some(event.to_string())).await?;
+            let event = json!({"id": format!("order-{number}"), "type": "order.placed", "data": {"order": number}});
+            let answer = self
+                .api
+                .call(Method::POST, "/events", Some(event.to_string()))
+                .await?;
             let id = text(&answer, "id");
-            self.stage.happened("event", &format!("{id} is stored"), json!({"event": id}));
+            self.stage
+                .happened("event", &format!("{id} is stored"), json!({"event": id}));
             if number == 1 {
                 began = text(&answer, "created_at");
             }
@@ -171,8 +216,9 @@ impl Play {
     }
 
     async fn until_ended(&self, endpoint: &str) -> Result<(), Failure> {
-        let ended =
-            |endpoint: &Value| endpoint["health"]["pending"] == 0 && endpoint["health"]["sending"] == 0;
+        let ended = |endpoint: &Value| {
+            endpoint["health"]["pending"] == 0 && endpoint["health"]["sending"] == 0
+        };
         self.until(endpoint, ended).await
     }
 
@@ -182,7 +228,9 @@ impl Play {
         let mut recovery = self.api.call(Method::POST, &path, Some(body)).await?;
         while text(&recovery, "status") == "running" {
             tokio::time::sleep(LOOK_EVERY).await;
-            recovery = self.get(&format!("/recoveries/{}", text(&recovery, "id"))).await?;
+            recovery = self
+                .get(&format!("/recoveries/{}", text(&recovery, "id")))
+                .await?;
         }
         let requeued = text(&recovery, "requeued");
         self.stage.happened(
@@ -196,10 +244,18 @@ impl Play {
     async fn summary(&self, endpoints: &[(&str, &String)]) -> Result<(), Failure> {
         self.stage.say("All of it has arrived:");
         for (name, id) in endpoints {
-            let list = self.get(&format!("/deliveries?endpoint_id={id}&status=delivered&limit=250")).await?;
+            let list = self
+                .get(&format!(
+                    "/deliveries?endpoint_id={id}&status=delivered&limit=250"
+                ))
+                .await?;
             let delivered = rows(&list).len();
             let text = format!("{name:5} has {delivered} of {EVENTS}");
-            self.stage.happened("summary", &text, json!({"endpoint": name, "delivered": delivered}));
+            self.stage.happened(
+                "summary",
+                &text,
+                json!({"endpoint": name, "delivered": delivered}),
+            );
         }
         self.stage.say(TRY_NEXT);
         Ok(())

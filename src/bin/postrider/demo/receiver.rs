@@ -1,4 +1,5 @@
-//! The demo's receiver: one path that works, one that fails at times, one that is down until it is repaired.
+//! The demo's receiver: one path that works, one that fails at times, one that is down until it is
+//! repaired.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -24,13 +25,23 @@ pub(super) struct Receiver {
 impl Receiver {
     /// Starts it on a free port; returns where it is, and what stops it.
     pub(super) fn start(stage: Stage) -> anyhow::Result<(web::Data<Self>, String, ServerHandle)> {
-        let receiver =
-            web::Data::new(Self { stage, repaired: AtomicBool::new(false), seen: Mutex::default() });
+        let receiver = web::Data::new(Self {
+            stage,
+            repaired: AtomicBool::new(false),
+            seen: Mutex::default(),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").context("no free port for the receiver")?;
         let base = format!("http://{}", listener.local_addr()?);
         let shared = receiver.clone();
-        let app = move || App::new().app_data(shared.clone()).route("/{name}", web::post().to(receive));
-        let server = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(0);
+        let app = move || {
+            App::new()
+                .app_data(shared.clone())
+                .route("/{name}", web::post().to(receive))
+        };
+        let server = HttpServer::new(app)
+            .workers(1)
+            .disable_signals()
+            .shutdown_timeout(0);
         let server = server.listen(listener).context("cannot serve")?.run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
@@ -48,7 +59,11 @@ async fn receive(
     request: HttpRequest,
     _body: web::Bytes,
 ) -> HttpResponse {
-    let event = request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let event = request
+        .headers()
+        .get("webhook-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default();
     let count = {
         let mut seen = receiver.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let count = seen.entry((name.clone(), event.to_owned())).or_default();
@@ -61,5 +76,9 @@ async fn receive(
         _ => true,
     };
     receiver.stage.received(&name, event, count, works);
-    if works { HttpResponse::Ok().finish() } else { HttpResponse::InternalServerError().finish() }
+    if works {
+        HttpResponse::Ok().finish()
+    } else {
+        HttpResponse::InternalServerError().finish()
+    }
 }

@@ -14,7 +14,10 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(json: bool) -> Self {
-        Self { began: Instant::now(), json }
+        Self {
+            began: Instant::now(),
+            json,
+        }
     }
 
     pub(super) fn elapsed(&self) -> Duration {

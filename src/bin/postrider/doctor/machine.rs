@@ -38,11 +38,18 @@ pub(super) fn clock(settings: &Settings, date: Option<&str>) -> Check {
     };
     let apart = now - other;
     if apart.abs() <= APART_S {
-        return Check::ok("clock", format!("as {whose} has it, within {} s", apart.abs().max(1)));
+        return Check::ok(
+            "clock",
+            format!("as {whose} has it, within {} s", apart.abs().max(1)),
+        );
     }
     Check::wrong(
         "clock",
-        format!("{} s {} {whose}", apart.abs(), if apart > 0 { "ahead of" } else { "behind" }),
+        format!(
+            "{} s {} {whose}",
+            apart.abs(),
+            if apart > 0 { "ahead of" } else { "behind" }
+        ),
         "synchronise both (NTP): receivers refuse signatures that are minutes off",
     )
 }
@@ -69,7 +76,13 @@ pub(super) async fn names(name: &str) -> Check {
 pub(super) fn port(settings: &Settings, ours: bool) -> Check {
     let address = match settings.address() {
         Ok(address) => address,
-        Err(error) => return Check::wrong("port", format!("{error:#}"), "write `listen` as 127.0.0.1:8400"),
+        Err(error) => {
+            return Check::wrong(
+                "port",
+                format!("{error:#}"),
+                "write `listen` as 127.0.0.1:8400",
+            );
+        }
     };
     match TcpListener::bind(address) {
         Ok(_) => Check::ok("port", format!("{address} is free")),
@@ -91,7 +104,10 @@ pub(super) fn file_limit(config: &EngineConfig) -> Check {
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         let found = format!("{limit} files may be open, {most} attempts in flight");
         return if limit < FEW_FILES {
-            Check::note("files", format!("{found}: raise it for more (`ulimit -n`, LimitNOFILE=)"))
+            Check::note(
+                "files",
+                format!("{found}: raise it for more (`ulimit -n`, LimitNOFILE=)"),
+            )
         } else {
             Check::ok("files", found)
         };

@@ -53,15 +53,27 @@ enum State {
 
 impl Check {
     fn ok(name: &'static str, found: impl ToString) -> Self {
-        Self { name, state: State::Ok, found: found.to_string(), remedy: None }
+        Self {
+            name,
+            state: State::Ok,
+            found: found.to_string(),
+            remedy: None,
+        }
     }
 
     fn note(name: &'static str, found: impl ToString) -> Self {
-        Self { state: State::Note, ..Self::ok(name, found) }
+        Self {
+            state: State::Note,
+            ..Self::ok(name, found)
+        }
     }
 
     fn wrong(name: &'static str, found: impl ToString, remedy: impl ToString) -> Self {
-        Self { state: State::Wrong, remedy: Some(remedy.to_string()), ..Self::ok(name, found) }
+        Self {
+            state: State::Wrong,
+            remedy: Some(remedy.to_string()),
+            ..Self::ok(name, found)
+        }
     }
 }
 
@@ -83,9 +95,15 @@ impl Doctor {
             // Without settings there is little to look at.
             None => checks.push(machine::names(&self.resolve).await),
         }
-        let wrong = checks.iter().filter(|check| check.state == State::Wrong).count();
+        let wrong = checks
+            .iter()
+            .filter(|check| check.state == State::Wrong)
+            .count();
         if self.given.json {
-            emit(&format!("{:#}", json!({"ok": wrong == 0, "checks": checks})));
+            emit(&format!(
+                "{:#}",
+                json!({"ok": wrong == 0, "checks": checks})
+            ));
         } else {
             checks.iter().for_each(|check| emit(&line(check)));
         }
@@ -97,12 +115,21 @@ impl Doctor {
     }
 
     /// The settings, if they can stand.
-    fn settings(&self, checks: &mut Vec<Check>) -> anyhow::Result<Option<(Settings, EngineConfig)>> {
+    fn settings(
+        &self,
+        checks: &mut Vec<Check>,
+    ) -> anyhow::Result<Option<(Settings, EngineConfig)>> {
         let file = self.given.file.path.as_deref();
         let read = || -> anyhow::Result<(Settings, EngineConfig)> {
             let wrong = self.given.everything_wrong()?;
             if !wrong.is_empty() {
-                bail!(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+                bail!(
+                    wrong
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join("; ")
+                );
             }
             let settings = self.given.settings.over_file(file)?;
             let config = settings.engine()?;
@@ -111,7 +138,8 @@ impl Doctor {
         let read = match read() {
             Ok(read) => read,
             Err(error) => {
-                let remedy = "mend what is named; `postrider config show` tells where each setting is from";
+                let remedy =
+                    "mend what is named; `postrider config show` tells where each setting is from";
                 checks.push(Check::wrong("settings", format!("{error:#}"), remedy));
                 return Ok(None);
             }
@@ -134,6 +162,9 @@ fn line(check: &Check) -> String {
         State::Note => "note",
         State::Wrong => "WRONG",
     };
-    let remedy = check.remedy.as_ref().map_or(String::new(), |remedy| format!("\n       -> {remedy}"));
+    let remedy = check
+        .remedy
+        .as_ref()
+        .map_or(String::new(), |remedy| format!("\n       -> {remedy}"));
     format!("{state:5}  {}: {}{remedy}", check.name, check.found)
 }

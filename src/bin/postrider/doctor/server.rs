@@ -17,8 +17,14 @@ pub(super) struct Answer {
 /// Looks whether a server is there.
 pub(super) async fn look(settings: &Settings, named: Option<&Url>) -> Answer {
     let server = server_of(named, settings);
-    let healthz = probe(&format!("{server}/healthz")).await.map_err(|error| format!("{error:#}"));
-    Answer { server, wanted: named.is_some(), healthz }
+    let healthz = probe(&format!("{server}/healthz"))
+        .await
+        .map_err(|error| format!("{error:#}"));
+    Answer {
+        server,
+        wanted: named.is_some(),
+        healthz,
+    }
 }
 
 impl Answer {
@@ -37,7 +43,11 @@ impl Answer {
         match &self.healthz {
             Err(error) if self.wanted => {
                 let remedy = "start it with `postrider serve`, or name another by --server";
-                return Check::wrong("server", format!("nothing answers at {server}: {error}"), remedy);
+                return Check::wrong(
+                    "server",
+                    format!("nothing answers at {server}: {error}"),
+                    remedy,
+                );
             }
             Err(_) => return Check::note("server", format!("none runs at {server}")),
             Ok((200, _)) => {}

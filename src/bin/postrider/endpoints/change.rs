@@ -55,7 +55,10 @@ impl Add {
             body.insert("secret".into(), json!(input::read_secret(&path)?));
         }
         let body = Value::Object(body).to_string();
-        let answer = self.client.call(Method::POST, "/endpoints", Some(body)).await?;
+        let answer = self
+            .client
+            .call(Method::POST, "/endpoints", Some(body))
+            .await?;
         print(&answer, self.client.json, |answer| {
             format!(
                 "{}\nsecret           {}\nSecret and id are all that a receiver needs: POSTRIDER_SECRET=… postrider listen",
@@ -78,10 +81,15 @@ impl Set {
             body.insert(name.replace('-', "_"), Value::Null);
         }
         if body.is_empty() {
-            return Err(anyhow!("nothing to change: name a setting, such as --rate-limit 100/min").into());
+            return Err(
+                anyhow!("nothing to change: name a setting, such as --rate-limit 100/min").into(),
+            );
         }
         let body = Value::Object(body).to_string();
-        let answer = self.client.call(Method::PATCH, &path_of(&self.id, ""), Some(body)).await?;
+        let answer = self
+            .client
+            .call(Method::PATCH, &path_of(&self.id, ""), Some(body))
+            .await?;
         print(&answer, self.client.json, shown);
         Ok(())
     }

@@ -16,9 +16,14 @@ pub(crate) struct Fields {
     #[arg(long, value_delimiter = ',', value_name = "TYPES")]
     event_types: Option<Vec<String>>,
     /// A header of every request, NAME=VALUE; can be given several times
-    #[arg(long = "header", value_name = "NAME=VALUE", conflicts_with = "headers_file")]
+    #[arg(
+        long = "header",
+        value_name = "NAME=VALUE",
+        conflicts_with = "headers_file"
+    )]
     headers: Option<Vec<String>>,
-    /// The headers of every request as a JSON object in a file (`-`: standard input), for secret ones
+    /// The headers of every request as a JSON object in a file (`-`: standard input), for secret
+    /// ones
     #[arg(long, value_name = "FILE")]
     headers_file: Option<PathBuf>,
     /// Attempt starts, such as 100/min or unlimited
@@ -63,7 +68,10 @@ impl Fields {
                 let text = input::read(&path)?;
                 // Without what serde says of it: it may hold a secret.
                 let headers: Map<String, Value> = serde_json::from_str(&text).map_err(|_| {
-                    anyhow::anyhow!("--headers-file: {} holds no JSON object of texts", path.display())
+                    anyhow::anyhow!(
+                        "--headers-file: {} holds no JSON object of texts",
+                        path.display()
+                    )
                 })?;
                 Some(headers)
             }
@@ -85,7 +93,9 @@ impl Fields {
             ("signing", json!(self.signing)),
         ];
         let given = given.into_iter().filter(|(_, value)| !value.is_null());
-        Ok(given.map(|(name, value)| (name.to_owned(), value)).collect())
+        Ok(given
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect())
     }
 }
 

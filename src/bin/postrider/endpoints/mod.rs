@@ -39,7 +39,8 @@ pub(crate) enum Endpoints {
     Test(One),
     /// Show how an endpoint's deliveries went of late.
     Stats(Stats),
-    /// Send (again) what an endpoint has not got in a span of time, and wait until all of it is queued.
+    /// Send (again) what an endpoint has not got in a span of time, and wait until all of it is
+    /// queued.
     Recover(Recover),
     /// Delete an endpoint; what waits for it fails.
     #[command(visible_alias = "delete")]
@@ -105,7 +106,11 @@ impl Endpoints {
 
 impl List {
     async fn run(self) -> Result<(), Failure> {
-        let filters = [("tenant", self.tenant), ("status", self.status), ("search", self.search)];
+        let filters = [
+            ("tenant", self.tenant),
+            ("status", self.status),
+            ("search", self.search),
+        ];
         let columns = [
             ("ID", "id"),
             ("STATUS", "status"),
@@ -126,7 +131,10 @@ impl One {
         action: &str,
         human: impl FnOnce(&Value) -> String,
     ) -> Result<(), Failure> {
-        let answer = self.client.call(method, &path_of(&self.id, action), None).await?;
+        let answer = self
+            .client
+            .call(method, &path_of(&self.id, action), None)
+            .await?;
         print(&answer, self.client.json, human);
         Ok(())
     }

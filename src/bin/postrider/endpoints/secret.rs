@@ -58,16 +58,31 @@ impl Secret {
 
 /// The present secret, then one line per older key.
 fn shown(answer: &Value) -> String {
-    let older = answer["older"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
-    let older = older.map(|key| format!("{} signs until {}", text(key, "id"), text(key, "signs_until")));
-    std::iter::once(text(answer, "secret")).chain(older).collect::<Vec<_>>().join("\n")
+    let older = answer["older"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+        .iter();
+    let older = older.map(|key| {
+        format!(
+            "{} signs until {}",
+            text(key, "id"),
+            text(key, "signs_until")
+        )
+    });
+    std::iter::once(text(answer, "secret"))
+        .chain(older)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 impl End {
     async fn run(self) -> Result<(), Failure> {
         let path = path_of(&self.id, &format!("/secret/{}", segment(&self.key)));
         let answer = self.client.call(Method::DELETE, &path, None).await?;
-        print(&answer, self.client.json, |_| format!("{} signs nothing more.", self.key));
+        print(&answer, self.client.json, |_| {
+            format!("{} signs nothing more.", self.key)
+        });
         Ok(())
     }
 }
@@ -76,14 +91,18 @@ impl Rotate {
     async fn run(self) -> Result<(), Failure> {
         let mut body = json!({});
         if let Some(grace) = &self.grace {
-            let grace = humantime::parse_duration(grace).context("--grace: write it as 12h or 7d")?;
+            let grace =
+                humantime::parse_duration(grace).context("--grace: write it as 12h or 7d")?;
             body["grace_s"] = json!(grace.as_secs());
         }
         if let Some(path) = &self.secret_file {
             body["secret"] = json!(input::read_secret(path)?);
         }
         let path = path_of(&self.id, "/secret/rotate");
-        let answer = self.client.call(Method::POST, &path, Some(body.to_string())).await?;
+        let answer = self
+            .client
+            .call(Method::POST, &path, Some(body.to_string()))
+            .await?;
         print(&answer, self.client.json, |answer| {
             let secret = text(answer, "secret");
             match self.grace.as_deref().unwrap_or("1d") {

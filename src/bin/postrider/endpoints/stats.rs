@@ -20,7 +20,10 @@ pub(crate) struct Stats {
 
 impl Stats {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let path = query(&path_of(&self.id, "/stats"), &[("window", Some(self.window))]);
+        let path = query(
+            &path_of(&self.id, "/stats"),
+            &[("window", Some(self.window))],
+        );
         self.look.show(&path, shown).await
     }
 }

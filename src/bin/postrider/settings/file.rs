@@ -1,5 +1,5 @@
-//! The settings file: read key by key, so that everything that is wrong in it is told at once, with its place
-//! and what would be right. Of a secret nothing is repeated.
+//! The settings file: read key by key, so that everything that is wrong in it is told at once, with
+//! its place and what would be right. Of a secret nothing is repeated.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,7 +41,13 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, line {}, column {}", self.file.display(), self.line, self.column)
+        write!(
+            f,
+            "{}, line {}, column {}",
+            self.file.display(),
+            self.line,
+            self.column
+        )
     }
 }
 
@@ -56,7 +62,11 @@ pub(crate) struct Wrong {
 
 impl Wrong {
     pub(super) fn new(setting: &str, place: Option<Place>, detail: String) -> Self {
-        Self { setting: Some(setting.to_owned()), place, detail }
+        Self {
+            setting: Some(setting.to_owned()),
+            place,
+            detail,
+        }
     }
 }
 
@@ -88,7 +98,10 @@ pub(crate) fn known() -> Vec<Known> {
     let known = command.get_arguments().map(|arg| Known {
         name: arg.get_id().to_string(),
         flag: format!("--{}", arg.get_long().unwrap_or_default()),
-        variable: arg.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        variable: arg
+            .get_env()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
     });
     known.collect()
@@ -98,14 +111,21 @@ impl Settings {
     /// What a file says, and everything that is wrong with it.
     pub(crate) fn read_file(path: &Path) -> anyhow::Result<(Self, Vec<Wrong>)> {
         let text = std::fs::read_to_string(path).with_context(|| {
-            format!("cannot read the settings file {}: check its name and its permissions", path.display())
+            format!(
+                "cannot read the settings file {}: check its name and its permissions",
+                path.display()
+            )
         })?;
         let table = match DeTable::parse(&text) {
             Ok(table) => table,
             // Not the line itself: it may hold a secret.
             Err(error) => {
                 let place = error.span().map(|span| Place::at(path, &text, span.start));
-                let wrong = Wrong { setting: None, place, detail: error.message().to_owned() };
+                let wrong = Wrong {
+                    setting: None,
+                    place,
+                    detail: error.message().to_owned(),
+                };
                 return Ok((Self::default(), vec![wrong]));
             }
         };
@@ -139,18 +159,31 @@ fn read_one(
         return Err((None, format!("unknown setting; {}", nearest(name, &known))));
     };
     let start = key.span().start;
-    let alone = if value.get_ref().is_table() { None } else { text.get(start..value.span().end) };
+    let alone = if value.get_ref().is_table() {
+        None
+    } else {
+        text.get(start..value.span().end)
+    };
     let Some(alone) = alone else {
-        return Err((None, format!("must be a value, not a table ({})", setting.help)));
+        return Err((
+            None,
+            format!("must be a value, not a table ({})", setting.help),
+        ));
     };
     toml::from_str(alone).map_err(|error| {
         // At the value; within an array, at the very one.
-        let offset =
-            error.span().map_or(value.span().start, |span| (start + span.start).max(value.span().start));
+        let offset = error.span().map_or(value.span().start, |span| {
+            (start + span.start).max(value.span().start)
+        });
         let detail = if SECRET.contains(&name) {
             format!("cannot be a {}", value.get_ref().type_str())
         } else {
-            error.message().lines().next().unwrap_or_default().to_owned()
+            error
+                .message()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned()
         };
         (Some(offset), format!("{detail} ({})", setting.help))
     })
@@ -159,16 +192,22 @@ fn read_one(
 /// How alike two names must be for one to be meant by the other.
 const ALIKE: f64 = 0.8;
 
-/// Variables of the environment that are no settings, and all but one. (Others may be anybody's: Kubernetes makes
-/// some of the names of services.)
+/// Variables of the environment that are no settings, and all but one. (Others may be anybody's:
+/// Kubernetes makes some of the names of services.)
 pub(crate) fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Wrong> {
     const ALL_BUT: f64 = 0.93;
     let known = known();
     let all: Vec<&str> = known.iter().map(|known| known.variable.as_str()).collect();
     let wrong = |variable: String| {
-        let name = variable.strip_prefix("POSTRIDER_").filter(|_| !all.contains(&variable.as_str()))?;
-        let likeness = |other: &&str| strsim::jaro_winkler(name, other.trim_start_matches("POSTRIDER_"));
-        let best = all.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+        let name = variable
+            .strip_prefix("POSTRIDER_")
+            .filter(|_| !all.contains(&variable.as_str()))?;
+        let likeness =
+            |other: &&str| strsim::jaro_winkler(name, other.trim_start_matches("POSTRIDER_"));
+        let best = all
+            .iter()
+            .copied()
+            .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
         let detail = format!("unknown setting: did you mean {best}?");
         (likeness(&best) >= ALL_BUT).then(|| Wrong::new(&variable, None, detail))
     };
@@ -178,7 +217,9 @@ pub(crate) fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Wrong> {
 fn nearest(name: &str, known: &[Known]) -> String {
     let name = name.replace('-', "_").to_lowercase();
     let likeness = |known: &Known| strsim::jaro_winkler(&name, &known.name);
-    let best = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let best = known
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     match best.filter(|best| likeness(best) >= ALIKE) {
         Some(best) => format!("did you mean `{}`?", best.name),
         None => "`postrider config show` lists all that can be set".to_owned(),

@@ -1,4 +1,5 @@
-//! Whoever writes an endpoint, publishes an event or answers one may write what they like: it is shown as text.
+//! Whoever writes an endpoint, publishes an event or answers one may write what they like: it is
+//! shown as text.
 
 use serde_json::{Value, json};
 use url::Url;
@@ -38,7 +39,15 @@ fn printable(text: &str) -> String {
 
 /// With a mark in place of each control character, as an attempt's log keeps it.
 fn displayed(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// Without its white space, which headers and indentation change.
@@ -61,8 +70,10 @@ impl Hostile {
         url.path_segments_mut().unwrap().push(text);
         url.set_query(Some(text));
         let event_type = format!("alert_{number}.constructor.__proto__");
-        let headers: serde_json::Map<String, Value> =
-            NAMES.iter().map(|name| ((*name).to_owned(), printable(text).into())).collect();
+        let headers: serde_json::Map<String, Value> = NAMES
+            .iter()
+            .map(|name| ((*name).to_owned(), printable(text).into()))
+            .collect();
         let settings = json!({
             "tenant": tenant, "description": text, "event_types": [event_type], "headers": headers,
             "rate_limit": "unlimited", "retry_delays_s": [], "breaker_after": 1,
@@ -76,8 +87,16 @@ impl Hostile {
         });
         let answer = api.post("/events", &event.to_string());
         assert_eq!(answer.status, 202, "{text:?}: {}", answer.body);
-        let delivery = answer.body["deliveries"][0]["id"].as_str().unwrap().to_owned();
-        Self { text, url, endpoint, delivery }
+        let delivery = answer.body["deliveries"][0]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        Self {
+            text,
+            url,
+            endpoint,
+            delivery,
+        }
     }
 }
 
@@ -104,11 +123,15 @@ fn shows(browser: &Browser, css: &str, text: &str) {
 
 #[test]
 fn whatever_is_written_answered_or_asked_for_is_text() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
-    let all: Vec<_> = (0..CORPUS.len()).map(|number| Hostile::new(&api, &receiver, number)).collect();
+    let all: Vec<_> = (0..CORPUS.len())
+        .map(|number| Hostile::new(&api, &receiver, number))
+        .collect();
     let deliveries: Vec<_> = all.iter().map(|one| one.delivery.clone()).collect();
     until_all(&api, &deliveries, "failed");
 
@@ -128,7 +151,11 @@ fn whatever_is_written_answered_or_asked_for_is_text() {
     nothing_ran(&browser, &address, "the endpoints");
     let address = go("/deliveries");
     for one in &all {
-        shows(&browser, &format!("[data-delivery-id={}]", one.delivery), ".constructor.__proto__");
+        shows(
+            &browser,
+            &format!("[data-delivery-id={}]", one.delivery),
+            ".constructor.__proto__",
+        );
     }
     nothing_ran(&browser, &address, "the deliveries");
 
@@ -144,7 +171,11 @@ fn whatever_is_written_answered_or_asked_for_is_text() {
 
         let address = go(&format!("/deliveries/{}", one.delivery));
         shows(&browser, "section > .payload", one.text);
-        shows(&browser, "section > .muted", &format!("ordering key {}", one.text));
+        shows(
+            &browser,
+            "section > .muted",
+            &format!("ordering key {}", one.text),
+        );
         browser.click("[data-testid=attempt-row] summary");
         shows(&browser, "[data-testid=attempt-row] pre", one.text);
         shows(
@@ -158,7 +189,11 @@ fn whatever_is_written_answered_or_asked_for_is_text() {
             &format!("x-mirror: {}", displayed(&Receiver::as_header(one.text))),
         );
         for name in NAMES {
-            shows(&browser, "[data-testid=attempt-row] pre", &format!("{name}: ***"));
+            shows(
+                &browser,
+                "[data-testid=attempt-row] pre",
+                &format!("{name}: ***"),
+            );
         }
         nothing_ran(&browser, &address, one.text);
     }
@@ -166,7 +201,10 @@ fn whatever_is_written_answered_or_asked_for_is_text() {
     for (number, tenant) in TENANTS.into_iter().enumerate() {
         browser.click("[data-testid=sign-out]");
         browser.sees("h1", "Sign in");
-        browser.open(&api.post(&format!("/tenants/{tenant}/portal-link"), "{}").text("url"));
+        browser.open(
+            &api.post(&format!("/tenants/{tenant}/portal-link"), "{}")
+                .text("url"),
+        );
         browser.sees(".brand", &format!("Webhooks of {tenant}"));
         for one in &all[number * SHOWN..][..SHOWN] {
             shows(
@@ -181,11 +219,14 @@ fn whatever_is_written_answered_or_asked_for_is_text() {
 
 #[test]
 fn what_stands_in_the_address_or_in_a_field_is_text() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let api = server.api();
-    let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let encoded =
+        |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     for text in [CORPUS[0], CORPUS[2]] {
         browser.open(&format!("{}/#portal={}", server.base, encoded(text)));
         browser.sees("#main", "This link is no longer good");
@@ -195,8 +236,14 @@ fn what_stands_in_the_address_or_in_a_field_is_text() {
     browser.sign_in(&server.base, &api.token);
     for text in CORPUS {
         for (fragment, css) in [
-            (format!("/endpoints?search={}", encoded(text)), "[name=search]"),
-            (format!("/deliveries?event_id={}&tenant=__proto__", encoded(text)), "[name=event_id]"),
+            (
+                format!("/endpoints?search={}", encoded(text)),
+                "[name=search]",
+            ),
+            (
+                format!("/deliveries?event_id={}&tenant=__proto__", encoded(text)),
+                "[name=event_id]",
+            ),
         ] {
             browser.go(&fragment);
             let address = browser.address();
@@ -231,14 +278,22 @@ fn what_stands_in_the_address_or_in_a_field_is_text() {
 
 #[test]
 fn the_policy_stops_what_a_mistake_in_the_dashboard_would_let_through() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     browser.open(&format!("{}/", server.base));
     browser.sees("h1", "Sign in");
     for (mistake, stopped) in [
-        ("main.innerHTML = '<img src=x onerror=alert(1)>'", "require-trusted-types-for"),
-        ("document.write('<script>alert(1)<\\/script>')", "require-trusted-types-for"),
+        (
+            "main.innerHTML = '<img src=x onerror=alert(1)>'",
+            "require-trusted-types-for",
+        ),
+        (
+            "document.write('<script>alert(1)<\\/script>')",
+            "require-trusted-types-for",
+        ),
         ("main.setAttribute('onclick', 'alert(1)')", "policy"),
         ("setTimeout('alert(1)')", "policy"),
         (
@@ -253,13 +308,18 @@ fn the_policy_stops_what_a_mistake_in_the_dashboard_would_let_through() {
             "const style = document.createElement('style'); style.textContent = '*{}'; main.append(style)",
             "style-src",
         ),
-        ("await fetch('http://127.0.0.1:1/').catch(() => {})", "connect-src"),
+        (
+            "await fetch('http://127.0.0.1:1/').catch(() => {})",
+            "connect-src",
+        ),
     ] {
         let run = format!(
             "told.length = 0; const main = document.getElementById('main'); return (async () => {{ {mistake} }})().catch(() => {{}})"
         );
         browser.run(&run);
-        browser.waits_for(mistake, || browser.told().iter().any(|told| told.contains(stopped)));
+        browser.waits_for(mistake, || {
+            browser.told().iter().any(|told| told.contains(stopped))
+        });
         assert!(
             browser.told().iter().all(|told| !told.starts_with("alert")),
             "{mistake}: {:?}",

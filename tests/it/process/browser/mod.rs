@@ -1,4 +1,5 @@
-//! The dashboard in a real browser, before the real server: what an operator and a tenant see and do.
+//! The dashboard in a real browser, before the real server: what an operator and a tenant see and
+//! do.
 
 mod corpus;
 mod hostile;
@@ -21,15 +22,20 @@ fn publish(api: &Api, tenant: &str, event_type: &str, data: &serde_json::Value) 
     let event = json!({"type": event_type, "data": data, "tenant": tenant});
     let answer = api.post("/events", &event.to_string());
     assert_eq!(answer.status, 202, "{}", answer.body);
-    answer.body["deliveries"][0]["id"].as_str().unwrap_or_else(|| panic!("{}", answer.body)).to_owned()
+    answer.body["deliveries"][0]["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{}", answer.body))
+        .to_owned()
 }
 
 /// Waits until each of these deliveries is `status`.
 fn until_all(api: &Api, deliveries: &[String], status: &str) {
     for id in deliveries {
         let path = format!("/deliveries/{id}");
-        until(&format!("{id} is {status}"), Duration::from_secs(30), || {
-            api.get(&path).body["status"] == status
-        });
+        until(
+            &format!("{id} is {status}"),
+            Duration::from_secs(30),
+            || api.get(&path).body["status"] == status,
+        );
     }
 }

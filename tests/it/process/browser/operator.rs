@@ -1,4 +1,5 @@
-//! What an operator does: signs in, finds what fails and why, pauses, resumes, retries and recovers.
+//! What an operator does: signs in, finds what fails and why, pauses, resumes, retries and
+//! recovers.
 
 use serde_json::json;
 
@@ -9,7 +10,9 @@ use crate::support::server::Server;
 
 #[test]
 fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
@@ -23,19 +26,32 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
     browser.open(&format!("{}/", server.base));
     browser.fill("[data-testid=token-input]", "prt_this_is_not_it");
     browser.click("[data-testid=sign-in]");
-    browser.sees("[data-field=token] .field-error", "does not know this token");
-    assert_eq!(browser.count("[data-testid=live-state]"), 0, "nobody is signed in");
+    browser.sees(
+        "[data-field=token] .field-error",
+        "does not know this token",
+    );
+    assert_eq!(
+        browser.count("[data-testid=live-state]"),
+        0,
+        "nobody is signed in"
+    );
     browser.sign_in(&server.base, &api.token);
     assert!(!browser.address().contains(&api.token) && browser.run("return document.cookie") == "");
     assert_eq!(
-        browser.run("return JSON.stringify([Object.keys(localStorage), Object.keys(sessionStorage)])"),
+        browser
+            .run("return JSON.stringify([Object.keys(localStorage), Object.keys(sessionStorage)])"),
         "[[],[]]"
     );
 
     // The overview says which one, why, and what to do.
     let row = format!("[data-testid=trouble-row][data-endpoint-id={endpoint}]");
     browser.sees(&row, "Breaker open");
-    for part in ["/recovers/3", "the shop's orders", "After 3 failures in a row", "mend the receiver"] {
+    for part in [
+        "/recovers/3",
+        "the shop's orders",
+        "After 3 failures in a row",
+        "mend the receiver",
+    ] {
         browser.sees(&row, part);
     }
     browser.sees(".tile:first-child", "3 of 3 attempts failed");
@@ -46,10 +62,16 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
     browser.click("[data-testid=endpoint-pause]");
     browser.sees("[data-testid=endpoint-state]", "Paused");
     browser.sees(".state-words .why", "By an operator");
-    assert_eq!(api.get(&format!("/endpoints/{endpoint}")).body["status"], "paused");
+    assert_eq!(
+        api.get(&format!("/endpoints/{endpoint}")).body["status"],
+        "paused"
+    );
     browser.click("[data-testid=endpoint-resume]");
     browser.sees("[data-testid=endpoint-state]", "Active");
-    assert_eq!(api.get(&format!("/endpoints/{endpoint}")).body["health"]["breaker"], "closed");
+    assert_eq!(
+        api.get(&format!("/endpoints/{endpoint}")).body["health"]["breaker"],
+        "closed"
+    );
 
     // What failed, its attempt, and what the receiver said.
     browser.click("[data-testid=nav-deliveries]");
@@ -66,14 +88,21 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
     browser.click("[data-testid=delivery-retry]");
     browser.sees("[data-testid=delivery-state]", "Delivered");
     browser.sees("[data-testid=attempt-row]:nth-child(2)", "HTTP 200");
-    assert_eq!(browser.count("[data-testid=attempt-row] details[open]"), 1, "what was opened stays open");
+    assert_eq!(
+        browser.count("[data-testid=attempt-row] details[open]"),
+        1,
+        "what was opened stays open"
+    );
 
     // The other two are recovered.
     browser.go(&format!("/endpoints/{endpoint}"));
     browser.click("[data-testid=recover-preview]");
     browser.sees("[data-testid=recover-preview-count]", "2");
     browser.click("[data-testid=recover-start]");
-    browser.sees("[data-testid=recover-progress]", "Done: 2 deliveries found, 2 wait to be sent again");
+    browser.sees(
+        "[data-testid=recover-progress]",
+        "Done: 2 deliveries found, 2 wait to be sent again",
+    );
     until_all(&api, &failed, "delivered");
     for id in &failed {
         browser.sees(&format!("[data-delivery-id={id}] .badge"), "Delivered");
@@ -82,19 +111,29 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
     browser.sees(".all-well", "No endpoint is in trouble");
     // It was one document all the time, in which nothing went wrong.
     assert_eq!(browser.told(), Vec::<String>::new());
-    assert_eq!(browser.run("return performance.getEntriesByType('navigation')[0].type"), "navigate");
+    assert_eq!(
+        browser.run("return performance.getEntriesByType('navigation')[0].type"),
+        "navigate"
+    );
 
-    // Signed out, there is nothing to see: not by the address, not by a reload, not by the way back.
+    // Signed out, there is nothing to see: not by the address, not by a reload, not by the way
+    // back.
     browser.go("/deliveries");
     browser.sees("[data-testid=delivery-row]", "order");
     browser.click("[data-testid=sign-out]");
     let nothing = || {
         browser.sees("h1", "Sign in");
         assert_eq!(
-            browser.count("[data-testid=delivery-row], [data-testid=nav-overview], [data-testid=live-state]"),
+            browser.count(
+                "[data-testid=delivery-row], [data-testid=nav-overview], [data-testid=live-state]"
+            ),
             0
         );
-        assert!(!browser.text("body").contains("order."), "{}", browser.text("body"));
+        assert!(
+            !browser.text("body").contains("order."),
+            "{}",
+            browser.text("body")
+        );
     };
     nothing();
     browser.go(&format!("/endpoints/{endpoint}"));
@@ -104,29 +143,44 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
     browser.back();
     nothing();
     browser.open(&format!("{}/api/v1/endpoints", server.base));
-    assert!(browser.text("body").contains("unauthorized"), "{}", browser.text("body"));
+    assert!(
+        browser.text("body").contains("unauthorized"),
+        "{}",
+        browser.text("body")
+    );
 }
 
 #[test]
 fn a_token_that_may_only_read_is_offered_nothing_that_changes() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
     let endpoint = api.endpoint(&receiver.url("/ok"), "{}");
     let delivery = publish(&api, "default", "order.paid", &json!(1));
     until_all(&api, std::slice::from_ref(&delivery), "delivered");
-    let token = api.post("/tokens", r#"{"name":"reader","scope":"read"}"#).text("token");
+    let token = api
+        .post("/tokens", r#"{"name":"reader","scope":"read"}"#)
+        .text("token");
     browser.sign_in(&server.base, &token);
     browser.sees(".bar-end", "read only");
     browser.go(&format!("/endpoints/{endpoint}"));
     browser.sees("[data-testid=endpoint-state]", "Active");
     browser.sees("[data-testid=delivery-row]", "order.paid");
-    let acts = "[data-testid^=endpoint-]:is(button), [data-testid^=secret-], [data-testid^=recover-]";
+    let acts =
+        "[data-testid^=endpoint-]:is(button), [data-testid^=secret-], [data-testid^=recover-]";
     assert_eq!(browser.count(acts), 0);
-    assert_eq!(browser.count("form.settings :is(input, select, textarea):not(:disabled)"), 0);
+    assert_eq!(
+        browser.count("form.settings :is(input, select, textarea):not(:disabled)"),
+        0
+    );
     browser.go(&format!("/deliveries/{delivery}"));
     browser.sees("[data-testid=delivery-state]", "Delivered");
-    assert_eq!(browser.count("[data-testid=delivery-retry], [data-testid=delivery-cancel]"), 0);
+    assert_eq!(
+        browser.count("[data-testid=delivery-retry], [data-testid=delivery-cancel]"),
+        0
+    );
     assert_eq!(browser.told(), Vec::<String>::new());
 }

@@ -1,5 +1,5 @@
-//! Every page in each theme, as wide as a desk and as a phone: nothing is cut off or too pale to read.
-//! `POSTRIDER_SCREENSHOTS` names a folder that pictures of all of them are written to.
+//! Every page in each theme, as wide as a desk and as a phone: nothing is cut off or too pale to
+//! read. `POSTRIDER_SCREENSHOTS` names a folder that pictures of all of them are written to.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,17 +59,20 @@ impl Gallery {
         for theme in THEMES {
             self.browser.prefers(theme);
             for width in WIDTHS {
-                self.browser.window(width, if width < 720 { 844 } else { 900 });
+                self.browser
+                    .window(width, if width < 720 { 844 } else { 900 });
                 self.browser.waits_for(&format!("{name} is shown"), || {
                     let script = format!("return document.documentElement.dataset.theme === '{theme}' && !document.querySelector('.skeleton')");
                     !self.browser.text(seen).is_empty() && self.browser.run(&script) == true
                 });
-                let found: Vec<String> = serde_json::from_value(self.browser.run(UNREADABLE)).unwrap();
+                let found: Vec<String> =
+                    serde_json::from_value(self.browser.run(UNREADABLE)).unwrap();
                 let page = format!("{name}-{theme}-{width}");
                 if let Some(folder) = &self.folder {
                     self.browser.picture(&folder.join(format!("{page}.png")));
                 }
-                self.wrong.extend(found.into_iter().map(|what| format!("{page}: {what}")));
+                self.wrong
+                    .extend(found.into_iter().map(|what| format!("{page}: {what}")));
             }
         }
         self.browser.window(1280, 900);
@@ -86,11 +89,19 @@ impl Scene {
     fn of(api: &Api, receiver: &Receiver) -> Self {
         let make = |tenant: &str, path: &str, more: Value| {
             let mut settings = json!({"tenant": tenant, "rate_limit": "unlimited"});
-            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            settings
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
             api.endpoint(&receiver.url(path), &settings.to_string())
         };
         let send = |tenant: &str, number: usize| {
-            let kinds = ["invoice.paid", "invoice.overdue", "customer.updated", "subscription.renewed"];
+            let kinds = [
+                "invoice.paid",
+                "invoice.overdue",
+                "customer.updated",
+                "subscription.renewed",
+            ];
             let data = json!({
                 "invoice": format!("INV-2026-{:05}", 4711 + number), "amount": 129_900 + 100 * number, "currency": "EUR",
                 "customer": {"name": "Müller & Söhne GmbH", "address": "Lange Straße 17, 70173 Stuttgart"},
@@ -98,25 +109,34 @@ impl Scene {
             });
             publish(api, tenant, kinds[number % kinds.len()], &data)
         };
-        let long =
-            "/status/integrations/warehouse-synchronisation/eu-central-1/inbound/503?account=4f0c2b7e9d";
+        let long = "/status/integrations/warehouse-synchronisation/eu-central-1/inbound/503?account=4f0c2b7e9d";
         let more = json!({"description": "Warehouse in Stuttgart", "retry_delays_s": [1, 2], "breaker_after": 6, "headers": {"x-team": "logistics"}});
         let endpoint = make("shop", long, more);
         let delivery = send("shop", 0);
         until_all(api, std::slice::from_ref(&delivery), "failed");
-        let billing =
-            json!({"description": "Billing: posts invoices to the ledger", "event_types": ["invoice.*"]});
+        let billing = json!({"description": "Billing: posts invoices to the ledger", "event_types": ["invoice.*"]});
         make("shop", "/ok/webhooks/billing", billing);
-        make("shop", "/slow/crm/v2/inbound-events/180", json!({"description": "CRM"}));
-        let paused =
-            make("shop", "/ok/staging", json!({"description": "Staging, until the migration is over"}));
+        make(
+            "shop",
+            "/slow/crm/v2/inbound-events/180",
+            json!({"description": "CRM"}),
+        );
+        let paused = make(
+            "shop",
+            "/ok/staging",
+            json!({"description": "Staging, until the migration is over"}),
+        );
         api.post(&format!("/endpoints/{paused}/pause"), "");
         make(
             "nordwind",
             "/ok/hooks",
             json!({"description": "Nordwind's partner portal", "rate_limit": "5/min"}),
         );
-        make("nordwind", "/status/old/410", json!({"description": "Their old system"}));
+        make(
+            "nordwind",
+            "/status/old/410",
+            json!({"description": "Their old system"}),
+        );
         for number in 1..14 {
             send("shop", number);
             send("nordwind", number);
@@ -130,7 +150,9 @@ impl Scene {
 
 #[test]
 fn every_page_can_be_read_in_each_theme_and_width() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let wanted = std::env::var_os("POSTRIDER_SCREENSHOTS").map(PathBuf::from);
     if let Some(folder) = &wanted {
         std::fs::create_dir_all(folder).unwrap();
@@ -138,7 +160,11 @@ fn every_page_can_be_read_in_each_theme_and_width() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
-    let mut gallery = Gallery { browser, folder: wanted, wrong: Vec::new() };
+    let mut gallery = Gallery {
+        browser,
+        folder: wanted,
+        wrong: Vec::new(),
+    };
     gallery.browser.open(&format!("{}/", server.base));
     gallery.take("sign-in", "h1");
     gallery.browser.sign_in(&server.base, &api.token);
@@ -146,11 +172,31 @@ fn every_page_can_be_read_in_each_theme_and_width() {
     let scene = Scene::of(&api, &receiver);
     gallery.take("overview", ".trouble-row");
     for (name, address, seen) in [
-        ("endpoints", "/endpoints".to_owned(), "[data-testid=endpoint-row]"),
-        ("endpoint", format!("/endpoints/{}", scene.endpoint), "[data-testid=delivery-row]"),
-        ("deliveries", "/deliveries".to_owned(), "[data-testid=delivery-row]"),
-        ("deliveries-none", "/deliveries?event_id=none".to_owned(), ".listing .notice"),
-        ("reference", "/reference".to_owned(), "#main .notice, #main .card"),
+        (
+            "endpoints",
+            "/endpoints".to_owned(),
+            "[data-testid=endpoint-row]",
+        ),
+        (
+            "endpoint",
+            format!("/endpoints/{}", scene.endpoint),
+            "[data-testid=delivery-row]",
+        ),
+        (
+            "deliveries",
+            "/deliveries".to_owned(),
+            "[data-testid=delivery-row]",
+        ),
+        (
+            "deliveries-none",
+            "/deliveries?event_id=none".to_owned(),
+            ".listing .notice",
+        ),
+        (
+            "reference",
+            "/reference".to_owned(),
+            "#main .notice, #main .card",
+        ),
         ("not-found", "/nowhere".to_owned(), ".notice"),
     ] {
         gallery.browser.go(&address);
@@ -159,12 +205,16 @@ fn every_page_can_be_read_in_each_theme_and_width() {
     gallery.browser.go("/endpoints");
     gallery.browser.click("[data-testid=endpoint-add]");
     gallery.take("endpoint-add", "dialog h2");
-    gallery.browser.go(&format!("/deliveries/{}", scene.delivery));
+    gallery
+        .browser
+        .go(&format!("/deliveries/{}", scene.delivery));
     gallery.browser.click("[data-testid=attempt-row] summary");
     gallery.take("delivery", "[data-testid=attempt-row] pre");
     gallery.browser.click("[data-testid=sign-out]");
     gallery.browser.sees("h1", "Sign in");
-    gallery.browser.open(&api.post("/tenants/nordwind/portal-link", "{}").text("url"));
+    gallery
+        .browser
+        .open(&api.post("/tenants/nordwind/portal-link", "{}").text("url"));
     gallery.take("tenant", ".trouble-row");
     assert!(gallery.wrong.is_empty(), "{}", gallery.wrong.join("\n"));
 }

@@ -19,8 +19,16 @@ impl Theirs {
         let mut settings: serde_json::Value = serde_json::from_str(ONCE).unwrap();
         settings["tenant"] = tenant.into();
         settings["description"] = format!("what {tenant} hears").into();
-        let endpoint = api.endpoint(&receiver.url(&format!("/ok/{tenant}")), &settings.to_string());
-        let delivery = publish(api, tenant, &format!("{tenant}.happened"), &json!({"of": tenant}));
+        let endpoint = api.endpoint(
+            &receiver.url(&format!("/ok/{tenant}")),
+            &settings.to_string(),
+        );
+        let delivery = publish(
+            api,
+            tenant,
+            &format!("{tenant}.happened"),
+            &json!({"of": tenant}),
+        );
         until_all(api, std::slice::from_ref(&delivery), "delivered");
         Self { endpoint, delivery }
     }
@@ -28,12 +36,19 @@ impl Theirs {
 
 #[test]
 fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
-    let (mine, theirs) = (Theirs::of(&api, &receiver, "anton"), Theirs::of(&api, &receiver, "berta"));
-    let link = api.post("/tenants/anton/portal-link", r#"{"expires_s":600}"#).text("url");
+    let (mine, theirs) = (
+        Theirs::of(&api, &receiver, "anton"),
+        Theirs::of(&api, &receiver, "berta"),
+    );
+    let link = api
+        .post("/tenants/anton/portal-link", r#"{"expires_s":600}"#)
+        .text("url");
     browser.open(&link);
     browser.sees("[data-testid=live-state]", "Live");
     browser.sees(".brand", "Webhooks of anton");
@@ -54,11 +69,17 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
     browser.sees(".tile:last-child", "1 active, 0 paused");
     nothing_foreign("the overview");
     browser.click("[data-testid=nav-endpoints]");
-    browser.sees(&format!("[data-endpoint-id={}]", mine.endpoint), "what anton hears");
+    browser.sees(
+        &format!("[data-endpoint-id={}]", mine.endpoint),
+        "what anton hears",
+    );
     assert_eq!(browser.count("[data-testid=endpoint-row]"), 1);
     nothing_foreign("its endpoints");
     browser.click("[data-testid=nav-deliveries]");
-    browser.sees(&format!("[data-delivery-id={}]", mine.delivery), "anton.happened");
+    browser.sees(
+        &format!("[data-delivery-id={}]", mine.delivery),
+        "anton.happened",
+    );
     assert_eq!(browser.count("[data-testid=delivery-row]"), 1);
     nothing_foreign("its deliveries");
     browser.go(&format!("/deliveries/{}", mine.delivery));
@@ -66,7 +87,10 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
     nothing_foreign("its delivery");
 
     // By the other's addresses: within the page, and straight to the API.
-    for page in [format!("/endpoints/{}", theirs.endpoint), format!("/deliveries/{}", theirs.delivery)] {
+    for page in [
+        format!("/endpoints/{}", theirs.endpoint),
+        format!("/deliveries/{}", theirs.delivery),
+    ] {
         browser.go(&page);
         browser.sees(".notice.bad", "There is no such");
         nothing_foreign(&page);
@@ -81,7 +105,10 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
             browser.count(".listing .skeleton") == 0 && browser.count(".listing") == 1
         });
         let rows = browser.text(".listing");
-        assert!(foreign.iter().all(|word| !rows.contains(word)), "{page}: {rows}");
+        assert!(
+            foreign.iter().all(|word| !rows.contains(word)),
+            "{page}: {rows}"
+        );
     }
     for path in [
         format!("endpoints/{}", theirs.endpoint),
@@ -96,28 +123,41 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
     ] {
         browser.open(&format!("{}/api/v1/{path}", server.base));
         let answer = browser.text("body");
-        assert!(answer.contains("urn:postrider:problem:"), "{path}: {answer}");
+        assert!(
+            answer.contains("urn:postrider:problem:"),
+            "{path}: {answer}"
+        );
         assert!(
             !answer.contains("berta.happened") && !answer.contains("what berta hears"),
             "{path}: {answer}"
         );
     }
 
-    // It sees to its own endpoint, and is out when it leaves; the link of a browser that is not signed in is good still.
+    // It sees to its own endpoint, and is out when it leaves; the link of a browser that is not
+    // signed in is good still.
     browser.open(&format!("{}/#/endpoints/{}", server.base, mine.endpoint));
     browser.click("[data-testid=endpoint-pause]");
     browser.sees("[data-testid=endpoint-state]", "Paused");
-    assert_eq!(api.get(&format!("/endpoints/{}", mine.endpoint)).body["pause_reason"], "operator");
+    assert_eq!(
+        api.get(&format!("/endpoints/{}", mine.endpoint)).body["pause_reason"],
+        "operator"
+    );
     browser.click("[data-testid=sign-out]");
     browser.sees("h1", "Sign in");
     browser.reload();
     browser.sees("h1", "Sign in");
-    assert!(!browser.text("body").contains("anton"), "{}", browser.text("body"));
+    assert!(
+        !browser.text("body").contains("anton"),
+        "{}",
+        browser.text("body")
+    );
 }
 
 #[test]
 fn a_link_that_is_not_good_says_so_and_shows_nothing() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::start() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     browser.open(&format!("{}/#portal=made-up", server.base));

@@ -1,4 +1,5 @@
-//! Order as a property: whatever is published, paused, failed, retried or crashed, in whichever order.
+//! Order as a property: whatever is published, paused, failed, retried or crashed, in whichever
+//! order.
 
 use std::collections::HashMap;
 
@@ -71,7 +72,11 @@ impl Story {
     }
 
     async fn retry_failed(&self, engine: &TestEngine) {
-        let list = DeliveryQuery { status: Some(Status::Failed), limit: 100, ..DeliveryQuery::default() };
+        let list = DeliveryQuery {
+            status: Some(Status::Failed),
+            limit: 100,
+            ..DeliveryQuery::default()
+        };
         for failed in engine.postrider.deliveries(list).await.unwrap().0 {
             let _ = engine.postrider.retry_delivery(&failed.id).await;
         }
@@ -89,7 +94,8 @@ impl Story {
                 }
                 Step::Transaction(keys, commit) => {
                     let events: Vec<_> = keys.iter().map(|key| (*key, self.event(*key))).collect();
-                    let made: Vec<NewEvent> = events.iter().map(|(_, (event, _))| event.clone()).collect();
+                    let made: Vec<NewEvent> =
+                        events.iter().map(|(_, (event, _))| event.clone()).collect();
                     in_transaction(&engine, made, commit);
                     if commit {
                         for (key, (_, id)) in events {
@@ -97,8 +103,20 @@ impl Story {
                         }
                     }
                 }
-                Step::Pause => drop(engine.postrider.pause_endpoint(&self.endpoint).await.unwrap()),
-                Step::Resume => drop(engine.postrider.resume_endpoint(&self.endpoint).await.unwrap()),
+                Step::Pause => drop(
+                    engine
+                        .postrider
+                        .pause_endpoint(&self.endpoint)
+                        .await
+                        .unwrap(),
+                ),
+                Step::Resume => drop(
+                    engine
+                        .postrider
+                        .resume_endpoint(&self.endpoint)
+                        .await
+                        .unwrap(),
+                ),
                 Step::Fail(n) => {
                     let fail = Reply::Status(500, std::time::Duration::from_millis(TAKES_MS));
                     self.receivers.next(&host(1), (0..n).map(|_| fail.clone()));
@@ -113,7 +131,11 @@ impl Story {
             }
         }
         // Whatever happened, all of it arrives.
-        engine.postrider.resume_endpoint(&self.endpoint).await.unwrap();
+        engine
+            .postrider
+            .resume_endpoint(&self.endpoint)
+            .await
+            .unwrap();
         let all: usize = self.committed.values().map(Vec::len).sum();
         let count = "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'delivered'";
         for _ in 0..200 {
@@ -121,7 +143,8 @@ impl Story {
                 return false;
             }
             self.retry_failed(&engine).await;
-            let held = "SELECT count(*) AS n FROM webhook_deliveries WHERE hold_reason = 'interrupted'";
+            let held =
+                "SELECT count(*) AS n FROM webhook_deliveries WHERE hold_reason = 'interrupted'";
             assert_eq!(database::number(&self.database, held), 0);
             pass(secs(2)).await;
         }
@@ -132,15 +155,22 @@ impl Story {
         let all = self.receivers.received(&host(1));
         let seen = ids(&self.receivers);
         for (key, expected) in &self.committed {
-            let of_key: Vec<usize> =
-                (0..seen.len()).filter(|place| seen[*place].starts_with(&format!("{key}-"))).collect();
+            let of_key: Vec<usize> = (0..seen.len())
+                .filter(|place| seen[*place].starts_with(&format!("{key}-")))
+                .collect();
             let mut order: Vec<&String> = of_key.iter().map(|place| &seen[*place]).collect();
             order.dedup();
             assert_eq!(order, expected.iter().collect::<Vec<_>>(), "key {key}");
             for pair in of_key.windows(2) {
-                let crashed = self.crashes.iter().any(|at| (pair[0] + 1..=pair[1]).contains(at));
+                let crashed = self
+                    .crashes
+                    .iter()
+                    .any(|at| (pair[0] + 1..=pair[1]).contains(at));
                 let apart = all[pair[1]].at.saturating_duration_since(all[pair[0]].at);
-                assert!(crashed || apart.as_millis() >= TAKES_MS.into(), "two of key {key} at once");
+                assert!(
+                    crashed || apart.as_millis() >= TAKES_MS.into(),
+                    "two of key {key} at once"
+                );
             }
         }
     }
@@ -157,26 +187,42 @@ fn in_transaction(engine: &TestEngine, events: Vec<NewEvent>, commit: bool) {
             for event in events {
                 host.publish(&event)?;
             }
-            if commit { Ok(()) } else { Err(Error::NotFound("a reason to commit")) }
+            if commit {
+                Ok(())
+            } else {
+                Err(Error::NotFound("a reason to commit"))
+            }
         })
     }
     let done = match engine.database() {
         DatabaseUrl::Sqlite(path) => {
             let conn = &mut SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-            conn.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL").unwrap();
+            conn.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL")
+                .unwrap();
             run(engine, conn, events, commit)
         }
-        DatabaseUrl::Postgres(url) => {
-            run(engine, &mut PgConnection::establish(url.reveal()).unwrap(), events, commit)
-        }
+        DatabaseUrl::Postgres(url) => run(
+            engine,
+            &mut PgConnection::establish(url.reveal()).unwrap(),
+            events,
+            commit,
+        ),
         other => panic!("{other:?}"),
     };
     assert_eq!(done.is_ok(), commit, "{done:?}");
 }
 
 fn whatever_happens_the_order_is_kept_and_nothing_lost(database: Database) {
-    let cases = std::env::var("POSTRIDER_TEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+    let cases = std::env::var("POSTRIDER_TEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(12);
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 60,
+        ..Config::default()
+    };
     let story = |steps: Vec<Step>| {
         let receivers = ScriptedReceivers::default();
         let takes = std::time::Duration::from_millis(TAKES_MS);
