@@ -68,12 +68,48 @@ compile_error!("choose a database: enable the feature `sqlite` or `postgres`");
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::too_many_arguments,
+    reason = "a list that only shrinks"
+)]
 pub mod admin;
 pub mod config;
+#[allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::too_many_arguments,
+    reason = "a list that only shrinks"
+)]
 pub mod domain;
+#[allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::too_many_arguments,
+    reason = "a list that only shrinks"
+)]
 mod engine;
+#[allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::too_many_arguments,
+    reason = "a list that only shrinks"
+)]
 mod metrics;
+#[allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::too_many_arguments,
+    reason = "a list that only shrinks"
+)]
 mod sender;
+#[allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::too_many_arguments,
+    reason = "a list that only shrinks"
+)]
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

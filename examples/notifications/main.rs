@@ -12,6 +12,11 @@
 //! `DATABASE_URL` is `sqlite:trades.db`, or `postgres://…`. `docs/embedding.md` builds this up step
 //! by step.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the rules of the library are not those of a host"
+)]
+
 mod trades;
 
 use actix_web::body::MessageBody;

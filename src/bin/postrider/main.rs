@@ -2,6 +2,12 @@
 //!
 //! Wiring only: nothing here is of use to who embeds the library.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    reason = "commands run on real time"
+)]
+
 mod api;
 mod completions;
 mod config;
