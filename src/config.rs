@@ -1,4 +1,4 @@
-//! What an engine can be told, with its defaults. Imports the domain only.
+//! Configuration of an engine, with defaults. Imports the domain only.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,26 +13,26 @@ use crate::domain::headers::check_header_name;
 use crate::domain::lease::Terms;
 use crate::domain::secret::EncryptionKey;
 
-/// Where the database is.
+/// Location of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DatabaseUrl {
-    /// A file. `sqlite:path`, `sqlite://path` or a bare path.
+    /// A file: `sqlite:path`, `sqlite://path` or a bare path.
     Sqlite(PathBuf),
     /// A server: `postgres://user:password@host:port/database?…`, with libpq's parameters, and
-    /// `pooler=transaction` where it leads to a pooler in transaction mode.
+    /// `pooler=transaction` if a pooler in transaction mode is in between.
     Postgres(PostgresUrl),
 }
 
 impl DatabaseUrl {
-    /// Whether it leads to a pooler in transaction mode.
+    /// Returns whether a pooler in transaction mode is in between.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
         matches!(self, Self::Postgres(url) if url.is_pooled())
     }
 }
 
-/// The URL of a Postgres database. It may hold a password: `Debug` shows none of it.
+/// The URL of a Postgres database. It may contain a password: `Debug` shows none of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     url: String,
@@ -40,10 +40,10 @@ pub struct PostgresUrl {
     application_name: String,
 }
 
-/// What says of a URL that it leads to a pooler in transaction mode. libpq does not know it.
+/// Query parameter for a pooler in transaction mode. libpq does not know it.
 const POOLER: (&str, &str) = ("pooler", "transaction");
 
-/// What sessions are called until a node has a name.
+/// Application name of sessions before the node's name is known.
 const APPLICATION_NAME: &str = "postrider";
 
 impl PostgresUrl {
@@ -82,20 +82,20 @@ impl PostgresUrl {
         })
     }
 
-    /// The same, with sessions that are called after a node. A node's name needs no escaping.
+    /// Adds the node's name to the application name. A node's name needs no escaping.
     #[must_use]
     pub(crate) fn for_node(mut self, node_name: &str) -> Self {
         self.application_name = format!("{APPLICATION_NAME}-{node_name}");
         self
     }
 
-    /// What its sessions are called in the server's own lists.
+    /// Returns the name of its sessions in the server's own lists (`application_name`).
     #[must_use]
     pub fn application_name(&self) -> &str {
         &self.application_name
     }
 
-    /// A message without the password, however it is written in there.
+    /// Removes the password from a message, in raw and decoded form.
     #[cfg(any(feature = "postgres", test))]
     #[must_use]
     pub(crate) fn redact(&self, message: &str) -> String {
@@ -124,28 +124,28 @@ impl PostgresUrl {
         message
     }
 
-    /// All of it that libpq understands.
+    /// Returns the URL with the parameters that libpq understands, password included.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.url
     }
 
-    /// Whether it leads to a pooler in transaction mode: two transactions may then run in two
-    /// sessions of the server.
+    /// Returns whether a pooler in transaction mode is in between: two transactions may then run
+    /// in two different sessions of the server.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
         self.pooled
     }
 }
 
-/// Checks what comes before a URL's path, because libpq would repeat a part of the password where
-/// it reads another one. Nothing of the URL is repeated here.
+/// Checks the part of a URL before its path. libpq would misread a password with unescaped
+/// characters and repeat a part of it in its error; the errors here never repeat the URL.
 fn check_authority(url: &str) -> Result<(), String> {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let encode = "its user name or password holds a character that must be percent-encoded: write % as %25, @ as %40, : as %3A, / as %2F, ? as %3F and # as %23";
+    let encode = "the user name or password contains a character that must be percent-encoded: write % as %25, @ as %40, : as %3A, / as %2F, ? as %3F and # as %23";
     let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-    // An `@` after the first slash ends a password with a slash in it; in parameters it may stand.
+    // An `@` after the first slash is part of a password with a slash; in parameters it is fine.
     let before_parameters = path.split('?').next().unwrap_or_default();
     let mut escapes = user.split('%').skip(1);
     let is_escaped = escapes.all(|rest| {
@@ -169,10 +169,10 @@ fn check_authority(url: &str) -> Result<(), String> {
     if hosts.split(',').filter_map(port_of).all(is_number) {
         Ok(())
     } else if user.is_empty() {
-        Err("its port must be a number from 1 to 65535".into())
+        Err("the port must be a number from 1 to 65535".into())
     } else {
         Err(format!(
-            "its port must be a number from 1 to 65535; or {encode}"
+            "the port must be a number from 1 to 65535; or {encode}"
         ))
     }
 }
@@ -191,8 +191,7 @@ impl std::str::FromStr for DatabaseUrl {
         }
         let path = url.strip_prefix("sqlite:").unwrap_or(url);
         let path = path.strip_prefix("//").unwrap_or(path);
-        // As other libraries write it: read, write, and create if it is missing. That is what is
-        // done anyway.
+        // The form of other libraries: read, write, create if missing, which is the default here.
         let path = match path.split_once('?') {
             Some((path, "mode=rwc")) => path,
             Some((_, parameters)) => {
@@ -204,8 +203,8 @@ impl std::str::FromStr for DatabaseUrl {
             None => path,
         };
         match path {
-            "" => Err("names no file: write sqlite:postrider.db".into()),
-            ":memory:" => Err("a webhook in memory is lost by a restart: name a file".into()),
+            "" => Err("the file name is missing: write sqlite:postrider.db".into()),
+            ":memory:" => Err("in-memory webhooks are lost on restart: name a file".into()),
             other if other.contains("://") => {
                 let scheme = other.split("://").next().unwrap_or_default();
                 Err(format!(
@@ -217,51 +216,50 @@ impl std::str::FromStr for DatabaseUrl {
     }
 }
 
-/// How an engine sends, keeps and limits. Every field has a default.
+/// Configuration of an engine. Every field has a default.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// What endpoints that do not say otherwise are held to.
+    /// Limits of endpoints that do not set their own.
     pub endpoint_defaults: EndpointDefaults,
-    /// Networks that webhooks may go to although they are not public.
+    /// Non-public networks that webhooks may be sent to.
     pub allow_networks: Vec<IpNet>,
-    /// Networks that webhooks must not go to although they are public, or lie in an opened one.
+    /// Networks that webhooks are never sent to, even if they are public or in `allow_networks`.
     pub deny_networks: Vec<IpNet>,
-    /// Refuse `http://` endpoints.
+    /// Refuses `http://` endpoints.
     pub https_only: bool,
-    /// A second header that carries the event's id, beside `webhook-id`.
+    /// Additional header with the event's id, besides `webhook-id`.
     pub event_id_header: Option<String>,
-    /// What signing keys and endpoint headers are encrypted with in the database: the first one
-    /// encrypts, all decrypt. Empty: they are stored in the clear.
+    /// Keys for encrypting signing keys and endpoint headers in the database: the first encrypts,
+    /// all decrypt. Empty: they are stored unencrypted.
     pub encryption_keys: Vec<EncryptionKey>,
-    /// How long after its publishing an event is kept whose deliveries have all ended.
+    /// Time an event is kept after publishing, once all of its deliveries have finished.
     pub retention: Duration,
-    /// How often expired and outdated rows are looked for.
+    /// Interval of the search for expired and outdated rows.
     pub maintenance_interval: Duration,
-    /// How often due work is looked for that no hint told of: at most one second.
+    /// Interval of polling for due work that no notification announced, at most one second.
     pub poll_interval: Duration,
-    /// How long an idle endpoint keeps its supervisor.
+    /// Time after which the supervisor of an idle endpoint stops.
     pub idle_timeout: Duration,
-    /// How long a stop waits for the attempts in flight.
+    /// Maximum time that a shutdown waits for attempts in flight.
     pub drain_timeout: Duration,
-    /// How long a publisher waits for a database that does not take its commit.
+    /// Maximum time that a publisher waits for a database that accepts no commits.
     pub commit_timeout: Duration,
-    /// Attempts in flight of all endpoints together: at least one, and below the process's file
-    /// limit, as each needs a connection. Default: half of that limit, at most 8,192.
+    /// Maximum attempts in flight across all endpoints: at least one, and below the process's file
+    /// limit, because each needs a connection. Default: half of that limit, at most 8,192.
     pub max_in_flight: usize,
-    /// Connections that read: as many for the engine, and as many for callers.
+    /// Read connections: this number for the engine, and as many again for callers.
     pub read_connections: u32,
-    /// What this process is called among those that share the database. Default: the host's name.
+    /// Name of this node among those that share the database. Default: the host name.
     pub node_name: String,
-    /// How it holds its share of the endpoints, where several processes share a database.
+    /// Lease durations, used if several processes share a database.
     pub lease: Terms,
-    /// Whether a start brings the schema up to date.
+    /// Runs schema migrations on start.
     pub migrate_on_start: bool,
-    /// Whether a start begins an empty database file where files that belong to one are there
-    /// without it.
+    /// Creates an empty database file on start even if other files of a database exist without it.
     pub create_database: bool,
-    /// How long a connection to a receiver is used, give or take a fifth, so that a receiver that
-    /// has moved to another address is followed. From 1 second to a day.
+    /// Lifetime of a connection to a receiver, plus or minus a fifth, from 1 second to a day. A
+    /// receiver that moves to another address is followed within this time.
     pub connection_lifetime: Duration,
 }
 
@@ -291,7 +289,7 @@ impl Default for EngineConfig {
     }
 }
 
-/// What this machine is called, as far as it makes a node's name.
+/// Returns this machine's name if it is a valid node name.
 fn host_name() -> String {
     #[cfg(unix)]
     let name = rustix::system::uname()
@@ -315,10 +313,10 @@ fn check_node_name(name: &str) -> Result<(), String> {
     Err("must be 1 to 64 characters of A-Z, a-z, 0-9, `.`, `_` and `-`".into())
 }
 
-/// Files that something else than attempts needs: the database, the API's own connections, names.
+/// Files reserved for everything except attempts: database, API connections, name lookups.
 const SPARE_FILES: usize = 64;
 
-/// How many files this process may have open for attempts.
+/// Returns the number of files that this process may open for attempts.
 fn open_files() -> usize {
     #[cfg(unix)]
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -332,10 +330,10 @@ fn open_files() -> usize {
 }
 
 impl EngineConfig {
-    /// Holds what can be told to what can be done.
+    /// Checks all values.
     ///
     /// # Errors
-    /// Names the first setting that is wrong, and its remedy.
+    /// Names the first invalid setting and its valid range.
     pub fn check(&self) -> Result<(), FieldError> {
         let wrong = |field: &'static str| move |detail: String| FieldError::new(field, detail);
         if let Some(name) = &self.event_id_header {
@@ -344,7 +342,7 @@ impl EngineConfig {
         let most = open_files();
         if !(1..=most).contains(&self.max_in_flight) {
             let detail = format!(
-                "must be 1 to {most}: this process may not open more files (`ulimit -n` raises that)"
+                "must be 1 to {most}: this process may not open more files; raise the limit with `ulimit -n`"
             );
             return Err(FieldError::new("max_in_flight", detail));
         }

@@ -1,8 +1,8 @@
 //! Postrider: webhooks that are not lost.
 //!
-//! An event is published; it and a delivery for each endpoint that wants it are durable before the
-//! publisher is answered. From there on each delivery is sent, retried and logged until it is
-//! `delivered` or `failed`, across crashes and restarts, always with the same event id.
+//! A publish returns only after the event, and one delivery per subscribed endpoint, is committed.
+//! From then on each delivery is sent, retried and logged until it is `delivered` or `failed`,
+//! across crashes and restarts, always with the same event id.
 //!
 //! ```no_run
 //! use postrider::Postrider;
@@ -20,43 +20,44 @@
 //! # }
 //! ```
 //!
-//! # For an embedder
+//! # Embedding
 //!
-//! 1. Start: [`Postrider::builder`], on a URL ([`Builder::database`]) or on your own pool
-//!    ([`Builder::pool`]), with a [`config::EngineConfig`]. The tables are made by the start, or by
+//! 1. Start: [`Postrider::builder`], with a URL ([`Builder::database`]) or your own pool
+//!    ([`Builder::pool`]), and a [`config::EngineConfig`]. The start creates the tables, or run
 //!    [`migrate`] beside your own migrations.
-//! 2. Say what goes out: a type that is an [`Event`](domain::event::Event), in a
-//!    [`NewEvent`](domain::event::NewEvent), which has its id from then on.
-//! 3. Publish with what you store: [`Postrider::transaction`] commits both or neither;
-//!    [`Postrider::publish_in`] joins a transaction that you began; an [`Outbox`] needs no engine
-//!    in its process; [`Postrider::publish`] stands alone.
-//! 4. Say where to: [`Postrider::create_endpoint`] and what is beside it, or the HTTP API, mounted
-//!    by [`Postrider::admin`].
-//! 5. See what became of it: [`Postrider::delivery`], [`Postrider::subscribe`],
-//!    [`Postrider::recover_endpoint`] after an outage.
+//! 2. Define events: a type that implements [`Event`](domain::event::Event), in a
+//!    [`NewEvent`](domain::event::NewEvent), which generates its id.
+//! 3. Publish with your own data: [`Postrider::transaction`] commits both or neither;
+//!    [`Postrider::publish_in`] joins an open transaction; an [`Outbox`] needs no engine in its
+//!    process; [`Postrider::publish`] commits only the event.
+//! 4. Create endpoints: [`Postrider::create_endpoint`], or the HTTP API, mounted with
+//!    [`Postrider::api`].
+//! 5. Follow deliveries: [`Postrider::delivery`], [`Postrider::subscribe`]; after an outage,
+//!    [`Postrider::recover_endpoint`].
 //! 6. Stop: [`Postrider::drain`].
-//! 7. Test it without a network or a sleep: `postrider::testing::TestBed` (feature `testing`).
+//! 7. Test without a network or sleeps: `postrider::testing::TestBed` (feature `testing`).
 //!
-//! `docs/embedding.md` goes through it step by step; `examples/notifications/` is a whole backend.
+//! `docs/embedding.md` explains each step; `examples/notifications/` is a complete backend.
 //!
 //! # The modules
 //!
-//! Arrows point left only: `domain ← {store, sender} ← engine ← admin ← bin`.
+//! Dependencies point left only: `domain ← {store, sender} ← engine ← http ← bin`.
 //!
-//! | module | what it owns |
+//! | module | content |
 //! |---|---|
 //! | [`domain`] | the vocabulary and the rules; [`domain::lifecycle`] is the life of a delivery |
-//! | [`config`] | what can be set, with its defaults |
-//! | `metrics` | what is counted |
+//! | [`config`] | the settings, with their defaults |
+//! | `metrics` | counters and gauges |
+//! | `ports` | time, randomness and blocking threads |
 //! | `store` | the database: the only place that names diesel |
 //! | `sender` | one attempt over HTTP: the only place that names hyper |
 //! | `engine` | the actors, and [`Postrider`], their handle |
-//! | [`admin`] | the HTTP API on actix-web |
+//! | [`http`] | the HTTP API on actix-web |
 //!
-//! One event on its way: `admin::events` reads it, `engine::publishing` seals it,
-//! `engine::committer` commits it with others through `store::writer`, `engine::registry` hands it
-//! to its endpoint's `engine::supervisor`, which claims it and starts an `engine::attempt`, which
-//! sends it by `sender`; the supervisor records the outcome, as `domain::lifecycle` decides it.
+//! An event's path: `http::native::events` reads it, `engine::handle` composes its body,
+//! `engine::committer` commits it with others through `store::writer`, `engine::registry` passes it
+//! to its endpoint's `engine::supervisor`, which claims it and starts an attempt, which sends it
+//! through `sender`; the supervisor records the outcome, as `domain::lifecycle` decides.
 
 #![warn(missing_docs)]
 
@@ -68,57 +69,21 @@ compile_error!("choose a database: enable the feature `sqlite` or `postgres`");
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[allow(
-    clippy::disallowed_methods,
-    clippy::too_many_lines,
-    clippy::too_many_arguments,
-    reason = "a list that only shrinks"
-)]
-pub mod admin;
 pub mod config;
-#[allow(
-    clippy::disallowed_methods,
-    clippy::too_many_lines,
-    clippy::too_many_arguments,
-    reason = "a list that only shrinks"
-)]
 pub mod domain;
-#[allow(
-    clippy::disallowed_methods,
-    clippy::too_many_lines,
-    clippy::too_many_arguments,
-    reason = "a list that only shrinks"
-)]
 mod engine;
-#[allow(
-    clippy::disallowed_methods,
-    clippy::too_many_lines,
-    clippy::too_many_arguments,
-    reason = "a list that only shrinks"
-)]
+pub mod http;
 mod metrics;
-#[allow(
-    clippy::disallowed_methods,
-    clippy::too_many_lines,
-    clippy::too_many_arguments,
-    reason = "a list that only shrinks"
-)]
+pub mod ports;
 mod sender;
-#[allow(
-    clippy::disallowed_methods,
-    clippy::too_many_lines,
-    clippy::too_many_arguments,
-    reason = "a list that only shrinks"
-)]
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use engine::{
-    Bucket, Builder, DeliveryQuery, DeliveryView, EndpointCounts, EndpointHealth, EndpointQuery,
-    EndpointStats, EndpointView, Error, EventListQuery, EventView, Happening, MetricsFormat, Node,
-    OlderKey, Outbox, Overview, PortalLink, Postrider, Receipt, RecoveryPreview, StartError,
-    Transaction,
+    Bucket, Builder, DeliveryView, EndpointCounts, EndpointHealth, EndpointStats, EndpointView,
+    Error, EventView, MetricsFormat, Node, Notification, OlderKey, Outbox, Overview, PortalLink,
+    Postrider, Receipt, RecoveryPreview, StartError, Transaction,
 };
 pub use sender::sign as signature;
 pub use store::{

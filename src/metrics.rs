@@ -1,7 +1,8 @@
-//! What is counted, with names and help texts in one place. Imports the domain only.
+//! The metrics of an engine, with names and help texts in one place. Imports the domain only.
 //!
-//! No label has more values than these sources name: none grows with the data.
+//! Label values are fixed by these sources: none grows with the data.
 
+mod activity;
 mod text;
 
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+pub(crate) use self::activity::ACTIVITY_BUCKET;
+use self::activity::Activity;
 pub use self::text::MetricsFormat;
 use crate::domain::breaker::BreakerState;
 use crate::domain::census::Census;
@@ -25,58 +28,61 @@ use crate::domain::words;
 
 const PREFIX: &str = "postrider";
 
-/// What an endpoint that is not paused has for a reason.
+/// Pause reason of endpoints that are not paused.
 const NOT_PAUSED: &str = "none";
 
 words! {
-    /// What became of the right to send for a shard.
+    /// A change of a shard's lease.
     LeaseChange {
         /// This process took it.
         Taken = "taken",
-        /// It left it to another one.
+        /// This process released it for another one.
         GivenBack = "given_back",
-        /// It could not keep it.
+        /// This process could not renew it.
         Lost = "lost",
     }
 }
 
-/// The one label that a metric has: its name, and its value.
+/// A metric's single label: name and value.
 type Label = [(&'static str, &'static str); 1];
 
-/// The counters of one engine. Nothing here is global: two engines count apart.
+/// The metrics of one engine. Nothing is global: two engines count separately.
 pub(crate) struct Metrics {
     registry: Registry,
-    /// One for each outcome, in their order.
+    /// Recent attempts of this process.
+    pub(crate) activity: Activity,
+    /// One per outcome, in declaration order.
     attempts: Vec<Counter>,
     attempt_seconds: Histogram,
     delivered: Counter,
-    /// One for each reason, in their order.
+    /// One per reason, in declaration order.
     failed: Vec<Counter>,
-    /// Attempts on the wire.
+    /// Attempts in flight.
     pub(crate) in_flight: Gauge,
-    /// Endpoints that have a supervisor.
+    /// Endpoints with a supervisor.
     pub(crate) supervisors: Gauge,
-    /// Shards of the endpoints that this process sends for.
+    /// Shards leased by this process.
     pub(crate) shards: Gauge,
-    /// One for each kind of change, in their order.
+    /// One per kind of change, in declaration order.
     lease_changes: Vec<Counter>,
-    /// Supervisors that were replaced after a panic.
+    /// Supervisors replaced after a panic.
     pub(crate) supervisor_panics: Counter,
-    /// Outcomes that came after their claim had been taken away.
+    /// Outcomes dropped because their claim had been reclaimed.
     pub(crate) stale_outcomes: Counter,
-    /// Events that were stored, duplicates not counted.
+    /// Stored events, without duplicates.
     pub(crate) events: Counter,
-    /// Events that had been published before.
+    /// Events that had already been published.
     pub(crate) duplicates: Counter,
     commit_members: Histogram,
     commit_seconds: Histogram,
-    /// Commits that failed.
+    /// Failed commits.
     pub(crate) commit_failures: Counter,
-    /// Times that the database took no writes.
+    /// Times that the database refused writes.
     pub(crate) refusals: Counter,
 }
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "a list of metrics")]
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let all = &mut registry;
@@ -84,12 +90,12 @@ impl Metrics {
         build
             .get_or_create(&[("version", env!("CARGO_PKG_VERSION"))])
             .set(1);
-        all.register("build_info", "The release that runs", build);
+        all.register("build_info", "Version of the running release", build);
         let outcomes = Outcome::ALL.iter().map(|word| word.as_str());
         let reasons = FailureReason::ALL.iter().map(|word| word.as_str());
         let changes = LeaseChange::ALL.iter().map(|word| word.as_str());
-        let changed = "Shards that this node took, gave back or lost";
-        let given_up = "Deliveries that were given up, by reason";
+        let changed = "Shard leases that this node took, gave back or lost";
+        let given_up = "Failed deliveries by reason";
         let attempt_buckets = exponential_buckets(0.001, 2.0, 16);
         let commit_buckets = exponential_buckets(0.000_1, 2.0, 16);
         Self {
@@ -103,13 +109,13 @@ impl Metrics {
             attempt_seconds: seconds(
                 all,
                 "attempt_duration",
-                "How long attempts took",
+                "Duration of attempts",
                 attempt_buckets,
             ),
-            delivered: counter(all, "deliveries_delivered", "Deliveries that arrived"),
+            delivered: counter(all, "deliveries_delivered", "Successful deliveries"),
             failed: counters(all, "deliveries_failed", given_up, "reason", reasons),
-            in_flight: gauge(all, "in_flight", "Attempts on the wire"),
-            supervisors: gauge(all, "supervisors", "Endpoints with live work"),
+            in_flight: gauge(all, "in_flight", "Attempts in flight"),
+            supervisors: gauge(all, "supervisors", "Endpoints with a running supervisor"),
             shards: gauge(
                 all,
                 "shards",
@@ -130,7 +136,7 @@ impl Metrics {
             duplicates: counter(
                 all,
                 "duplicate_events",
-                "Events that had been published before",
+                "Events that had already been published",
             ),
             commit_members: {
                 let histogram = Histogram::new(exponential_buckets(1.0, 2.0, 12));
@@ -144,25 +150,29 @@ impl Metrics {
             commit_seconds: seconds(
                 all,
                 "commit_duration",
-                "How long commits took",
+                "Duration of commits",
                 commit_buckets,
             ),
-            commit_failures: counter(all, "commit_failures", "Commits that failed"),
+            commit_failures: counter(all, "commit_failures", "Failed commits"),
             refusals: counter(
                 all,
                 "database_refusals",
-                "Times that the database took no writes",
+                "Times that the database refused writes",
             ),
+            activity: Activity::default(),
             registry,
         }
     }
 
-    pub(crate) fn attempt(&self, outcome: Outcome, seconds: f64) {
+    pub(crate) fn attempt(&self, outcome: Outcome, ended_at: Timestamp, seconds: f64) {
+        if outcome.is_conclusive() {
+            self.activity.note(ended_at, outcome);
+        }
         raise(&self.attempts, outcome as usize, 1);
         self.attempt_seconds.observe(seconds);
     }
 
-    /// Where a delivery has come to, by an attempt or a person.
+    /// Counts a delivery that reached `state`, by an attempt or manually.
     pub(crate) fn reached(&self, state: State) {
         match state {
             State::Delivered => {
@@ -186,10 +196,10 @@ impl Metrics {
         self.commit_seconds.observe(seconds);
     }
 
-    /// The text of all of them, with what was just looked up.
-    pub(crate) fn encode(&self, format: MetricsFormat, seen: &Seen) -> String {
+    /// Encodes all metrics, including the readings in `seen`.
+    pub(crate) fn encode(&self, format: MetricsFormat, seen: &ScrapedValues) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &seen.registry()))
             .and_then(|()| encode_eof(&mut text));
@@ -200,21 +210,21 @@ impl Metrics {
     }
 }
 
-/// What is looked up when metrics are read, and not counted as it happens.
-pub(crate) struct Seen {
-    /// `None` where the database did not tell: no value is better than an old one.
+/// Values that are read for each scrape instead of being counted.
+pub(crate) struct ScrapedValues {
+    /// `None` if the database did not answer: a missing value is better than a stale one.
     pub(crate) census: Option<Arc<Census>>,
     pub(crate) database_up: bool,
     pub(crate) now: Timestamp,
 }
 
-impl Seen {
+impl ScrapedValues {
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix(PREFIX);
         let up = gauge(
             &mut registry,
             "database_up",
-            "Whether the database answers and takes writes",
+            "1 if the database answers and accepts writes",
         );
         up.set(self.database_up.into());
         let Some(census) = &self.census else {
@@ -227,12 +237,12 @@ impl Seen {
             gauge(
                 &mut registry,
                 "waiting",
-                "Deliveries that wait, up to a million",
+                "Pending deliveries, counted up to a million",
             ),
             census.waiting,
         );
         set(
-            gauge(&mut registry, "held", "Deliveries that wait for a person"),
+            gauge(&mut registry, "held", "Deliveries on hold until released"),
             census.held,
         );
         let age = Gauge::<f64, AtomicU64>::default();
@@ -241,7 +251,7 @@ impl Seen {
                 .oldest_waiting_at
                 .map_or(0.0, |at| self.now.since(at).as_secs_f64()),
         );
-        let oldest = "How long ago the oldest waiting delivery was published";
+        let oldest = "Age of the oldest pending delivery";
         registry.register_with_unit("oldest_waiting", oldest, Unit::Seconds, age);
 
         let endpoints = Family::<Label, Gauge>::default();
@@ -254,7 +264,7 @@ impl Seen {
                 count,
             );
         }
-        registry.register("endpoints", "Endpoints, by why they are paused", endpoints);
+        registry.register("endpoints", "Endpoints by pause reason", endpoints);
         let breakers = Family::<Label, Gauge>::default();
         for state in BreakerState::ALL {
             let count = census.breakers.get(state).copied().unwrap_or_default();
@@ -265,7 +275,7 @@ impl Seen {
         }
         registry.register(
             "breakers",
-            "Breakers of the endpoints that are not paused",
+            "Endpoints that are not paused, by breaker state",
             breakers,
         );
         registry
@@ -295,7 +305,8 @@ fn seconds(
     histogram
 }
 
-/// A counter for each word. All are there from the start: a rate needs a zero to begin with.
+/// Registers one counter per word. All start at zero, so that a rate can be computed from the
+/// first event.
 fn counters(
     registry: &mut Registry,
     name: &str,

@@ -23,10 +23,11 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpResponse, HttpServer, error, web};
+use postrider::Postrider;
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::ids::Tenant;
+use postrider::domain::query::{EndpointQuery, Page};
 use postrider::domain::settings::EndpointChange;
-use postrider::{EndpointQuery, Postrider};
 use trades::{Order, TradeError};
 
 /// What every handler needs.
@@ -54,12 +55,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         .await?;
     if let Ok(url) = std::env::var("WEBHOOK_URL") {
         let known = postrider
-            .endpoints(EndpointQuery {
-                limit: 1,
-                ..EndpointQuery::default()
-            })
+            .endpoints(EndpointQuery::default(), Page::first(1))
             .await?;
-        if known.0.is_empty() {
+        if known.entries.is_empty() {
             postrider
                 .create_endpoint(Tenant::default(), EndpointChange::to(&url), None)
                 .await?;
@@ -77,7 +75,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             .route("/trades", web::get().to(all))
             .service(
                 web::scope("/webhooks")
-                    .configure(backend.postrider.admin())
+                    .configure(backend.postrider.api())
                     .wrap(from_fn(operators_only)),
             )
     };

@@ -1,4 +1,4 @@
-//! Who may ask what of the HTTP API: tokens, what they are good for, and whom they speak for.
+//! Authorization of the HTTP API: tokens, their scopes and the tenants they are restricted to.
 
 use std::fmt;
 
@@ -9,29 +9,30 @@ use sha2::{Digest as _, Sha256};
 
 use super::clock::Timestamp;
 use super::ids::{Tenant, TokenId};
+use super::random::{Random, bytes};
 use super::words;
 
-/// The fewest characters of a token: what can be guessed is no token.
+/// Minimum length of a token in characters; shorter ones can be guessed.
 pub const MIN_TOKEN_CHARS: usize = 16;
 
 const MAX_NAME_CHARS: usize = 100;
 
 words! {
-    /// What a token is good for.
+    /// The operations that a token allows.
     Scope {
-        /// Everything.
+        /// All operations.
         Admin = "admin",
-        /// Publishing, and nothing else.
+        /// Publishing events, nothing else.
         Publish = "publish",
-        /// Reading, but no secret.
+        /// Reading, except secrets.
         Read = "read",
-        /// Managing one tenant's endpoints and deliveries: what a portal link gives.
+        /// Managing one tenant's endpoints and deliveries: the scope of a portal link.
         Portal = "portal",
     }
 }
 
 impl Scope {
-    /// Whether a token of this scope may do what needs `needed`.
+    /// Returns whether a token of this scope allows an operation that requires `needed`.
     #[must_use]
     pub fn allows(self, needed: Self) -> bool {
         match self {
@@ -42,62 +43,130 @@ impl Scope {
     }
 }
 
-/// What its bearer may do, and to whose endpoints and events.
+/// The permissions of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Grant {
-    /// What.
+    /// The allowed operations.
     pub scope: Scope,
-    /// Whose; `None`: everyone's.
+    /// The tenant it is restricted to; `None`: all tenants.
     pub tenant: Option<Tenant>,
 }
 
 impl Grant {
-    /// Everything.
+    /// Full access.
     pub const ALL: Self = Self {
         scope: Scope::Admin,
         tenant: None,
     };
 
-    /// Whether it is good for this tenant's things.
+    /// Returns true for a tenant that the grant allows.
     #[must_use]
-    pub fn covers(&self, tenant: &Tenant) -> bool {
+    pub fn allows_tenant(&self, tenant: &Tenant) -> bool {
         self.tenant.as_ref().is_none_or(|bound| bound == tenant)
+    }
+
+    /// Checks that the grant's scope includes `needed`.
+    ///
+    /// # Errors
+    /// [`Forbidden::Scope`].
+    pub fn require(&self, needed: Scope) -> Result<(), Forbidden> {
+        let held = self.scope;
+        if held.allows(needed) {
+            Ok(())
+        } else {
+            Err(Forbidden::Scope { held, needed })
+        }
+    }
+
+    /// Returns the tenant that a call is about: the one it names, the grant's own, or the default.
+    ///
+    /// # Errors
+    /// [`Forbidden::Tenant`].
+    pub fn tenant(&self, named: Option<Tenant>) -> Result<Tenant, Forbidden> {
+        let tenant = named.or_else(|| self.tenant.clone()).unwrap_or_default();
+        if self.allows_tenant(&tenant) {
+            Ok(tenant)
+        } else {
+            Err(Forbidden::Tenant(tenant))
+        }
+    }
+
+    /// Returns the tenant that a list is restricted to: the one it names or the grant's own.
+    ///
+    /// # Errors
+    /// [`Forbidden::Tenant`].
+    pub fn tenant_filter(&self, named: Option<Tenant>) -> Result<Option<Tenant>, Forbidden> {
+        match named {
+            Some(tenant) => self.tenant(Some(tenant)).map(Some),
+            None => Ok(self.tenant.clone()),
+        }
+    }
+
+    /// Checks that the grant is restricted to no tenant.
+    ///
+    /// # Errors
+    /// [`Forbidden::AllTenants`].
+    pub fn all_tenants(&self) -> Result<(), Forbidden> {
+        match &self.tenant {
+            None => Ok(()),
+            Some(own) => Err(Forbidden::AllTenants(own.clone())),
+        }
     }
 }
 
-/// A token that was given out, without the token itself: only its hash is kept.
+/// Reason a known caller may not make a call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Forbidden {
+    /// The scope does not include the call.
+    #[error("this token has the scope `{held}`; the call needs `{needed}`")]
+    Scope {
+        /// Scope of the caller.
+        held: Scope,
+        /// Scope of the call.
+        needed: Scope,
+    },
+    /// The grant is restricted to another tenant.
+    #[error("this token does not allow the tenant `{0}`")]
+    Tenant(Tenant),
+    /// The grant is restricted to this tenant, and the call covers all of them.
+    #[error("this token is restricted to the tenant `{0}`; the call covers all tenants")]
+    AllTenants(Tenant),
+}
+
+/// An issued token without its value: only the hash is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Token {
     /// `tok_…`
     pub id: TokenId,
-    /// For people.
+    /// A name shown in lists.
     pub name: String,
-    /// What it is good for.
+    /// Its permissions.
     #[serde(flatten)]
     pub grant: Grant,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
 }
 
-/// What a token is known by: its SHA-256. Tokens are long and random, so that needs no salt.
+/// SHA-256 of a token, which identifies it. Tokens are long and random, so no salt is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
-    /// Of a token as its bearer sends it.
+    /// Hashes a token as its bearer sends it.
     #[must_use]
     pub fn of(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }
 
-    /// As it is stored.
+    /// Returns the hash as it is stored.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// As it was stored.
+    /// Restores a stored hash.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -110,19 +179,16 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// A fresh token of 32 random bytes.
+/// Generates a token: `pr_` and 32 random bytes in base64url.
 #[must_use]
-pub fn generate_token() -> String {
-    format!(
-        "pr_{}",
-        BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
-    )
+pub fn generate_token(random: &dyn Random) -> String {
+    format!("pr_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes::<32>(random)))
 }
 
-/// Checks a token that a person chose.
+/// Checks a token chosen by an operator.
 ///
 /// # Errors
-/// When it is shorter than [`MIN_TOKEN_CHARS`], or could not be sent in a header.
+/// Returns an error if it is shorter than [`MIN_TOKEN_CHARS`] or cannot be sent in a header.
 pub fn check_token(token: &str) -> Result<(), String> {
     let sendable = token.bytes().all(|b| (0x21..0x7f).contains(&b));
     if token.len() >= MIN_TOKEN_CHARS && sendable {
@@ -133,16 +199,16 @@ pub fn check_token(token: &str) -> Result<(), String> {
     ))
 }
 
-/// Checks the name that a token is given.
+/// Checks the name of a token.
 ///
 /// # Errors
-/// When it is empty, too long, or no text.
+/// Returns an error if it is empty, too long or contains control characters.
 pub fn check_token_name(name: &str) -> Result<(), String> {
     let chars = name.chars().count();
     if (1..=MAX_NAME_CHARS).contains(&chars) && !name.chars().any(char::is_control) {
         return Ok(());
     }
     Err(format!(
-        "must be 1 to {MAX_NAME_CHARS} characters that say whose token it is"
+        "must be 1 to {MAX_NAME_CHARS} characters, without control characters"
     ))
 }

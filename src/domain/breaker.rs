@@ -1,5 +1,5 @@
-//! How an endpoint is doing, and how much may be sent to it for that: the breaker, and the pauses
-//! that a receiver asked for.
+//! Health of an endpoint: its circuit breaker and the rests that its receiver asked for, and the
+//! number of attempts that they allow.
 //!
 //! ```text
 //!            failures in a row                    2xx                  2xx, doubling
@@ -8,67 +8,67 @@
 //!                                 └─┘◀───────────────────────────┘
 //! ```
 //!
-//! While it is open the endpoint gets one probe at a time, its oldest due delivery; the rest waits
-//! and uses up nothing. After a success it is ramped up: one in flight, then two, four, and so on.
+//! While it is open, the endpoint gets one probe at a time, its oldest due delivery; the others
+//! wait without using up retries. After a success it ramps up: one in flight, then two, then four.
 
 use std::time::Duration;
 
 use super::clock::Timestamp;
 use super::words;
 
-/// Until the first probe; each further one waits twice as long.
+/// Wait before the first probe; each failed probe doubles it.
 pub const FIRST_PROBE: Duration = Duration::from_secs(30);
 
-/// The longest wait between two probes.
+/// Maximum wait between two probes.
 pub const LONGEST_PROBE: Duration = Duration::from_secs(600);
 
-/// The longest that a receiver may ask us to wait.
+/// Maximum rest that a receiver may ask for.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(24 * 3600);
 
-/// The longest that a rate limit may make the next attempt wait: a longer gap after a wait's end is
-/// time in which nothing was tried.
+/// Maximum wait that a rate limit may add before the next attempt. Longer gaps after the end of a
+/// wait count as time in which nothing was tried.
 const LONGEST_RATE_WAIT: Duration = Duration::from_secs(2 * 3600);
 
-/// After so long without a 2xx an endpoint that is open or held is paused.
+/// Time without a 2xx after which an open or held endpoint is paused.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(5 * 24 * 3600);
 
 words! {
-    /// The breaker's state, as SQL and JSON name it.
+    /// The breaker's state, as named in SQL and JSON.
     BreakerState {
-        /// Nothing is wrong.
+        /// Normal operation.
         Closed = "closed",
         /// Only probes are sent.
         Open = "open",
-        /// It answered again, and is ramped up.
+        /// A probe succeeded; traffic is ramping up.
         HalfOpen = "half_open",
     }
 }
 
-/// The breaker with what belongs to its state.
+/// The breaker with the data of its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Breaker {
-    /// Nothing is wrong.
+    /// Normal operation.
     Closed,
     /// Only probes are sent.
     Open {
-        /// When the next one may start.
+        /// Earliest start of the next probe.
         probe_at: Timestamp,
-        /// How many have failed.
+        /// Number of failed probes.
         probes: u32,
     },
-    /// It answered again.
+    /// A probe succeeded; traffic is ramping up.
     HalfOpen {
-        /// How many may be in flight for now.
+        /// Maximum attempts in flight for now.
         allowed: u32,
-        /// When it answered again.
+        /// Time of the success that half-opened it.
         since: Timestamp,
     },
 }
 
 impl Breaker {
-    /// With that many in flight allowed: closed once those are as many as the endpoint itself
-    /// allows.
+    /// Returns the state that allows `allowed` attempts in flight: closed once that is the
+    /// endpoint's own concurrency.
     const fn ramping(allowed: u32, since: Timestamp, limits: &Limits) -> Self {
         if allowed < limits.concurrency {
             Self::HalfOpen { allowed, since }
@@ -77,7 +77,7 @@ impl Breaker {
         }
     }
 
-    /// The word for it.
+    /// Returns the word for its state.
     #[must_use]
     pub const fn state(self) -> BreakerState {
         match self {
@@ -88,36 +88,36 @@ impl Breaker {
     }
 }
 
-/// What an attempt's answer says about its endpoint.
+/// The meaning of an attempt's result for its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// A 2xx.
     Accepted,
-    /// Anything else that counts.
+    /// Any other conclusive result.
     Failed,
     /// 429 without `Retry-After`: the endpoint rests until this delivery's next attempt.
     Throttled,
-    /// 429 or 503 with `Retry-After` (RFC 9110, section 10.2.3): the endpoint rests until then, and
-    /// nobody is to blame.
+    /// 429 or 503 with `Retry-After` (RFC 9110, section 10.2.3): the endpoint rests for that time,
+    /// and it does not count as a failure.
     RetryAfter(RetryAfter),
-    /// 410: nothing is to be sent here any more.
+    /// 410 Gone: the receiver asks to stop sending.
     Gone,
-    /// A lost connection: it says nothing about the endpoint.
+    /// A lost connection, which says nothing about the endpoint.
     Inconclusive,
 }
 
-/// When a receiver wants to be asked again.
+/// The value of `Retry-After`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// So long after its answer.
+    /// This long after the response.
     Delay(Duration),
-    /// At that time.
+    /// At this time.
     Date(Timestamp),
 }
 
 impl RetryAfter {
-    /// Returns the delay that is meant by an answer that came at `at`, by the wall clock: never
-    /// negative, and at most [`LONGEST_HOLD`].
+    /// Returns the delay after a response received at `at`, by the wall clock: never negative,
+    /// and at most [`LONGEST_HOLD`].
     #[must_use]
     pub fn delay(self, at: Timestamp) -> Duration {
         let asked = match self {
@@ -128,24 +128,34 @@ impl RetryAfter {
     }
 }
 
-/// How an endpoint is doing. All of its times but `failing_since` are schedule time
+/// Health of an endpoint. All of its times except `failing_since` are schedule time
 /// ([`Clock::schedule_now`](super::clock::Clock::schedule_now)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// Failed attempts in a row.
+    /// Consecutive failed attempts.
     pub consecutive_failures: u32,
-    /// Whether it is worth sending.
+    /// State of the circuit breaker.
     pub breaker: Breaker,
-    /// The receiver asked for rest until then.
+    /// End of the rest that the receiver asked for.
     pub hold_until: Option<Timestamp>,
-    /// Rests in a row that the receiver asked for.
+    /// Consecutive rests that the receiver asked for.
     pub rests: u32,
-    /// Since when there has been no 2xx although sending was tried, by the wall clock. Time in
-    /// which nothing was tried does not count.
+    /// Start of the time without a 2xx although sending was tried, by the wall clock. Time
+    /// without attempts does not count.
     pub failing_since: Option<Timestamp>,
-    /// The end of the wait that the last failure caused: until then it is Postrider that waits.
+    /// End of the wait caused by the last failure; time up to it does not count as untried.
     pub waits_until: Option<Timestamp>,
+}
+
+/// An endpoint's health as it is stored. The epoch is raised by each change that the endpoint's
+/// supervisor has not made itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoredHealth {
+    /// Breaker, rests and failures.
+    pub health: Health,
+    /// Version: of two copies the higher is the newer.
+    pub epoch: i64,
 }
 
 impl Default for Health {
@@ -162,7 +172,7 @@ impl Default for Health {
 }
 
 impl Health {
-    /// How many attempts may be in flight at `now`, of `concurrency`.
+    /// Returns the number of attempts that may be in flight at `now`, out of `concurrency`.
     #[must_use]
     pub fn allowance(&self, now: Timestamp, concurrency: u32) -> u32 {
         if self.hold_until.is_some_and(|until| now < until) {
@@ -175,7 +185,7 @@ impl Health {
         }
     }
 
-    /// When a closed allowance opens again.
+    /// Returns the end of the rest or the time of the next probe, the later of the two.
     #[must_use]
     pub fn opens_at(&self) -> Option<Timestamp> {
         let probe_at = match self.breaker {
@@ -185,10 +195,10 @@ impl Health {
         self.hold_until.max(probe_at)
     }
 
-    /// Returns whether the endpoint should be paused after an attempt that ended at `attempt`: no
-    /// 2xx for days of trying, and none in sight.
+    /// Returns whether the endpoint should be paused after `attempt`: no 2xx for days of trying,
+    /// and its breaker open or a rest ahead.
     #[must_use]
-    pub fn should_pause(&self, attempt: &Ended) -> bool {
+    pub fn should_pause(&self, attempt: &JudgedAttempt) -> bool {
         if attempt.verdict == Verdict::Inconclusive {
             return false;
         }
@@ -200,9 +210,9 @@ impl Health {
         (is_open || is_held) && failing
     }
 
-    /// Returns the end of the rest that an attempt's end asks of the endpoint, if it asks for one.
+    /// Returns the end of the rest that `attempt` asks for, if any.
     #[must_use]
-    pub fn rest_until(&self, attempt: &Ended) -> Option<Timestamp> {
+    pub fn rest_until(&self, attempt: &JudgedAttempt) -> Option<Timestamp> {
         let rest = match attempt.verdict {
             Verdict::RetryAfter(asked) => asked
                 .delay(attempt.wall)
@@ -215,9 +225,9 @@ impl Health {
         Some(attempt.at + rest)
     }
 
-    /// Rests in a row with the one that this attempt's end asks for. Several attempts that were in
-    /// flight at once ask for one and the same.
-    fn rests_after(&self, attempt: &Ended) -> u32 {
+    /// Returns the number of consecutive rests, including the one that `attempt` asks for.
+    /// Attempts that were in flight together ask for the same rest.
+    fn rests_after(&self, attempt: &JudgedAttempt) -> u32 {
         let is_new = self
             .hold_until
             .is_none_or(|until| attempt.started_at >= until);
@@ -228,9 +238,9 @@ impl Health {
         }
     }
 
-    /// What one attempt's end makes of it.
+    /// Returns the health after `attempt`.
     #[must_use]
-    pub fn after(&self, attempt: &Ended, limits: &Limits) -> Self {
+    pub fn after(&self, attempt: &JudgedAttempt, limits: &Limits) -> Self {
         let mut after = *self;
         match attempt.verdict {
             Verdict::Inconclusive => return after,
@@ -239,6 +249,7 @@ impl Health {
                 after.rests = 0;
                 after.failing_since = None;
                 after.waits_until = None;
+                // A rest that another attempt asked for still applies.
                 after.hold_until = self.hold_until.filter(|until| *until > attempt.at);
                 after.breaker = match self.breaker {
                     Breaker::Closed => Breaker::Closed,
@@ -268,21 +279,27 @@ impl Health {
         after
     }
 
-    /// Since when sending has been tried without success, this failure included.
-    fn failing_since_after(&self, attempt: &Ended) -> Timestamp {
+    /// Returns the start of the time without success, this failure included.
+    fn failing_since_after(&self, attempt: &JudgedAttempt) -> Timestamp {
         let Some(since) = self.failing_since else {
             return attempt.wall;
         };
         let waited_until = self.waits_until.unwrap_or(attempt.started_at);
         let untried = attempt.started_at.since(waited_until);
         if untried > LONGEST_RATE_WAIT {
+            // No rate limit causes a gap this long: nothing was tried, so it does not count.
             (since + untried).min(attempt.wall)
         } else {
             since
         }
     }
 
-    fn breaker_after_failure(&self, attempt: &Ended, limits: &Limits, failures: u32) -> Breaker {
+    fn breaker_after_failure(
+        &self,
+        attempt: &JudgedAttempt,
+        limits: &Limits,
+        failures: u32,
+    ) -> Breaker {
         let open = |probes: u32| {
             let wait = FIRST_PROBE
                 .saturating_mul(2_u32.saturating_pow(probes))
@@ -296,12 +313,12 @@ impl Health {
             (_, None) => Breaker::Closed,
             (Breaker::Closed, Some(after)) if failures >= after => open(0),
             (Breaker::Closed, Some(_)) => Breaker::Closed,
-            // What was in flight before it answered again tells of the time before.
+            // It started before the probe that succeeded, so it says nothing new.
             (Breaker::HalfOpen { since, .. }, Some(_)) if attempt.started_at < since => {
                 self.breaker
             }
             (Breaker::HalfOpen { .. }, Some(_)) => open(0),
-            // What was in flight when it opened is no probe.
+            // It was in flight before the breaker opened, so it is not a probe.
             (Breaker::Open { probe_at, .. }, Some(_)) if attempt.started_at < probe_at => {
                 self.breaker
             }
@@ -309,8 +326,8 @@ impl Health {
         }
     }
 
-    /// Closes the breaker and forgets what would open it again, as where the endpoint has none any
-    /// more.
+    /// Closes the breaker and resets the failures that would reopen it, for an endpoint whose
+    /// breaker was turned off.
     #[must_use]
     pub fn without_breaker(self) -> Self {
         Self {
@@ -320,8 +337,8 @@ impl Health {
         }
     }
 
-    /// Returns it with each time brought within reach of `now` that no wait can have set: after a
-    /// restart with a clock that was set back, a stored time may lie far in the future.
+    /// Limits each time to what a wait that begins at `now` can produce: after a restart with a
+    /// clock that was set back, a stored time may be far in the future.
     #[must_use]
     pub fn within_reach(self, now: Timestamp) -> Self {
         let breaker = match self.breaker {
@@ -346,33 +363,32 @@ impl Health {
     }
 }
 
-/// The k-th rest in a row lasts at least 2^(k-1) seconds, up to ten minutes, whatever was asked
-/// for.
+/// Returns the minimum length of the k-th rest in a row: 2^(k-1) seconds, at most ten minutes.
 fn least_rest(rests: u32) -> Duration {
     Duration::from_secs(2_u64.saturating_pow(rests.saturating_sub(1))).min(LONGEST_PROBE)
 }
 
-/// The end of one attempt, as far as it tells of its endpoint.
+/// The end of one attempt, as far as it concerns the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// What it says.
+pub struct JudgedAttempt {
+    /// Its meaning for the endpoint.
     pub verdict: Verdict,
-    /// When it began, in schedule time.
+    /// Start of the attempt, in schedule time.
     pub started_at: Timestamp,
-    /// When it ended, in schedule time.
+    /// End of the attempt, in schedule time.
     pub at: Timestamp,
-    /// When it ended, by the wall clock.
+    /// End of the attempt, by the wall clock.
     pub wall: Timestamp,
-    /// The delay of its delivery's next retry; `None` where there is no retry left.
+    /// Delay of the delivery's next retry; `None` if there is none left.
     pub next_delay: Option<Duration>,
 }
 
-/// What an endpoint allows.
+/// The endpoint's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Failed attempts in a row that open the breaker; `None`: no breaker.
+    /// Consecutive failed attempts that open the breaker; `None`: no breaker.
     pub breaker_after: Option<u32>,
-    /// Attempts in flight.
+    /// Maximum attempts in flight.
     pub concurrency: u32,
 }
 
@@ -389,8 +405,8 @@ mod tests {
         Timestamp::from_micros(0) + Duration::from_secs(second)
     }
 
-    fn ended(verdict: Verdict, second: u64) -> Ended {
-        Ended {
+    fn ended(verdict: Verdict, second: u64) -> JudgedAttempt {
+        JudgedAttempt {
             verdict,
             started_at: at(second),
             at: at(second),
@@ -422,7 +438,7 @@ mod tests {
     #[test]
     fn what_was_in_flight_when_it_opened_is_no_probe() {
         let health = opened();
-        let late = Ended {
+        let late = JudgedAttempt {
             started_at: at(2),
             ..ended(Verdict::Failed, 20)
         };
@@ -491,7 +507,7 @@ mod tests {
         let second = || Verdict::RetryAfter(RetryAfter::Delay(Duration::from_secs(1)));
         let (mut health, mut now, mut rests) = (Health::default(), 0, Vec::new());
         for _ in 0..12 {
-            // Two that were in flight at once ask for one rest.
+            // Two attempts in flight together ask for one rest.
             let twin = ended(second(), now);
             health = health
                 .after(&ended(second(), now), &LIMITS)
@@ -509,7 +525,7 @@ mod tests {
     #[test]
     fn an_attempt_from_before_does_not_open_a_half_open_breaker() {
         let half_open = opened().after(&ended(Verdict::Accepted, 40), &LIMITS);
-        let late = Ended {
+        let late = JudgedAttempt {
             started_at: at(2),
             ..ended(Verdict::Failed, 41)
         };

@@ -1,5 +1,4 @@
-//! What there is in a whole database at one moment: how much waits, and how the endpoints are
-//! doing.
+//! Totals over the whole database at one moment: the backlog, and the health of the endpoints.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +6,18 @@ use super::breaker::BreakerState;
 use super::clock::Timestamp;
 use super::endpoint::PauseReason;
 
-/// One count of it. Whichever process counts, it comes to the same.
+/// One count of the database, the same for every process that counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Census {
-    /// Deliveries that wait. The count stops at a million.
+    /// Pending deliveries, counted up to a million.
     pub waiting: u64,
-    /// When the oldest of them was published.
+    /// Publishing time of the oldest of them.
     pub oldest_waiting_at: Option<Timestamp>,
-    /// Those of them that wait for a person.
+    /// Pending deliveries on hold until a person releases them.
     pub held: u64,
-    /// Endpoints, by why they are paused; `None`: they are not.
+    /// Endpoints by pause reason; `None`: not paused.
     pub endpoints: BTreeMap<Option<PauseReason>, u64>,
-    /// Breakers of the endpoints that are not paused.
+    /// Breaker states of the endpoints that are not paused.
     pub breakers: BTreeMap<BreakerState, u64>,
 }

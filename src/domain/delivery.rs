@@ -8,40 +8,40 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::breaker::{BreakerState, Health, Verdict};
 use super::clock::Timestamp;
 use super::endpoint::PauseReason;
-use super::event::SealedEvent;
+use super::event::StoredEvent;
 use super::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use super::lifecycle::Life;
 use super::retry::Jitter;
 use super::words;
 
 words! {
-    /// How one attempt ended.
+    /// The result of an attempt.
     Outcome {
         /// A 2xx.
         Delivered = "delivered",
-        /// Any other answer, a redirect included.
+        /// Any other response, including redirects.
         Rejected = "rejected",
-        /// No answer within the endpoint's `timeout_ms`.
+        /// No response within the endpoint's `timeout_ms`.
         Timeout = "timeout",
         /// The host's name did not resolve.
         DnsError = "dns_error",
-        /// No connection.
+        /// The connection failed.
         ConnectError = "connect_error",
-        /// No TLS session: a bad certificate, mostly.
+        /// The TLS handshake failed, mostly because of an invalid certificate.
         TlsError = "tls_error",
-        /// What came back was no HTTP, or ended too soon.
+        /// The response was not valid HTTP, or ended too early.
         ProtocolError = "protocol_error",
         /// A reused connection ended before a response; the request may have arrived.
         ConnectionLost = "connection_lost",
-        /// The address is none that webhooks may go to.
+        /// Webhooks may not be sent to this address.
         BlockedAddress = "blocked_address",
-        /// Its end is not known: the process, its owner or the attempt itself went away.
+        /// Unknown result: the process, the shard's owner or the attempt's task stopped.
         Interrupted = "interrupted",
     }
 }
 
 impl Outcome {
-    /// Returns whether it says how sending goes: a lost connection and an interruption do not.
+    /// Returns whether it is conclusive: a lost connection and an interruption are not.
     #[must_use]
     pub const fn is_conclusive(self) -> bool {
         !matches!(self, Self::ConnectionLost | Self::Interrupted)
@@ -49,13 +49,13 @@ impl Outcome {
 }
 
 words! {
-    /// What a pending delivery waits for.
+    /// The condition that a pending delivery waits for.
     WaitingFor {
-        /// Its next attempt's time.
+        /// The time of its next attempt.
         DueTime = "due_time",
         /// A slot in the endpoint's rate limit.
         RateLimit = "rate_limit",
-        /// Another attempt of the endpoint to end.
+        /// The end of another attempt of the endpoint.
         Concurrency = "concurrency",
         /// The endpoint's breaker to close.
         Breaker = "breaker",
@@ -70,111 +70,114 @@ words! {
     }
 }
 
-/// A delivery that waits to be claimed, with what it will send.
+/// A delivery that waits to be claimed, with the event it sends.
 #[derive(Debug, Clone)]
 pub struct Queued {
-    /// Which one.
+    /// Delivery id.
     pub id: DeliveryId,
-    /// May be claimed from this time on.
+    /// Earliest time of a claim.
     pub due: Timestamp,
-    /// What it sends; shared with every other delivery of the event.
-    pub event: Arc<SealedEvent>,
-    /// How it stood when it was read.
+    /// The event, shared with its other deliveries.
+    pub event: Arc<StoredEvent>,
+    /// Its state as last read.
     pub seen: Seen,
 }
 
-/// How a delivery stood when it was last read. A claim of it holds only where it still stands so.
+/// The state of a delivery as last read. A claim succeeds only if the state is still the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// How often it had been claimed.
+    /// Number of claims so far.
     pub claim_no: i64,
-    /// Its life.
+    /// Its lifecycle state.
     pub life: Life,
 }
+
+/// A delivery and the number of its claim: one period of being `sending`.
+pub type ClaimName = (DeliveryId, i64);
 
 /// A delivery that is `sending`. It comes only out of a committed claim.
 #[derive(Debug, Clone)]
 pub struct Claimed {
-    /// Which one.
+    /// Delivery id.
     pub id: DeliveryId,
-    /// The claim's number: with the owner's epoch it fences the outcome.
+    /// Number of the claim: with the owner's epoch it fences the outcome.
     pub claim_no: i64,
-    /// The epoch of the owner that claimed it.
+    /// Epoch of the owner that claimed it.
     pub epoch: i64,
-    /// When it was claimed.
+    /// Time of the claim.
     pub claimed_at: Timestamp,
-    /// Its life as the claim left it.
+    /// Its lifecycle state after the claim.
     pub life: Life,
 }
 
-/// One finished attempt, for the store to write down.
+/// One finished attempt, to be stored.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// The claim it belongs to.
     pub claimed: Claimed,
-    /// Whose attempt it was.
+    /// Endpoint of the delivery.
     pub endpoint_id: EndpointId,
-    /// When the request began.
+    /// Start of the request.
     pub started_at: Timestamp,
-    /// When its outcome was known.
+    /// Time at which the outcome was known.
     pub ended_at: Timestamp,
-    /// The same in schedule time: a retry's delay runs from here.
+    /// The same in schedule time: a retry's delay starts here.
     pub due_from: Timestamp,
-    /// What went over the wire.
-    pub exchange: Exchange,
-    /// What a retry's delay gets on top.
+    /// Request and response.
+    pub record: AttemptRecord,
+    /// Jitter added to the retry's delay.
     pub jitter: Jitter,
-    /// What the answer says about the endpoint.
+    /// Its meaning for the endpoint.
     pub verdict: Verdict,
-    /// When the delivery is due again that the receiver has deferred, in schedule time.
+    /// Due time of a delivery that the receiver deferred, in schedule time.
     pub deferred_until: Option<Timestamp>,
-    /// How the endpoint was doing before it.
+    /// Health of the endpoint before the attempt.
     pub health_before: Health,
-    /// How it is doing now.
+    /// Health of the endpoint after it.
     pub health: Health,
-    /// Which version of the endpoint's health that was judged on.
+    /// Version of the endpoint's health that the attempt was judged against.
     pub health_epoch: i64,
-    /// The endpoint is to be paused for it.
+    /// Reason to pause the endpoint because of it, if any.
     pub pause: Option<PauseReason>,
-    /// How much of it is stored.
+    /// The part of it that is stored.
     pub stored: Stored,
 }
 
-/// How much of an outcome is stored: less and less, where the database refuses it.
+/// The part of an outcome that is stored: less each time the database refuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// All of it.
     Whole,
-    /// Its texts with each character replaced that is not ASCII.
+    /// Its texts, with every character that is not printable ASCII replaced.
     Ascii,
-    /// None of the receiver's texts.
+    /// Everything except the receiver's texts.
     Bare,
     /// Nothing: the delivery is put on hold.
     Held,
 }
 
-/// What an attempt's `error` says of texts that were left out.
-const LEFT_OUT: &str = "the database refused text of this response; what is shown was replaced";
+/// Note in an attempt's `error` that texts were left out.
+const LEFT_OUT: &str = "the database refused text of this response; replacement text is shown";
 
 impl Finished {
-    /// Leaves something out, because the database refuses what there is. False where nothing less
-    /// is left.
+    /// Reduces the stored part after the database refused it. Returns false if nothing is left to
+    /// leave out.
     pub fn reduce(&mut self) -> bool {
-        let exchange = &mut self.exchange;
+        let record = &mut self.record;
         match self.stored {
             Stored::Whole => {
-                exchange.replace_texts(|text| {
+                record.replace_texts(|text| {
                     text.replace(|c: char| !c.is_ascii() || c.is_ascii_control(), "?")
                 });
-                let error = exchange.error.take();
-                exchange.error = Some(
+                let error = record.error.take();
+                record.error = Some(
                     error.map_or(LEFT_OUT.to_owned(), |error| format!("{error} ({LEFT_OUT})")),
                 );
                 self.stored = Stored::Ascii;
             }
             Stored::Ascii => {
-                (exchange.response_body, exchange.response_headers) = (None, None);
-                exchange.error = Some(LEFT_OUT.to_owned());
+                (record.response_body, record.response_headers) = (None, None);
+                record.error = Some(LEFT_OUT.to_owned());
                 self.stored = Stored::Bare;
             }
             Stored::Bare => self.stored = Stored::Held,
@@ -183,7 +186,7 @@ impl Finished {
         true
     }
 
-    /// Whether the endpoint was given up for a while and, by this attempt, is well again.
+    /// Returns whether its success closed the endpoint's breaker.
     #[must_use]
     pub fn recovers_endpoint(&self) -> bool {
         let closed = |health: &Health| health.breaker.state() == BreakerState::Closed;
@@ -191,31 +194,31 @@ impl Finished {
     }
 }
 
-/// What one attempt sent and got back.
+/// Request and response of one attempt.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
-pub struct Exchange {
-    /// How it ended.
+pub struct AttemptRecord {
+    /// Result of the attempt.
     pub outcome: Outcome,
-    /// The answer's status, if there was an answer.
+    /// Status code of the response, if there was one.
     pub status_code: Option<u16>,
-    /// What went wrong, in words.
+    /// Description of the failure.
     pub error: Option<String>,
-    /// At most 16 KiB of the answer's body, as text.
+    /// Up to 16 KiB of the response body, as text.
     pub response_body: Option<String>,
-    /// The answer's headers.
+    /// Headers of the response.
     #[serde(serialize_with = "as_object")]
     pub response_headers: Option<Headers>,
-    /// The request's headers; values that the endpoint gave are masked.
+    /// Headers of the request; values set on the endpoint are masked.
     #[serde(serialize_with = "as_object")]
     pub request_headers: Option<Headers>,
-    /// The address the request went to.
+    /// Address that the request was sent to.
     pub remote_address: Option<String>,
-    /// Where the time went.
+    /// Times of the attempt's phases.
     pub timings_ms: Timings,
 }
 
-impl Exchange {
+impl AttemptRecord {
     /// Replaces the receiver's texts.
     fn replace_texts(&mut self, replace: impl Fn(&str) -> String) {
         let change = |text: &mut Option<String>| *text = text.take().map(|text| replace(&text));
@@ -226,7 +229,7 @@ impl Exchange {
         }
     }
 
-    /// An attempt that ended without an answer.
+    /// Creates the record of an attempt that ended without a response.
     #[must_use]
     pub fn without_answer(outcome: Outcome, error: impl Into<String>) -> Self {
         Self {
@@ -242,10 +245,10 @@ impl Exchange {
     }
 }
 
-/// Header names and values in the order of the wire.
+/// Header names and values in wire order.
 pub type Headers = Vec<(String, String)>;
 
-/// As a JSON object; a header that came more than once is joined by commas (RFC 9110, section 5.3).
+/// Serializes headers as a JSON object; repeated ones are joined by commas (RFC 9110, section 5.3).
 fn as_object<S: Serializer>(headers: &Option<Headers>, serializer: S) -> Result<S::Ok, S::Error> {
     let joined = headers.as_ref().map(|headers| {
         let mut object = BTreeMap::<&str, String>::new();
@@ -263,53 +266,53 @@ fn as_object<S: Serializer>(headers: &Option<Headers>, serializer: S) -> Result<
     joined.serialize(serializer)
 }
 
-/// Milliseconds from the attempt's start; null where not measured or the connection was reused.
+/// Milliseconds since the attempt's start; null if not measured or if the connection was reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Until the name was resolved.
+    /// Name resolved.
     pub dns: Option<f64>,
-    /// Until connected, TLS included.
+    /// Connected, including TLS.
     pub connect: Option<f64>,
-    /// Until the answer's head was read.
+    /// Response head read.
     pub first_byte: Option<f64>,
 }
 
-/// An attempt as it is shown.
+/// An attempt as shown to callers.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Attempt {
     /// `att_…`
     pub id: String,
-    /// Counts the attempts that finished, from 1; null for an interrupted one.
+    /// Number among the finished attempts, from 1; null for an interrupted one.
     pub number: Option<u32>,
-    /// When the request began.
+    /// Start of the request.
     pub started_at: Timestamp,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub duration_ms: f64,
-    /// What went over the wire.
+    /// Request and response.
     #[serde(flatten)]
-    pub exchange: Exchange,
+    pub record: AttemptRecord,
 }
 
-/// A delivery as it is shown.
+/// A delivery as shown to callers.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Delivery {
     /// `dlv_…`
     pub id: DeliveryId,
-    /// The event's id, which the receiver sees as `webhook-id`.
+    /// Id of the event, which the receiver sees as `webhook-id`.
     pub event_id: EventId,
-    /// The event's name.
+    /// Type of the event.
     pub event_type: String,
-    /// Where it goes.
+    /// Endpoint that it is sent to.
     pub endpoint_id: EndpointId,
-    /// Whose it is.
+    /// Owning tenant.
     pub tenant: Tenant,
-    /// Where it stands.
+    /// Its lifecycle state.
     pub life: Life,
-    /// When it was published.
+    /// Publishing time of the event.
     pub created_at: Timestamp,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
 }

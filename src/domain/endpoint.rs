@@ -1,16 +1,17 @@
-//! Endpoints: where webhooks go, and the limits they are sent under.
+//! Endpoints: the URLs that webhooks are sent to, and their limits.
 //!
-//! [`Endpoint`] is what holds: its [`Settings`] with their gaps filled by
-//! [`EndpointDefaults`]. A gap follows the defaults when they change.
+//! [`Endpoint`] has the effective values: its [`Settings`], with unset ones filled from
+//! [`EndpointDefaults`]. An unset value follows the defaults when they change.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::FieldError;
-use super::breaker::Health;
+use super::breaker::{Health, Limits};
 use super::clock::Timestamp;
 use super::ids::{EndpointId, Tenant};
+use super::random::Random;
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
 use super::secret::{PrivateKey, PublicKey, Secret, SigningSecret};
@@ -18,40 +19,40 @@ use super::settings::{OnFailed, Ordering, Settings, Signing, check_concurrency, 
 use super::words;
 
 words! {
-    /// Why an endpoint is paused.
+    /// The reason why an endpoint is paused.
     PauseReason {
         /// A person paused it.
         Operator = "operator",
         /// It answered 410 Gone.
         Gone = "gone",
-        /// It failed for days on end.
+        /// It failed for days without a success.
         Failing = "failing",
     }
 }
 
-/// What an endpoint that does not say otherwise is held to.
+/// Limits of endpoints that do not set their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndpointDefaults {
-    /// Attempt starts.
+    /// Maximum rate of attempt starts.
     pub rate_limit: RateLimit,
-    /// Attempts in flight, 1 to 1,000.
+    /// Maximum attempts in flight, 1 to 1,000.
     pub concurrency: u32,
-    /// One request in all, its body included: 1 to 30 s.
+    /// Timeout of a request including the response body, 1 to 30 s.
     pub timeout: Duration,
-    /// The delays between attempts.
+    /// Delays between attempts.
     pub retry_schedule: RetrySchedule,
-    /// How long a delivery may wait before it expires.
+    /// Maximum age of a pending delivery before it expires.
     pub max_age: Duration,
-    /// Failed attempts in a row that open the breaker.
+    /// Consecutive failed attempts that open the breaker.
     pub breaker_after: u32,
 }
 
 impl EndpointDefaults {
-    /// Holds the defaults to what an endpoint itself may ask for.
+    /// Checks the defaults against the bounds of an endpoint's own settings.
     ///
     /// # Errors
-    /// Names the one that is out of bounds.
+    /// Names the first one that is out of bounds.
     pub fn check(&self) -> Result<(), FieldError> {
         let wrong = |field: &'static str| move |detail: String| FieldError::new(field, detail);
         check_concurrency(self.concurrency).map_err(wrong("endpoint_defaults.concurrency"))?;
@@ -80,25 +81,25 @@ impl Default for EndpointDefaults {
 /// Keys that sign until they expire.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct LiveKeys {
+pub struct SigningKeys {
     /// Signs `v1`.
     pub secret: Secret,
     /// Signs `v1a`, for endpoints that ask for it.
     pub private_key: PrivateKey,
-    /// When they became the present ones; of an endpoint's keys no two have the same.
+    /// Time from which they were current; unique among an endpoint's keys.
     pub created_at: Timestamp,
-    /// `None` for the present one; the end of its grace for one that was rotated out.
+    /// `None` for the current ones; the end of the grace period for rotated ones.
     pub expires_at: Option<Timestamp>,
 }
 
-impl LiveKeys {
-    /// Fresh keys, around the one that the caller chose, if it did.
+impl SigningKeys {
+    /// Generates keys; the one in `secret`, if any, is used as it is.
     #[must_use]
-    pub fn fresh(secret: Option<SigningSecret>) -> Self {
+    pub fn generate(secret: Option<SigningSecret>, random: &dyn Random) -> Self {
         let (secret, private_key) = match secret {
-            Some(SigningSecret::Symmetric(secret)) => (secret, PrivateKey::generate()),
-            Some(SigningSecret::Private(private_key)) => (Secret::generate(), private_key),
-            None => (Secret::generate(), PrivateKey::generate()),
+            Some(SigningSecret::Symmetric(secret)) => (secret, PrivateKey::generate(random)),
+            Some(SigningSecret::Private(private_key)) => (Secret::generate(random), private_key),
+            None => (Secret::generate(random), PrivateKey::generate(random)),
         };
         Self {
             secret,
@@ -108,7 +109,7 @@ impl LiveKeys {
         }
     }
 
-    /// Returns the half of them that a caller asked for.
+    /// Returns the private key if `asymmetric`, the symmetric secret otherwise.
     #[must_use]
     pub fn signing_secret(&self, asymmetric: bool) -> SigningSecret {
         if asymmetric {
@@ -118,49 +119,49 @@ impl LiveKeys {
         }
     }
 
-    /// Returns the id that names them among an endpoint's keys.
+    /// Returns the id of these keys among those of the endpoint.
     #[must_use]
     pub fn id(&self) -> String {
         format!("key_{:x}", self.created_at.as_micros())
     }
 }
 
-/// An endpoint with every gap filled.
+/// An endpoint with its effective values.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Endpoint {
     /// `ep_…`
     pub id: EndpointId,
-    /// Whose it is.
+    /// Owning tenant.
     pub tenant: Tenant,
-    /// What was asked for.
+    /// Its settings; unset ones are `None`.
     pub settings: Settings,
-    /// Attempt starts.
+    /// Maximum rate of attempt starts.
     pub rate_limit: RateLimit,
-    /// Attempts in flight.
+    /// Maximum attempts in flight.
     pub concurrency: u32,
-    /// One request in all.
+    /// Timeout of a request including the response body.
     pub timeout: Duration,
-    /// The delays between attempts.
+    /// Delays between attempts.
     pub retry_schedule: RetrySchedule,
-    /// How long a delivery may wait.
+    /// Maximum age of a pending delivery.
     pub max_age: Duration,
-    /// Failed attempts in a row that open the breaker; `None`: no breaker.
+    /// Consecutive failed attempts that open the breaker; `None`: no breaker.
     pub breaker_after: Option<u32>,
-    /// Newest first; those past their grace are still listed and no longer sign.
-    pub keys: Vec<LiveKeys>,
-    /// Why it is paused, if it is.
+    /// Newest first; expired ones are still listed but no longer sign.
+    pub keys: Vec<SigningKeys>,
+    /// Reason for its pause; `None`: active.
     pub paused: Option<PauseReason>,
-    /// When it was created.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When its settings last changed.
+    /// Time of the last change of its settings.
     pub updated_at: Timestamp,
-    /// Rises with every change: of two copies the higher is the newer.
+    /// Version, raised by every change: the copy with the higher one is newer.
     pub version: i64,
 }
 
 impl Endpoint {
-    /// An endpoint that was just created, without secrets: the settings with their gaps filled.
+    /// Creates an endpoint without keys, with unset values filled from `defaults`.
     #[must_use]
     pub fn resolve(
         id: EndpointId,
@@ -189,7 +190,16 @@ impl Endpoint {
         endpoint
     }
 
-    /// Fills the settings' gaps.
+    /// The limits that its breaker is held to.
+    #[must_use]
+    pub fn breaker_limits(&self) -> Limits {
+        Limits {
+            breaker_after: self.breaker_after,
+            concurrency: self.concurrency,
+        }
+    }
+
+    /// Fills unset values from `defaults`.
     pub fn fill_gaps(&mut self, defaults: &EndpointDefaults) {
         let settings = &self.settings;
         self.rate_limit = settings.rate_limit.unwrap_or(defaults.rate_limit);
@@ -201,68 +211,79 @@ impl Endpoint {
             .unwrap_or_else(|| defaults.retry_schedule.clone());
         self.max_age = settings.max_age.unwrap_or(defaults.max_age);
         let breaker_after = settings.breaker_after.unwrap_or(defaults.breaker_after);
+        // 0 turns the breaker off.
         self.breaker_after = Some(breaker_after).filter(|after| *after > 0);
     }
 
-    /// The keys that sign at `now`, newest first.
-    pub fn live_keys(&self, now: Timestamp) -> impl Iterator<Item = &LiveKeys> {
+    /// Returns the keys that sign at `now`, newest first.
+    pub fn valid_keys(&self, now: Timestamp) -> impl Iterator<Item = &SigningKeys> {
         self.keys
             .iter()
             .filter(move |keys| keys.expires_at.is_none_or(|end| now < end))
     }
 
-    /// The keys that were rotated out and still sign at `now`, newest first, each with the end of
-    /// its grace.
-    pub fn older_keys(&self, now: Timestamp) -> impl Iterator<Item = (&LiveKeys, Timestamp)> {
-        self.live_keys(now)
+    /// Returns the rotated keys that still sign at `now`, newest first, each with the end of its
+    /// grace period.
+    pub fn older_keys(&self, now: Timestamp) -> impl Iterator<Item = (&SigningKeys, Timestamp)> {
+        self.valid_keys(now)
             .filter_map(|keys| Some((keys, keys.expires_at?)))
     }
 
-    /// Those that a consumer should know.
+    /// Returns the current keys, which a receiver should use.
     #[must_use]
-    pub fn present_keys(&self) -> Option<&LiveKeys> {
+    pub fn current_keys(&self) -> Option<&SigningKeys> {
         self.keys.iter().find(|keys| keys.expires_at.is_none())
     }
 
-    /// What a consumer verifies `v1a` by; `None` unless the endpoint asks for it.
+    /// Returns the key that verifies `v1a`; `None` unless the endpoint signs with `v1a`.
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {
         let keys = self
-            .present_keys()
+            .current_keys()
             .filter(|_| self.settings.signing.contains(&Signing::V1a))?;
         Some(keys.private_key.public())
     }
 
-    /// Whether it may be sent to.
+    /// Returns whether the endpoint may be sent to, that is, is not paused.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.paused.is_none()
     }
 
-    /// Returns the latest time that a delivery can be due at: the longest wait of its retry, or the
-    /// end of its endpoint's rest or breaker. `health` is within reach of `now`.
+    /// Returns the latest possible due time of a delivery: the longest retry delay from `now`, or
+    /// the end of the endpoint's rest or breaker wait. `health` is within reach of `now`.
     #[must_use]
     pub fn latest_retry(&self, health: &Health, now: Timestamp) -> Timestamp {
         (now + self.retry_schedule.longest_delay()).max(health.opens_at().unwrap_or(now))
     }
 
-    /// Whether a delivery that is given up keeps those behind it in its ordering key waiting.
+    /// Returns whether a failed delivery blocks later ones with the same ordering key.
     #[must_use]
-    pub fn keeps_waiting(&self) -> bool {
+    pub fn blocks_on_failure(&self) -> bool {
         self.settings.ordering == Ordering::Key && self.settings.on_failed == OnFailed::Block
     }
 }
 
-/// What waits at an endpoint.
+/// Backlog of an endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Backlog {
-    /// Deliveries that are `pending`, held ones included.
+    /// Deliveries that are `pending`, including those on hold.
     pub pending: u64,
     /// Deliveries that are `sending`.
     pub sending: u64,
     /// Deliveries on hold.
     pub held: u64,
-    /// When the oldest pending one was published.
+    /// Publishing time of the oldest pending delivery.
     pub oldest_pending_at: Option<Timestamp>,
+}
+
+impl std::ops::AddAssign for Backlog {
+    fn add_assign(&mut self, other: Self) {
+        self.pending += other.pending;
+        self.sending += other.sending;
+        self.held += other.held;
+        let oldest = [self.oldest_pending_at, other.oldest_pending_at];
+        self.oldest_pending_at = oldest.into_iter().flatten().min();
+    }
 }

@@ -1,4 +1,4 @@
-//! Events: what a caller publishes, and the bytes that are signed and sent for it.
+//! Events: the content that callers publish, and the bytes that are signed and sent.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use super::clock::Timestamp;
 use super::ids::{EventId, Tenant};
 use super::trace::TraceParent;
 
-/// The largest body that is sent, in bytes: 256 KiB.
+/// Maximum size of a sent body in bytes: 256 KiB.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
 
-/// The most events that one batch may hold.
+/// Maximum number of events in a batch.
 pub const MAX_BATCH: usize = 1000;
 
 const MAX_TYPE_BYTES: usize = 128;
 const MAX_ORDERING_KEY_CHARS: usize = 256;
 const MAX_CONTENT_TYPE_BYTES: usize = 128;
 
-/// An event's name, such as `invoice.paid`: `[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*`, at most 128 bytes.
+/// An event type, such as `invoice.paid`: `[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*`, at most 128 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct EventType(Arc<str>);
 
 impl EventType {
-    /// Reads a name.
+    /// Parses an event type.
     ///
     /// # Errors
-    /// Says what a name looks like.
+    /// Describes the valid form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let segment =
             |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -45,12 +45,12 @@ impl EventType {
         }
     }
 
-    /// A name of this crate's own.
+    /// Creates an event type of this crate's own, without a check.
     pub(super) fn of_static(name: &'static str) -> Self {
         Self(name.into())
     }
 
-    /// The name.
+    /// Returns the event type as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -69,13 +69,13 @@ impl fmt::Debug for EventType {
     }
 }
 
-/// Which events an endpoint wants: one name, or all below a prefix (`invoice.*`).
+/// A filter of event types: one type, or all below a prefix (`invoice.*`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct EventFilter(String);
 
 impl EventFilter {
-    /// Whether events of this type pass.
+    /// Returns whether events of this type pass.
     #[must_use]
     pub fn matches(&self, event_type: &EventType) -> bool {
         match self.0.strip_suffix('*') {
@@ -84,7 +84,7 @@ impl EventFilter {
         }
     }
 
-    /// Whether a list of filters lets an event through. An empty list wants everything.
+    /// Returns whether a list of filters accepts an event type. An empty list accepts all.
     #[must_use]
     pub fn any_matches(filters: &[Self], event_type: &EventType) -> bool {
         filters.is_empty() || filters.iter().any(|filter| filter.matches(event_type))
@@ -107,12 +107,12 @@ impl From<EventFilter> for String {
     }
 }
 
-/// What an event carries.
+/// The content of an event.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// JSON, kept as the text it came as; it is sent inside `{"type","timestamp","data","id"}`.
+    /// JSON in its original form; it is sent inside `{"type","timestamp","data","id"}`.
     Data(Box<RawValue>),
-    /// Bytes that are sent as they are.
+    /// Bytes that are sent unchanged.
     Payload {
         /// The body.
         body: Bytes,
@@ -121,7 +121,7 @@ pub enum Content {
     },
 }
 
-/// What a host's own type needs to be an event: a name. Its `Serialize` makes the JSON.
+/// An event of a host application. Its `Serialize` implementation produces the JSON.
 ///
 /// ```
 /// use postrider::domain::event::{Event, NewEvent};
@@ -142,35 +142,34 @@ pub enum Content {
 /// # Ok::<(), postrider::domain::event::EventError>(())
 /// ```
 pub trait Event: serde::Serialize {
-    /// Its name, such as `order.placed`.
+    /// The event type, such as `order.placed`.
     const TYPE: &'static str;
 
-    /// What it is ordered by, at endpoints with `"ordering":"key"`.
+    /// Returns the ordering key, used by endpoints with `"ordering":"key"`.
     fn ordering_key(&self) -> Option<String> {
         None
     }
 }
 
-/// An event to publish. It has its id from here on.
+/// An event to publish. Its id is already assigned.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// Unique within the tenant, for ever.
+    /// Unique within the tenant, permanently.
     pub id: EventId,
-    /// Whose event it is; only that tenant's endpoints get it.
+    /// Owning tenant; only that tenant's endpoints receive the event.
     pub tenant: Tenant,
-    /// Its name.
+    /// Event type.
     pub event_type: EventType,
-    /// What it carries.
+    /// Content.
     pub content: Content,
-    /// Events that share it reach an endpoint with `"ordering":"key"` in order.
+    /// Events with the same key reach an endpoint with `"ordering":"key"` in order.
     pub ordering_key: Option<String>,
-    /// The trace that publishing it belongs to; it goes on to the receiver. Not part of its
-    /// content.
+    /// Trace that the publishing belongs to, passed on to the receiver. Not part of the content.
     pub traceparent: Option<TraceParent>,
 }
 
 impl NewEvent {
-    /// An event of the default tenant with a fresh UUID v4.
+    /// Creates an event of the default tenant with a new UUID v4.
     #[must_use]
     pub fn new(event_type: EventType, content: Content) -> Self {
         Self {
@@ -183,21 +182,21 @@ impl NewEvent {
         }
     }
 
-    /// An event whose `data` is what `make` makes, inside `{"type","timestamp","data","id"}`.
-    /// `make` is told the event's id, so that what it makes may carry it.
+    /// Creates an event with the value of `make` as `data` in `{"type","timestamp","data","id"}`.
+    /// `make` receives the event's id, so that its value can include it.
     ///
     /// # Errors
-    /// When its name is none, or it does not serialize.
+    /// Returns an error if the event type is invalid or the value does not serialize.
     pub fn data<E: Event>(make: impl FnOnce(&EventId) -> E) -> Result<Self, EventError> {
         Self::typed(make, |event| {
             Ok(Content::Data(serde_json::value::to_raw_value(event)?))
         })
     }
 
-    /// An event whose body is what `make` makes, as it is, in JSON.
+    /// Creates an event with the value of `make`, as JSON, as the whole body.
     ///
     /// # Errors
-    /// When its name is none, or it does not serialize.
+    /// Returns an error if the event type is invalid or the value does not serialize.
     pub fn body<E: Event>(make: impl FnOnce(&EventId) -> E) -> Result<Self, EventError> {
         Self::typed(make, |event| {
             let content_type = "application/json".to_owned();
@@ -226,23 +225,24 @@ impl NewEvent {
         })
     }
 
-    /// The same as another tenant's.
+    /// Assigns the event to a tenant.
     #[must_use]
     pub fn of_tenant(self, tenant: Tenant) -> Self {
         Self { tenant, ..self }
     }
 
-    /// Composes the bytes that will be signed and sent, and what duplicates are told by.
+    /// Composes the bytes to sign and send, and the hash that identifies duplicates.
     ///
     /// # Errors
-    /// When the body is larger than [`MAX_BODY_BYTES`], or a field cannot be sent.
-    pub fn seal(self, now: Timestamp) -> Result<SealedEvent, EventError> {
+    /// Returns an error if the body is larger than [`MAX_BODY_BYTES`] or a field cannot be sent.
+    pub fn freeze(self, now: Timestamp) -> Result<StoredEvent, EventError> {
         if let Some(key) = &self.ordering_key
             && (!(1..=MAX_ORDERING_KEY_CHARS).contains(&key.chars().count()) || key.contains('\0'))
         {
             let detail = format!("must be 1 to {MAX_ORDERING_KEY_CHARS} characters, without NUL");
             return Err(EventError::Invalid(FieldError::new("ordering_key", detail)));
         }
+        // Not over the body: that includes the time, so duplicates would differ.
         let content_hash = self.content_hash();
         let (body, content_type) = match self.content {
             Content::Data(data) => {
@@ -257,7 +257,7 @@ impl NewEvent {
         if body.len() > MAX_BODY_BYTES {
             return Err(EventError::TooLarge { bytes: body.len() });
         }
-        Ok(SealedEvent {
+        Ok(StoredEvent {
             id: self.id,
             tenant: self.tenant,
             event_type: self.event_type,
@@ -270,8 +270,8 @@ impl NewEvent {
         })
     }
 
-    /// SHA-256 over type, the exact bytes of the content, content type and ordering key, each with
-    /// its length, so that no two different events can be told to be the same.
+    /// Returns the SHA-256 of type, exact content bytes, content type and ordering key. Each is
+    /// hashed with its length, so different events cannot hash the same input.
     fn content_hash(&self) -> [u8; 32] {
         let (kind, bytes, content_type) = match &self.content {
             Content::Data(data) => ("data", data.get().as_bytes(), ""),
@@ -296,9 +296,9 @@ impl NewEvent {
     }
 }
 
-/// Written by hand, because `data` must stay byte for byte what the caller wrote.
+/// Composes the body as text, because `data` must stay byte for byte as the caller wrote it.
 fn compose(event_type: &EventType, now: Timestamp, data: &RawValue, id: &EventId) -> Bytes {
-    // Neither name nor id can hold a character that JSON would escape.
+    // Type and id contain no character that JSON would escape.
     format!(r#"{{"type":"{event_type}","timestamp":"{now}","data":{data},"id":"{id}"}}"#).into()
 }
 
@@ -316,28 +316,28 @@ fn check_content_type(content_type: &str) -> Result<(), EventError> {
 /// An event with the bytes that every attempt signs and sends.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct SealedEvent {
-    /// Unique within the tenant, for ever.
+pub struct StoredEvent {
+    /// Unique within the tenant, permanently.
     pub id: EventId,
-    /// Whose event it is.
+    /// Owning tenant.
     pub tenant: Tenant,
-    /// Its name.
+    /// Event type.
     pub event_type: EventType,
-    /// What it is ordered by, if anything.
+    /// Ordering key, if any.
     pub ordering_key: Option<String>,
     /// The `content-type` it is sent with.
     pub content_type: String,
-    /// The body, byte for byte.
+    /// The exact body.
     pub body: Bytes,
-    /// Two events with one id are the same if this is.
+    /// Events with the same id are duplicates if their hashes are equal.
     pub content_hash: [u8; 32],
-    /// When it was published.
+    /// Publishing time.
     pub created_at: Timestamp,
-    /// The publisher's trace.
+    /// Trace of the publisher.
     pub traceparent: Option<TraceParent>,
 }
 
-/// Why an event cannot be published.
+/// A reason why an event cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
@@ -349,7 +349,7 @@ pub enum EventError {
         "the body to send is {bytes} bytes; at most {MAX_BODY_BYTES} (256 KiB) can be sent: send a reference instead"
     )]
     TooLarge {
-        /// How large it is.
+        /// Size of the body.
         bytes: usize,
     },
 }
@@ -369,7 +369,7 @@ mod tests {
     fn data_is_sent_as_the_text_it_came_as() {
         let mut event = data(r#"{ "b":1.10,  "a":"\u00e9" }"#);
         event.id = EventId::parse("e1").unwrap();
-        let body = event.seal(NOW).unwrap().body;
+        let body = event.freeze(NOW).unwrap().body;
         assert_eq!(
             std::str::from_utf8(&body).unwrap(),
             r#"{"type":"invoice.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":{ "b":1.10,  "a":"\u00e9" },"id":"e1"}"#
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn the_hash_tells_content_apart_but_not_the_time_or_id() {
-        let hash = |event: NewEvent, now| event.seal(now).unwrap().content_hash;
+        let hash = |event: NewEvent, now| event.freeze(now).unwrap().content_hash;
         let later = Timestamp::from_micros(1);
         assert_eq!(hash(data("1"), NOW), hash(data("1"), later));
         assert_ne!(
@@ -430,7 +430,7 @@ mod tests {
     fn a_body_above_the_limit_is_refused_by_its_size() {
         let big = format!("\"{}\"", "x".repeat(MAX_BODY_BYTES));
         assert!(matches!(
-            data(&big).seal(NOW),
+            data(&big).freeze(NOW),
             Err(EventError::TooLarge { .. })
         ));
     }

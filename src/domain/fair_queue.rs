@@ -1,11 +1,12 @@
-//! Who goes into the next commit: owners take turns, and one commit holds a bounded amount of work.
+//! Selects the items of the next commit: owners take turns, and a commit holds a bounded amount of
+//! work.
 //!
-//! So a publisher with large batches makes another one wait for about one of them, and not for all.
+//! A publisher with large batches therefore delays another one by about one batch, not by all.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// How much work something is.
+/// Size of an item.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Rows to write.
@@ -27,11 +28,11 @@ impl Cost {
     }
 }
 
-/// A queue for each owner; the owners take turns.
+/// One queue per owner; the owners take turns.
 #[derive(Debug)]
 pub struct FairQueue<K, T> {
     queues: HashMap<K, VecDeque<(Cost, T)>>,
-    /// Owners with something in their queue, in the order of their turns.
+    /// Owners with queued items, in the order of their turns.
     turns: VecDeque<K>,
     len: usize,
 }
@@ -47,13 +48,13 @@ impl<K, T> Default for FairQueue<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
-    /// Returns how many items wait.
+    /// Returns the number of queued items.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns whether nothing waits.
+    /// Returns whether the queue is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -69,9 +70,9 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         self.len += 1;
     }
 
-    /// Takes items for one commit: one of each owner in turn, as long as they fit into `budget` and
-    /// are at most `most`. The first one is taken whatever it costs. An owner whose item does not
-    /// fit is first next time.
+    /// Takes at most `most` items for one commit, one per owner in turn, while they fit into
+    /// `budget`. The first item is taken even if it exceeds the budget. An owner whose item does
+    /// not fit is first next time.
     pub fn take(&mut self, budget: Cost, most: usize) -> Vec<T> {
         let (mut taken, mut left, mut passed_over) = (Vec::new(), budget, VecDeque::new());
         while taken.len() < most {
@@ -101,7 +102,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         taken
     }
 
-    /// Takes everything.
+    /// Takes all items.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + use<K, T> {
         let all = std::mem::take(self);
         all.queues.into_values().flatten().map(|(_, item)| item)

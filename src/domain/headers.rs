@@ -1,21 +1,20 @@
-//! The headers that an endpoint adds to its requests: which may be given, and what is shown of
-//! them.
+//! Headers that an endpoint adds to its requests: the permitted ones, and their masked form.
 
 use std::collections::BTreeMap;
 
 use super::FieldError;
 
-/// What stands for a header's value wherever headers are shown; in a change it keeps the value.
+/// Replaces a header's value wherever headers are shown; in a change it keeps the stored value.
 pub const MASK: &str = "***";
 
 const MAX_HEADERS: usize = 50;
-/// What nginx and Apache take of one header.
+/// The limit of nginx and Apache for one header.
 const MAX_HEADER_VALUE_BYTES: usize = 8 * 1024;
-/// All names and values of an endpoint.
+/// Maximum size of all names and values of an endpoint.
 const MAX_HEADERS_BYTES: usize = 16 * 1024;
 const MAX_HEADER_NAME_BYTES: usize = 128;
 
-/// Headers that belong to the connection or to the signature, not to an endpoint.
+/// Headers that belong to the connection or the signature and cannot be set on an endpoint.
 const RESERVED_HEADERS: &[&str] = &[
     "host",
     "connection",
@@ -30,15 +29,15 @@ const RESERVED_HEADERS: &[&str] = &[
 ];
 const RESERVED_PREFIXES: &[&str] = &["proxy-", "webhook-"];
 
-/// Checks the name of a header that is set by a setting or an endpoint.
+/// Checks the name of a header set on an endpoint or by a setting.
 ///
 /// # Errors
-/// When it is no header name, or one that Postrider sets itself.
+/// Returns an error if it is not a header name, or is one that Postrider sets itself.
 pub fn check_header_name(name: &str) -> Result<(), String> {
     // RFC 9110, section 5.6.2: a header's name is a token.
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || name.len() > MAX_HEADER_NAME_BYTES || !name.bytes().all(token) {
-        return Err("is no header name (RFC 9110, section 5.6.2)".into());
+        return Err("is not a valid header name (RFC 9110, section 5.6.2)".into());
     }
     let lower = name.to_ascii_lowercase();
     if RESERVED_HEADERS.contains(&lower.as_str())
@@ -46,15 +45,15 @@ pub fn check_header_name(name: &str) -> Result<(), String> {
             .iter()
             .any(|prefix| lower.starts_with(prefix))
     {
-        return Err("is set by Postrider and cannot be given".into());
+        return Err("is reserved: Postrider sets this header itself".into());
     }
     Ok(())
 }
 
-/// Reads the headers of a change; `present` are those that a mask keeps.
+/// Parses the headers of a change; `present` holds the values that a mask keeps.
 ///
 /// # Errors
-/// Names the header that cannot be given, and why.
+/// Names the header that cannot be set, and the reason.
 pub(super) fn parse_headers(
     headers: BTreeMap<String, String>,
     present: &BTreeMap<String, String>,
@@ -75,7 +74,7 @@ pub(super) fn parse_headers(
         let value = if value == MASK {
             match present.get(&lower) {
                 Some(value) => value.clone(),
-                None => return wrong(format!("`{MASK}` keeps a value, and there is none to keep")),
+                None => return wrong(format!("`{MASK}` keeps a stored value, but there is none")),
             }
         } else {
             value
@@ -87,7 +86,7 @@ pub(super) fn parse_headers(
             ));
         }
         if parsed.insert(lower, value).is_some() {
-            return wrong("is given twice (names are the same in any case)".into());
+            return wrong("is given twice (header names are case-insensitive)".into());
         }
     }
     let bytes: usize = parsed
@@ -96,7 +95,7 @@ pub(super) fn parse_headers(
         .sum();
     if bytes > MAX_HEADERS_BYTES {
         let detail =
-            format!("their names and values hold {bytes} bytes; at most {MAX_HEADERS_BYTES}");
+            format!("names and values take {bytes} bytes; the limit is {MAX_HEADERS_BYTES}");
         return Err(FieldError::new("headers", detail));
     }
     Ok(parsed)

@@ -1,5 +1,5 @@
-//! Event ids made of idempotency keys: the same caller, path, query and key always make the same
-//! id, so that the uniqueness of event ids is the whole mechanism, over restarts and nodes.
+//! Event ids derived from idempotency keys. The same caller, path, query and key always yield the
+//! same id, so the uniqueness of event ids is the whole mechanism, across restarts and nodes.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -8,10 +8,10 @@ use zeroize::ZeroizeOnDrop;
 
 use super::ids::EventId;
 
-/// The longest key, in characters.
+/// Maximum length of a key in characters.
 const MAX_KEY_CHARS: usize = 255;
 
-/// The database's own key that ids are made with: who does not know it cannot foresee them.
+/// The database's own key for deriving ids: without it they cannot be predicted.
 #[derive(Clone, ZeroizeOnDrop)]
 pub struct IdempotencySecret([u8; 64]);
 
@@ -21,23 +21,23 @@ impl std::fmt::Debug for IdempotencySecret {
     }
 }
 
-/// A request as its repetition looks.
+/// The parts of a request that are the same when it is repeated.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// Who calls, such as by which token.
+    /// The caller, for example the token's id.
     pub caller: &'a str,
-    /// The URL's path.
+    /// Path of the URL.
     pub path: &'a str,
-    /// The URL's query.
+    /// Query of the URL.
     pub query: &'a str,
-    /// The header `Idempotency-Key`.
+    /// Value of the header `Idempotency-Key`.
     pub key: &'a str,
 }
 
-/// Checks the header `Idempotency-Key`.
+/// Checks the value of the header `Idempotency-Key`.
 ///
 /// # Errors
-/// Unless it is 1 to 255 visible ASCII characters.
+/// Returns an error unless it is 1 to 255 visible ASCII characters.
 pub fn check_key(key: &[u8]) -> Result<&str, String> {
     let fits = (1..=MAX_KEY_CHARS).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
     let wrong = || format!("must be 1 to {MAX_KEY_CHARS} visible ASCII characters");
@@ -49,19 +49,18 @@ pub fn check_key(key: &[u8]) -> Result<&str, String> {
 }
 
 impl IdempotencySecret {
-    /// A secret of these bytes.
+    /// Creates a secret from these bytes.
     #[must_use]
     pub const fn new(bytes: [u8; 64]) -> Self {
         Self(bytes)
     }
 
-    /// Returns the id of the event that a request publishes: a UUID of version 8 (RFC 9562, section
-    /// 5.8).
+    /// Derives the id of the event that a request publishes: a UUID v8 (RFC 9562, section 5.8).
     #[must_use]
     pub fn event_id(&self, request: &Request<'_>) -> EventId {
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&self.0.into());
         for part in [request.caller, request.path, request.query, request.key] {
-            // With its length, so that no two requests are one text.
+            // Each part with its length, so that different requests cannot form the same input.
             mac.update(&part.len().to_be_bytes());
             mac.update(part.as_bytes());
         }

@@ -1,26 +1,26 @@
-//! Leases: which of the processes that share a database sends to which endpoints.
+//! Leases: which process sends to which endpoints when several share a database.
 //!
-//! Endpoints are dealt out over a fixed number of shards, and a process leases whole shards. What
-//! it does next is decided here, from what the database shows, without a clock and without a
-//! database.
+//! Endpoints are spread over a fixed number of shards, and a process leases whole shards. This file
+//! decides the next step from the state in the database; it uses no clock and no database itself.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::FieldError;
+use super::clock::Timestamp;
 use super::ids::{EndpointId, InstanceId};
 
-/// How many shards there are. Stored rows carry theirs, so it never changes.
+/// Number of shards. Stored rows contain their shard, so it never changes.
 pub const SHARDS: i32 = 64;
 
-/// One part of all endpoints.
+/// A fixed part of all endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard(i32);
 
 impl Shard {
-    /// The shard of an endpoint: the same everywhere and for ever.
+    /// Returns the shard of an endpoint: the same in every process, permanently.
     #[must_use]
     pub fn of(endpoint: &EndpointId) -> Self {
         let hash = Sha256::digest(endpoint.as_str());
@@ -28,44 +28,66 @@ impl Shard {
         Self(i32::try_from(number % SHARDS.unsigned_abs()).unwrap_or_default())
     }
 
-    /// By its number, as it is stored.
+    /// Creates a shard from its stored number.
     #[must_use]
     pub const fn from_number(number: i32) -> Self {
         Self(number)
     }
 
-    /// Its number, as it is stored: from 0 to below [`SHARDS`].
+    /// Returns its stored number, from 0 to below [`SHARDS`].
     #[must_use]
     pub const fn number(self) -> i32 {
         self.0
     }
 
-    /// Each of them.
+    /// Returns all shards.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..SHARDS).map(Self)
     }
 }
 
-/// The right to send to a shard's endpoints. Whoever takes a shard over raises its epoch: what was
-/// claimed under an earlier one is stale.
+/// The right to send to a shard's endpoints. Taking a shard over raises its epoch, which makes
+/// claims under earlier epochs stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
-    /// Which part.
+    /// The leased shard.
     pub shard: Shard,
-    /// Which of its owners this is.
+    /// Number of the ownership, higher for each owner.
     pub epoch: i64,
 }
 
-/// How leases are held.
+/// A process that shares the database, as it has entered itself there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Id of the process.
+    pub instance: InstanceId,
+    /// Name of the node (`node_name`).
+    pub name: String,
+    /// Id of the lock that proves on its host whether it lives.
+    pub lock: Option<String>,
+    /// Start of the process.
+    pub started_at: Timestamp,
+    /// The time until which it counts as alive unless it reports again.
+    pub expires_at: Timestamp,
+}
+
+impl NodeRecord {
+    /// Returns true while the process has reported recently.
+    #[must_use]
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        self.expires_at > now
+    }
+}
+
+/// Durations of leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// How long a lease lasts after its last renewal. Others wait as long for a node that went
-    /// away.
+    /// Time a lease lasts after its last renewal; other nodes take over after it.
     pub ttl: Duration,
-    /// How often it is renewed.
+    /// Interval between renewals.
     pub renewal: Duration,
-    /// How long before its end its holder stops by itself: what clocks and a pause of the process
-    /// may differ by.
+    /// Time before expiry at which the holder stops sending without being asked: a reserve for
+    /// differing clocks and pauses of the process.
     pub margin: Duration,
 }
 
@@ -80,16 +102,15 @@ impl Default for Terms {
 }
 
 impl Terms {
-    /// The shortest and the longest time to live.
+    /// Permitted range of `ttl`.
     const TTL: std::ops::RangeInclusive<Duration> =
         Duration::from_secs(2)..=Duration::from_secs(600);
     const SHORTEST: Duration = Duration::from_millis(100);
 
-    /// Refuses what cannot work: each renewal must be able to fail once without the lease being
-    /// lost.
+    /// Checks the ranges, and that one failed renewal does not lose the lease.
     ///
     /// # Errors
-    /// Names the setting and its remedy.
+    /// Names the setting and its valid range.
     pub fn check(&self) -> Result<(), FieldError> {
         if !Self::TTL.contains(&self.ttl) {
             return Err(FieldError::new(
@@ -120,42 +141,42 @@ impl Terms {
         Ok(())
     }
 
-    /// For how long from the start of a renewal's own request its holder may send.
+    /// Returns the time for which the holder may send, from the start of its last renewal request.
     #[must_use]
     pub fn usable(&self) -> Duration {
         self.ttl.saturating_sub(self.margin)
     }
 }
 
-/// A shard as the database shows it.
+/// State of a shard in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardState {
     /// The shard, and the epoch of its last owner.
     pub lease: Lease,
-    /// Whose it is, while that lasts. `None`: anyone may take it.
+    /// Current holder; `None`: any process may take the shard.
     pub holder: Option<InstanceId>,
 }
 
-/// What a process is to do next.
+/// The next step of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Free shards to take, with the epochs that they have now.
+    /// Free shards to take, with their current epochs.
     pub take: Vec<Lease>,
-    /// Held shards to let go of, once their attempts have ended.
+    /// Held shards to release once their attempts have ended.
     pub release: Vec<Shard>,
 }
 
-/// Everyone gets as many shards as the others, give or take one. A new process waits until those
-/// who have more let go; nobody takes what another one holds.
+/// Plans the next step of `me`. All processes get the same number of shards, give or take one. A
+/// new process waits until others release some; nobody takes a shard that another one holds.
 ///
-/// `alive` are the processes that take part, `me` among them; `leaving` what `me` lets go of
-/// already.
+/// `alive` lists the participating processes, `me` included; `leaving` the shards that `me` is
+/// already releasing.
 #[must_use]
 pub fn plan(
     shards: &[ShardState],
     alive: &[InstanceId],
     me: &InstanceId,
-    leaving: &HashSet<Shard>,
+    leaving: &BTreeSet<Shard>,
 ) -> Plan {
     let share = fair_share(alive, me);
     let is_mine = |state: &&ShardState| state.holder.as_ref() == Some(me);
@@ -175,7 +196,7 @@ pub fn plan(
     }
 }
 
-/// How many shards `me` should have; what cannot be divided goes to the first in order.
+/// Returns the number of shards for `me`; the remainder goes to the first processes in order.
 fn fair_share(alive: &[InstanceId], me: &InstanceId) -> usize {
     let mut order: Vec<&InstanceId> = alive.iter().collect();
     order.sort();
@@ -205,7 +226,7 @@ mod tests {
             (12, 26, 57),
             "stored rows carry these"
         );
-        let all: HashSet<_> = (0..2000).map(|n| shard(&format!("ep_{n}"))).collect();
+        let all: BTreeSet<_> = (0..2000).map(|n| shard(&format!("ep_{n}"))).collect();
         assert_eq!(
             all.len(),
             SHARDS.unsigned_abs() as usize,
@@ -231,7 +252,7 @@ mod tests {
         assert_eq!(terms(30, 10, 0).check().unwrap_err().field, "lease_margin");
     }
 
-    /// A cluster of processes that each act on their plan, one after the other.
+    /// A cluster of processes that act on their plans one after the other.
     struct Cluster {
         shards: Vec<ShardState>,
         alive: Vec<InstanceId>,
@@ -241,7 +262,7 @@ mod tests {
         fn step(&mut self) -> bool {
             let mut changed = false;
             for me in self.alive.clone() {
-                let plan = plan(&self.shards, &self.alive, &me, &HashSet::new());
+                let plan = plan(&self.shards, &self.alive, &me, &BTreeSet::new());
                 changed |= plan != Plan::default();
                 for lease in plan.take {
                     let state = self

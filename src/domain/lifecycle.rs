@@ -1,4 +1,4 @@
-//! The life of a delivery: four states, and [`next`], the one function that decides every
+//! Lifecycle of a delivery: four states, and [`next`], the one function that decides every
 //! transition between them.
 //!
 //! ```text
@@ -11,37 +11,37 @@
 //!     ▲───────── retry, asked for by a person ───────────────────┘
 //! ```
 //!
-//! Deliveries of one ordering key stand in line. Each keeps its place until it has arrived, is
-//! cancelled, or fails where that is to block nobody; the first one alone may be claimed, and those
-//! behind it are set aside ([`HoldReason::Order`]) until it is their turn.
+//! Deliveries with the same ordering key are sent one at a time. Only the head may be claimed; the
+//! others are blocked ([`HoldReason::Order`]). The next one becomes the head once the head is
+//! delivered or cancelled, or fails at an endpoint where failures do not block.
 //!
-//! The store calls it inside the transaction that writes what it returns. A crash, a restart or a
-//! lost owner is [`Cause::Interrupted`]: it never fails a delivery and never uses up a retry.
+//! The store calls it inside the transaction that writes the result. A crash, a restart or a lost
+//! owner is [`Cause::Interrupted`]: it never fails a delivery and never uses up a retry.
 
 use super::clock::Timestamp;
 use super::retry::{Jitter, RetrySchedule};
 use super::words;
 
 words! {
-    /// Where a delivery stands, as SQL and JSON name it.
+    /// State of a delivery, as named in SQL and JSON.
     Status {
-        /// Waits; [`State::Pending`] says for what.
+        /// Waiting; [`State::Pending`] has the condition.
         Pending = "pending",
         /// Claimed by the endpoint's supervisor: a request may be on the wire.
         Sending = "sending",
         /// A receiver answered 2xx.
         Delivered = "delivered",
-        /// Given up; [`FailureReason`] says why.
+        /// Failed; [`FailureReason`] has the reason.
         Failed = "failed",
     }
 }
 
 words! {
-    /// Why a delivery was given up.
+    /// The reason why a delivery failed.
     FailureReason {
-        /// Every retry of the endpoint's schedule was used.
+        /// All retries of the endpoint's schedule were used.
         RetriesExhausted = "retries_exhausted",
-        /// A person cancelled it.
+        /// Cancelled manually.
         Cancelled = "cancelled",
         /// Its endpoint was deleted.
         EndpointDeleted = "endpoint_deleted",
@@ -51,47 +51,47 @@ words! {
 }
 
 words! {
-    /// Why a pending delivery waits for something else than a time.
+    /// The reason why a pending delivery waits for something other than time.
     HoldReason {
-        /// [`MAX_INTERRUPTIONS`] attempts in a row never finished: sending it may be what kills us.
+        /// [`MAX_INTERRUPTIONS`] attempts in a row were cut short, perhaps by a crash it causes.
         Interrupted = "interrupted",
-        /// Another delivery of its ordering key comes first. Not a person's to lift: it ends by
-        /// itself.
+        /// An earlier delivery with the same ordering key is not done. Ends automatically; a
+        /// person cannot release it.
         Order = "order",
-        /// The database refused to store its outcome, whatever was left out of it.
+        /// The database refused its outcome in every reduced form.
         RefusedByDatabase = "refused_by_database",
     }
 }
 
-/// After this many interruptions since its last finished attempt a delivery is put on hold.
+/// Interruptions since the last finished attempt after which a delivery is put on hold.
 pub const MAX_INTERRUPTIONS: u32 = 5;
 
-/// Where a delivery stands, with what belongs to that state alone.
+/// State of a delivery, with the data of that state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Waits. Left by a claim, a cancellation, its endpoint's deletion, or age.
+    /// Waiting. Left by a claim, a cancellation, the endpoint's deletion, or age.
     Pending(Wait),
     /// Claimed. Left by the attempt's outcome, a release, or rehydration.
     Sending,
-    /// Done. Left only by a manual resend.
+    /// Delivered. Left only by a manual resend.
     Delivered,
-    /// Given up. Left only by a manual retry.
+    /// Failed. Left only by a manual retry.
     Failed(FailureReason),
 }
 
-/// What a pending delivery waits for by itself (its endpoint may make it wait longer).
+/// The condition that a pending delivery waits for. Its endpoint may add a further wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wait {
     /// May be claimed from this time on.
     Until(Timestamp),
-    /// On hold: until a person releases or retries it, or until it is its turn.
+    /// On hold until it is released or retried manually, or becomes the head of its ordering key.
     Held(HoldReason),
 }
 
 impl State {
-    /// The word for it.
+    /// Returns the word for its state.
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
@@ -103,136 +103,136 @@ impl State {
     }
 }
 
-/// All of a delivery that the lifecycle reads and writes.
+/// The part of a delivery that the lifecycle reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Life {
-    /// Where it stands.
+    /// Current state.
     pub state: State,
-    /// Retries spent of the endpoint's schedule. A manual retry sets it back.
+    /// Retries used of the endpoint's schedule. A manual retry resets it.
     pub retries_used: u32,
-    /// Attempts that finished, over the whole history.
+    /// Finished attempts over the whole history.
     pub attempt_count: u32,
-    /// Attempts since the last finished one that never did.
+    /// Attempts cut short since the last finished one.
     pub interruptions: u32,
-    /// When a receiver first answered 2xx.
+    /// Time of the first 2xx.
     pub delivered_at: Option<Timestamp>,
-    /// Whether it has a place in line: those after it in its ordering key wait until it gives that
-    /// up.
-    pub in_line: bool,
+    /// True while it is part of the order of its key: later deliveries with that key stay
+    /// blocked until it is false.
+    pub in_order: bool,
 }
 
 impl Life {
-    /// A delivery that was just published; `in_line` where it has an ordering key.
+    /// Creates a new delivery; `in_order` is true if it has an ordering key.
     #[must_use]
-    pub const fn published(at: Timestamp, in_line: bool) -> Self {
+    pub const fn published(at: Timestamp, in_order: bool) -> Self {
         Self {
             state: State::Pending(Wait::Until(at)),
             retries_used: 0,
             attempt_count: 0,
             interruptions: 0,
             delivered_at: None,
-            in_line,
+            in_order,
         }
     }
 
-    /// Whether it gives its place in line up by becoming `next`: the one behind it may go on.
+    /// Returns whether becoming `next` unblocks the deliveries behind it in its ordering key.
     #[must_use]
-    pub const fn leaves_line(&self, next: &Self) -> bool {
-        self.in_line && !next.in_line
+    pub const fn leaves_order(&self, next: &Self) -> bool {
+        self.in_order && !next.in_order
     }
 }
 
-/// What may happen to a delivery.
+/// A cause of a transition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Cause<'a> {
-    /// Its endpoint's supervisor claims it, to send it next.
+    /// Claimed by the endpoint's supervisor, to be sent next.
     Claimed,
     /// The receiver answered 2xx.
     Accepted {
-        /// When the attempt ended.
+        /// End of the attempt.
         at: Timestamp,
     },
-    /// The attempt ended in anything else.
+    /// The attempt failed: any other response, or none.
     Rejected {
-        /// When the attempt ended: a delay runs from here.
+        /// End of the attempt: the retry's delay starts here.
         at: Timestamp,
-        /// What the endpoint allows now, or `None` when it has been deleted.
+        /// Current schedule of the endpoint; `None` if it was deleted.
         schedule: Option<&'a RetrySchedule>,
-        /// What the delay gets on top.
+        /// Jitter added to the delay.
         jitter: Jitter,
-        /// The endpoint gets nothing before this, whatever the schedule says.
+        /// The endpoint gets nothing before this time, regardless of the schedule.
         not_before: Option<Timestamp>,
-        /// Whether it keeps its place in line if it is given up.
+        /// True if it keeps blocking its ordering key after failing.
         blocks: bool,
     },
-    /// The receiver answered, and asked for another time. It uses up no retry.
+    /// The receiver asked to be sent the request later. Uses up no retry.
     Deferred {
-        /// When to ask again.
+        /// Time of the next attempt.
         until: Timestamp,
     },
-    /// A reused connection ended before a response: the receiver may not have seen the request. It
-    /// uses up no retry and is no interruption.
+    /// A reused connection ended before a response: the receiver may not have seen the request.
+    /// Uses up no retry and does not count as an interruption.
     ConnectionLost {
-        /// When the attempt ended.
+        /// End of the attempt.
         at: Timestamp,
     },
-    /// The database took the attempt's outcome in no form.
+    /// The database refused the attempt's outcome in every form.
     RefusedByDatabase,
-    /// The claim was not started (paused in between, out of file descriptors).
+    /// The claim was not started: the endpoint was paused, or no file descriptor was left.
     Released {
-        /// When it was let go.
+        /// Time of the release.
         at: Timestamp,
     },
-    /// The attempt's end is not known and never will be.
+    /// The attempt's result is unknown and will stay so.
     Interrupted {
-        /// When that was found.
+        /// Time at which this was found.
         at: Timestamp,
-        /// False after a clean stop or a hand-over, which are nobody's fault.
+        /// False after a clean stop or a hand-over, which say nothing about the delivery.
         counts: bool,
     },
-    /// A person asks for it to be sent (again).
+    /// A manual retry or resend.
     RetryAsked {
-        /// When.
+        /// Time of the request.
         at: Timestamp,
     },
-    /// Another delivery of its ordering key comes first.
-    SetAside,
-    /// It is the first one of its ordering key now.
-    TurnCame {
-        /// When.
+    /// An earlier delivery with the same ordering key is not done.
+    BlockedByOrder,
+    /// It became the head of its ordering key.
+    OrderReached {
+        /// Time of the change.
         at: Timestamp,
     },
-    /// A person lifts a hold, or lets those behind a failed one go on.
+    /// A manual release: of a hold, or of the deliveries blocked by a failed one.
     HoldLifted {
-        /// When.
+        /// Time of the request.
         at: Timestamp,
     },
-    /// A person gives it up.
+    /// A manual cancellation.
     Cancelled,
-    /// Its endpoint is gone.
+    /// Its endpoint was deleted.
     EndpointDeleted,
     /// It waited longer than the endpoint's `max_age`.
     Expired {
-        /// Whether it keeps its place in line.
+        /// True if it keeps blocking its ordering key.
         blocks: bool,
     },
 }
 
-/// The state does not allow that.
+/// A transition that the current state does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a delivery that is {} cannot be {verb}", state_words(*.state))]
-pub struct Refused {
-    /// Where the delivery stands.
+pub struct TransitionError {
+    /// Current state.
     pub state: State,
-    /// What was asked of it.
+    /// The refused action, as a past participle.
     pub verb: &'static str,
 }
 
 fn state_words(state: State) -> String {
     match state {
         State::Pending(Wait::Held(HoldReason::Order)) => {
-            "waiting for its turn in its ordering key".to_owned()
+            "blocked by an earlier one with the same ordering key".to_owned()
         }
         State::Pending(Wait::Held(reason)) => format!("on hold ({reason})"),
         State::Failed(reason) => format!("failed ({reason})"),
@@ -240,14 +240,18 @@ fn state_words(state: State) -> String {
     }
 }
 
-/// Decides what becomes of `life` by `cause`. Pure: the only place where a transition is decided.
+/// Decides the state after `cause`. Pure: no transition is decided anywhere else.
 ///
 /// # Errors
-/// When the state does not allow it; nothing may be written then.
-pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
+/// Returns an error if the state does not allow it; nothing may be written then.
+#[expect(
+    clippy::too_many_lines,
+    reason = "the whole life of a delivery on one page"
+)]
+pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, TransitionError> {
     use HoldReason::{Interrupted, Order, RefusedByDatabase};
     use State::{Delivered, Failed, Pending, Sending};
-    let refused = Err(Refused {
+    let refused = Err(TransitionError {
         state: life.state,
         verb: cause.verb(),
     });
@@ -255,7 +259,7 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
     let due = |at| Pending(Wait::Until(at));
     let failed = |reason, blocks| Life {
         state: Failed(reason),
-        in_line: life.in_line && blocks,
+        in_order: life.in_order && blocks,
         ..*life
     };
 
@@ -263,15 +267,16 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
         (Pending(Wait::Until(_)), Cause::Claimed) => to(Sending),
 
         (Sending, Cause::Accepted { at }) => {
+            // A resend keeps the time of the first 2xx.
             let delivered_at = life.delivered_at.or(Some(at));
             Ok(Life {
                 delivered_at,
-                in_line: false,
+                in_order: false,
                 ..finished(life, Delivered)
             })
         }
         (Sending, Cause::Rejected { schedule: None, .. }) => Ok(Life {
-            in_line: false,
+            in_order: false,
             ..finished(life, Failed(FailureReason::EndpointDeleted))
         }),
         (
@@ -289,7 +294,7 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
                 ..finished(life, due((at + delay).max(not_before.unwrap_or(at))))
             },
             None => Life {
-                in_line: life.in_line && blocks,
+                in_order: life.in_order && blocks,
                 ..finished(life, Failed(FailureReason::RetriesExhausted))
             },
         }),
@@ -297,6 +302,7 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
         (Sending, Cause::Released { at } | Cause::ConnectionLost { at }) => to(due(at)),
         (Sending, Cause::RefusedByDatabase) => to(Pending(Wait::Held(RefusedByDatabase))),
         (Sending, Cause::Interrupted { at, counts }) => {
+            // A clean stop does not count, so rolling restarts put no delivery on hold.
             let interruptions = life.interruptions + u32::from(counts);
             let state = if interruptions >= MAX_INTERRUPTIONS {
                 Pending(Wait::Held(Interrupted))
@@ -310,6 +316,7 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
             })
         }
 
+        // There is no endpoint left to send to.
         (Failed(FailureReason::EndpointDeleted), Cause::RetryAsked { .. }) => refused,
         (
             Failed(_) | Delivered | Pending(Wait::Held(Interrupted | RefusedByDatabase)),
@@ -327,15 +334,16 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
                 ..*life
             })
         }
-        (Failed(_), Cause::HoldLifted { .. }) if life.in_line => Ok(Life {
-            in_line: false,
+        // A failed delivery can only be released while it blocks its ordering key.
+        (Failed(_), Cause::HoldLifted { .. }) if life.in_order => Ok(Life {
+            in_order: false,
             ..*life
         }),
 
-        (Pending(Wait::Until(_)), Cause::SetAside) if life.in_line => {
+        (Pending(Wait::Until(_)), Cause::BlockedByOrder) if life.in_order => {
             to(Pending(Wait::Held(Order)))
         }
-        (Pending(Wait::Held(Order)), Cause::TurnCame { at }) => to(due(at)),
+        (Pending(Wait::Held(Order)), Cause::OrderReached { at }) => to(due(at)),
 
         (Pending(_), Cause::Cancelled) => Ok(failed(FailureReason::Cancelled, false)),
         (Pending(_), Cause::EndpointDeleted) => Ok(failed(FailureReason::EndpointDeleted, false)),
@@ -345,7 +353,7 @@ pub fn next(life: &Life, cause: &Cause<'_>) -> Result<Life, Refused> {
     }
 }
 
-/// An attempt ended with a known outcome.
+/// Returns the delivery after an attempt that ended with a known outcome.
 fn finished(life: &Life, state: State) -> Life {
     Life {
         state,
@@ -368,7 +376,7 @@ impl Cause<'_> {
             Self::Interrupted { .. } => "interrupted",
             Self::RetryAsked { .. } => "retried",
             Self::Cancelled => "cancelled",
-            Self::SetAside | Self::TurnCame { .. } => "put in order",
+            Self::BlockedByOrder | Self::OrderReached { .. } => "put in order",
             Self::EndpointDeleted => "failed with its endpoint",
             Self::Expired { .. } => "expired",
         }
@@ -400,8 +408,9 @@ mod tests {
         all
     }
 
-    /// Every (state, cause) pair: what comes of it, or `None` where it is refused.
+    /// All (state, cause) pairs: the next state, or `None` if the transition is refused.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn the_whole_table() {
         use FailureReason::{Cancelled, EndpointDeleted, Expired, RetriesExhausted};
         use State::{Delivered, Failed, Sending};
@@ -429,7 +438,7 @@ mod tests {
             ]
         };
 
-        // Columns: due, held, set aside, sending, delivered, then failed by each reason:
+        // Columns: due, held, blocked by order, sending, delivered, then failed by each reason:
         // retries_exhausted, cancelled, endpoint_deleted, expired.
         let no = None;
         let s = Some;
@@ -485,9 +494,12 @@ mod tests {
                 Cause::RetryAsked { at: AT },
                 [no, s(NOW), no, no, s(NOW), s(NOW), s(NOW), no, s(NOW)],
             ),
-            (Cause::SetAside, [s(ASIDE), no, no, no, no, no, no, no, no]),
             (
-                Cause::TurnCame { at: AT },
+                Cause::BlockedByOrder,
+                [s(ASIDE), no, no, no, no, no, no, no, no],
+            ),
+            (
+                Cause::OrderReached { at: AT },
                 [no, no, s(NOW), no, no, no, no, no, no],
             ),
             (
@@ -639,7 +651,7 @@ mod tests {
         );
     }
 
-    /// What gives its place in line up, and what keeps it.
+    /// The transitions that stop blocking the ordering key, and those that do not.
     #[test]
     fn a_place_in_line_is_kept_until_it_is_of_no_use() {
         let none = RetrySchedule::new(vec![]).unwrap();
@@ -653,7 +665,7 @@ mod tests {
                 cause,
             )
             .unwrap()
-            .in_line
+            .in_order
         };
         let rejected = |schedule, blocks| Cause::Rejected {
             at: AT,
@@ -692,7 +704,7 @@ mod tests {
             next(&out_of_line, &Cause::HoldLifted { at: AT }).is_err(),
             "nothing waits for it"
         );
-        assert!(next(&Life::published(AT, false), &Cause::SetAside).is_err());
+        assert!(next(&Life::published(AT, false), &Cause::BlockedByOrder).is_err());
     }
 
     #[test]

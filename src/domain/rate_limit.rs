@@ -1,7 +1,7 @@
-//! A rate limit is a limit: never more than N starts in *any* window of length P.
+//! Strict rate limits: never more than N starts in *any* window of length P.
 //!
-//! [`SlidingWindow`] keeps the last N start times, so it is exact where a token bucket would let
-//! 2 N through around a refill. It is told the time; it never asks.
+//! [`SlidingWindow`] keeps the last N start times, so it is exact; a token bucket would allow up to
+//! 2 N starts around a refill. The time is an argument.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The most starts that a window may hold.
+/// Maximum number of starts in a window.
 pub const MAX_STARTS: u32 = 10_000;
 
-/// How often attempts may start. Written `"10/min"`, `"N/s"`, `"N/h"` or `"unlimited"`.
+/// Maximum rate of attempt starts. Written `"10/min"`, `"N/s"`, `"N/h"` or `"unlimited"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum RateLimit {
-    /// As often as the concurrency allows.
+    /// Limited by the concurrency only.
     Unlimited,
     /// At most `starts` in any window of `period`.
     Sliding {
@@ -40,10 +40,10 @@ pub enum Period {
 }
 
 impl Period {
-    /// The longest of them: no attempt younger than this may be forgotten.
+    /// The longest period: no attempt younger than this may be forgotten.
     pub const LONGEST: Duration = Duration::from_secs(3600);
 
-    /// Its length.
+    /// Returns its length.
     #[must_use]
     pub const fn duration(self) -> Duration {
         Duration::from_secs(match self {
@@ -55,7 +55,7 @@ impl Period {
 }
 
 impl Default for RateLimit {
-    /// Ten a minute.
+    /// Returns ten per minute.
     fn default() -> Self {
         Self::Sliding {
             starts: 10,
@@ -120,7 +120,7 @@ impl FromStr for RateLimit {
 }
 
 impl RateLimit {
-    /// How long `waiting` deliveries take to start at this rate, or `None` when it sets no bound.
+    /// Returns the time in which `waiting` deliveries start at this rate; `None` if unlimited.
     #[must_use]
     pub fn drain_time(self, waiting: u64) -> Option<Duration> {
         match self {
@@ -134,10 +134,10 @@ impl RateLimit {
     }
 }
 
-/// The start times that a limit still remembers, on a monotonic clock.
+/// The start times within the window, on a monotonic clock.
 ///
-/// A slot goes from free to *reserved* (a claim is being made) to *started*, or back to free when
-/// the claim was not started. A reserved slot counts for as long as it is reserved.
+/// A slot goes from free to *reserved* (being claimed) to *started*, or back to free if the claim
+/// was not started. A reserved slot counts until it is started or released.
 #[derive(Debug)]
 pub struct SlidingWindow {
     limit: RateLimit,
@@ -146,7 +146,7 @@ pub struct SlidingWindow {
 }
 
 impl SlidingWindow {
-    /// A window that remembers `starts`, monotonic times in any order.
+    /// Creates a window that contains `starts`, monotonic times in any order.
     #[must_use]
     pub fn seeded(limit: RateLimit, starts: impl IntoIterator<Item = Duration>) -> Self {
         let mut starts: Vec<_> = starts.into_iter().collect();
@@ -158,13 +158,13 @@ impl SlidingWindow {
         }
     }
 
-    /// The limit it holds.
+    /// Returns its limit.
     #[must_use]
     pub fn limit(&self) -> RateLimit {
         self.limit
     }
 
-    /// How many attempts may start now, `u32::MAX` when there is no limit.
+    /// Returns the number of attempts that may start now; `u32::MAX` if there is no limit.
     pub fn available(&mut self, now: Duration) -> u32 {
         let RateLimit::Sliding { starts: max, .. } = self.limit else {
             return u32::MAX;
@@ -174,12 +174,12 @@ impl SlidingWindow {
         max.saturating_sub(used.saturating_add(self.reserved))
     }
 
-    /// Takes `slots` that [`available`](Self::available) just offered.
+    /// Reserves `slots` of those that [`available`](Self::available) just returned.
     pub fn reserve(&mut self, slots: u32) {
         self.reserved += slots;
     }
 
-    /// Gives back a reserved slot whose attempt was not started.
+    /// Releases a reserved slot whose attempt was not started.
     pub fn release(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
     }
@@ -192,15 +192,15 @@ impl SlidingWindow {
         }
     }
 
-    /// Forgets the start at `at`: nothing went out after all.
-    pub fn take_back(&mut self, at: Duration) {
+    /// Forgets the start at `at`, because nothing was sent.
+    pub fn forget_start(&mut self, at: Duration) {
         if let Some(index) = self.starts.iter().rposition(|start| *start == at) {
             self.starts.remove(index);
         }
     }
 
-    /// How long until a start is forgotten, if none is free now; `None` when one is free, or when
-    /// only the outcome of a reservation can free one.
+    /// Returns the time until a slot becomes free; `None` if one is free now, or if only the
+    /// outcome of a reservation can free one.
     pub fn wait(&mut self, now: Duration) -> Option<Duration> {
         if self.available(now) > 0 {
             return None;
@@ -210,8 +210,8 @@ impl SlidingWindow {
             .map(|oldest| (*oldest + self.span()).saturating_sub(now))
     }
 
-    /// The period, and a thousandth: the log's wall clock may be slewed by up to 500 ppm against
-    /// the monotonic one that counts here, and the limit has to hold by the log as well.
+    /// Returns the period plus a thousandth: the log's wall clock may be slewed by up to 500 ppm
+    /// against the monotonic clock used here, and the limit has to hold in the log as well.
     fn span(&self) -> Duration {
         match self.limit {
             RateLimit::Unlimited => Duration::ZERO,

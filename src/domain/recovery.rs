@@ -1,17 +1,16 @@
-//! Recoveries: everything that an endpoint has not got in a span of time is sent (again), after an
-//! outage of its receiver or a mistake.
+//! Recoveries: resend everything that an endpoint missed in a span of time, after an outage of its
+//! receiver or a mistake.
 
 use super::clock::Timestamp;
 use super::ids::{EndpointId, RecoveryId, Tenant};
 use super::words;
 
 words! {
-    /// What a recovery brings back.
+    /// The deliveries that a recovery sends.
     Include {
-        /// Deliveries that were given up, but for those that a person cancelled, or that had
-        /// arrived before.
+        /// Failed deliveries, except those that were cancelled or had been delivered before.
         Failed = "failed",
-        /// Events that the endpoint never got, and wants now.
+        /// Events without a delivery to the endpoint that its filters accept now.
         Missing = "missing",
         /// Both.
         All = "all",
@@ -19,52 +18,52 @@ words! {
 }
 
 words! {
-    /// How far a recovery is.
+    /// Progress of a recovery.
     Progress {
-        /// It goes on in the background.
+        /// Running in the background.
         Running = "running",
-        /// All of its span has been looked at.
+        /// The whole span has been processed.
         Done = "done",
     }
 }
 
 impl Include {
-    /// Whether deliveries that were given up are brought back.
+    /// Returns whether failed deliveries are sent again.
     #[must_use]
     pub const fn failed(self) -> bool {
         matches!(self, Self::Failed | Self::All)
     }
 
-    /// Whether events without a delivery get one.
+    /// Returns whether events without a delivery get one.
     #[must_use]
     pub const fn missing(self) -> bool {
         matches!(self, Self::Missing | Self::All)
     }
 }
 
-/// A recovery and what has come of it so far.
+/// A recovery and its progress.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Its id.
+    /// Recovery id.
     pub id: RecoveryId,
-    /// Whose deliveries are brought back.
+    /// Endpoint whose deliveries are sent.
     pub endpoint_id: EndpointId,
-    /// Whose endpoint it is.
+    /// Owning tenant of the endpoint.
     pub tenant: Tenant,
-    /// What is brought back.
+    /// The deliveries to send.
     pub include: Include,
-    /// From this time on.
+    /// Start of the span, inclusive.
     pub since: Timestamp,
-    /// Before this time.
+    /// End of the span, exclusive.
     pub until: Timestamp,
-    /// How far it is.
+    /// Current progress.
     #[serde(rename = "status")]
     pub progress: Progress,
-    /// How many were found.
+    /// Number of matching deliveries.
     pub matched: u64,
-    /// How many of them wait to be sent now. (Somebody else may have been faster with the others.)
+    /// Number of those that it queued; others may have been retried in the meantime.
     pub requeued: u64,
-    /// When it was asked for.
+    /// Time of the request.
     pub created_at: Timestamp,
 }

@@ -1,29 +1,30 @@
-//! When a failed delivery is tried again.
+//! Retry schedules: the delays between a delivery's attempts.
 
 use std::time::Duration;
 
-/// Jitter adds at most this share of a delay, and never takes any away: no retry comes early.
+/// Maximum jitter as a share of the delay. It only adds to a delay: no retry is early.
 pub const MAX_JITTER: f64 = 0.10;
 
-/// The longest delay that a schedule may hold, in seconds: seven days.
+/// Maximum delay in a schedule, in seconds: seven days.
 pub const MAX_DELAY_S: u32 = 7 * 24 * 3600;
 
-/// The most delays that a schedule may hold.
+/// Maximum number of delays in a schedule.
 pub const MAX_DELAYS: usize = 30;
 
-/// The delays between attempts: the n-th runs from the end of the n-th failed attempt.
+/// The delays between attempts: the n-th starts at the end of the n-th failed attempt.
 ///
-/// Empty means one attempt and no retry.
+/// Empty means a single attempt without retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetrySchedule {
     delays_s: Vec<u32>,
 }
 
 impl RetrySchedule {
-    /// A schedule of whole seconds.
+    /// Creates a schedule of whole seconds.
     ///
     /// # Errors
-    /// Says what is wrong with more than [`MAX_DELAYS`] delays or one above [`MAX_DELAY_S`].
+    /// Describes the problem if there are more than [`MAX_DELAYS`] delays or one exceeds
+    /// [`MAX_DELAY_S`].
     pub fn new(delays_s: Vec<u32>) -> Result<Self, String> {
         if delays_s.len() > MAX_DELAYS {
             return Err(format!(
@@ -39,21 +40,20 @@ impl RetrySchedule {
         Ok(Self { delays_s })
     }
 
-    /// The delays, in seconds.
+    /// Returns the delays in seconds.
     #[must_use]
     pub fn delays_s(&self) -> &[u32] {
         &self.delays_s
     }
 
-    /// Returns the longest delay that it can ask for, jitter included.
+    /// Returns the longest possible delay, jitter included.
     #[must_use]
     pub fn longest_delay(&self) -> Duration {
         let longest = self.delays_s.iter().max().copied().unwrap_or(0);
         Duration::from_secs(u64::from(longest)).mul_f64(1.0 + MAX_JITTER)
     }
 
-    /// The delay before the next retry after `retries_used` of them, or `None` when they are used
-    /// up.
+    /// Returns the delay before the next retry after `retries_used`; `None` if all are used.
     #[must_use]
     pub fn delay(&self, retries_used: u32, jitter: Jitter) -> Option<Duration> {
         let delay = self.delays_s.get(usize::try_from(retries_used).ok()?)?;
@@ -62,7 +62,7 @@ impl RetrySchedule {
 }
 
 impl Default for RetrySchedule {
-    /// 10, 20, 40 and 80 seconds: five attempts in all.
+    /// Returns 10, 20, 40 and 80 seconds: five attempts in total.
     fn default() -> Self {
         Self {
             delays_s: vec![10, 20, 40, 80],
@@ -70,15 +70,15 @@ impl Default for RetrySchedule {
     }
 }
 
-/// A number from 0 to 1 that decides how much of [`MAX_JITTER`] a delay gets.
+/// The share of [`MAX_JITTER`] that a delay gets, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Jitter(f64);
 
 impl Jitter {
-    /// No jitter at all.
+    /// No jitter.
     pub const NONE: Self = Self(0.0);
 
-    /// Clamps `share` to 0 to 1.
+    /// Creates a jitter of `share`, limited to 0 to 1.
     #[must_use]
     pub fn new(share: f64) -> Self {
         Self(if share.is_nan() {

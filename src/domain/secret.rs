@@ -1,6 +1,6 @@
-//! Signing keys, as Standard Webhooks 1.0.0 writes them: a prefix and base64. `whsec_` is a secret
-//! that both sides know (HMAC-SHA256); `whsk_` and `whpk_` are the two halves of an ed25519 pair.
-//! And `prk_`, the keys that all of these are encrypted with at rest.
+//! Signing keys in the form of Standard Webhooks 1.0.0, a prefix and base64: `whsec_` is a shared
+//! secret (HMAC-SHA256); `whsk_` and `whpk_` are the private and public keys of an ed25519 pair.
+//! Also `prk_`, the keys that encrypt them at rest.
 
 use std::fmt;
 
@@ -10,28 +10,29 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 use zeroize::ZeroizeOnDrop;
 
+use super::random::{Random, bytes};
+
 const PREFIX: &str = "whsec_";
 
-/// A symmetric signing secret of 24 to 75 bytes, decoded once. Never shown by `Debug`, and wiped
-/// when dropped.
+/// A symmetric signing secret of 24 to 75 bytes. Never shown by `Debug`, and wiped when dropped.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct Secret {
     key: Vec<u8>,
 }
 
 impl Secret {
-    /// Reads `whsec_…`.
+    /// Parses `whsec_…`.
     ///
     /// # Errors
-    /// Says what is wrong; never repeats the secret.
+    /// Describes the problem; never repeats the secret.
     pub fn parse(text: &str) -> Result<Self, String> {
         Self::from_key(decode(text, PREFIX)?)
     }
 
-    /// A secret of these key bytes.
+    /// Creates a secret from its key bytes.
     ///
     /// # Errors
-    /// When there are fewer than 24 or more than 75 of them.
+    /// Returns an error unless there are 24 to 75 of them.
     pub fn from_key(key: Vec<u8>) -> Result<Self, String> {
         if (24..=75).contains(&key.len()) {
             Ok(Self { key })
@@ -40,21 +41,21 @@ impl Secret {
         }
     }
 
-    /// A fresh secret of 32 random bytes from a cryptographic generator.
+    /// Generates a secret of 32 random bytes with a cryptographic generator.
     #[must_use]
-    pub fn generate() -> Self {
+    pub fn generate(random: &dyn Random) -> Self {
         Self {
-            key: rand::random::<[u8; 32]>().to_vec(),
+            key: bytes::<32>(random).to_vec(),
         }
     }
 
-    /// The key that signs.
+    /// Returns the key bytes for signing.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// The secret as a consumer gets it. The one way to see it.
+    /// Returns the secret as receivers use it. The only way to see it.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", BASE64_STANDARD.encode(&self.key))
@@ -70,15 +71,15 @@ impl fmt::Debug for Secret {
 const PRIVATE_PREFIX: &str = "whsk_";
 const PUBLIC_PREFIX: &str = "whpk_";
 
-/// The private half of an ed25519 pair. Never shown by `Debug`, and wiped when dropped.
+/// The private key of an ed25519 pair. Never shown by `Debug`, and wiped when dropped.
 #[derive(Clone)]
 pub struct PrivateKey(SigningKey);
 
 impl PrivateKey {
-    /// Reads `whsk_…`: the seed and the public key, 64 bytes, or the seed alone, 32 bytes.
+    /// Parses `whsk_…`: 64 bytes of seed and public key, or only the 32 bytes of the seed.
     ///
     /// # Errors
-    /// Says what is wrong; never repeats the key.
+    /// Describes the problem; never repeats the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes = decode(text, PRIVATE_PREFIX)?;
         if let Ok(seed) = <[u8; 32]>::try_from(bytes.as_slice()) {
@@ -88,28 +89,28 @@ impl PrivateKey {
             .map_err(|bytes| format!("must hold 32 or 64 bytes, not {}", bytes.len()))?;
         SigningKey::from_keypair_bytes(&pair)
             .map(Self)
-            .map_err(|_| "holds two halves that do not belong together".into())
+            .map_err(|_| "its private and public key do not belong together".into())
     }
 
-    /// A fresh pair from a cryptographic generator.
+    /// Generates a pair with a cryptographic generator.
     #[must_use]
-    pub fn generate() -> Self {
-        Self(SigningKey::from_bytes(&rand::random()))
+    pub fn generate(random: &dyn Random) -> Self {
+        Self(SigningKey::from_bytes(&bytes(random)))
     }
 
-    /// The half that receivers verify by.
+    /// Returns the public key, with which receivers verify.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }
 
-    /// The signature of these bytes (RFC 8032).
+    /// Signs these bytes (RFC 8032).
     #[must_use]
     pub fn sign(&self, content: &[u8]) -> [u8; 64] {
         self.0.sign(content).to_bytes()
     }
 
-    /// The key as it is stored. The one way to see it.
+    /// Returns the key as it is stored. The only way to see it.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!(
@@ -125,7 +126,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// A key that a caller chose for an endpoint.
+/// A signing key chosen by a caller.
 #[derive(Debug, Clone)]
 pub enum SigningSecret {
     /// `whsec_…`, for `v1`.
@@ -135,11 +136,11 @@ pub enum SigningSecret {
 }
 
 impl SigningSecret {
-    /// Reads `whsec_…` or `whsk_…`. Other systems write keys with white space around them, without
-    /// padding, or in the URL-safe alphabet: all of it is read.
+    /// Parses `whsec_…` or `whsk_…`. Surrounding white space, missing padding and the URL-safe
+    /// alphabet are accepted, because other systems write keys that way.
     ///
     /// # Errors
-    /// Says what is wrong; never repeats the key.
+    /// Describes the problem; never repeats the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.starts_with(PRIVATE_PREFIX) {
@@ -151,7 +152,7 @@ impl SigningSecret {
         }
     }
 
-    /// The key as its owner gave it, or gets it. The one way to see it.
+    /// Returns the key as its owner sees it. The only way to see it.
     #[must_use]
     pub fn reveal(&self) -> String {
         match self {
@@ -161,25 +162,25 @@ impl SigningSecret {
     }
 }
 
-/// The public half of an ed25519 pair, `whpk_…`.
+/// The public key of an ed25519 pair, `whpk_…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// Reads `whpk_…`.
+    /// Parses `whpk_…`.
     ///
     /// # Errors
-    /// Says what is wrong.
+    /// Describes the problem.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes = decode(text, PUBLIC_PREFIX)?;
         let key = <[u8; 32]>::try_from(bytes)
             .map_err(|bytes| format!("must hold 32 bytes, not {}", bytes.len()))?;
         VerifyingKey::from_bytes(&key)
             .map(Self)
-            .map_err(|_| "is no ed25519 key".into())
+            .map_err(|_| "is not a valid ed25519 key".into())
     }
 
-    /// Whether this key's private half signed these bytes.
+    /// Returns whether this key's private half signed these bytes.
     #[must_use]
     pub fn verifies(&self, content: &[u8], signature: &[u8; 64]) -> bool {
         self.0
@@ -200,19 +201,19 @@ impl fmt::Display for PublicKey {
 
 const ENCRYPTION_PREFIX: &str = "prk_";
 
-/// A key that secrets are encrypted with in the database, `prk_…`: 32 bytes in base64. Never shown
-/// by `Debug`, and wiped when dropped.
+/// A key that encrypts secrets in the database, `prk_…`: 32 bytes in base64. Never shown by
+/// `Debug`, and wiped when dropped.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct EncryptionKey([u8; 32]);
 
 impl EncryptionKey {
-    /// How long its id is.
+    /// Length of its id in characters.
     pub const ID_CHARS: usize = 8;
 
-    /// Reads `prk_…`.
+    /// Parses `prk_…`.
     ///
     /// # Errors
-    /// Says what is wrong; never repeats the key.
+    /// Describes the problem; never repeats the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes = decode(text, ENCRYPTION_PREFIX)?;
         let key = <[u8; 32]>::try_from(bytes);
@@ -220,13 +221,13 @@ impl EncryptionKey {
             .map_err(|bytes| format!("must hold 32 bytes, not {}", bytes.len()))
     }
 
-    /// A fresh key from a cryptographic generator.
+    /// Generates a key with a cryptographic generator.
     #[must_use]
-    pub fn generate() -> Self {
-        Self(rand::random())
+    pub fn generate(random: &dyn Random) -> Self {
+        Self(bytes(random))
     }
 
-    /// What it is told by where it is not to be shown: the beginning of its SHA-256 in hexadecimal.
+    /// Returns an id that may be shown: the beginning of its SHA-256 in hexadecimal.
     #[must_use]
     pub fn id(&self) -> String {
         Sha256::digest(self.0)
@@ -236,13 +237,13 @@ impl EncryptionKey {
             .collect()
     }
 
-    /// The key as it is set. The one way to see it.
+    /// Returns the key as it is configured. The only way to see it.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("{ENCRYPTION_PREFIX}{}", BASE64_STANDARD.encode(self.0))
     }
 
-    /// The key itself.
+    /// Returns the key bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -255,7 +256,7 @@ impl fmt::Debug for EncryptionKey {
     }
 }
 
-/// Reads base64 of either alphabet (RFC 4648, sections 4 and 5), padded or not.
+/// Decodes base64 of either alphabet (RFC 4648, sections 4 and 5), padded or not.
 fn decode(text: &str, prefix: &str) -> Result<Vec<u8>, String> {
     let text = text.trim();
     let encoded = text
@@ -267,8 +268,7 @@ fn decode(text: &str, prefix: &str) -> Result<Vec<u8>, String> {
         .replace('_', "/");
     let padding = encoded.len() - encoded.trim_end_matches('=').len();
     let wrong = || format!("must be base64 after `{prefix}`");
-    // A padding that is there must be the right one: what was cut short is not read as something
-    // else.
+    // If there is padding, it must be complete: a truncated key must not decode to another one.
     if padding > 0 && encoded.len() % 4 != 0 {
         return Err(wrong());
     }
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_generated_secret_reads_back_and_never_shows_in_debug() {
-        let secret = Secret::generate();
+        let secret = Secret::generate(&crate::ports::OsRandom);
         assert_eq!(Secret::parse(&secret.reveal()).unwrap(), secret);
         assert_eq!(format!("{secret:?}"), "whsec_***");
     }
@@ -325,7 +325,7 @@ mod tests {
             assert!(SigningSecret::parse(&text).is_ok(), "{length}");
         }
         assert!(Secret::from_key(vec![1; 23]).is_err() && Secret::from_key(vec![1; 76]).is_err());
-        let private = PrivateKey::generate();
+        let private = PrivateKey::generate(&crate::ports::OsRandom);
         let SigningSecret::Private(read) = SigningSecret::parse(&private.reveal()).unwrap() else {
             panic!()
         };
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_pair_reads_back_and_only_its_public_half_is_shown() {
-        let private = PrivateKey::generate();
+        let private = PrivateKey::generate(&crate::ports::OsRandom);
         let read = PrivateKey::parse(&private.reveal()).unwrap();
         assert_eq!(read.public(), private.public());
         assert_eq!(
@@ -350,7 +350,7 @@ mod tests {
         let signature = private.sign(b"content");
         assert!(private.public().verifies(b"content", &signature));
         assert!(!private.public().verifies(b"another", &signature));
-        let other = PrivateKey::generate();
+        let other = PrivateKey::generate(&crate::ports::OsRandom);
         assert!(!other.public().verifies(b"content", &signature));
         for bad in [
             "",

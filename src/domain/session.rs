@@ -1,8 +1,6 @@
-//! Sessions of browsers, and the links that open a tenant's own page: what they say, and how they
-//! are signed.
+//! Browser sessions and portal links: their content, and their signature.
 //!
-//! Nothing is kept of them but the key: whoever has it can tell a session that was given out from
-//! one that was made up, on every node.
+//! Only the signing key is stored: with it every node can verify a session without a lookup.
 
 use std::time::Duration;
 
@@ -17,17 +15,17 @@ use super::access::TokenHash;
 use super::clock::Timestamp;
 use super::ids::Tenant;
 
-/// How long a session lasts.
+/// Lifetime of a session.
 pub const SESSION_LASTS: Duration = Duration::from_secs(12 * 3600);
-/// How long one lasts that a portal link has opened.
+/// Lifetime of a session opened by a portal link.
 pub const PORTAL_SESSION_LASTS: Duration = Duration::from_secs(3600);
-/// How long a portal link may be good for, at most.
+/// Maximum lifetime of a portal link.
 pub const MAX_LINK_LASTS: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A block of SHA-256, which HMAC takes as it is.
+/// Block size of SHA-256, which HMAC uses without hashing it first.
 const KEY_BYTES: usize = 64;
 
-/// What a credential is for: one is never good for the other.
+/// The purpose of a credential: it is valid for this purpose only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A browser's cookie.
@@ -45,25 +43,25 @@ impl Purpose {
     }
 }
 
-/// Whose a session is.
+/// The subject of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
-    /// Who had this token. What it is good for now is good for the session.
+pub enum SessionSubject {
+    /// The bearer of this token. The session has the token's current permissions.
     Token(TokenHash),
-    /// Who had a portal link of this tenant.
+    /// The bearer of a portal link of this tenant.
     Portal(Tenant),
 }
 
-/// A session, or what a link says.
+/// A session, or the content of a portal link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Whose it is.
-    pub holder: Holder,
-    /// When it ends.
+    /// Its subject.
+    pub subject: SessionSubject,
+    /// End of its validity.
     pub expires_at: Timestamp,
 }
 
-/// As it is written: short names, and something random, so that no two are the same.
+/// The serialized form: short names, and a random number that makes each one unique.
 #[derive(Serialize, Deserialize)]
 struct Written {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +72,7 @@ struct Written {
     n: u64,
 }
 
-/// What sessions are signed with.
+/// The key that signs sessions.
 #[derive(Clone, ZeroizeOnDrop)]
 pub struct SessionKey([u8; KEY_BYTES]);
 
@@ -85,7 +83,7 @@ impl std::fmt::Debug for SessionKey {
 }
 
 impl SessionKey {
-    /// A key of these bytes.
+    /// Creates a key from these bytes.
     #[must_use]
     pub const fn new(bytes: [u8; KEY_BYTES]) -> Self {
         Self(bytes)
@@ -99,27 +97,29 @@ impl SessionKey {
         mac
     }
 
-    /// The session as its holder shows it.
+    /// Returns the signed credential for a session.
     #[must_use]
-    pub fn sign(&self, purpose: Purpose, session: &Session) -> String {
-        let (hash, tenant) = match &session.holder {
-            Holder::Token(hash) => (Some(BASE64_STANDARD_NO_PAD.encode(hash.bytes())), None),
-            Holder::Portal(tenant) => (None, Some(tenant.to_string())),
+    pub fn sign(&self, purpose: Purpose, session: &Session, nonce: u64) -> String {
+        let (hash, tenant) = match &session.subject {
+            SessionSubject::Token(hash) => {
+                (Some(BASE64_STANDARD_NO_PAD.encode(hash.bytes())), None)
+            }
+            SessionSubject::Portal(tenant) => (None, Some(tenant.to_string())),
         };
         let written = Written {
             h: hash,
             t: tenant,
             e: session.expires_at.as_micros(),
-            n: rand::random(),
+            n: nonce,
         };
-        // Texts and numbers, which cannot fail to be written.
+        // Strings and numbers always serialize.
         let payload =
             BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&written).unwrap_or_default());
         let tag = self.mac(purpose.label(), &payload).finalize().into_bytes();
         format!("{payload}.{}", BASE64_URL_SAFE_NO_PAD.encode(tag))
     }
 
-    /// What was signed for that purpose, if it was, and as long as it lasts.
+    /// Returns the session if it was signed for `purpose` and has not expired.
     #[must_use]
     pub fn verify(&self, purpose: Purpose, credential: &str, now: Timestamp) -> Option<Session> {
         let (payload, tag) = credential.split_once('.')?;
@@ -127,29 +127,29 @@ impl SessionKey {
         self.mac(purpose.label(), payload).verify_slice(&tag).ok()?;
         let written: Written =
             serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-        let holder = match (written.h, written.t) {
+        let subject = match (written.h, written.t) {
             (Some(hash), None) => {
                 let bytes = BASE64_STANDARD_NO_PAD.decode(hash).ok()?;
-                Holder::Token(TokenHash::from_bytes(bytes.try_into().ok()?))
+                SessionSubject::Token(TokenHash::from_bytes(bytes.try_into().ok()?))
             }
-            (None, Some(tenant)) => Holder::Portal(Tenant::parse(&tenant).ok()?),
+            (None, Some(tenant)) => SessionSubject::Portal(Tenant::parse(&tenant).ok()?),
             _ => return None,
         };
         let session = Session {
-            holder,
+            subject,
             expires_at: Timestamp::from_micros(written.e),
         };
         (now < session.expires_at).then_some(session)
     }
 
-    /// The value that a changing call of this session sends beside its cookie. Only who was given
-    /// it knows it: a page of another origin that makes the browser send the cookie does not.
+    /// Returns the CSRF value that changing requests of this session send besides the cookie. A
+    /// page of another origin can make the browser send the cookie, but does not know the value.
     #[must_use]
     pub fn csrf(&self, credential: &str) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.mac("csrf", credential).finalize().into_bytes())
     }
 
-    /// Whether that is its value; compared in constant time.
+    /// Returns whether `given` is the session's CSRF value; compared in constant time.
     #[must_use]
     pub fn is_csrf(&self, credential: &str, given: &str) -> bool {
         let given = BASE64_URL_SAFE_NO_PAD.decode(given);
@@ -171,15 +171,15 @@ mod tests {
             SessionKey::new([1; KEY_BYTES]),
             SessionKey::new([2; KEY_BYTES]),
         );
-        for holder in [
-            Holder::Token(TokenHash::of("t")),
-            Holder::Portal(Tenant::parse("shop").unwrap()),
+        for subject in [
+            SessionSubject::Token(TokenHash::of("t")),
+            SessionSubject::Portal(Tenant::parse("shop").unwrap()),
         ] {
             let session = Session {
-                holder,
+                subject,
                 expires_at: at(100),
             };
-            let credential = key.sign(Purpose::Session, &session);
+            let credential = key.sign(Purpose::Session, &session, 7);
             let verify = |purpose, text: &str, now| key.verify(purpose, text, at(now));
             assert_eq!(verify(Purpose::Session, &credential, 99), Some(session));
             assert_eq!(
@@ -201,7 +201,7 @@ mod tests {
                 let mut changed = credential.clone().into_bytes();
                 changed[i] = if changed[i] == b'A' { b'B' } else { b'A' };
                 let changed = String::from_utf8(changed).unwrap();
-                // The last character of base64 may hold bits that mean nothing.
+                // The last base64 character may contain unused bits.
                 assert!(
                     verify(Purpose::Session, &changed, 1).is_none() || i + 1 == credential.len(),
                     "{i}"

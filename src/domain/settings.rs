@@ -1,7 +1,7 @@
-//! What was asked of an endpoint, and how every wrong field is told with its remedy.
+//! Settings of an endpoint, and the validation that reports every invalid field with its fix.
 //!
-//! One [`EndpointChange`] serves creating and changing. A setting that was not asked for is a gap,
-//! which `EndpointDefaults` fill.
+//! [`EndpointChange`] serves both creating and changing. Settings that were not given stay unset;
+//! `EndpointDefaults` fill them.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -18,27 +18,27 @@ use super::retry::RetrySchedule;
 use super::words;
 
 words! {
-    /// Whether deliveries of an endpoint keep an order.
+    /// Ordering of an endpoint's deliveries.
     Ordering {
-        /// Each goes out as soon as it may.
+        /// Each one is sent as soon as it is due.
         None = "none",
-        /// Those that share an `ordering_key` arrive in order, one at a time.
+        /// Deliveries with the same `ordering_key` arrive in order, one at a time.
         Key = "key",
     }
 }
 
 words! {
-    /// What a failed delivery means to those behind it in its ordering key.
+    /// Effect of a failed delivery on later ones with the same ordering key.
     OnFailed {
-        /// They wait until it is retried to success or released.
+        /// They wait until it is delivered by a retry, or released.
         Block = "block",
-        /// They go on.
+        /// They continue.
         Skip = "skip",
     }
 }
 
 words! {
-    /// How an endpoint's requests are signed.
+    /// Signature scheme of an endpoint's requests.
     Signing {
         /// HMAC-SHA256, symmetric.
         V1 = "v1",
@@ -47,7 +47,7 @@ words! {
     }
 }
 
-/// One field of a change: left as it is, set back to the default, or set.
+/// One field of a change: kept, reset to the default, or set.
 ///
 /// In JSON: absent, `null`, a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
 }
 
 impl<T> Change<T> {
-    /// Applies it to a field that has no default of its own.
+    /// Applies the change to a field whose default is given here.
     fn apply_to(self, field: &mut T, default: impl FnOnce() -> T) {
         match self {
             Self::Keep => {}
@@ -77,7 +77,7 @@ impl<T> Change<T> {
         }
     }
 
-    /// Applies it to a field that may be a gap, after `check`ing a value.
+    /// Applies the change to a field that may be unset, after checking a value with `check`.
     fn apply_checked<U>(
         self,
         name: &str,
@@ -96,29 +96,29 @@ impl<T> Change<T> {
     }
 }
 
-/// What a caller wants of an endpoint: the fields of creating and of changing one.
+/// The fields for creating or changing an endpoint.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EndpointChange {
-    /// Where webhooks go: http or https.
+    /// Target of the webhooks: http or https.
     pub url: Change<String>,
-    /// For people.
+    /// A description shown in lists.
     pub description: Change<String>,
-    /// Names, or prefixes and `.*`; empty wants everything.
+    /// Event types to receive: exact names, or prefixes with `.*`; empty means all.
     pub event_types: Change<Vec<String>>,
-    /// Sent with every request.
+    /// Headers sent with every request.
     pub headers: Change<BTreeMap<String, String>>,
-    /// Such as `10/min`.
+    /// Maximum rate of attempt starts, such as `10/min`.
     pub rate_limit: Change<String>,
-    /// 1 to 1,000.
+    /// Maximum attempts in flight, 1 to 1,000.
     pub concurrency: Change<u32>,
-    /// 1,000 to 30,000.
+    /// Timeout of a request, 1,000 to 30,000 ms.
     pub timeout_ms: Change<u64>,
-    /// Up to 30 delays of at most 7 days.
+    /// Up to 30 delays between attempts, each at most 7 days.
     pub retry_delays_s: Change<Vec<u32>>,
-    /// From a minute up.
+    /// Maximum age of a pending delivery, 60 seconds to ten years.
     pub max_age_s: Change<u64>,
-    /// Zero turns the breaker off.
+    /// Consecutive failed attempts that open the breaker; 0 turns it off.
     pub breaker_after: Change<u32>,
     /// `none` or `key`.
     pub ordering: Change<String>,
@@ -129,7 +129,7 @@ pub struct EndpointChange {
 }
 
 impl EndpointChange {
-    /// A new endpoint at `url` that wants every event; its fields say more.
+    /// Creates a new endpoint at `url` that receives all events; the fields refine it.
     ///
     /// ```
     /// use postrider::domain::settings::{Change, EndpointChange};
@@ -146,39 +146,39 @@ impl EndpointChange {
     }
 }
 
-/// What was asked of an endpoint. `None` follows the defaults.
+/// Settings of an endpoint. `None` follows the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Where webhooks go.
+    /// Target of the webhooks.
     pub url: Url,
-    /// For people.
+    /// A description shown in lists.
     pub description: String,
-    /// Empty wants everything.
+    /// Accepted event types; empty means all.
     pub event_types: Vec<EventFilter>,
-    /// Sent with every request; names in lower case.
+    /// Headers sent with every request, with names in lower case.
     pub headers: BTreeMap<String, String>,
-    /// Attempt starts.
+    /// Maximum rate of attempt starts.
     pub rate_limit: Option<RateLimit>,
-    /// Attempts in flight.
+    /// Maximum attempts in flight.
     pub concurrency: Option<u32>,
-    /// One request in all.
+    /// Timeout of a request including the response body.
     pub timeout: Option<Duration>,
-    /// The delays between attempts.
+    /// Delays between attempts.
     pub retry_schedule: Option<RetrySchedule>,
-    /// How long a delivery may wait.
+    /// Maximum age of a pending delivery.
     pub max_age: Option<Duration>,
-    /// Zero: no breaker.
+    /// Consecutive failed attempts that open the breaker; 0: no breaker.
     pub breaker_after: Option<u32>,
-    /// Whether deliveries keep an order.
+    /// Ordering of deliveries.
     pub ordering: Ordering,
-    /// What a failed one means to those behind it.
+    /// Effect of a failed delivery on later ones with the same key.
     pub on_failed: OnFailed,
-    /// How requests are signed; never empty.
+    /// Signature schemes; never empty.
     pub signing: Vec<Signing>,
 }
 
-/// Stands for a URL that could not be read, until that is told.
+/// Placeholder for an invalid URL while the other fields are checked.
 #[expect(clippy::unwrap_used, reason = "it is a constant")]
 static NOWHERE: LazyLock<Url> = LazyLock::new(|| Url::parse("http://nowhere.invalid/").unwrap());
 
@@ -188,19 +188,20 @@ const MAX_FILTERS: usize = 100;
 const MIN_MAX_AGE: Duration = Duration::from_secs(60);
 
 impl Settings {
-    /// The settings of a new endpoint.
+    /// Creates the settings of a new endpoint.
     ///
     /// # Errors
-    /// Every field that is wrong, each with its remedy.
+    /// Returns every invalid field with its fix.
     pub fn create(change: EndpointChange) -> Result<Self, Vec<FieldError>> {
+        // `null` means the default in a change, but no breaker for a new endpoint.
         let off = change.breaker_after == Change::Reset;
         let url = match &change.url {
             Change::Set(url) => parse_url(url),
-            Change::Keep | Change::Reset => Err("is needed: where the webhooks go".to_owned()),
+            Change::Keep | Change::Reset => Err("is required: the URL to send to".to_owned()),
         };
         let (url, wrong_url) = match url {
             Ok(url) => (url, None),
-            // The other fields are looked at all the same: every wrong one is named at once.
+            // Checks the other fields as well, so that all errors are reported at once.
             Err(detail) => (NOWHERE.clone(), Some(FieldError::new("url", detail))),
         };
         let change = EndpointChange {
@@ -234,10 +235,11 @@ impl Settings {
         Ok(created)
     }
 
-    /// These settings with a change applied.
+    /// Returns these settings with a change applied.
     ///
     /// # Errors
-    /// Every field that is wrong, each with its remedy; nothing is applied then.
+    /// Returns every invalid field with its fix; nothing is applied then.
+    #[expect(clippy::too_many_lines, reason = "one setting after the other")]
     pub fn changed(&self, change: EndpointChange) -> Result<Self, Vec<FieldError>> {
         let mut new = self.clone();
         let mut errors = Vec::new();
@@ -245,7 +247,7 @@ impl Settings {
 
         match change.url {
             Change::Keep => {}
-            Change::Reset => fail("url", "has no default to go back to".into()),
+            Change::Reset => fail("url", "has no default and cannot be reset".into()),
             Change::Set(url) => match parse_url(&url) {
                 Ok(url) => new.url = url,
                 Err(detail) => fail("url", detail),
@@ -254,6 +256,7 @@ impl Settings {
         change
             .description
             .apply_to(&mut new.description, String::new);
+        // NUL is refused because Postgres cannot store it in text.
         if new.description.chars().count() > MAX_DESCRIPTION_CHARS || new.description.contains('\0')
         {
             fail(
@@ -356,10 +359,10 @@ impl Settings {
     }
 }
 
-/// Checks a number of attempts in flight.
+/// Checks a maximum of attempts in flight.
 ///
 /// # Errors
-/// Unless it is 1 to 1,000.
+/// Returns an error unless it is 1 to 1,000.
 pub fn check_concurrency(concurrency: u32) -> Result<u32, String> {
     if (1..=1000).contains(&concurrency) {
         Ok(concurrency)
@@ -368,10 +371,10 @@ pub fn check_concurrency(concurrency: u32) -> Result<u32, String> {
     }
 }
 
-/// Checks a request's time-out in milliseconds.
+/// Checks a request timeout in milliseconds.
 ///
 /// # Errors
-/// Unless it is 1,000 to 30,000.
+/// Returns an error unless it is 1,000 to 30,000.
 pub fn check_timeout_ms(timeout_ms: u64) -> Result<Duration, String> {
     if (1000..=30_000).contains(&timeout_ms) {
         Ok(Duration::from_millis(timeout_ms))
@@ -385,7 +388,7 @@ fn parse_url(text: &str) -> Result<Url, String> {
         return Err(format!("at most {MAX_URL_BYTES} bytes"));
     }
     let url = Url::parse(text).map_err(|error| {
-        format!("is no URL ({error}): write it in full, as https://example.com/hook")
+        format!("is not a valid URL ({error}): write it in full, such as https://example.com/hook")
     })?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(

@@ -1,15 +1,14 @@
-//! The trace that an event belongs to, as W3C Trace Context has it: a publisher's goes on to the
-//! receiver.
+//! W3C Trace Context: an event belongs to its publisher's trace, which continues at the receiver.
 
 use std::fmt;
 
-/// The header that carries it, in and out.
+/// The header that carries it, from publishers and to receivers.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// Of a trace's flags those that have a meaning: sampled, and that its id is random.
+/// The trace flags with a defined meaning: sampled, and random trace id.
 const KNOWN_FLAGS: u8 = 0b11;
 
-/// A `traceparent` (W3C Trace Context, section 3.2): a trace, and the span in it that comes before.
+/// A `traceparent` (W3C Trace Context, section 3.2): a trace id and the parent span in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     trace_id: u128,
@@ -18,7 +17,7 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// One of its parts; `None` where an id is zero, which none is.
+    /// Creates it from its parts; `None` if an id is zero, which is invalid.
     #[must_use]
     pub const fn new(trace_id: u128, span_id: u64, flags: u8) -> Option<Self> {
         if trace_id == 0 || span_id == 0 {
@@ -31,11 +30,10 @@ impl TraceParent {
         })
     }
 
-    /// Reads a header's value. One of a later version is read as far as this one goes (section
-    /// 4.3).
+    /// Parses a header's value. Later versions are read like this one (section 4.3).
     ///
     /// # Errors
-    /// Says what one looks like.
+    /// Describes the valid form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong =
             || "must be 00-TRACE-SPAN-FLAGS in lower-case hex (W3C Trace Context)".to_owned();
@@ -60,7 +58,7 @@ impl TraceParent {
         Self::new(trace_id, span_id, flags).ok_or_else(wrong)
     }
 
-    /// What comes after it in the same trace, by the span `span_id`; zero is taken for one.
+    /// Returns the parent for spans below `span_id` in the same trace; a zero `span_id` becomes 1.
     #[must_use]
     pub const fn child(self, span_id: u64) -> Self {
         Self {
@@ -69,19 +67,19 @@ impl TraceParent {
         }
     }
 
-    /// The trace.
+    /// Returns the trace id.
     #[must_use]
     pub const fn trace_id(self) -> u128 {
         self.trace_id
     }
 
-    /// The span.
+    /// Returns the span id.
     #[must_use]
     pub const fn span_id(self) -> u64 {
         self.span_id
     }
 
-    /// Its flags: 1 is sampled.
+    /// Returns the flags: 1 is sampled.
     #[must_use]
     pub const fn flags(self) -> u8 {
         self.flags

@@ -1,48 +1,52 @@
-//! What the handle's calls can fail of.
+//! Errors of the handle's calls, and of starting an engine.
 
 use crate::domain::FieldError;
+use crate::domain::access::Forbidden;
 use crate::domain::event::EventError;
 use crate::domain::lifecycle;
 use crate::store::{StoreError, Unavailable};
 
-/// Why a call did nothing.
+/// Reason for which a call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The named thing is not there.
+    /// The caller's grant does not allow it.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+    /// The requested object does not exist.
     #[error("no such {0}")]
     NotFound(&'static str),
-    /// Fields are wrong; each says how.
+    /// Invalid fields.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<FieldError>),
     /// The body to send is too large.
     #[error("{field}: {detail}")]
     TooLarge {
-        /// Which field, or empty for the whole event.
+        /// The field; empty for the whole event.
         field: String,
-        /// How large, and what is allowed.
+        /// The size, and the limit.
         detail: String,
     },
     /// The event's id belongs to a different event.
-    #[error("{field}: the id `{id}` belongs to an event with other content")]
+    #[error("{field}: the id `{id}` belongs to an event with different content")]
     EventIdConflict {
         /// `id`, or `events[i].id` in a batch.
         field: String,
         /// The id.
         id: String,
     },
-    /// The delivery's endpoint is gone, so nothing would send it.
-    #[error("its endpoint was deleted, so it can not be sent any more")]
+    /// The delivery's endpoint was deleted, so it cannot be sent.
+    #[error("its endpoint was deleted, so it can no longer be sent")]
     EndpointDeleted,
-    /// As many older keys of the endpoint sign as may sign at once.
+    /// The maximum number of older keys already sign.
     #[error(
-        "{0} older keys sign already: end one, wait until its grace has ended, or rotate with `grace_s` 0"
+        "{0} older keys still sign: revoke one, wait until its grace period ends, or rotate with `grace_s` 0"
     )]
     ManyKeys(usize),
     /// The delivery's state does not allow it.
     #[error(transparent)]
-    Refused(#[from] lifecycle::Refused),
-    /// The database did not do it.
+    Refused(#[from] lifecycle::TransitionError),
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -60,13 +64,13 @@ impl From<Vec<FieldError>> for Error {
 }
 
 impl Error {
-    /// One wrong field.
+    /// Creates the error of one invalid field.
     pub(crate) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError::new(field, detail)])
     }
 
-    /// What is wrong with an event whose fields are at `prefix`.
-    pub(super) fn of_event(error: EventError, prefix: &str) -> Self {
+    /// Creates the error of an event whose fields are at `prefix`.
+    pub(crate) fn of_event(error: EventError, prefix: &str) -> Self {
         match error {
             EventError::Invalid(error) => {
                 Self::field(format!("{prefix}{}", error.field), error.detail)
@@ -77,4 +81,25 @@ impl Error {
             },
         }
     }
+}
+
+/// Reason for which an engine did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is invalid.
+    #[error("{0}")]
+    Setting(FieldError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Sending could not be set up.
+    #[error("cannot set up sending: {0}")]
+    Sender(String),
+    /// The operating system did not start a thread.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The engine's thread ended before it had started.
+    #[error("the engine's thread ended while it was starting: this is a defect, please report it")]
+    Died,
 }

@@ -1,58 +1,46 @@
-//! Spans around publishing and around attempts, and how a publisher's trace goes on to the
+//! Spans around publishing and attempts, and the continuation of a publisher's trace to the
 //! receiver.
 //!
-//! They are at level `debug`: where nobody listens at it, one costs a comparison. With the feature
-//! `otlp`, and where spans are exported, the spans are themselves parts of the trace; else only its
-//! ids are handed on.
+//! They have level `debug`: when it is disabled, a span costs a comparison. With the feature `otlp`
+//! and an exporter, the spans are themselves part of the trace; otherwise only its ids are passed
+//! on.
 
 use tracing::Span;
 use tracing::field::{Empty, display};
 
-use super::attempt::Job;
 use crate::domain::event::NewEvent;
+use crate::domain::random::{self, Random};
 use crate::domain::trace::TraceParent;
-use crate::sender::Sent;
+use crate::sender::SendResult;
 
-/// Around the publishing of one event.
-pub(super) fn publish_span(event: &NewEvent) -> Span {
+/// Opens the span of publishing one event.
+pub(crate) fn publish_span(event: &NewEvent) -> Span {
     let (id, tenant, event_type) = (&event.id, &event.tenant, &event.event_type);
     let span = tracing::debug_span!("publish", event = %id, %tenant, r#type = %event_type, trace_id = Empty);
     continues(&span, event.traceparent);
     span
 }
 
-/// Around the publishing of many.
-pub(super) fn publish_batch_span(events: &[NewEvent]) -> Span {
+/// Opens the span of publishing a batch.
+pub(crate) fn publish_batch_span(events: &[NewEvent]) -> Span {
     let span = tracing::debug_span!("publish", events = events.len(), trace_id = Empty);
     continues(&span, events.first().and_then(|event| event.traceparent));
     span
 }
 
-/// Around one attempt.
-pub(super) fn attempt_span(job: &Job) -> Span {
-    let (delivery, event, endpoint) = (&job.claimed.id, &job.event.id, &job.endpoint.id);
-    let number = job.claimed.life.attempt_count + 1;
-    let span = tracing::debug_span!(
-        parent: None, "attempt", otel.kind = "client",
-        %delivery, %event, %endpoint, number, outcome = Empty, status_code = Empty, trace_id = Empty
-    );
-    continues(&span, job.event.traceparent);
-    span
-}
-
-/// How the attempt ended that `span` is around.
-pub(super) fn note_outcome(span: &Span, sent: Option<&Sent>) {
-    let Some(Sent::Finished { exchange, .. }) = sent else {
+/// Records the end of an attempt in its span.
+pub(crate) fn note_outcome(span: &Span, sent: Option<&SendResult>) {
+    let Some(SendResult::Finished { record, .. }) = sent else {
         return;
     };
-    span.record("outcome", display(exchange.outcome));
-    if let Some(code) = exchange.status_code {
+    span.record("outcome", display(record.outcome));
+    if let Some(code) = record.status_code {
         span.record("status_code", code);
     }
 }
 
-/// Makes `span` a part of the trace of `parent`.
-fn continues(span: &Span, parent: Option<TraceParent>) {
+/// Makes `span` part of the trace of `parent`.
+pub(crate) fn continues(span: &Span, parent: Option<TraceParent>) {
     if let Some(parent) = parent.filter(|_| !span.is_disabled()) {
         span.record(
             "trace_id",
@@ -63,20 +51,24 @@ fn continues(span: &Span, parent: Option<TraceParent>) {
     }
 }
 
-/// What comes after `span`: the span itself where it is exported, and else a fresh id in the same
-/// trace.
-pub(super) fn after(span: &Span, parent: Option<TraceParent>) -> Option<TraceParent> {
+/// Returns the parent of what follows `span`: the span itself if it is exported, else a new id in
+/// the same trace.
+pub(crate) fn after(
+    span: &Span,
+    parent: Option<TraceParent>,
+    random: &dyn Random,
+) -> Option<TraceParent> {
     #[cfg(feature = "otlp")]
     if let Some(own) = exported::traceparent(span) {
         return Some(own);
     }
     let _ = span;
-    parent.map(|parent| parent.child(rand::random()))
+    parent.map(|parent| parent.child(u64::from_be_bytes(random::bytes(random))))
 }
 
-/// What is stored with an event that is published within `span`: its publisher's, where the span
-/// itself is not exported.
-pub(super) fn stored(span: &Span, parent: Option<TraceParent>) -> Option<TraceParent> {
+/// Returns the parent to store with an event published within `span`: its publisher's if the span
+/// is not exported.
+pub(crate) fn stored(span: &Span, parent: Option<TraceParent>) -> Option<TraceParent> {
     #[cfg(feature = "otlp")]
     if let Some(own) = exported::traceparent(span) {
         return Some(own);
@@ -85,7 +77,7 @@ pub(super) fn stored(span: &Span, parent: Option<TraceParent>) -> Option<TracePa
     parent
 }
 
-/// Spans as OpenTelemetry has them.
+/// Spans in OpenTelemetry.
 #[cfg(feature = "otlp")]
 mod exported {
     use opentelemetry::trace::{
@@ -96,7 +88,7 @@ mod exported {
 
     use crate::domain::trace::TraceParent;
 
-    pub(super) fn set_parent(span: &Span, parent: TraceParent) {
+    pub(crate) fn set_parent(span: &Span, parent: TraceParent) {
         let context = SpanContext::new(
             TraceId::from(parent.trace_id()),
             SpanId::from(parent.span_id()),
@@ -104,11 +96,11 @@ mod exported {
             true,
             TraceState::default(),
         );
-        // It fails where nobody exports.
+        // Fails without an exporter, which is fine.
         let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(context));
     }
 
-    pub(super) fn traceparent(span: &Span) -> Option<TraceParent> {
+    pub(crate) fn traceparent(span: &Span) -> Option<TraceParent> {
         if span.is_disabled() {
             return None;
         }

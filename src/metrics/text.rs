@@ -1,12 +1,12 @@
-//! The two text formats that metrics are read in.
+//! The two text formats of metrics.
 
 use std::collections::HashSet;
 
-/// How metrics are written.
+/// Text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MetricsFormat {
-    /// Prometheus' own: what everything reads.
+    /// Prometheus' own format, which every reader supports.
     #[default]
     Text,
     /// OpenMetrics 1.0.
@@ -14,7 +14,7 @@ pub enum MetricsFormat {
 }
 
 impl MetricsFormat {
-    /// What a reader asks for by its `Accept` header: OpenMetrics where it is named there.
+    /// Returns the format requested by an `Accept` header: OpenMetrics if it is named there.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
         if accept
@@ -27,7 +27,7 @@ impl MetricsFormat {
         }
     }
 
-    /// What it is called in HTTP.
+    /// Returns its media type.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -37,8 +37,8 @@ impl MetricsFormat {
     }
 }
 
-/// OpenMetrics as the format before it has it: a counter's family is called as its samples are, and
-/// neither units nor an end are known.
+/// Converts OpenMetrics to Prometheus' format, in which a counter's family has the same name as its
+/// samples, and which has neither units nor an end marker.
 pub(super) fn classic(openmetrics: &str) -> String {
     let of_counter = |line: &str| {
         line.strip_prefix("# TYPE ")?

@@ -1,37 +1,37 @@
-//! What a failed request failed of, told by the types in its chain of causes and never by text.
+//! Classification of failed requests by the types in the error's source chain, never by its text.
 
 use std::error::Error;
 use std::io;
 
 use hyper_util::client::legacy;
 
-use super::Failure;
 use super::connector::ConnectError;
+use super::transport::TransportError;
 
-/// `EMFILE` and `ENFILE`: no file descriptor left to send with. (`EADDRNOTAVAIL` is none of them:
-/// it is also what connecting to IPv6 answers on a host without it.)
+/// `EMFILE` and `ENFILE`: no file descriptor left. Not `EADDRNOTAVAIL`, which is also the error of
+/// connecting to IPv6 on a host without it.
 const EXHAUSTED: &[i32] = &[24, 23];
 
-/// Classifies an error of the client.
-pub(super) fn classify(error: &legacy::Error) -> Failure {
+/// Classifies a client error.
+pub(super) fn classify(error: &legacy::Error) -> TransportError {
     let last = last_cause(error);
     match error
         .source()
         .and_then(|cause| cause.downcast_ref::<ConnectError>())
     {
-        Some(ConnectError::Blocked(blocked)) => Failure::Blocked(blocked.clone()),
-        Some(ConnectError::Name(detail)) => Failure::Dns(detail.clone()),
+        Some(ConnectError::Blocked(blocked)) => TransportError::Blocked(blocked.clone()),
+        Some(ConnectError::Name(detail)) => TransportError::Dns(detail.clone()),
         Some(ConnectError::Tcp(io) | ConnectError::Tls(io)) if is_exhausted(io) => {
-            Failure::Exhausted(io.to_string())
+            TransportError::Exhausted(io.to_string())
         }
-        Some(ConnectError::Tcp(_)) => Failure::Connect(last),
-        Some(ConnectError::Tls(_)) => Failure::Tls(last),
-        Some(error @ ConnectError::Deadline) => Failure::Timeout(error.to_string()),
-        Some(ConnectError::NoAttempt) | None => Failure::Protocol(last),
+        Some(ConnectError::Tcp(_)) => TransportError::Connect(last),
+        Some(ConnectError::Tls(_)) => TransportError::Tls(last),
+        Some(error @ ConnectError::Deadline) => TransportError::Timeout(error.to_string()),
+        Some(ConnectError::NoAttempt) | None => TransportError::Protocol(last),
     }
 }
 
-/// Whether the client gave a request back without having begun to send it.
+/// Returns whether the client handed a request back without starting to send it.
 pub(super) fn was_not_sent(error: &legacy::Error) -> bool {
     let cause = error
         .source()
@@ -39,7 +39,7 @@ pub(super) fn was_not_sent(error: &legacy::Error) -> bool {
     cause.is_some_and(hyper::Error::is_canceled)
 }
 
-/// Whether a response could not be parsed.
+/// Returns whether a response could not be parsed.
 pub(super) fn is_of_parsing(error: &legacy::Error) -> bool {
     let cause = error
         .source()
@@ -53,12 +53,12 @@ fn is_exhausted(error: &io::Error) -> bool {
         .is_some_and(|code| EXHAUSTED.contains(&code))
 }
 
-/// The words of the innermost cause.
+/// Returns the message of the innermost cause.
 fn last_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     loop {
         let next = match cause.downcast_ref::<io::Error>() {
-            // An `io::Error` passes its inner error over in `source`, and TLS errors come in one.
+            // `io::Error::source` skips the inner error itself, and TLS errors are wrapped in one.
             Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
             None => cause.source(),
         };

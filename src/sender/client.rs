@@ -1,7 +1,7 @@
-//! The transport that production uses: hyper's client with a connector of its own, and everything
-//! off that could send a request twice, elsewhere, or to an address that was not judged.
+//! The production transport: hyper's client with its own connector, and without everything that
+//! could send a request twice, elsewhere, or to an unchecked address.
 //!
-//! docs/decisions/0007 says why it is not reqwest.
+//! docs/decisions/0007 explains why it is not reqwest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,36 +26,38 @@ use super::context::AttemptContext;
 use super::guard::AddressPolicy;
 use super::resolver::Resolve;
 use super::reuse::Reuse;
+use super::transport::{
+    BoxFuture, Transport, TransportError, TransportResult, WireAnswer, WireRequest,
+};
 use super::trust::{self, SystemTrust};
 use super::wire_meter::MAX_HEAD_BYTES;
-use super::{BoxFuture, Exchanged, Failure, Transport, WireAnswer, WireRequest};
 use crate::domain::delivery::Headers;
 
-/// How much of a response's body is read, in bytes, before its connection is closed.
+/// Maximum bytes read of a response body before its connection is closed.
 const MAX_READ_BODY: usize = 64 * 1024;
 
-/// How long a body is read once the status is known.
+/// Maximum time for reading a body once the status is known.
 const BODY_GRACE: Duration = Duration::from_secs(2);
 
-/// How many headers a response may have. The parser makes room for all of them with each response.
+/// Maximum number of response headers. The parser reserves space for all of them per response.
 const MAX_HEADERS: usize = 1024;
 
-/// How much of a response's head is kept, in bytes.
+/// Maximum bytes kept of a response's headers.
 const MAX_KEPT_HEADERS: usize = 16 * 1024;
 
 /// Shorter than the five seconds after which common servers close an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Stands for header lines that cannot be shown.
+/// Placeholder for header lines that cannot be shown.
 const GAP: &str = "\u{fffd}";
 
 type HttpClient = Client<Connector, Full<Bytes>>;
 
-/// Sends by hyper's client.
+/// Transport that uses hyper's client.
 pub(crate) struct HttpTransport {
-    /// Keeps connections, by origin.
+    /// Keeps connections per origin.
     pooled: HttpClient,
-    /// Opens a connection for each request.
+    /// Opens a new connection for each request.
     unpooled: HttpClient,
     reuse: Mutex<Reuse>,
     started: Instant,
@@ -64,7 +66,7 @@ pub(crate) struct HttpTransport {
 }
 
 impl HttpTransport {
-    /// A transport whose connections are used for about `lifetime`.
+    /// Creates a transport whose connections are used for about `lifetime`.
     pub(crate) fn new(
         policy: Arc<AddressPolicy>,
         resolver: Arc<dyn Resolve>,
@@ -84,15 +86,15 @@ impl HttpTransport {
     }
 }
 
-/// A client that keeps at most so many idle connections of an origin.
+/// Creates a client that keeps at most `max_idle` idle connections per origin.
 fn client(connector: Connector, max_idle: usize) -> HttpClient {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(max_idle)
-        // Each request is an attempt of its own: nothing is sent again without being recorded.
+        // Each request is one recorded attempt, so the client must not resend any on its own.
         .retry_canceled_requests(false)
-        // The status is the answer. What is odd beside it, curl and browsers accept, too.
+        // The status is what matters; curl and browsers accept these malformed headers as well.
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
@@ -101,7 +103,7 @@ fn client(connector: Connector, max_idle: usize) -> HttpClient {
         .build(connector)
 }
 
-/// rustls with the system's trust store, and no process-wide provider.
+/// Creates the TLS configuration: the system's trust store, and no process-wide provider.
 fn tls_config(trust: &Arc<SystemTrust>) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(trust::provider())
         .with_safe_default_protocol_versions()
@@ -111,19 +113,19 @@ fn tls_config(trust: &Arc<SystemTrust>) -> Result<ClientConfig, String> {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    // A resumed session verifies no certificate: one whose trust has ended would go on.
+    // A resumed session skips certificate verification, so it would survive the end of trust.
     config.resumption = Resumption::disabled();
     Ok(config)
 }
 
 impl Transport for HttpTransport {
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, Exchanged> {
+    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, TransportResult> {
         let id = self.next_attempt.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + request.timeout;
         let attempt = AttemptContext::new(id, request.tenant.clone(), deadline);
         Box::pin(async move {
             let result = attempt.scope(self.post(request, &attempt)).await;
-            Exchanged {
+            TransportResult {
                 remote_address: attempt.remote(),
                 timings: attempt.timings(),
                 result,
@@ -141,11 +143,11 @@ impl HttpTransport {
         &self,
         request: WireRequest,
         attempt: &AttemptContext,
-    ) -> Result<WireAnswer, Failure> {
+    ) -> Result<WireAnswer, TransportError> {
         let origin = request.url.origin().ascii_serialization();
         let late = || {
-            Failure::Timeout(format!(
-                "no answer within {} ms",
+            TransportError::Timeout(format!(
+                "no response within {} ms",
                 request.timeout.as_millis()
             ))
         };
@@ -184,9 +186,10 @@ impl HttpTransport {
         };
         attempt.note_answered();
         if reused && response.status() == StatusCode::REQUEST_TIMEOUT {
-            // The server's word for having given up an idle connection (RFC 9110, section 15.5.9).
+            // The server timed out the idle connection (RFC 9110, section 15.5.9).
             return Err(self.connection_lost(&origin));
         }
+        // A new connection resolves the name again, in case the receiver has moved.
         if info
             .as_ref()
             .is_some_and(|info| info.retire_at <= Instant::now())
@@ -204,16 +207,16 @@ impl HttpTransport {
         reuse.is_empty() || reuse.is_allowed(origin, self.started.elapsed())
     }
 
-    fn connection_lost(&self, origin: &str) -> Failure {
+    fn connection_lost(&self, origin: &str) -> TransportError {
         let mut reuse = self.reuse.lock().unwrap_or_else(PoisonError::into_inner);
         if reuse.note_lost(origin, self.started.elapsed()) {
-            tracing::info!(%origin, "{origin} closes connections that it was to keep: each request gets a new one for ten minutes");
+            tracing::info!(%origin, "{origin} closes connections that it should keep open: using a new one per request for ten minutes");
         }
-        Failure::ConnectionLost
+        TransportError::ConnectionLost
     }
 }
 
-/// What a connection knows about itself, once the client has taken one.
+/// Returns the connection's data once the client has chosen one.
 fn info_of(connection: &CaptureConnection) -> Option<Arc<ConnectionInfo>> {
     let mut extensions = http::Extensions::new();
     connection
@@ -223,8 +226,8 @@ fn info_of(connection: &CaptureConnection) -> Option<Arc<ConnectionInfo>> {
     extensions.remove()
 }
 
-/// Whether a connection that another attempt had opened ended before one byte of a response to this
-/// one.
+/// Returns whether a connection that another attempt had opened ended before the first byte of a
+/// response to this one.
 fn ended_before_response(
     error: &hyper_util::client::legacy::Error,
     connection: Option<&ConnectionInfo>,
@@ -237,26 +240,28 @@ fn ended_before_response(
     info.opened_by != attempt.id && unanswered
 }
 
-fn http_request(request: &WireRequest) -> Result<Request<Full<Bytes>>, Failure> {
-    let uri: Uri = request
-        .url
-        .as_str()
-        .parse()
-        .map_err(|error| Failure::Protocol(format!("the URL cannot be sent: {error}")))?;
+fn http_request(request: &WireRequest) -> Result<Request<Full<Bytes>>, TransportError> {
+    let uri: Uri =
+        request.url.as_str().parse().map_err(|error| {
+            TransportError::Protocol(format!("the URL cannot be sent: {error}"))
+        })?;
     let mut http = Request::post(uri)
         .body(Full::new(request.body.clone()))
-        .map_err(|error| Failure::Protocol(format!("the request cannot be sent: {error}")))?;
+        .map_err(|error| {
+            TransportError::Protocol(format!("the request cannot be sent: {error}"))
+        })?;
     *http.headers_mut() = header_map(&request.headers)?;
-    // Also where the body is empty: some servers refuse a POST without it (RFC 9110, section 8.6).
+    // Set for an empty body as well: some servers require it (RFC 9110, section 8.6).
     http.headers_mut()
         .insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
     Ok(http)
 }
 
-fn header_map(headers: &Headers) -> Result<HeaderMap, Failure> {
+fn header_map(headers: &Headers) -> Result<HeaderMap, TransportError> {
     let mut map = HeaderMap::with_capacity(headers.len() + 2);
     for (name, value) in headers {
-        let unsendable = |_| Failure::Protocol(format!("the header `{name}` cannot be sent"));
+        let unsendable =
+            |_| TransportError::Protocol(format!("the header `{name}` cannot be sent"));
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unsendable(()))?;
         map.append(
             name,
@@ -266,8 +271,7 @@ fn header_map(headers: &Headers) -> Result<HeaderMap, Failure> {
     Ok(map)
 }
 
-/// The status of a final response that the client could not read: its head has come, or so much of
-/// it that the client gave up reading.
+/// Returns the status of a final response that the client could not parse, as seen on the wire.
 fn status_on_the_wire(
     error: &hyper_util::client::legacy::Error,
     info: &ConnectionInfo,
@@ -279,12 +283,12 @@ fn status_on_the_wire(
     meter.final_status().or(begun)
 }
 
-/// The status is the answer, also where the client cannot read what stands beside it, such as a
-/// length that is no number. Its connection is closed.
-fn unreadable_answer(status: StatusCode, failure: &Failure) -> WireAnswer {
+/// Builds the answer to a response of which only the status could be read, for example because its
+/// length is invalid. Its connection is closed.
+fn unreadable_answer(status: StatusCode, failure: &TransportError) -> WireAnswer {
     let why = match failure {
-        Failure::Protocol(why) => why.clone(),
-        _ => "its connection was lost".to_owned(),
+        TransportError::Protocol(why) => why.clone(),
+        _ => "the connection was lost".to_owned(),
     };
     let headers = vec![(
         GAP.to_owned(),
@@ -297,8 +301,8 @@ fn unreadable_answer(status: StatusCode, failure: &Failure) -> WireAnswer {
     }
 }
 
-/// Reads what is kept of a response. The status is the answer: a body that is late, endless or
-/// broken changes nothing about it, and its connection is closed.
+/// Reads the stored part of a response. Only the status decides the result: if the body is late,
+/// endless or broken, its connection is closed and nothing else changes.
 async fn read_answer(
     response: Response<Incoming>,
     info: Option<&ConnectionInfo>,
@@ -326,8 +330,8 @@ async fn read_answer(
     answer
 }
 
-/// At most [`MAX_KEPT_HEADERS`] bytes of a response's headers. `lines` is how many there were on
-/// the wire.
+/// Returns up to [`MAX_KEPT_HEADERS`] bytes of a response's headers. `lines` is the number of
+/// header lines on the wire.
 fn shown_headers(headers: &HeaderMap, lines: usize) -> Headers {
     let mut room = MAX_KEPT_HEADERS;
     let fits = |(name, value): &(&HeaderName, &HeaderValue)| {

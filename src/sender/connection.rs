@@ -1,5 +1,4 @@
-//! One connection to a receiver: a stream whose bytes are counted, and what an attempt may ask
-//! about it.
+//! One connection to a receiver: a stream that counts its bytes, and its data for attempts.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -17,17 +16,17 @@ use tokio_rustls::client::TlsStream;
 
 use super::wire_meter::{WireError, WireMeter};
 
-/// After so many reads in a row a connection lets others have their turn.
+/// Maximum number of reads in a row before a connection yields to others.
 const READS_IN_A_ROW: u32 = 16;
 
-/// A connection, as the attempts see it that use it one after the other.
+/// A connection as seen by the attempts that use it one after the other.
 #[derive(Debug)]
 pub(super) struct ConnectionInfo {
     /// The attempt that opened it.
     pub(super) opened_by: u64,
-    /// The address that answered.
+    /// Address of the receiver.
     pub(super) remote: SocketAddr,
-    /// From then on it is not used again.
+    /// Time from which it is no longer reused.
     pub(super) retire_at: Instant,
     meter: Mutex<WireMeter>,
 }
@@ -43,39 +42,39 @@ impl ConnectionInfo {
     }
 
     pub(super) fn meter(&self) -> MutexGuard<'_, WireMeter> {
-        // The meter is valid after each of its calls, so a panic elsewhere leaves nothing half
-        // done.
+        // The meter is consistent after every call, so a panic elsewhere cannot leave it half
+        // updated.
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The bytes below: with TLS or without.
-pub(super) enum Transport {
+/// The underlying stream, with or without TLS.
+pub(super) enum UnderlyingStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection's bytes, counted by its [`WireMeter`].
+/// A connection with its bytes counted by a [`WireMeter`].
 pub(super) struct MeteredStream {
-    io: Transport,
+    io: UnderlyingStream,
     info: Arc<ConnectionInfo>,
     reads: u32,
 }
 
 impl MeteredStream {
-    pub(super) fn new(io: Transport, info: Arc<ConnectionInfo>) -> Self {
+    pub(super) fn new(io: UnderlyingStream, info: Arc<ConnectionInfo>) -> Self {
         Self { io, info, reads: 0 }
     }
 
-    /// Looks right before a request's first byte whether the receiver has closed the connection or
-    /// sent something: such a byte is no answer to a request that has not been sent.
+    /// Checks right before a request's first byte if the receiver has closed the connection or sent
+    /// data: a byte at that point cannot be a response to the request.
     fn poll_before_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.info.meter().is_between_requests() {
             return Poll::Ready(Ok(()));
         }
         let looked = match &mut self.io {
-            Transport::Plain(tcp) => peek(tcp).map(|found| found.map(|bytes| bytes > 0)),
-            Transport::Tls(session) => ready!(poll_session(session, cx)),
+            UnderlyingStream::Plain(tcp) => peek(tcp).map(|found| found.map(|bytes| bytes > 0)),
+            UnderlyingStream::Tls(session) => ready!(poll_session(session, cx)),
         };
         let error = match looked {
             Ok(None) => return Poll::Ready(Ok(())),
@@ -90,7 +89,7 @@ impl MeteredStream {
         Poll::Ready(Err(error))
     }
 
-    /// A write that fails at a request's first byte has sent nothing of it.
+    /// Notes a failed write at a request's first byte: nothing of the request was sent.
     fn note_write(&self, result: io::Result<usize>) -> io::Result<usize> {
         if result.is_err() && self.info.meter().is_between_requests() {
             self.info.meter().note_closed_before_request();
@@ -99,8 +98,8 @@ impl MeteredStream {
     }
 }
 
-/// Asks the system, not the runtime's memory of it, how many bytes wait on a socket: `None` for an
-/// open connection without any, 0 for one that was closed.
+/// Asks the system, not the runtime's cached state, for the bytes waiting on a socket: `None` if it
+/// is open without any, 0 if it was closed.
 fn peek(tcp: &TcpStream) -> io::Result<Option<usize>> {
     let mut byte = [MaybeUninit::uninit(); 1];
     match SockRef::from(tcp).peek(&mut byte) {
@@ -110,8 +109,8 @@ fn peek(tcp: &TcpStream) -> io::Result<Option<usize>> {
     }
 }
 
-/// As [`peek`] for what a TLS session has: true for data, false for its end. Session tickets and
-/// the like are read here and are neither.
+/// Does the same as [`peek`] for a TLS session: true for data, false for its end. Session tickets
+/// and the like are consumed here and count as neither.
 fn poll_session(
     session: &mut TlsStream<TcpStream>,
     cx: &mut Context<'_>,
@@ -122,7 +121,7 @@ fn poll_session(
         Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(!buffer.filled().is_empty()))),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         Poll::Pending => match peek(session.get_ref().0) {
-            // The runtime has not noticed yet that something is there to be read.
+            // The runtime has not noticed yet that there are bytes to read.
             Ok(Some(bytes)) if bytes > 0 => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -148,8 +147,8 @@ impl AsyncRead for MeteredStream {
         }
         let before = buffer.filled().len();
         let read = match &mut this.io {
-            Transport::Plain(io) => Pin::new(io).poll_read(cx, buffer),
-            Transport::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buffer),
+            UnderlyingStream::Plain(io) => Pin::new(io).poll_read(cx, buffer),
+            UnderlyingStream::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buffer),
         };
         if read.is_pending() {
             this.reads = 0;
@@ -174,8 +173,8 @@ impl AsyncWrite for MeteredStream {
         let this = self.get_mut();
         ready!(this.poll_before_request(cx))?;
         let wrote = ready!(match &mut this.io {
-            Transport::Plain(io) => Pin::new(io).poll_write(cx, bytes),
-            Transport::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, bytes),
+            UnderlyingStream::Plain(io) => Pin::new(io).poll_write(cx, bytes),
+            UnderlyingStream::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, bytes),
         });
         let wrote = this.note_write(wrote)?;
         this.info.meter().wrote(&bytes[..wrote]);
@@ -190,8 +189,8 @@ impl AsyncWrite for MeteredStream {
         let this = self.get_mut();
         ready!(this.poll_before_request(cx))?;
         let wrote = ready!(match &mut this.io {
-            Transport::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
-            Transport::Tls(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, slices),
+            UnderlyingStream::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
+            UnderlyingStream::Tls(io) => Pin::new(io.as_mut()).poll_write_vectored(cx, slices),
         });
         let wrote = this.note_write(wrote)?;
         let mut left = wrote;
@@ -206,22 +205,22 @@ impl AsyncWrite for MeteredStream {
 
     fn is_write_vectored(&self) -> bool {
         match &self.io {
-            Transport::Plain(io) => io.is_write_vectored(),
-            Transport::Tls(io) => io.is_write_vectored(),
+            UnderlyingStream::Plain(io) => io.is_write_vectored(),
+            UnderlyingStream::Tls(io) => io.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
-            Transport::Plain(io) => Pin::new(io).poll_flush(cx),
-            Transport::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
+            UnderlyingStream::Plain(io) => Pin::new(io).poll_flush(cx),
+            UnderlyingStream::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
-            Transport::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Transport::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
+            UnderlyingStream::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            UnderlyingStream::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
         }
     }
 }

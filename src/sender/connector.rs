@@ -1,8 +1,7 @@
-//! Opens connections: resolves a name, judges all of its addresses, tries them in turn, and adds
-//! TLS.
+//! Opens connections: resolves a name, checks all of its addresses, tries them in turn, adds TLS.
 //!
-//! A connection goes only to an address that was judged here, whatever the name answers a moment
-//! later.
+//! A connection only goes to an address that was checked here, even if the name resolves to another
+//! one a moment later.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,42 +23,42 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use super::connection::{ConnectionInfo, MeteredStream, Transport};
+use super::connection::{ConnectionInfo, MeteredStream, UnderlyingStream};
 use super::context::AttemptContext;
 use super::guard::{AddressPolicy, Blocked};
 use super::resolver::Resolve;
 
-/// The next address of a name is tried so long after the last one (RFC 8305, section 8).
+/// Delay before the next address of a name is tried (RFC 8305, section 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// How many addresses of a name are tried at once by one attempt, and how many beyond the first one
-/// of each attempt by all together: each takes a file descriptor.
+/// Maximum addresses tried at once, per attempt, and for all attempts together beyond the first one
+/// of each: each try takes a file descriptor.
 const MAX_CONNECTING: usize = 8;
 const MAX_EXTRA: usize = 256;
 
-/// How far a connection's lifetime varies, so that many opened at once do not end at once.
+/// Variation of a connection's lifetime, so that those opened together do not end together.
 const LIFETIME_JITTER: f64 = 0.2;
 
-/// Why there is no connection.
+/// A reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     /// The name did not resolve.
     #[error("{0}")]
     Name(String),
-    /// An address that webhooks may not go to.
+    /// Webhooks may not be sent to an address.
     #[error("{0}")]
     Blocked(Blocked),
-    /// No address took a connection.
+    /// No address accepted a connection.
     #[error("{0}")]
     Tcp(io::Error),
-    /// No TLS session.
+    /// The TLS handshake failed.
     #[error("{0}")]
     Tls(io::Error),
     /// The attempt's deadline passed.
     #[error("the deadline passed while connecting")]
     Deadline,
-    /// The client asked for a connection outside of an attempt.
-    #[error("no attempt asked for this connection: this is a defect, please report it")]
+    /// The client asked for a connection outside an attempt.
+    #[error("a connection was requested outside an attempt: this is a defect, please report it")]
     NoAttempt,
 }
 
@@ -113,17 +112,21 @@ impl Connector {
                 .connect(name, tcp)
                 .await
                 .map_err(ConnectError::Tls)?;
-            Transport::Tls(Box::new(session))
+            UnderlyingStream::Tls(Box::new(session))
         } else {
-            Transport::Plain(tcp)
+            UnderlyingStream::Plain(tcp)
         };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "no result of a delivery depends on it"
+        )]
         let jitter = 1.0 + LIFETIME_JITTER * (2.0 * rand::random::<f64>() - 1.0);
         let retire_at = Instant::now() + self.lifetime.mul_f64(jitter);
         let info = ConnectionInfo::new(attempt.id, remote, retire_at);
         Ok(MeteredStream::new(io, Arc::new(info)))
     }
 
-    /// Returns the addresses that a host may be reached at, all of them judged.
+    /// Returns the addresses of a host, all of them checked.
     async fn judged_addresses(
         &self,
         host: &str,
@@ -132,7 +135,7 @@ impl Connector {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(address) = bare.parse::<IpAddr>() {
             if address.is_ipv6() {
-                // Whether it leads to an IPv4 address by NAT64 is the network's to say.
+                // Only the network can tell if NAT64 translates it to an IPv4 address.
                 self.policy
                     .learn_nat64(self.resolver.nat64_prefixes().await);
             }
@@ -172,7 +175,7 @@ impl Service<Uri> for Connector {
         let attempt = AttemptContext::current();
         Box::pin(async move {
             let attempt = attempt.ok_or(ConnectError::NoAttempt)?;
-            // The client may let a connection go on in the background: never beyond its attempt's
+            // The client may continue connecting in the background, but only until the attempt's
             // deadline.
             let connected = timeout_at(attempt.deadline, connector.connect(uri, &attempt)).await;
             let stream = connected.map_err(|_| ConnectError::Deadline)??;
@@ -182,7 +185,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The name that a certificate has to be for. A name's final dot is not part of it (RFC 6066,
+/// Returns the name that the certificate must be valid for: without a final dot (RFC 6066,
 /// section 3).
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {
     let host = host
@@ -193,7 +196,7 @@ fn server_name(host: &str) -> io::Result<ServerName<'static>> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
-/// Orders addresses so that the families take turns, IPv6 first (RFC 8305, section 4).
+/// Orders addresses with alternating families, IPv6 first (RFC 8305, section 4).
 fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
         addresses.into_iter().partition(IpAddr::is_ipv6);
@@ -208,9 +211,9 @@ fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     ordered
 }
 
-/// Connects to whichever address answers first; each next one gets its try 250 ms after the last
-/// one, or as soon as that has failed (RFC 8305, section 5). Where that takes more sockets than
-/// `extra` has places for, the oldest try ends.
+/// Connects to the first address that answers. The next one is tried 250 ms after the last one, or
+/// as soon as that has failed (RFC 8305, section 5). At the limit of simultaneous tries, or without
+/// a permit of `extra`, the oldest try is aborted.
 async fn connect_any(addresses: Vec<SocketAddr>, extra: &Semaphore) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut connecting = FuturesUnordered::new();
@@ -218,6 +221,7 @@ async fn connect_any(addresses: Vec<SocketAddr>, extra: &Semaphore) -> io::Resul
     let mut failed: Option<io::Error> = None;
     loop {
         if let Some(address) = waiting.next() {
+            // The first try needs no permit, so every attempt can connect.
             let place = if connecting.is_empty() {
                 None
             } else {
@@ -256,7 +260,7 @@ async fn connect_any(addresses: Vec<SocketAddr>, extra: &Semaphore) -> io::Resul
     }
 }
 
-/// Of two failed addresses the more telling error: a family without a route says nothing about the
+/// Returns the more informative of two errors: a family without a route says nothing about the
 /// receiver.
 fn more_telling(before: Option<io::Error>, error: io::Error) -> io::Error {
     let no_route = |error: &io::Error| {
@@ -307,7 +311,7 @@ mod tests {
         assert_eq!(more_telling(None, error(no_route)).kind(), no_route);
     }
 
-    /// Listeners whose backlog is full take no connection and refuse none.
+    /// Listeners with a full backlog neither accept nor refuse connections.
     #[tokio::test]
     async fn an_address_that_says_nothing_does_not_keep_the_next_one_waiting() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -323,7 +327,7 @@ mod tests {
             held.push(stream);
         }
         let addresses = vec![address, address, good];
-        // With places for more than one at a time, and with none.
+        // With permits for more than one at a time, and without any.
         for places in [MAX_EXTRA, 0] {
             let extra = Semaphore::new(places);
             let connected = timeout(

@@ -1,7 +1,7 @@
-//! The attempt that a connection is opened for: who asks, until when, and where its time went.
+//! The attempt that a connection is opened for: its tenant, its deadline and its timings.
 //!
-//! The client resolves and connects inside the future that sends, so the attempt that asked is
-//! found as that task's own. A connection that another attempt left open shows neither time.
+//! The client resolves and connects inside the future that sends, so a task-local variable gives
+//! access to the attempt. A reused connection leaves the DNS and connect times unset.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -15,16 +15,16 @@ tokio::task_local! {
     static CURRENT: Arc<AttemptContext>;
 }
 
-/// One attempt on its way.
+/// An attempt in progress.
 #[derive(Debug)]
 pub(super) struct AttemptContext {
-    /// Tells it from the others of its transport.
+    /// Identifies it within its transport.
     pub(super) id: u64,
-    /// Whose names it looks up.
+    /// Tenant on whose behalf names are resolved.
     pub(super) tenant: Tenant,
-    /// Nothing of it goes on after this.
+    /// Time by which everything about it has ended.
     pub(super) deadline: Instant,
-    started: std::time::Instant,
+    started: Instant,
     remote: OnceLock<SocketAddr>,
     resolved: OnceLock<f64>,
     connected: OnceLock<f64>,
@@ -37,7 +37,7 @@ impl AttemptContext {
             id,
             tenant,
             deadline,
-            started: std::time::Instant::now(),
+            started: Instant::now(),
             remote: OnceLock::new(),
             resolved: OnceLock::new(),
             connected: OnceLock::new(),
@@ -45,12 +45,12 @@ impl AttemptContext {
         })
     }
 
-    /// Returns the attempt that the present task sends, if it sends one.
+    /// Returns the attempt that the current task sends, if any.
     pub(super) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// Runs `attempt` as this one.
+    /// Runs `attempt` with this as the current one.
     pub(super) async fn scope<F: Future>(self: &Arc<Self>, attempt: F) -> F::Output {
         CURRENT.scope(Arc::clone(self), attempt).await
     }
@@ -71,7 +71,7 @@ impl AttemptContext {
         let _ = self.remote.set(address);
     }
 
-    /// Returns the address that it was connected to.
+    /// Returns the address that it connected to.
     pub(super) fn remote(&self) -> Option<String> {
         self.remote.get().map(SocketAddr::to_string)
     }
@@ -80,7 +80,7 @@ impl AttemptContext {
         self.started.elapsed().as_secs_f64() * 1000.0
     }
 
-    /// Returns where its time went.
+    /// Returns the times of its phases.
     pub(super) fn timings(&self) -> Timings {
         Timings {
             dns: self.resolved.get().copied(),

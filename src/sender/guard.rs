@@ -1,5 +1,5 @@
-//! Which addresses webhooks may go to. One policy, asked when an endpoint is written and again on
-//! every send.
+//! The addresses that webhooks may be sent to: one policy, applied when an endpoint is created or
+//! changed and again on every send.
 //!
 //! Sources: the IANA special-purpose address registries (RFC 6890 and its updates).
 
@@ -19,7 +19,7 @@ const fn v6(a: u16, b: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)
 }
 
-/// Everything else in IPv4 is public.
+/// Non-public networks of IPv4; all others are public.
 const DENIED_V4: &[Ipv4Net] = &[
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
@@ -40,7 +40,7 @@ const DENIED_V4: &[Ipv4Net] = &[
     v4(168, 63, 129, 16, 32),
 ];
 
-/// The only part of IPv6 that is public, less [`DENIED_V6`].
+/// The public part of IPv6, except [`DENIED_V6`].
 const PUBLIC_V6: Ipv6Net = v6(0x2000, 0, 3);
 const DENIED_V6: &[Ipv6Net] = &[
     v6(0x2001, 0, 23),
@@ -49,7 +49,7 @@ const DENIED_V6: &[Ipv6Net] = &[
     v6(0x3fff, 0, 20),
 ];
 
-/// Link-local and metadata networks: opened only by a CIDR that lies within them.
+/// Link-local and metadata networks, which only a CIDR inside them can allow.
 const CLOSED_V4: &[Ipv4Net] = &[
     v4(169, 254, 0, 0, 16),
     v4(168, 63, 129, 16, 32),
@@ -63,30 +63,30 @@ const CLOSED_V6: &[Ipv6Net] = &[
     Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42), 128),
 ];
 
-/// Why a request was not sent.
+/// A reason why a request was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Blocked {
-    /// Not a public address, and in no opened network. The address itself is not shown: it would
-    /// tell a tenant what a name resolves to inside.
+    /// The address is neither public nor in an allowed network. It is not shown, because it would
+    /// reveal to a tenant the internal address of a name.
     #[error("the address is not public")]
     Address {
         /// The address, for the operator's log.
         address: IpAddr,
     },
-    /// A name that means this machine or this network.
-    #[error("the name means this machine or network")]
+    /// The name refers to this machine or this network.
+    #[error("the name refers to this machine or network")]
     LocalName,
-    /// `http://` where only `https://` may be used.
-    #[error("only https:// is allowed here")]
+    /// The URL begins with `http://`, but only `https://` is allowed.
+    #[error("only https:// URLs are allowed")]
     NotHttps,
-    /// No host to go to.
+    /// The URL has no host.
     #[error("the URL has no host")]
     NoHost,
 }
 
 impl Blocked {
-    /// What is wrong with the URL, and how an operator opens it.
+    /// Returns the error together with the operator's remedy.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -96,14 +96,14 @@ impl Blocked {
                 } else {
                     "::1/128"
                 };
-                format!("{self}: for local use start the server with --allow-network {net}")
+                format!("{self}: for local use, start the server with --allow-network {net}")
             }
             Self::Address { .. } => {
-                format!("{self}: the operator opens a private network by --allow-network CIDR")
+                format!("{self}: the operator can allow a network with --allow-network CIDR")
             }
             Self::LocalName => {
                 format!(
-                    "{self}: for local use start the server with --allow-network 127.0.0.0/8,::1/128"
+                    "{self}: for local use, start the server with --allow-network 127.0.0.0/8,::1/128"
                 )
             }
             Self::NotHttps | Self::NoHost => self.to_string(),
@@ -111,18 +111,18 @@ impl Blocked {
     }
 }
 
-/// The rules, and the networks that an operator opened.
+/// The rules, with the networks that an operator allowed or denied.
 #[derive(Debug, Default)]
 pub struct AddressPolicy {
     allowed: Vec<IpNet>,
     denied: Vec<IpNet>,
     https_only: bool,
-    /// By which this network reaches IPv4 addresses over IPv6, as far as that is known.
+    /// Prefixes with which this network reaches IPv4 addresses over IPv6, as far as known.
     nat64: RwLock<Vec<Nat64Prefix>>,
 }
 
 impl AddressPolicy {
-    /// A policy that opens `allowed` beyond what is public.
+    /// Creates a policy that allows `allowed` besides the public networks.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>, https_only: bool) -> Self {
         Self {
@@ -132,27 +132,27 @@ impl AddressPolicy {
         }
     }
 
-    /// The same, but closed to `denied`, public or opened.
+    /// Adds networks that are denied even if they are public or allowed.
     #[must_use]
     pub fn denying(self, denied: Vec<IpNet>) -> Self {
         Self { denied, ..self }
     }
 
-    /// Judges one address.
+    /// Checks one address.
     ///
     /// # Errors
-    /// When webhooks may not go there.
+    /// Returns an error if webhooks may not be sent to it.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Blocked> {
-        // An IPv4 address written as IPv6 is where the packet goes.
+        // The packet goes to the IPv4 address that an IPv4-mapped one contains.
         let address = address.to_canonical();
         let public = |address| is_public(address) && !self.is_denied(address);
         let open = |address| self.is_opened(address) || public(address);
         let allowed = match address {
             IpAddr::V4(_) => open(address),
             IpAddr::V6(v6) => match (self.behind_nat64(v6), embedded_v4(v6)) {
-                // Where the packet goes is the address inside.
+                // The packet goes to the embedded IPv4 address.
                 (Some(inside), _) => !self.is_denied(address) && open(inside.into()),
-                // The well-known prefix stands for global addresses only (RFC 6052, section 3.1).
+                // The well-known prefix is for global addresses only (RFC 6052, section 3.1).
                 (None, Some(inside)) => {
                     let translated = is_well_known_nat64(v6)
                         && !self.is_denied(address)
@@ -169,7 +169,7 @@ impl AddressPolicy {
         }
     }
 
-    /// Learns by which prefixes this network reaches IPv4 addresses over IPv6.
+    /// Sets the prefixes with which this network reaches IPv4 addresses over IPv6.
     pub fn learn_nat64(&self, prefixes: Vec<Nat64Prefix>) {
         let known = self.nat64.read().unwrap_or_else(PoisonError::into_inner);
         if *known != prefixes {
@@ -183,14 +183,15 @@ impl AddressPolicy {
         known
             .iter()
             .find_map(|prefix| prefix.embedded(address))
+            // The well-known prefix has its own rule in `check_address`.
             .filter(|_| !is_well_known_nat64(address))
     }
 
-    /// Judges what a URL says by itself: its scheme, and its host where that is an address. The
-    /// resolver never sees those.
+    /// Checks a URL without resolving it: its scheme, and its host if that is an address, which the
+    /// resolver never sees.
     ///
     /// # Errors
-    /// When it may not be sent to.
+    /// Returns an error if webhooks may not be sent to it.
     pub fn check_literal(&self, url: &Url) -> Result<(), Blocked> {
         if self.https_only && url.scheme() != "https" {
             return Err(Blocked::NotHttps);
@@ -203,12 +204,13 @@ impl AddressPolicy {
         }
     }
 
-    /// Judges all addresses that a name resolved to. One bad one blocks them all.
+    /// Checks all addresses that a name resolved to. One forbidden address blocks the name.
     ///
     /// # Errors
-    /// When one of them, or the name, may not be sent to.
+    /// Returns an error if webhooks may not be sent to the name or to one of its addresses.
     pub fn check_resolved(&self, name: &str, addresses: &[IpAddr]) -> Result<(), Blocked> {
         if is_local_name(name) {
+            // Public addresses do not count: a local name must resolve to allowed networks only.
             let opened = |address: &IpAddr| self.is_opened(address.to_canonical());
             let all = !addresses.is_empty() && addresses.iter().all(opened);
             return if all { Ok(()) } else { Err(Blocked::LocalName) };
@@ -240,7 +242,7 @@ impl AddressPolicy {
     }
 }
 
-/// Names that mean this machine or this network, whatever a resolver says.
+/// Returns whether a name refers to this machine or this network, regardless of its addresses.
 #[must_use]
 pub fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -254,13 +256,13 @@ fn is_well_known_nat64(address: Ipv6Addr) -> bool {
     Nat64Prefix::WELL_KNOWN.embedded(address).is_some()
 }
 
-/// The IPv4 address that an IPv6 address leads to by the ways there are of writing one inside the
-/// other: whoever opens such a network opens no IPv4 address by it.
+/// Returns the IPv4 address embedded in an IPv6 address, in any of the standard forms. Allowing the
+/// IPv6 network does not allow the IPv4 address.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d, e, f, g, h] = address.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match [a, b, c, d, e, f] {
-        // IPv4-compatible (RFC 4291, section 2.5.5.1); `::` and `::1` are no such thing.
+        // IPv4-compatible (RFC 4291, section 2.5.5.1), but not `::` and `::1`.
         [0, 0, 0, 0, 0, 0] if g > 0 => Some(v4(g, h)),
         // IPv4-translated (RFC 2765, section 2.1).
         [0, 0, 0, 0, 0xffff, 0] => Some(v4(g, h)),
@@ -268,7 +270,7 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
         [0x64, 0xff9b, 0, 0, 0, 0] | [0x64, 0xff9b, 1, ..] => Some(v4(g, h)),
         // 6to4 (RFC 3056, section 2).
         [0x2002, high, low, ..] => Some(v4(high, low)),
-        // Teredo (RFC 4380, section 4): the client's address with every bit turned.
+        // Teredo (RFC 4380, section 4): the client's address with all bits inverted.
         [0x2001, 0, ..] => Some(v4(!g, !h)),
         // ISATAP (RFC 5214, section 6.1), below any prefix.
         [_, _, _, _, 0 | 0x200, 0x5efe] => Some(v4(g, h)),
@@ -384,7 +386,7 @@ mod tests {
         #[test]
         fn a_denied_ipv4_address_is_denied_in_every_spelling(v4 in denied_v4()) {
             let closed = AddressPolicy::default();
-            // Whoever opens all of IPv6 has opened no IPv4 address by it.
+            // Allowing all of IPv6 must not allow any IPv4 address.
             let open = AddressPolicy::new(vec!["::/0".parse().unwrap()], false);
             prop_assert!(closed.check_address(v4.into()).is_err());
             for v6 in embeddings(v4) {

@@ -1,15 +1,15 @@
-//! IPv4 addresses inside IPv6 ones, as NAT64 writes them (RFC 6052), and how a network's prefix is
-//! found by what it answers for a known name (RFC 7050).
+//! IPv4 addresses embedded in IPv6 addresses by NAT64 (RFC 6052), and discovery of a network's
+//! prefix with a well-known name (RFC 7050).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The addresses of `ipv4only.arpa` (RFC 7050, section 8.2).
 const KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 
-/// The lengths that a prefix may have, in bits (RFC 6052, section 2.2).
+/// Permitted prefix lengths in bits (RFC 6052, section 2.2).
 const LENGTHS: [u8; 6] = [96, 64, 56, 48, 40, 32];
 
-/// A prefix below which a network reaches IPv4 addresses.
+/// A prefix with which a network reaches IPv4 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nat64Prefix {
     prefix: Ipv6Addr,
@@ -23,7 +23,7 @@ impl Nat64Prefix {
         length: 96,
     };
 
-    /// Returns the IPv4 address that `address` leads to, if it lies below this prefix.
+    /// Returns the IPv4 address embedded in `address`, if `address` has this prefix.
     pub(super) fn embedded(&self, address: Ipv6Addr) -> Option<Ipv4Addr> {
         let mask = u128::MAX << (128 - u32::from(self.length));
         let below = address.to_bits() & mask == self.prefix.to_bits() & mask;
@@ -31,8 +31,8 @@ impl Nat64Prefix {
     }
 }
 
-/// The IPv4 address after a prefix of that length. Bits 64 to 71 are left out (RFC 6052, section
-/// 2.2).
+/// Returns the IPv4 address after a prefix of that length, skipping bits 64 to 71 (RFC 6052,
+/// section 2.2).
 fn embedded_at(address: Ipv6Addr, length: u8) -> Ipv4Addr {
     let octets = address.octets();
     let mut at = usize::from(length / 8);
@@ -47,7 +47,7 @@ fn embedded_at(address: Ipv6Addr, length: u8) -> Ipv4Addr {
     Ipv4Addr::from(found)
 }
 
-/// The prefixes that a network's answer for `ipv4only.arpa` tells of.
+/// Returns the prefixes that a network's answer for `ipv4only.arpa` reveals.
 pub(super) fn prefixes_in(answer: &[Ipv6Addr]) -> Vec<Nat64Prefix> {
     let mut found: Vec<Nat64Prefix> = Vec::new();
     for address in answer {

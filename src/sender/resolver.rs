@@ -1,57 +1,57 @@
-//! Looks names up as the system would: literal answers of the hosts file, then what was answered a
-//! moment ago, then the name servers.
+//! Resolves names like the system: first from the hosts file, then from recent answers, then with
+//! the name servers.
 //!
-//! Lookups in flight are bounded, for each tenant and in total, and one name of a tenant is asked
-//! for once at a time: names whose servers are silent take neither the places of other tenants nor
-//! those of other names.
+//! Lookups in flight are limited per tenant and in total, and a tenant's name has one lookup at a
+//! time. Names with silent servers therefore take permits neither from other tenants nor from other
+//! names.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
 use hickory_resolver::proto::rr::Name;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::BoxFuture;
 use super::nat64::Nat64Prefix;
 use super::system_names::{Found, SystemNames};
 use crate::domain::ids::Tenant;
 
-/// Lookups in flight, of one tenant and of all together.
+/// Maximum lookups in flight, per tenant and in total.
 const MAX_LOOKUPS_OF_TENANT: usize = 32;
 const MAX_LOOKUPS: usize = 512;
 
-/// The longest that addresses are used again, whatever their server allows: a receiver that moves
-/// is followed.
+/// Maximum age of a reused answer, even if its TTL is longer, so that a receiver can move.
 const MAX_ANSWER_AGE: Duration = Duration::from_secs(30);
 
-/// How many names' addresses are kept.
+/// Maximum number of names with stored answers.
 const MAX_ANSWERS: usize = 10_000;
 
-/// How long it is known which prefixes the network's NAT64 uses, and that nobody has answered.
+/// Time until the network is asked for its NAT64 prefixes again, after an answer and after none.
 const NAT64_AGE: Duration = Duration::from_secs(3600);
 const NAT64_RETRY: Duration = Duration::from_secs(10);
 
-/// Looks names up.
+/// Resolves host names.
 pub(crate) trait Resolve: Send + Sync + 'static {
-    /// All addresses of `name`, or why there are none. `tenant` is whose endpoint needs them.
+    /// Returns all addresses of `name`, or the reason why there are none, on behalf of `tenant`.
     fn lookup(
         &self,
         name: String,
         tenant: Tenant,
     ) -> BoxFuture<'static, Result<Vec<IpAddr>, String>>;
 
-    /// The prefixes by which this network reaches IPv4 addresses over IPv6, beside the well-known
-    /// one.
+    /// Returns the prefixes with which this network reaches IPv4 addresses over IPv6, besides the
+    /// well-known one.
     fn nat64_prefixes(&self) -> BoxFuture<'static, Vec<Nat64Prefix>> {
         Box::pin(async { Vec::new() })
     }
 }
 
-/// Knows no name, and asks nobody.
+/// Resolves no names.
 #[cfg(feature = "testing")]
 pub(crate) struct NoNames;
 
@@ -64,15 +64,15 @@ impl Resolve for NoNames {
 
 type Answer = Result<Vec<IpAddr>, String>;
 
-/// The operating system's name servers and hosts file. Cheap to clone.
+/// Resolver that uses the system's name servers and hosts file. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct DnsResolver {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<CacheState>>,
     lookups: Arc<Semaphore>,
 }
 
 #[derive(Default)]
-struct State {
+struct CacheState {
     names: Option<Arc<SystemNames>>,
     answers: HashMap<String, Found>,
     under_way: HashMap<(Tenant, String), WeakShared<BoxFuture<'static, Answer>>>,
@@ -80,9 +80,9 @@ struct State {
     nat64: Option<(Vec<Nat64Prefix>, Instant)>,
 }
 
-impl State {
-    /// The system's names as its files are now. What was answered before a change is forgotten with
-    /// it.
+impl CacheState {
+    /// Returns the system's names, read again if its files have changed. Answers from before a
+    /// change are dropped.
     fn names(&mut self) -> Result<Arc<SystemNames>, String> {
         if let Some(names) = self.names.as_ref().filter(|names| names.is_current()) {
             return Ok(Arc::clone(names));
@@ -104,6 +104,7 @@ impl State {
             self.answers.retain(|_, found| found.valid_until > now);
         }
         if self.answers.len() >= MAX_ANSWERS {
+            // All are still valid, and each can be asked for again.
             self.answers.clear();
         }
         let valid_until = found.valid_until.min(now + MAX_ANSWER_AGE);
@@ -116,7 +117,7 @@ impl State {
         );
     }
 
-    /// The places that a tenant's lookups share. Those of tenants without a lookup are forgotten.
+    /// Returns the permits of a tenant's lookups. Those of tenants without lookups are dropped.
     fn places_of(&mut self, tenant: &Tenant) -> Arc<Semaphore> {
         self.of_tenants
             .retain(|_, places| Arc::strong_count(places) > 1);
@@ -133,19 +134,19 @@ impl DnsResolver {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a name at once, or the lookup that finds out.
+    /// Returns the addresses of a name if they are known, or the lookup that finds them.
     fn begin(
         &self,
         text: String,
         tenant: Tenant,
     ) -> Result<Vec<IpAddr>, Shared<BoxFuture<'static, Answer>>> {
         let failed = |why: String| Err(async { Err(why) }.boxed().shared());
-        // The URL's parser has written the name in ASCII. DNS itself takes any character (RFC 2181,
-        // section 11).
+        // The URL parser has converted the name to ASCII. DNS itself allows any character
+        // (RFC 2181, section 11).
         let name = match Name::from_ascii(&text) {
             Ok(name) => name,
             Err(error) => return failed(format!("the name cannot be looked up: {error}")),
@@ -169,7 +170,7 @@ impl DnsResolver {
         let places = state.places_of(&key.0);
         let (resolver, text) = (self.clone(), key.1.clone());
         let lookup = async move {
-            // A tenant's own place first: whoever waits for that takes none of the others'.
+            // The tenant's permit first, so that waiting for it takes none of the shared ones.
             let _own = places.acquire().await;
             let _shared = resolver.lookups.acquire().await;
             let found = names.ask(&name).await?;
@@ -212,7 +213,7 @@ impl Resolve for DnsResolver {
                 Err(Ok(names)) => names,
                 Err(Err(_)) => return Vec::new(),
             };
-            // A task of its own: an attempt that ends meanwhile does not end it.
+            // A separate task, so that it survives the end of the attempt.
             let discovery = tokio::spawn(async move {
                 let found = names.nat64_prefixes().await;
                 let age = if found.is_some() {
@@ -222,7 +223,7 @@ impl Resolve for DnsResolver {
                 };
                 let mut state = resolver.state();
                 let before = state.nat64.take().map(|(prefixes, _)| prefixes);
-                // Silence says nothing: what was known before still holds.
+                // No answer proves nothing: the previous prefixes stay valid.
                 let prefixes = found.or(before).unwrap_or_default();
                 state.nat64 = Some((prefixes.clone(), Instant::now() + age));
                 prefixes

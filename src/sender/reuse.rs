@@ -1,8 +1,7 @@
-//! Which origins' connections are reused. Pure: the time is an argument.
+//! Decides for each origin if its connections are reused. Pure: the time is an argument.
 //!
-//! A receiver that closes connections right after its responses, without saying so, loses each
-//! request that crosses with the close. Such an origin gets a new connection per request for a
-//! while.
+//! A receiver that closes connections right after its responses, unannounced, loses requests that
+//! are sent at the same moment. Such an origin gets a new connection per request for a while.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,10 +9,10 @@ use std::time::Duration;
 /// Two lost connections within this time stop the reuse.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// How long an origin's connections are not reused then.
+/// Time for which an origin's connections are then not reused.
 const REST: Duration = Duration::from_secs(600);
 
-/// The most origins that are remembered; beyond them the oldest entries are forgotten.
+/// Maximum number of origins remembered; beyond it the oldest are forgotten.
 const MAX_ORIGINS: usize = 10_000;
 
 /// Remembers lost connections by origin.
@@ -44,13 +43,13 @@ impl Reuse {
         until.is_none_or(|until| until <= now)
     }
 
-    /// Returns whether nothing is remembered, so that no origin needs to be named.
+    /// Returns whether no lost connection is remembered.
     pub(super) fn is_empty(&self) -> bool {
         self.origins.is_empty()
     }
 
-    /// Notes a reused connection that ended before a response. Returns whether the reuse stops with
-    /// it.
+    /// Notes a reused connection that ended before a response. Returns whether this stops the
+    /// reuse.
     pub(super) fn note_lost(&mut self, origin: &str, now: Duration) -> bool {
         self.origins.retain(|_, lost| lost.end() > now);
         if self.origins.len() >= MAX_ORIGINS && !self.origins.contains_key(origin) {

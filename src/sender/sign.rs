@@ -1,6 +1,6 @@
-//! Standard Webhooks 1.0.0: what is signed is `id.timestamp.payload`, with the payload's own bytes.
+//! Standard Webhooks 1.0.0: signatures over `id.timestamp.payload`, with the exact payload bytes.
 //!
-//! Receivers in Rust can use [`Content::verify`] as it is.
+//! Receivers written in Rust can use [`SignedContent::verify`] directly.
 
 use std::time::Duration;
 
@@ -10,25 +10,26 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::LiveKeys;
+use crate::domain::endpoint::SigningKeys;
 use crate::domain::secret::{PublicKey, Secret};
 use crate::domain::settings::Signing;
 
-/// How far a receiver lets the signed time be off: five minutes, as the reference libraries do.
+/// Maximum difference between signed time and receiver's clock: five minutes, as in the reference
+/// libraries.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
 
-/// What a signature is over.
+/// The signed content of a webhook.
 #[derive(Debug, Clone, Copy)]
-pub struct Content<'a> {
-    /// The header `webhook-id`.
+pub struct SignedContent<'a> {
+    /// Value of the header `webhook-id`.
     pub id: &'a str,
-    /// The header `webhook-timestamp`, in seconds since 1970.
+    /// Value of the header `webhook-timestamp`, a Unix timestamp in seconds.
     pub timestamp: i64,
-    /// The body's bytes as they are sent.
+    /// Bytes of the body as sent.
     pub body: &'a [u8],
 }
 
-/// What a receiver verifies by.
+/// A key for verifying signatures.
 #[derive(Debug, Clone)]
 pub enum ReceiverKey {
     /// `whsec_…`, for `v1`.
@@ -48,26 +49,26 @@ impl std::str::FromStr for ReceiverKey {
     }
 }
 
-/// Why a webhook is not to be trusted.
+/// A reason not to trust a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Untrusted {
-    /// `webhook-timestamp` is no number of seconds.
-    #[error("webhook-timestamp is no number of seconds since 1970")]
+    /// `webhook-timestamp` is not a Unix timestamp in seconds.
+    #[error("webhook-timestamp is not a Unix timestamp in seconds")]
     NoTimestamp,
-    /// It was signed too long ago, or ahead of time.
-    #[error("webhook-timestamp is more than five minutes away from this clock")]
+    /// The signed time is too long ago, or too far in the future.
+    #[error("webhook-timestamp is more than five minutes off this machine's clock")]
     Stale,
-    /// None of the signatures is made with this key over these bytes.
-    #[error("webhook-signature does not match: another key, or the body was changed on its way")]
+    /// No signature was made with this key over these bytes.
+    #[error("webhook-signature does not match: wrong key, or the body was changed in transit")]
     Mismatch,
 }
 
-impl<'a> Content<'a> {
-    /// What a request's headers and body say was signed.
+impl<'a> SignedContent<'a> {
+    /// Assembles the signed content from a request's headers and body.
     ///
     /// # Errors
-    /// [`Untrusted::NoTimestamp`].
+    /// Returns [`Untrusted::NoTimestamp`] if `timestamp` is not a number.
     pub fn received(id: &'a str, timestamp: &str, body: &'a [u8]) -> Result<Self, Untrusted> {
         let timestamp = timestamp.parse().map_err(|_| Untrusted::NoTimestamp)?;
         Ok(Self {
@@ -77,15 +78,15 @@ impl<'a> Content<'a> {
         })
     }
 
-    /// The value of `webhook-signature`: one signature for each scheme and live key, newest first,
-    /// with spaces between.
+    /// Returns the value of `webhook-signature`: one signature per key and scheme, newest key
+    /// first, separated by spaces.
     #[must_use]
     pub fn signature_header<'k>(
         &self,
-        keys: impl Iterator<Item = &'k LiveKeys>,
+        keys: impl Iterator<Item = &'k SigningKeys>,
         schemes: &[Signing],
     ) -> String {
-        let sign = |keys: &LiveKeys, scheme: Signing| match scheme {
+        let sign = |keys: &SigningKeys, scheme: Signing| match scheme {
             Signing::V1 => {
                 let tag = self.mac(&keys.secret)?.finalize().into_bytes();
                 Some(format!("{scheme},{}", BASE64_STANDARD.encode(tag)))
@@ -100,11 +101,11 @@ impl<'a> Content<'a> {
         each.collect::<Vec<_>>().join(" ")
     }
 
-    /// Checks the header `webhook-signature` of a received webhook. Secrets are compared in
-    /// constant time.
+    /// Verifies the header `webhook-signature` of a received webhook. `v1` signatures are compared
+    /// in constant time.
     ///
     /// # Errors
-    /// Says why it is not to be trusted.
+    /// Returns the reason not to trust the webhook.
     pub fn verify(
         &self,
         key: &ReceiverKey,
@@ -146,7 +147,7 @@ impl<'a> Content<'a> {
         format!("{}.{}.", self.id, self.timestamp)
     }
 
-    /// All of it in one piece, as ed25519 needs it.
+    /// Returns the signed content in one piece, which ed25519 needs.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.prefix().into_bytes();
         bytes.extend_from_slice(self.body);

@@ -1,13 +1,13 @@
-//! The operating system's naming: its hosts file, name servers and search domains, as its files say
-//! now.
+//! The operating system's name resolution (hosts file, name servers, search domains), according to
+//! the current content of its files.
 //!
-//! hickory asks the name servers; which names are asked for, and in which order, is decided here,
-//! so that both address families of an answer belong to the same name.
+//! hickory asks the name servers. This file decides the names to ask for and their order, so that
+//! both address families of an answer belong to the same name.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
@@ -16,23 +16,24 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
+use tokio::time::Instant;
 use tokio::time::timeout;
 
 use super::nat64::{self, Nat64Prefix};
 
-/// How long the other address family is waited for once one has answered (RFC 8305, section 3).
+/// Wait for the other address family once one has answered (RFC 8305, section 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// How long the network is asked for its NAT64 prefix.
+/// Timeout for asking the network for its NAT64 prefixes.
 const NAT64_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The settings are read again after so long even if their files look unchanged.
+/// Age at which the settings are read again even if their files look unchanged.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
 
-/// The system's naming as its files said when they were read.
+/// The system's name resolution as last read from its files.
 pub(super) struct SystemNames {
     files: [Option<Stamp>; 2],
     read_at: Instant,
@@ -42,21 +43,21 @@ pub(super) struct SystemNames {
     ndots: usize,
 }
 
-/// What tells one version of a file from the next.
+/// Version of a file: modification time, length and inode.
 type Stamp = (SystemTime, u64, u64);
 
 /// The addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) addresses: Vec<IpAddr>,
-    /// The answer says so until then.
+    /// End of the answer's validity.
     pub(super) valid_until: Instant,
 }
 
-/// Why a family of a name brought no address.
+/// The reason why a name has no address of one family.
 struct Missing {
     why: String,
-    /// The whole name does not exist, says its server.
+    /// Its server says that the name does not exist at all (NXDOMAIN).
     is_certain: bool,
 }
 
@@ -73,14 +74,14 @@ impl SystemNames {
     /// Reads the system's files.
     ///
     /// # Errors
-    /// Where no resolver can be built.
+    /// Returns an error if no resolver can be built.
     pub(super) fn read(max_requests: usize) -> Result<Self, String> {
         let files = stamps();
         let (config, mut options) = name_servers();
         let (search, ndots) = (config.search().to_vec(), options.ndots);
         options.use_hosts_file = ResolveHosts::Never;
-        // Answers are kept by who asks. A name that appears, or a server that is back, is seen by
-        // the next attempt.
+        // The caller stores answers. A name that appears, or a server that recovers, is then seen
+        // by the next attempt.
         options.cache_size = 0;
         options.max_active_requests = max_requests;
         let mut builder =
@@ -97,12 +98,12 @@ impl SystemNames {
         })
     }
 
-    /// Whether the files still say the same.
+    /// Returns whether the files are unchanged.
     pub(super) fn is_current(&self) -> bool {
         self.files == stamps() && self.read_at.elapsed() < MAX_AGE
     }
 
-    /// The addresses that the hosts file has for a name.
+    /// Returns the addresses of a name in the hosts file.
     pub(super) fn in_hosts_file(&self, name: &Name) -> Vec<IpAddr> {
         let of = |kind| {
             self.hosts
@@ -119,7 +120,7 @@ impl SystemNames {
     /// Asks the name servers.
     ///
     /// # Errors
-    /// Says why there is no address.
+    /// Returns the reason why there is no address.
     pub(super) async fn ask(&self, name: &Name) -> Result<Found, String> {
         let mut failed = None;
         for candidate in candidates(name, &self.search, self.ndots) {
@@ -144,18 +145,18 @@ impl SystemNames {
             .collect();
         Ok(Found {
             addresses,
-            valid_until: found.valid_until(),
+            valid_until: found.valid_until().into(),
         })
     }
 
-    /// Once one family has brought addresses, the other is hardly waited for: it may never answer.
+    /// Asks for both families. Once one has addresses, the other gets little time to answer.
     async fn both_families(&self, name: Name) -> Result<Found, String> {
         let v4 = Box::pin(self.of_family(&name, RecordType::A));
         let v6 = Box::pin(self.of_family(&name, RecordType::AAAA));
         let (first, second) = match select(v4, v6).await {
             Either::Left((first, other)) => {
-                // A name that does not exist has no other family either (RFC 8020). Of IPv6 alone
-                // some servers say so wrongly.
+                // A name that does not exist has no other family either (RFC 8020). For IPv6, some
+                // servers claim this wrongly.
                 let decides = first
                     .as_ref()
                     .map_or_else(|missing| missing.is_certain, has_address);
@@ -187,8 +188,8 @@ impl SystemNames {
         }
     }
 
-    /// Asks the network which prefixes its NAT64 uses, by a name that has IPv4 addresses only (RFC
-    /// 7050). `None` where nobody answered.
+    /// Asks the network for its NAT64 prefixes, with a name that has only IPv4 addresses (RFC
+    /// 7050). `None` if there was no answer.
     pub(super) async fn nat64_prefixes(&self) -> Option<Vec<Nat64Prefix>> {
         let name = Name::from_ascii("ipv4only.arpa.").ok()?;
         let found = match timeout(NAT64_TIMEOUT, self.resolver.lookup(name, RecordType::AAAA))
@@ -242,11 +243,11 @@ fn stamps() -> [Option<Stamp>; 2] {
     })
 }
 
-/// The system's name servers and search domains.
+/// Returns the system's name servers and search domains.
 #[cfg(unix)]
 fn name_servers() -> (ResolverConfig, ResolverOpts) {
     let text = std::fs::read(RESOLV_CONF).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot read {RESOLV_CONF}: the name server of this machine is asked");
+        tracing::warn!(%error, "cannot read {RESOLV_CONF}: using the name server on this machine");
         Vec::new()
     });
     parse_resolv_conf(&String::from_utf8_lossy(&text))
@@ -255,13 +256,13 @@ fn name_servers() -> (ResolverConfig, ResolverOpts) {
 #[cfg(not(unix))]
 fn name_servers() -> (ResolverConfig, ResolverOpts) {
     hickory_resolver::system_conf::read_system_conf().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot read the system's DNS settings: only the hosts file is used");
+        tracing::warn!(%error, "cannot read the system's DNS settings: names are looked up in the hosts file only");
         (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
     })
 }
 
-/// As the system reads it: what is wrong in it is left out, and without a name server this
-/// machine's own is asked (resolv.conf(5)).
+/// Parses the file like the system: invalid parts are ignored, and without a name server the one on
+/// this machine is used (resolv.conf(5)).
 #[cfg(unix)]
 fn parse_resolv_conf(text: &str) -> (ResolverConfig, ResolverOpts) {
     use hickory_resolver::system_conf::parse_resolv_conf as parse;
@@ -276,7 +277,7 @@ fn parse_resolv_conf(text: &str) -> (ResolverConfig, ResolverOpts) {
     if let Ok(parsed) = parse(&text) {
         return parsed;
     }
-    // A search domain that is none.
+    // Drop invalid search domains.
     let valid = |line: &str| match line.split_whitespace().next() {
         Some("search" | "domain") => {
             let is_domain = |word: &&str| Name::from_str_relaxed(*word).is_ok();
@@ -289,7 +290,7 @@ fn parse_resolv_conf(text: &str) -> (ResolverConfig, ResolverOpts) {
     };
     let text = text.lines().map(valid).collect::<Vec<_>>().join("\n");
     parse(&text).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot use {RESOLV_CONF}: only the hosts file is used");
+        tracing::warn!(%error, "cannot parse {RESOLV_CONF}: using only the hosts file");
         (
             ResolverConfig::from_parts(None, Vec::new(), Vec::new()),
             ResolverOpts::default(),
@@ -297,7 +298,7 @@ fn parse_resolv_conf(text: &str) -> (ResolverConfig, ResolverOpts) {
     })
 }
 
-/// The hosts file. A line that cannot be read is left out.
+/// Reads the hosts file, ignoring invalid lines.
 fn hosts() -> Hosts {
     #[cfg(unix)]
     let read = || -> io::Result<Hosts> {
@@ -309,13 +310,13 @@ fn hosts() -> Hosts {
     #[cfg(not(unix))]
     let read = || -> io::Result<Hosts> { Hosts::from_system() };
     read().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot read the hosts file: only name servers are asked");
+        tracing::warn!(%error, "cannot read the hosts file: using only name servers");
         Hosts::default()
     })
 }
 
-/// The names that a name stands for, in the order in which they are asked for (resolv.conf(5)): one
-/// with fewer dots than `ndots` is first tried below each search domain.
+/// Returns the full names to ask for, in order (resolv.conf(5)): a name with fewer dots than
+/// `ndots` is first tried below each search domain.
 fn candidates(name: &Name, search: &[Name], ndots: usize) -> Vec<Name> {
     let mut absolute = name.clone();
     absolute.set_fqdn(true);

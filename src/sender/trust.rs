@@ -1,15 +1,14 @@
-//! Which certificates are trusted: those that the system's trust store vouches for, as it stands
-//! now.
+//! Certificate verification with the system's trust store.
 //!
-//! The store's files are read again when they change. Beside what rustls accepts by itself, a
-//! certificate that stands in the store is accepted for its own name, CA or not; a name may be the
-//! common name where there is no other; and signatures on the curve P-521 are verified: other
-//! clients on the same machine accept all of that.
+//! The store's files are read again when they change. Three things are accepted in addition to
+//! rustls' rules, because other clients on the same machine accept them: a certificate in the store
+//! itself for its own name, CA or not; the common name if there are no alternative names; and
+//! signatures on the curve P-521.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,26 +20,28 @@ use rustls::pki_types::{
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use tokio::time::Instant;
 
-/// How often the trust store's files are looked at, at most.
+/// Minimum time between two checks of the trust store's files.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// rustls' ring provider, and P-521 beside it.
+/// rustls' ring provider with P-521 added.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.signature_verification_algorithms = algorithms(&provider);
     Arc::new(provider)
 });
 
-/// The provider that connections to receivers use.
+/// Returns the provider used for connections to receivers.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// The provider's algorithms with P-521. Made once a process, so what is leaked stays bounded.
+/// Returns the provider's algorithms with P-521 added. Called once per process, so the leak is
+/// bounded.
 ///
-/// TLS 1.3 ties the curve to a hash; TLS 1.2 and certificates take each curve with each hash, so
-/// there P-521 stands behind those that ring knows.
+/// TLS 1.3 ties the curve to a hash. TLS 1.2 and certificates combine any curve with any hash, so
+/// there P-521 comes after the curves of ring.
 fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
     const SHA256: &dyn SignatureVerificationAlgorithm = &EcdsaP521 { hash: Hash::Sha256 };
     const SHA384: &dyn SignatureVerificationAlgorithm = &EcdsaP521 { hash: Hash::Sha384 };
@@ -68,7 +69,7 @@ fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
     }
 }
 
-/// ECDSA on P-521 (FIPS 186-5) with one of the hashes that are used with it.
+/// ECDSA on P-521 (FIPS 186-5) with one of the hashes used with it.
 #[derive(Debug)]
 struct EcdsaP521 {
     hash: Hash,
@@ -81,11 +82,11 @@ enum Hash {
     Sha512,
 }
 
-/// The bytes of a number modulo the curve's order.
+/// Size of a number modulo the curve's order in bytes.
 const P521_BYTES: usize = 66;
 
 impl Hash {
-    /// The message's hash as such a number: a hash that is shorter than the order is taken whole.
+    /// Returns the message's hash as such a number, zero-padded: every hash is shorter.
     fn number_of(&self, message: &[u8]) -> [u8; P521_BYTES] {
         fn padded(hash: &[u8]) -> [u8; P521_BYTES] {
             let mut number = [0; P521_BYTES];
@@ -135,7 +136,7 @@ pub(super) struct SystemTrust {
     looked: Mutex<Looked>,
 }
 
-/// What of the store's files was seen last.
+/// State of the store's files at the last check.
 #[derive(Debug)]
 struct Looked {
     at: Instant,
@@ -144,10 +145,10 @@ struct Looked {
 
 type Seen = (PathBuf, Option<(SystemTime, u64, u64)>);
 
-/// The trust store as it was read.
+/// Content of the trust store as last read.
 #[derive(Debug)]
 struct Roots {
-    /// `None` where there is no root certificate at all.
+    /// `None` if there are no root certificates.
     verifier: Option<Arc<WebPkiServerVerifier>>,
     certificates: HashSet<Vec<u8>>,
 }
@@ -180,7 +181,7 @@ impl SystemTrust {
         *self.roots.write().unwrap_or_else(PoisonError::into_inner) = roots;
     }
 
-    /// The trust store as its files are now.
+    /// Returns the trust store, read again if its files have changed.
     fn current(&self) -> Arc<Roots> {
         let changed = {
             let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,10 +197,11 @@ impl SystemTrust {
     }
 }
 
-/// The files that the trust store is read from, and how they stand. Of a folder, each of its files.
+/// Returns the trust store's files with their state; for a folder, each of its files as well.
 fn look() -> Vec<Seen> {
     let set = |name: &str| std::env::var_os(name);
     let (file, folders) = (set("SSL_CERT_FILE"), set("SSL_CERT_DIR"));
+    // As in rustls-native-certs: if a variable is set, the default locations are not used.
     let paths: Vec<PathBuf> = if file.is_none() && folders.is_none() {
         let found = openssl_probe::probe();
         found.cert_file.into_iter().chain(found.cert_dir).collect()
@@ -258,7 +260,7 @@ impl Roots {
         }
     }
 
-    /// Judges a certificate that rustls has verified: what it refuses may still be trusted here.
+    /// Decides on a certificate after rustls: some that it refuses are trusted here.
     fn judge(
         &self,
         verified: Result<ServerCertVerified, Error>,
@@ -266,8 +268,8 @@ impl Roots {
         name: &ServerName<'_>,
     ) -> Result<ServerCertVerified, Error> {
         let verified = match verified {
-            // A certificate that stands in the store itself, a CA's or one whose issuer does not
-            // stand there. Its time of validity was checked before that; its name is checked here.
+            // The certificate itself is in the store: it is a CA's, or its issuer is not in there.
+            // Its validity period has been checked already; its name is checked here.
             Err(error)
                 if is_of_the_chain(&error) && self.certificates.contains(end_entity.as_ref()) =>
             {
@@ -284,7 +286,7 @@ impl Roots {
     }
 }
 
-/// Whether a certificate was refused because it is a CA's, or nobody's in the store.
+/// Returns whether a certificate was refused as a CA's, or because its issuer is unknown.
 fn is_of_the_chain(error: &Error) -> bool {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
@@ -298,7 +300,7 @@ fn is_of_the_chain(error: &Error) -> bool {
     }
 }
 
-/// Whether a certificate was refused for its name alone, which is what is checked last.
+/// Returns whether a certificate was refused only for its name, which is checked last.
 fn is_of_the_name(error: &Error) -> bool {
     use CertificateError::{NotValidForName, NotValidForNameContext};
     matches!(
@@ -307,8 +309,8 @@ fn is_of_the_name(error: &Error) -> bool {
     )
 }
 
-/// Whether a certificate without alternative names has this one as its common name, as self-made
-/// ones do (RFC 2818, section 3.1). Patterns are not read.
+/// Returns whether a certificate without alternative names has `name` as its common name, as
+/// self-signed ones do (RFC 2818, section 3.1). Wildcards are not supported.
 fn has_common_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
         return false;

@@ -1,19 +1,18 @@
-//! Follows one connection by its bytes: which request is under way, and how much of its response
-//! has come.
+//! Tracks one connection by its bytes: the current request, and the progress of its response.
 //!
-//! Pure: it reads and writes nothing. The client above (hyper) reads response heads without a bound
-//! and does not say whether a response byte came before it failed, so both are counted here.
+//! Pure: it reads and writes nothing. The client above (hyper) reads response heads without a limit
+//! and does not report if a response byte came before a failure, so both are tracked here.
 
-/// The most bytes of response heads that one request may cause, interim responses (1xx) included.
+/// Maximum bytes of response heads per request, including interim responses (1xx).
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// The most interim responses (1xx) that one request may cause.
+/// Maximum number of interim responses (1xx) per request.
 pub(super) const MAX_INTERIM: u32 = 16;
 
-/// Why a connection is closed in the middle of an exchange.
+/// A reason to close a connection during an record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WireError {
-    /// Bytes arrived although no request was under way: they answer nothing that was asked.
+    /// Bytes arrived although no request was under way.
     #[error("the receiver sent data before the request")]
     Unsolicited,
     /// The response's heads are larger than [`MAX_HEAD_BYTES`].
@@ -24,29 +23,29 @@ pub(super) enum WireError {
     TooManyInterim,
 }
 
-/// What of the present request has been written.
+/// Progress of writing the current request.
 #[derive(Debug, PartialEq, Eq)]
 enum Writing {
-    /// All of it: the next byte begins a request.
+    /// Complete: the next byte begins a request.
     Idle,
-    /// Its head, up to here.
+    /// Head incomplete; the bytes so far.
     Head(Vec<u8>),
-    /// Its head, and all but so many bytes of its body.
+    /// Head complete; this many bytes of the body are left.
     Body(usize),
 }
 
-/// What of the present response has been read.
+/// Progress of reading the current response.
 #[derive(Debug, PartialEq, Eq)]
 enum Reading {
-    /// Nothing can come: no request has been written yet.
+    /// Nothing is expected: no request has been written yet.
     Nothing,
-    /// Its heads, up to here.
+    /// Heads, the final one incomplete.
     Heads(HeadMeter),
-    /// Its final head; the rest is body.
+    /// Final head complete; the rest is body.
     Body,
 }
 
-/// Follows the requests and responses of one connection.
+/// Tracks the requests and responses of one connection.
 #[derive(Debug)]
 pub(super) struct WireMeter {
     requests: u32,
@@ -71,7 +70,7 @@ impl WireMeter {
         }
     }
 
-    /// Returns whether the next byte that is written begins a request.
+    /// Returns whether the next written byte begins a request.
     pub(super) fn is_between_requests(&self) -> bool {
         self.writing == Writing::Idle
     }
@@ -81,13 +80,13 @@ impl WireMeter {
         self.response_begun
     }
 
-    /// Returns whether the connection was found closed, or with data on it, when a request was to
-    /// be written.
+    /// Returns whether the connection was closed or had data on it when a request was to be
+    /// written.
     pub(super) fn closed_before_request(&self) -> bool {
         self.closed_before_request
     }
 
-    /// Returns the number of header lines of the last response, those included that cannot be
+    /// Returns the number of header lines of the last response, including those that cannot be
     /// parsed.
     pub(super) fn header_lines(&self) -> usize {
         self.header_lines
@@ -98,7 +97,7 @@ impl WireMeter {
         self.final_status
     }
 
-    /// Returns the same of a head that is not complete yet, once its status line is.
+    /// Returns the same for an incomplete head, once its status line is complete.
     pub(super) fn begun_final_status(&self) -> Option<u16> {
         match &self.reading {
             Reading::Heads(heads) if heads.lines > 1 && !heads.is_interim() => heads.status(),
@@ -111,7 +110,7 @@ impl WireMeter {
         self.closed_before_request = true;
     }
 
-    /// Counts bytes that were written.
+    /// Counts written bytes.
     pub(super) fn wrote(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match &mut self.writing {
@@ -125,6 +124,7 @@ impl WireMeter {
                 Writing::Head(head) => {
                     let before = head.len();
                     head.extend_from_slice(bytes);
+                    // The empty line that ends the head may be split over two writes.
                     let from = before.saturating_sub(3);
                     let end = head[from..].windows(4).position(|four| four == b"\r\n\r\n");
                     let Some(end) = end.map(|at| from + at + 4) else {
@@ -150,10 +150,10 @@ impl WireMeter {
         }
     }
 
-    /// Counts bytes that were read.
+    /// Counts read bytes.
     ///
     /// # Errors
-    /// When the connection must be closed for them.
+    /// Returns an error if the connection must be closed because of them.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         if bytes.is_empty() {
             return Ok(());
@@ -174,8 +174,7 @@ impl WireMeter {
     }
 }
 
-/// Returns the length that a request's head declares for its body; every request of ours declares
-/// one.
+/// Returns the body length that a request's head declares; all of our requests declare one.
 fn content_length(head: &[u8]) -> usize {
     let head = String::from_utf8_lossy(head);
     let declared = head.lines().find_map(|line| {
@@ -192,9 +191,9 @@ fn content_length(head: &[u8]) -> usize {
 struct HeadMeter {
     bytes: usize,
     interim: u32,
-    /// The present head's status line, as far as it tells the status.
+    /// The current head's status line, as much of it as contains the status.
     status_line: Vec<u8>,
-    /// Lines of the present head, its status line included; folded lines are not counted.
+    /// Lines of the current head, including the status line; folded lines are not counted.
     lines: usize,
     line_bytes: usize,
 }
@@ -235,13 +234,13 @@ impl HeadMeter {
         Ok(false)
     }
 
-    /// 101 ends HTTP on a connection, so it is a final status.
+    /// Returns whether the head is an interim one. 101 is final, because it ends HTTP here.
     fn is_interim(&self) -> bool {
         self.status()
             .is_some_and(|status| (100..200).contains(&status) && status != 101)
     }
 
-    /// The present head's status: three digits after the version (RFC 9112, section 4).
+    /// Returns the current head's status: three digits after the version (RFC 9112, section 4).
     fn status(&self) -> Option<u16> {
         let line = std::str::from_utf8(&self.status_line).ok()?;
         let status = line
@@ -257,7 +256,7 @@ impl HeadMeter {
     }
 }
 
-/// `HTTP/1.1 200`, and some more: spaces, and what follows.
+/// Length of `HTTP/1.1 200`, with room for extra spaces and the next character.
 const STATUS_BYTES: usize = 20;
 
 #[cfg(test)]

@@ -1,24 +1,25 @@
-//! Between rows and domain types. A value that cannot be read is an error that names its column,
+//! Conversion between rows and domain types. An unreadable value is an error that names its column,
 //! never a panic: rows outlive releases, and people edit them.
 
 use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::StoreError;
-use super::query::StoredHealth;
+use super::error::StoreError;
 use super::rows::{
-    AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, RecoveryRow, TokenRow,
+    AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, NodeRow, RecoveryRow, TokenRow, int,
 };
 use crate::domain::access::{Grant, Token, TokenHash};
-use crate::domain::breaker::{Breaker, BreakerState, Health};
+use crate::domain::breaker::{Breaker, BreakerState, Health, StoredHealth};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Attempt, Claimed, Delivery, Exchange, Finished, Outcome, Timings};
-use crate::domain::event::{EventType, SealedEvent};
-use crate::domain::ids::{
-    DeliveryId, EndpointId, EventId, RecoveryId, Tenant, TokenId, attempt_id,
+use crate::domain::delivery::{
+    Attempt, AttemptRecord, Claimed, Delivery, Finished, Outcome, Timings,
 };
-use crate::domain::lease::Shard;
+use crate::domain::event::{EventType, StoredEvent};
+use crate::domain::ids::{
+    DeliveryId, EndpointId, EventId, InstanceId, RecoveryId, Tenant, TokenId, attempt_id,
+};
+use crate::domain::lease::{NodeRecord, Shard};
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
 use crate::domain::recovery::Recovery;
 use crate::domain::trace::TraceParent;
@@ -61,7 +62,7 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map_err(|error| corrupt(table, column, error))
 }
 
-/// JSON of strings and numbers, which cannot fail to be written.
+/// Serializes strings and numbers, which cannot fail.
 pub(super) fn to_json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -72,11 +73,6 @@ pub(super) fn unsigned(
     value: i64,
 ) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|error| corrupt(table, column, error))
-}
-
-/// A count that fits the column because the domain keeps it small.
-pub(super) fn int(value: u32) -> i32 {
-    i32::try_from(value).unwrap_or(i32::MAX)
 }
 
 pub(super) fn time(micros: i64) -> Timestamp {
@@ -113,7 +109,7 @@ pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
         attempt_count: unsigned(DELIVERIES, "attempt_count", columns.attempt_count.into())?,
         interruptions: unsigned(DELIVERIES, "interruptions", columns.interruptions.into())?,
         delivered_at: columns.delivered_at.map(time),
-        in_line: columns.in_line,
+        in_order: columns.in_line,
     })
 }
 
@@ -133,7 +129,7 @@ pub(super) fn life_columns(life: &Life) -> LifeColumns {
         attempt_count: int(life.attempt_count),
         interruptions: int(life.interruptions),
         delivered_at: life.delivered_at.map(Timestamp::as_micros),
-        in_line: life.in_line,
+        in_line: life.in_order,
     }
 }
 
@@ -154,7 +150,7 @@ pub(super) fn delivery(
     })
 }
 
-/// A delivery that is `sending`, as its claim left it.
+/// Reads a claimed delivery from its row.
 pub(super) fn claimed(row: &DeliveryRow) -> Result<Claimed, StoreError> {
     let claimed_at = row
         .claimed_at
@@ -172,7 +168,7 @@ pub(super) fn event_type(text: &str) -> Result<EventType, StoreError> {
     EventType::parse(text).map_err(|error| corrupt(EVENTS, "event_type", error))
 }
 
-pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
+pub(super) fn event(row: EventRow) -> Result<StoredEvent, StoreError> {
     let event_type = event_type(&row.event_type)?;
     let content_hash = <[u8; 32]>::try_from(row.content_hash.as_slice())
         .map_err(|_| corrupt(EVENTS, "content_hash", "is not 32 bytes"))?;
@@ -182,7 +178,7 @@ pub(super) fn event(row: EventRow) -> Result<SealedEvent, StoreError> {
         .map(TraceParent::parse)
         .transpose();
     let traceparent = traceparent.map_err(|error| corrupt(EVENTS, "traceparent", error))?;
-    Ok(SealedEvent {
+    Ok(StoredEvent {
         id: EventId::from_text(row.id),
         tenant: Tenant::from_text(row.tenant),
         event_type,
@@ -256,28 +252,28 @@ pub(super) fn health_row(endpoint_id: &EndpointId, stored: &StoredHealth) -> Hea
     }
 }
 
-/// The row of a finished attempt, which is number `number` of those that count, if it counts.
+/// Builds the row of a finished attempt; `number` is its number if it counts.
 pub(super) fn attempt_row(finished: &Finished, number: u32) -> AttemptRow {
-    let exchange = &finished.exchange;
+    let record = &finished.record;
     AttemptRow {
         delivery_id: finished.claimed.id.to_string(),
         claim_no: finished.claimed.claim_no,
         endpoint_id: finished.endpoint_id.to_string(),
-        number: exchange.outcome.is_conclusive().then(|| int(number)),
+        number: record.outcome.is_conclusive().then(|| int(number)),
         started_at: finished.started_at.as_micros(),
         ended_at: finished.ended_at.as_micros(),
-        outcome: exchange.outcome.as_str().to_owned(),
-        status_code: exchange.status_code.map(i32::from),
-        error: exchange.error.clone(),
-        response_body: exchange.response_body.clone(),
-        response_headers: exchange.response_headers.as_ref().map(to_json),
-        request_headers: exchange.request_headers.as_ref().map(to_json),
-        remote_address: exchange.remote_address.clone(),
-        timings: to_json(&exchange.timings_ms),
+        outcome: record.outcome.as_str().to_owned(),
+        status_code: record.status_code.map(i32::from),
+        error: record.error.clone(),
+        response_body: record.response_body.clone(),
+        response_headers: record.response_headers.as_ref().map(to_json),
+        request_headers: record.request_headers.as_ref().map(to_json),
+        remote_address: record.remote_address.clone(),
+        timings: to_json(&record.timings_ms),
     }
 }
 
-/// The row of an attempt whose end is not known.
+/// Builds the row of an interrupted attempt.
 pub(super) fn interrupted_row(
     claimed: &Claimed,
     endpoint_id: &str,
@@ -317,7 +313,7 @@ pub(super) fn attempt(row: AttemptRow) -> Result<Attempt, StoreError> {
         number: number.transpose()?,
         started_at,
         duration_ms: ended_at.since(started_at).as_secs_f64() * 1000.0,
-        exchange: Exchange {
+        record: AttemptRecord {
             outcome: word(ATTEMPTS, "outcome", &row.outcome)?,
             status_code: status.transpose()?,
             error: row.error,
@@ -388,7 +384,27 @@ pub(super) fn recovery_row(recovery: &Recovery) -> RecoveryRow {
     }
 }
 
-/// An event shared by every delivery that sends it.
-pub(super) fn shared_event(row: EventRow) -> Result<Arc<SealedEvent>, StoreError> {
+/// Reads an event that all of its deliveries share.
+pub(super) fn shared_event(row: EventRow) -> Result<Arc<StoredEvent>, StoreError> {
     event(row).map(Arc::new)
+}
+
+pub(super) fn node(row: NodeRow) -> NodeRecord {
+    NodeRecord {
+        instance: InstanceId::from_text(row.instance),
+        name: row.name,
+        lock: row.lock,
+        started_at: time(row.started_at),
+        expires_at: time(row.expires_at),
+    }
+}
+
+pub(super) fn node_row(node: &NodeRecord) -> NodeRow {
+    NodeRow {
+        instance: node.instance.to_string(),
+        name: node.name.clone(),
+        lock: node.lock.clone(),
+        started_at: node.started_at.as_micros(),
+        expires_at: node.expires_at.as_micros(),
+    }
 }

@@ -1,48 +1,53 @@
-//! The endpoints as the writing transaction sees them, without reading them for each event.
+//! A cache of endpoints for the writing transaction.
 //!
-//! A counter in the database is raised with every change of an endpoint. It is read once a
-//! transaction; while it stands, what was read under it still holds.
+//! Every change of an endpoint raises a counter in the database. The cache is valid while the
+//! counter is unchanged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::transactions::Targets;
-use super::{AnyConnection, EndpointCodec, StoreError, query};
+use super::connection::AnyConnection;
+use super::counters::{ENDPOINTS, counter};
+use super::endpoint_codec::EndpointCodec;
+use super::endpoints::{changed_after, endpoint, subscribers_of};
+use super::error::StoreError;
+use super::writes::Subscribers;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::EventType;
 use crate::domain::ids::{EndpointId, Tenant};
 
-/// How many endpoints it names at most as subscribers of event types, and of tenants. What callers
-/// send decides what is asked for, so it must not decide how much is kept.
+/// Maximum number of subscribers over all event types and tenants: callers choose the event types,
+/// so memory must have a bound.
 const MAX_REFERENCES: usize = 100_000;
 
-/// The most endpoints that it keeps.
+/// Maximum number of cached endpoints.
 const MAX_ENDPOINTS: usize = 100_000;
 
-/// How many changed endpoints are forgotten one by one; beyond them everything is.
+/// Maximum number of changed endpoints that are dropped one by one; above it, all are.
 const MAX_CHANGES: i64 = 1000;
 
 #[derive(Default)]
 pub(super) struct EndpointCache {
     version: Option<i64>,
-    by_tenant: HashMap<Tenant, Targets>,
-    /// Who wants an event, so that an event costs what its deliveries do, however many others there
-    /// are.
-    by_type: HashMap<(Tenant, EventType), Targets>,
+    by_tenant: HashMap<Tenant, Subscribers>,
+    /// Subscribers by event type, so that the cost of an event depends on its deliveries, not on
+    /// the number of endpoints.
+    by_type: HashMap<(Tenant, EventType), Subscribers>,
     by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
     /// Subscribers named in `by_tenant` and `by_type`, and one for each of their entries.
     references: usize,
 }
 
 impl EndpointCache {
-    /// Forgets everything: what it holds may come from a transaction that was rolled back.
+    /// Clears the cache, whose content may come from a transaction that was rolled back.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// To be called once in a transaction, before anything is asked of it.
+    /// Drops changed endpoints. Call it in a transaction before the first read of the cache, and
+    /// again after a write that may have changed an endpoint.
     pub(super) fn refresh(&mut self, conn: &mut AnyConnection) -> Result<(), StoreError> {
-        let version = query::counter(conn, query::ENDPOINTS)?;
+        let version = counter(conn, ENDPOINTS)?;
         let Some(before) = self.version.replace(version) else {
             self.clear();
             self.version = Some(version);
@@ -51,7 +56,7 @@ impl EndpointCache {
         if before == version {
             return Ok(());
         }
-        let changed = query::changed_after(conn, before, MAX_CHANGES)?;
+        let changed = changed_after(conn, before, MAX_CHANGES)?;
         if i64::try_from(changed.len()).is_ok_and(|changed| changed < MAX_CHANGES) {
             for (id, tenant) in changed {
                 self.by_id.remove(&id);
@@ -68,16 +73,16 @@ impl EndpointCache {
         let mut forgotten = self
             .by_tenant
             .remove(tenant)
-            .map_or(0, |targets| targets.len() + 1);
-        self.by_type.retain(|(of, _), targets| {
+            .map_or(0, |subscribers| subscribers.len() + 1);
+        self.by_type.retain(|(of, _), subscribers| {
             let stays = of != tenant;
-            forgotten += if stays { 0 } else { targets.len() + 1 };
+            forgotten += if stays { 0 } else { subscribers.len() + 1 };
             stays
         });
         self.references = self.references.saturating_sub(forgotten);
     }
 
-    /// Makes room for as many more subscribers.
+    /// Makes room for more subscribers.
     fn reserve(&mut self, more: usize) {
         if self.references + more > MAX_REFERENCES {
             self.by_tenant.clear();
@@ -87,47 +92,48 @@ impl EndpointCache {
         self.references += more;
     }
 
-    /// The tenant's endpoints that want events of that type.
-    pub(super) fn wanting(
+    /// Returns the tenant's endpoints subscribed to an event type.
+    pub(super) fn subscribers_to(
         &mut self,
         conn: &mut AnyConnection,
         tenant: &Tenant,
         event_type: &EventType,
-    ) -> Result<Targets, StoreError> {
+    ) -> Result<Subscribers, StoreError> {
         let key = (tenant.clone(), event_type.clone());
-        if let Some(targets) = self.by_type.get(&key) {
-            return Ok(Arc::clone(targets));
+        if let Some(subscribers) = self.by_type.get(&key) {
+            return Ok(Arc::clone(subscribers));
         }
         let all = self.of_tenant(conn, tenant)?;
-        let targets: Targets = all
+        let subscribers: Subscribers = all
             .iter()
-            .filter(|target| target.wants(event_type))
+            .filter(|subscriber| subscriber.accepts(event_type))
             .cloned()
             .collect();
-        self.reserve(targets.len() + 1);
-        self.by_type.insert(key, Arc::clone(&targets));
-        Ok(targets)
+        self.reserve(subscribers.len() + 1);
+        self.by_type.insert(key, Arc::clone(&subscribers));
+        Ok(subscribers)
     }
 
-    /// The tenant's endpoints that have not been deleted.
+    /// Returns the tenant's endpoints that have not been deleted.
     pub(super) fn of_tenant(
         &mut self,
         conn: &mut AnyConnection,
         tenant: &Tenant,
-    ) -> Result<Targets, StoreError> {
-        if let Some(targets) = self.by_tenant.get(tenant) {
-            return Ok(Arc::clone(targets));
+    ) -> Result<Subscribers, StoreError> {
+        if let Some(subscribers) = self.by_tenant.get(tenant) {
+            return Ok(Arc::clone(subscribers));
         }
-        let targets: Targets = query::targets_of(conn, tenant)?
+        let subscribers: Subscribers = subscribers_of(conn, tenant)?
             .into_iter()
             .map(Arc::new)
             .collect();
-        self.reserve(targets.len() + 1);
-        self.by_tenant.insert(tenant.clone(), Arc::clone(&targets));
-        Ok(targets)
+        self.reserve(subscribers.len() + 1);
+        self.by_tenant
+            .insert(tenant.clone(), Arc::clone(&subscribers));
+        Ok(subscribers)
     }
 
-    /// One endpoint, or `None` once it has been deleted.
+    /// Returns an endpoint, or `None` once it has been deleted.
     pub(super) fn get(
         &mut self,
         conn: &mut AnyConnection,
@@ -137,7 +143,7 @@ impl EndpointCache {
         if let Some(endpoint) = self.by_id.get(id) {
             return Ok(endpoint.clone());
         }
-        let endpoint = query::endpoint(conn, codec, id)?.map(Arc::new);
+        let endpoint = endpoint(conn, codec, id)?.map(Arc::new);
         if self.by_id.len() >= MAX_ENDPOINTS {
             self.by_id.clear();
         }
@@ -155,14 +161,14 @@ mod tests {
     #[test]
     fn what_callers_ask_for_does_not_decide_how_much_is_kept() {
         let mut cache = EndpointCache::default();
-        let targets: Targets = Targets::default();
+        let subscribers: Subscribers = Subscribers::default();
         for number in 0..10_000 {
             cache.reserve(301);
             let key = (
                 Tenant::default(),
                 EventType::parse(&format!("t.e{number}")).unwrap(),
             );
-            cache.by_type.insert(key, Arc::clone(&targets));
+            cache.by_type.insert(key, Arc::clone(&subscribers));
             assert!(
                 cache.references <= MAX_REFERENCES && cache.by_type.len() * 301 <= MAX_REFERENCES
             );

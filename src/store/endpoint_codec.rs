@@ -1,14 +1,16 @@
-//! Between an endpoint and its rows, whose secrets the key ring seals.
+//! Conversion between an endpoint and its rows, whose secrets the key ring encrypts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::StoreError;
-use super::codec::{corrupt, int, json, time, to_json, unsigned, word};
-use super::key_ring::{KeyRing, Place};
-use super::rows::{EndpointRow, SecretRow};
+use super::codec::{corrupt, json, time, to_json, unsigned, word};
+use super::error::StoreError;
+use super::key_ring::{KeyRing, SealedColumn};
+use super::rows::{EndpointRow, SecretRow, int};
 use crate::config::EngineConfig;
-use crate::domain::endpoint::{Endpoint, EndpointDefaults, LiveKeys};
+use crate::domain::endpoint::{Endpoint, EndpointDefaults, SigningKeys};
 use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::random::Random;
 use crate::domain::retry::RetrySchedule;
 use crate::domain::secret::{PrivateKey, Secret};
 use crate::domain::settings::Settings;
@@ -16,32 +18,31 @@ use crate::domain::settings::Settings;
 const ENDPOINTS: &str = "webhook_endpoints";
 const SECRETS: &str = "webhook_endpoint_secrets";
 
-/// What an engine knows that makes endpoints of rows: what fills their gaps, and what opens their
-/// secrets.
-pub(crate) struct EndpointCodec {
+/// Reads endpoints from rows: fills in defaults, and decrypts secrets.
+pub(super) struct EndpointCodec {
     defaults: EndpointDefaults,
     ring: KeyRing,
 }
 
-/// The values of an endpoint's rows that are sealed.
-fn headers_of(id: &str) -> Place<'_> {
-    Place {
+/// Column of an endpoint's encrypted headers.
+fn headers_of(id: &str) -> SealedColumn<'_> {
+    SealedColumn {
         table: ENDPOINTS,
         column: "headers",
         row: id,
     }
 }
 
-fn secret_of(id: &str) -> Place<'_> {
-    Place {
+fn secret_of(id: &str) -> SealedColumn<'_> {
+    SealedColumn {
         table: SECRETS,
         column: "secret",
         row: id,
     }
 }
 
-fn private_key_of(id: &str) -> Place<'_> {
-    Place {
+fn private_key_of(id: &str) -> SealedColumn<'_> {
+    SealedColumn {
         table: SECRETS,
         column: "private_key",
         row: id,
@@ -49,14 +50,14 @@ fn private_key_of(id: &str) -> Place<'_> {
 }
 
 impl EndpointCodec {
-    pub(super) fn new(config: &EngineConfig) -> Self {
+    pub(super) fn new(config: &EngineConfig, random: Arc<dyn Random>) -> Self {
         Self {
             defaults: config.endpoint_defaults.clone(),
-            ring: KeyRing::new(&config.encryption_keys),
+            ring: KeyRing::new(&config.encryption_keys, random),
         }
     }
 
-    pub(crate) fn defaults(&self) -> &EndpointDefaults {
+    pub(super) fn defaults(&self) -> &EndpointDefaults {
         &self.defaults
     }
 
@@ -89,13 +90,13 @@ impl EndpointCodec {
         })
     }
 
-    fn keys(&self, row: SecretRow) -> Result<LiveKeys, StoreError> {
+    fn keys(&self, row: SecretRow) -> Result<SigningKeys, StoreError> {
         let wrong = |column| move |error| corrupt(SECRETS, column, error);
         let secret = self.ring.open(&secret_of(&row.endpoint_id), &row.secret)?;
         let private_key = self
             .ring
             .open(&private_key_of(&row.endpoint_id), &row.private_key)?;
-        Ok(LiveKeys {
+        Ok(SigningKeys {
             secret: Secret::parse(&secret).map_err(wrong("secret"))?,
             private_key: PrivateKey::parse(&private_key).map_err(wrong("private_key"))?,
             created_at: time(row.created_at),
@@ -103,11 +104,11 @@ impl EndpointCodec {
         })
     }
 
-    /// The row of keys that are in use from now on.
+    /// Returns the row of new signing keys.
     pub(super) fn secret_row(
         &self,
         id: &EndpointId,
-        keys: &LiveKeys,
+        keys: &SigningKeys,
         created_at: i64,
     ) -> Result<SecretRow, StoreError> {
         let id = id.as_str();
@@ -122,7 +123,7 @@ impl EndpointCodec {
         })
     }
 
-    /// The stored headers under the present key; `None` if they are already.
+    /// Returns the stored headers re-encrypted with the current key; `None` if they already are.
     pub(super) fn resealed_headers(
         &self,
         id: &str,
@@ -131,7 +132,7 @@ impl EndpointCodec {
         self.ring.reseal(&headers_of(id), stored)
     }
 
-    /// The stored keys under the present key; `None` if they are already.
+    /// Returns the stored keys re-encrypted with the current key; `None` if they already are.
     pub(super) fn resealed_secret(&self, row: &SecretRow) -> Result<Option<SecretRow>, StoreError> {
         let secret = self
             .ring

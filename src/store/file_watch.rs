@@ -1,22 +1,24 @@
-//! Notices that the database's file is no longer where it was opened: moved, deleted or replaced.
+//! Detects that the database's file was moved, deleted or replaced while it is open.
 //!
-//! What is written to such a file is lost to the next start, so nothing may be answered as durable
-//! from then on.
+//! Writes to such a file are lost at the next start, so nothing may be reported as durable from
+//! then on.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Unavailable;
+use tokio::time::Instant;
 
-/// How often the log tells of it.
+use super::error::Unavailable;
+
+/// Interval between log messages about the same problem.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// What SQLite keeps beside the database while it is open.
+/// Files that SQLite keeps next to an open database.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 
-/// What tells one file from another: its device and its inode.
+/// Identity of a file: device and inode.
 type Identity = (u64, u64);
 
 #[cfg(unix)]
@@ -25,7 +27,7 @@ fn identity_of(found: &Metadata) -> Identity {
     (found.dev(), found.ino())
 }
 
-/// Without inodes only a missing file is noticed.
+/// Without inodes only a missing file is detected.
 #[cfg(not(unix))]
 fn identity_of(_: &Metadata) -> Identity {
     (0, 0)
@@ -39,7 +41,7 @@ fn identity(path: &Path) -> Option<Identity> {
 
 /// Watches an open database file and its companions. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct FileWatch {
+pub(super) struct FileWatch {
     files: Arc<Mutex<Files>>,
 }
 
@@ -47,9 +49,9 @@ pub(crate) struct FileWatch {
 struct Files {
     database: PathBuf,
     database_is: Identity,
-    /// `None` while no writing connection is open: the last connection that closes removes them.
+    /// `None` while no writing connection is open: closing the last connection removes the files.
     companions: [(PathBuf, Option<Identity>); 2],
-    /// How many writing connections are open.
+    /// Number of open writing connections.
     writers: usize,
     logged_at: Option<Instant>,
 }
@@ -75,11 +77,11 @@ impl FileWatch {
         })
     }
 
-    /// Looks whether every file is where it was.
+    /// Checks that every file is in its place.
     ///
     /// # Errors
     /// [`Unavailable::Moved`], also once a minute in the log.
-    pub(crate) fn check(&self) -> Result<(), Unavailable> {
+    pub(super) fn check(&self) -> Result<(), Unavailable> {
         let mut files = self.lock();
         let Some((path, was)) = files.displaced() else {
             return Ok(());
@@ -97,13 +99,13 @@ impl FileWatch {
         Err(moved)
     }
 
-    /// Watches the companions as well, for as long as a writing connection is open that has read
-    /// from the file.
+    /// Watches the companion files as well, while a writing connection is open that has read from
+    /// the database.
     pub(super) fn watch_companions(&self) -> WatchedCompanions {
         let mut files = self.lock();
         files.writers += 1;
         for (path, known) in &mut files.companions {
-            // What a check has missed stays missed, whoever opens the database anew.
+            // A detected problem stays, even if the database is opened again.
             *known = known.or_else(|| identity(path));
         }
         WatchedCompanions {
@@ -111,20 +113,20 @@ impl FileWatch {
         }
     }
 
+    // Each field is assigned as a whole, so a poisoned lock is still usable.
     fn lock(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A writing connection whose companions are watched. To be dropped before the connection is
-/// closed.
+/// A writing connection whose companion files are watched. Drop it before closing the connection.
 #[derive(Debug)]
 pub(super) struct WatchedCompanions {
     watch: FileWatch,
 }
 
 impl WatchedCompanions {
-    /// As [`FileWatch::check`].
+    /// Same as [`FileWatch::check`].
     pub(super) fn check(&self) -> Result<(), Unavailable> {
         self.watch.check()
     }
@@ -144,7 +146,7 @@ impl Drop for WatchedCompanions {
 }
 
 impl Files {
-    /// The first file that is not where it was, and what it is.
+    /// Returns the first file that is not in its place, with its identity.
     fn displaced(&self) -> Option<(PathBuf, Identity)> {
         let companions = self
             .companions
@@ -156,22 +158,22 @@ impl Files {
     }
 }
 
-/// Where a file that this process has open is now, if the system tells.
+/// Returns the current path of an open file, if the system reports it.
 fn open_file_of(wanted: Identity) -> Option<PathBuf> {
     let open = std::fs::read_dir("/proc/self/fd").ok()?.flatten();
     let handle = open
         .map(|entry| entry.path())
         .find(|path| identity(path) == Some(wanted))?;
     let target = std::fs::read_link(handle).ok()?;
-    // The system marks what has no name any more.
+    // The system marks files that no longer have a name.
     (!target.to_string_lossy().ends_with(" (deleted)")).then_some(target)
 }
 
-/// Refuses to begin an empty database where the files that belong to one are: then it was moved
+/// Rejects creating an empty database if its companion files exist: then the database was moved
 /// away.
 ///
 /// # Errors
-/// Names what is missing and what is there.
+/// Names the missing and the existing files.
 pub(super) fn refuse_if_missing(database: &Path) -> Result<(), String> {
     if database.exists() {
         return Ok(());
@@ -195,8 +197,21 @@ pub(super) fn refuse_if_missing(database: &Path) -> Result<(), String> {
         .collect::<Vec<_>>()
         .join(", ");
     Err(format!(
-        "the database {database} is missing, but {names} is there: put the database back, or start with --create to begin an empty one"
+        "the database {database} is missing, but {names} is there: put the database back, or start with --create to create an empty one"
     ))
+}
+
+/// Creates the file if it does not exist, readable only by its owner: it contains secrets and
+/// payloads. SQLite's companion files inherit the mode.
+pub(super) fn make_private(database: &Path) -> std::io::Result<()> {
+    if database.exists() {
+        return Ok(());
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(database).map(drop)
 }
 
 #[cfg(test)]

@@ -1,39 +1,31 @@
-//! Hints between the processes that share a database. Each may be lost; the poll finds what it told
-//! of.
+//! Sending hints to the other processes, and receiving theirs.
 
 use std::sync::mpsc::SyncSender;
 
-use super::{Source, StoreError};
-use crate::domain::ids::EndpointId;
+use super::error::StoreError;
+use super::hint::Hint;
+#[cfg(feature = "postgres")]
+use super::postgres::notify;
+use super::source::Source;
 
-/// What one process tells the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Hint {
-    /// Something is due at these endpoints.
-    Due(Vec<EndpointId>),
-    /// Endpoints or tokens were changed.
-    Changed,
-    /// Shards are free.
-    Leases,
-}
-
-/// The way to the others. Cheap to clone; sends nothing where there are none to hear.
+/// Sends hints to the other processes. Cheap to clone; without other processes it sends nothing.
 #[derive(Clone, Default)]
 pub(crate) struct Hints {
     queue: Option<SyncSender<Hint>>,
 }
 
 impl Hints {
-    /// Connects to the others, if there can be any. `on_hint` hears what they tell, and ourselves.
+    /// Connects to the other processes, if there can be any. `on_hint` is called with each hint
+    /// that arrives, including our own.
     pub(crate) fn start(
         source: &Source,
         on_hint: impl Fn(Hint) + Send + 'static,
     ) -> Result<Self, StoreError> {
-        // A file has no others; a pooler in transaction mode passes on no notifications.
+        // A file has a single process; a pooler in transaction mode does not pass on notifications.
         #[cfg(feature = "postgres")]
         if source.is_server() && !matches!(source, Source::Url(url) if url.is_pooled()) {
             return Ok(Self {
-                queue: Some(super::notify::start(source.clone(), on_hint)?),
+                queue: Some(notify::start(source.clone(), on_hint)?),
             });
         }
         let _ = source;

@@ -1,24 +1,24 @@
-//! Connections that are a host's own: its transaction is joined, its connection given back as it
-//! was.
+//! Borrowing a host's connection: joins its open transaction and returns it unchanged.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::AnyConnection;
+use super::connection::AnyConnection;
 
-/// A diesel connection that events can be published on: `SqliteConnection` or `PgConnection`. (Of a
-/// pooled one give `&mut *connection`.)
+/// A diesel connection that events can be published on: `SqliteConnection` or `PgConnection`. (For
+/// a pooled one pass `&mut *connection`.)
 pub trait HostConnection: sealed::Wrap {}
 
 mod sealed {
-    /// Nobody outside can name it, nor look inside.
-    pub struct Any(pub(super) super::AnyConnection);
+    /// A wrapped connection, opaque outside of this crate.
+    pub struct Wrapped(pub(super) super::AnyConnection);
 
     pub trait Wrap: Sized {
-        /// Whether it leads to a server.
+        /// True for a server.
         const IS_SERVER: bool;
-        fn wrap(self) -> Any;
-        /// `None` where it is another one's, which [`super::borrowed`] never gives it.
-        fn unwrap(any: Any) -> Option<Self>;
+        fn wrap(self) -> Wrapped;
+        /// Unwraps the connection; `None` for one of another database, which
+        /// [`super::with_host_connection`] never passes.
+        fn unwrap(any: Wrapped) -> Option<Self>;
     }
 }
 
@@ -28,11 +28,11 @@ impl HostConnection for diesel::SqliteConnection {}
 impl sealed::Wrap for diesel::SqliteConnection {
     const IS_SERVER: bool = false;
 
-    fn wrap(self) -> sealed::Any {
-        sealed::Any(AnyConnection::Sqlite(self))
+    fn wrap(self) -> sealed::Wrapped {
+        sealed::Wrapped(AnyConnection::Sqlite(self))
     }
 
-    fn unwrap(any: sealed::Any) -> Option<Self> {
+    fn unwrap(any: sealed::Wrapped) -> Option<Self> {
         match any.0 {
             AnyConnection::Sqlite(conn) => Some(conn),
             #[cfg(feature = "postgres")]
@@ -47,11 +47,11 @@ impl HostConnection for diesel::PgConnection {}
 impl sealed::Wrap for diesel::PgConnection {
     const IS_SERVER: bool = true;
 
-    fn wrap(self) -> sealed::Any {
-        sealed::Any(AnyConnection::Postgres(self))
+    fn wrap(self) -> sealed::Wrapped {
+        sealed::Wrapped(AnyConnection::Postgres(self))
     }
 
-    fn unwrap(any: sealed::Any) -> Option<Self> {
+    fn unwrap(any: sealed::Wrapped) -> Option<Self> {
         match any.0 {
             AnyConnection::Postgres(conn) => Some(conn),
             #[cfg(feature = "sqlite")]
@@ -60,13 +60,13 @@ impl sealed::Wrap for diesel::PgConnection {
     }
 }
 
-/// Runs `work` on a host's connection, with the statements that serve our own.
+/// Runs `work` on a host's connection, using the same statements as on our own.
 #[expect(clippy::expect_used, reason = "what was wrapped is what is unwrapped")]
-pub(crate) fn borrowed<C: HostConnection, T>(
+pub(super) fn with_host_connection<C: HostConnection, T>(
     conn: &mut C,
     work: impl FnOnce(&mut AnyConnection) -> T,
 ) -> T {
-    // A panic must pass by only once the connection is back in its place.
+    // The connection is put back before a panic is passed on.
     let done = replace_with::replace_with_or_abort_and_return(conn, |conn| {
         let mut any = conn.wrap();
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut any.0)));

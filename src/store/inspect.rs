@@ -1,31 +1,34 @@
-//! A look at a database before anything runs on it: for who has to find out what is wrong with it.
+//! A report on a database before anything runs on it.
 
-use super::{MigrationStatus, StoreError, migrate, migrations_at, pool};
+use super::connection::open_for_schema;
+use super::error::StoreError;
+use super::migrate::{self, MigrationStatus};
+use super::schema_api::migrations_at;
 use crate::config::DatabaseUrl;
 use crate::domain::clock::Timestamp;
 
-/// How a database stands.
+/// A report on a database.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// Every version of the schema that this program knows or that has been run, oldest first.
+    /// Every version of the schema that is known or was applied, oldest first.
     pub migrations: Vec<MigrationStatus>,
-    /// What could take away what was committed, each with its remedy. Empty: nothing that it tells.
+    /// Dangers to committed data, each with its remedy.
     pub hazards: Vec<String>,
-    /// The database's time, where it has one of its own.
+    /// The database's time; `None` for a file, which has none.
     pub time: Option<Timestamp>,
 }
 
-/// How the database at `url` stands. Changes nothing.
+/// Reports on the database at `url`. Changes nothing.
 ///
 /// # Errors
-/// When there is no such database, or it cannot be reached.
+/// If there is no such database, or it cannot be reached.
 pub fn inspect_at(url: &DatabaseUrl) -> Result<Inspection, StoreError> {
-    // First what refuses to make a file that is not there.
+    // First, because it refuses to create a file that does not exist.
     let migrations = migrations_at(url)?;
-    let mut conn = pool::open_for_schema(url)?;
-    let mut hazards = pool::hazards_of_server(&mut conn)?;
-    match pool::make_fit_to_write(&mut conn) {
+    let mut conn = open_for_schema(url)?;
+    let mut hazards = conn.dialect().hazards_of_server()?;
+    match conn.dialect().make_fit_to_write() {
         Ok(()) => {}
         Err(StoreError::Setup(hazard)) => hazards.push(hazard),
         Err(error) => return Err(error),
@@ -36,6 +39,6 @@ pub fn inspect_at(url: &DatabaseUrl) -> Result<Inspection, StoreError> {
     Ok(Inspection {
         migrations,
         hazards,
-        time: conn.own().time()?,
+        time: conn.dialect().time()?,
     })
 }

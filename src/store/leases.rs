@@ -1,108 +1,110 @@
-//! How leases are kept, taken over and given back. Who takes what is `domain::lease`'s to say.
+//! Leases in the database: which process sends for which shards. `domain::lease` decides which ones
+//! a process takes.
 
 use std::time::Duration;
 
+use diesel::prelude::*;
+
+use super::codec;
+use super::connection::AnyConnection;
+use super::dialect::Taking;
+use super::endpoint_codec::EndpointCodec;
+use super::error::StoreError;
 use super::rows::NodeRow;
-use super::transactions::Taking;
-use super::writer::Scope;
-use super::{AnyConnection, StoreError, Tx, query};
+use super::schema::{webhook_nodes as nodes, webhook_shards as shards};
+use super::store::Store;
+use super::tx::Tx;
+use super::writes::{Interruption, Scope};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::ids::InstanceId;
-use crate::domain::lease::{Lease, ShardState};
+use crate::domain::lease::{Lease, NodeRecord, Shard, ShardState};
 
-/// Who holds what, at one moment.
+/// End of a lease that is bound to a lock file instead of time.
+const NEVER: Timestamp = Timestamp::from_micros(i64::MAX);
+
+/// The holders of all shards, at one moment.
 pub(crate) struct LeaseView {
     pub(crate) now: Timestamp,
     pub(crate) shards: Vec<ShardState>,
-    pub(crate) nodes: Vec<NodeRow>,
+    pub(crate) nodes: Vec<NodeRecord>,
 }
 
 impl LeaseView {
-    /// Those that were heard of lately.
+    /// Returns the processes that have reported recently.
     pub(crate) fn alive(&self) -> Vec<InstanceId> {
         let alive = self.nodes.iter().filter(|node| node.is_alive(self.now));
-        alive
-            .map(|node| InstanceId::from_text(node.instance.as_str()))
-            .collect()
+        alive.map(|node| node.instance.clone()).collect()
     }
 }
 
-impl NodeRow {
-    pub(crate) fn is_alive(&self, now: Timestamp) -> bool {
-        self.expires_at > now.as_micros()
+/// The process that takes leases, and their duration.
+#[derive(Clone, Copy)]
+pub(crate) struct LeaseTerm<'a> {
+    pub(crate) holder: &'a InstanceId,
+    /// Former holders that are known to have ended.
+    pub(crate) gone: &'a [InstanceId],
+    pub(crate) ttl: Duration,
+    pub(crate) clock: &'a dyn Clock,
+}
+
+impl Store {
+    /// Reads the holders of all shards.
+    pub(crate) async fn leases(
+        &self,
+        clock: std::sync::Arc<dyn Clock>,
+    ) -> Result<LeaseView, StoreError> {
+        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| view(conn, &*clock);
+        self.read("leases", read).await
     }
-}
 
-/// What time it is to everyone who shares the database, and when a lease ends that begins now.
-/// `clock` learns it. One of a file lasts until its process ends.
-fn term(
-    conn: &mut AnyConnection,
-    ttl: Duration,
-    clock: &dyn Clock,
-) -> Result<(Timestamp, Timestamp), StoreError> {
-    let asked = clock.monotonic();
-    Ok(match conn.own().time()? {
-        Some(told) => {
-            clock.learn(told, asked, clock.monotonic());
-            (told, told + ttl)
-        }
-        None => (clock.now(), query::FOR_EVER),
-    })
-}
-
-/// Looks at who holds what.
-pub(crate) fn look(conn: &mut AnyConnection, clock: &dyn Clock) -> Result<LeaseView, StoreError> {
-    let (now, _) = term(conn, Duration::ZERO, clock)?;
-    Ok(LeaseView {
-        now,
-        shards: query::shards(conn, now)?,
-        nodes: query::nodes(conn)?,
-    })
+    /// Reads the holders of all shards, on this thread.
+    pub(crate) fn leases_here(&self, clock: &dyn Clock) -> Result<LeaseView, StoreError> {
+        self.read_here(|conn, _| view(conn, clock))
+    }
 }
 
 impl Tx<'_> {
-    /// Makes `node` known for another `ttl`, and lengthens its leases as much.
-    pub(crate) fn keep_leases(
-        &mut self,
-        node: &NodeRow,
-        held: &[Lease],
-        ttl: Duration,
-        clock: &dyn Clock,
-    ) -> Result<(), StoreError> {
-        let (_, until) = term(self.conn, ttl, clock)?;
-        query::keep_node(
-            self.conn,
-            &NodeRow {
-                expires_at: until.as_micros(),
-                ..node.clone()
-            },
-        )?;
-        let holder = InstanceId::from_text(node.instance.as_str());
-        query::renew_leases(self.conn, &holder, held, until)
+    /// Reads the holders of all shards.
+    pub(crate) fn leases(&mut self, clock: &dyn Clock) -> Result<LeaseView, StoreError> {
+        view(self.conn, clock)
     }
 
-    /// Takes shards over, as far as they are free, and takes back what their former owners left
-    /// `sending`. `gone` are former holders that are known to have ended.
+    /// Registers `node` for another term, and extends its leases to the same time.
+    pub(crate) fn keep_leases(
+        &mut self,
+        node: &NodeRecord,
+        held: &[Lease],
+        term: &LeaseTerm<'_>,
+    ) -> Result<(), StoreError> {
+        let (_, expires_at) = now_and_end(self.conn, term.ttl, term.clock)?;
+        let node = NodeRecord {
+            expires_at,
+            ..node.clone()
+        };
+        keep_node(self.conn, &codec::node_row(&node))?;
+        renew_leases(self.conn, &node.instance, held, expires_at)
+    }
+
+    /// Takes over free shards, and reclaims the deliveries that their former owners left `sending`.
     pub(crate) fn take_over(
         &mut self,
         wanted: &[Lease],
-        holder: &InstanceId,
-        gone: &[InstanceId],
-        ttl: Duration,
-        clock: &dyn Clock,
+        term: &LeaseTerm<'_>,
     ) -> Result<Vec<Lease>, StoreError> {
-        let (now, until) = term(self.conn, ttl, clock)?;
-        let taken = self.conn.own().take_shards(
-            wanted,
-            &Taking {
-                holder,
-                gone,
-                now,
-                until,
-            },
-        )?;
-        let why = "the process that sent it ended, or lost its lease, before it had an outcome";
-        let interrupted = self.interrupt(&Scope::Shards(taken.clone()), clock.now(), true, why)?;
+        let (now, until) = now_and_end(self.conn, term.ttl, term.clock)?;
+        let by = Taking {
+            holder: term.holder,
+            gone: term.gone,
+            now,
+            until,
+        };
+        let taken = self.conn.dialect().take_shards(wanted, &by)?;
+        let interruption = Interruption {
+            at: term.clock.now(),
+            counts: true,
+            reason: "the process that sent it ended, or lost its lease, before it had an outcome",
+        };
+        let interrupted = self.interrupt(&Scope::Shards(taken.clone()), interruption)?;
         if interrupted > 0 {
             tracing::info!(
                 interrupted,
@@ -112,22 +114,135 @@ impl Tx<'_> {
         Ok(taken)
     }
 
-    /// Gives leases up, in which nothing is `sending` any more.
-    pub(crate) fn give_back(
+    /// Releases drained leases: nothing in them is `sending`.
+    pub(crate) fn release_leases(
         &mut self,
         leases: &[Lease],
         holder: &InstanceId,
     ) -> Result<(), StoreError> {
-        query::release_leases(self.conn, holder, leases)
+        release_leases(self.conn, holder, leases)
     }
 
-    /// Gives everything up.
+    /// Releases all leases of a process, and removes its entry.
     pub(crate) fn leave_cluster(
         &mut self,
         leases: &[Lease],
         node: &InstanceId,
     ) -> Result<(), StoreError> {
-        self.give_back(leases, node)?;
-        query::forget_nodes(self.conn, std::slice::from_ref(node))
+        release_leases(self.conn, node, leases)?;
+        self.forget_nodes(std::slice::from_ref(node))
     }
+
+    /// Removes the entries of processes.
+    pub(crate) fn forget_nodes(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+        let instances = instances.iter().map(InstanceId::as_str);
+        diesel::delete(nodes::table.filter(nodes::instance.eq_any(instances)))
+            .execute(self.conn)?;
+        Ok(())
+    }
+}
+
+/// Returns the database's time, and the end of a lease that begins now. `clock` learns that time. A
+/// lease of a file lasts until its process ends.
+fn now_and_end(
+    conn: &mut AnyConnection,
+    ttl: Duration,
+    clock: &dyn Clock,
+) -> Result<(Timestamp, Timestamp), StoreError> {
+    let asked = clock.monotonic();
+    Ok(match conn.dialect().time()? {
+        Some(told) => {
+            clock.learn(told, asked, clock.monotonic());
+            (told, told + ttl)
+        }
+        None => (clock.now(), NEVER),
+    })
+}
+
+fn view(conn: &mut AnyConnection, clock: &dyn Clock) -> Result<LeaseView, StoreError> {
+    let (now, _) = now_and_end(conn, Duration::ZERO, clock)?;
+    let shards = shards(conn, now)?;
+    let rows: Vec<NodeRow> = nodes::table
+        .order((nodes::started_at, nodes::instance))
+        .select(NodeRow::as_select())
+        .load(conn)?;
+    let nodes = rows.into_iter().map(codec::node).collect();
+    Ok(LeaseView { now, shards, nodes })
+}
+
+/// Reads all shards, in order. An expired lease has no holder.
+fn shards(conn: &mut AnyConnection, now: Timestamp) -> Result<Vec<ShardState>, StoreError> {
+    let rows: Vec<(i32, i64, Option<String>, Option<i64>)> = shards::table
+        .order(shards::shard)
+        .select((
+            shards::shard,
+            shards::epoch,
+            shards::holder,
+            shards::expires_at,
+        ))
+        .load(conn)?;
+    let state =
+        |(shard, epoch, holder, expires_at): (i32, i64, Option<String>, Option<i64>)| ShardState {
+            lease: Lease {
+                shard: Shard::from_number(shard),
+                epoch,
+            },
+            holder: holder
+                .filter(|_| expires_at.is_some_and(|at| at > now.as_micros()))
+                .map(InstanceId::from_text),
+        };
+    Ok(rows.into_iter().map(state).collect())
+}
+
+/// Extends those of the leases that `holder` holds.
+fn renew_leases(
+    conn: &mut AnyConnection,
+    holder: &InstanceId,
+    leases: &[Lease],
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    let numbers: Vec<i32> = leases.iter().map(|lease| lease.shard.number()).collect();
+    diesel::update(
+        shards::table
+            .filter(shards::holder.eq(Some(holder.as_str())))
+            .filter(shards::shard.eq_any(numbers)),
+    )
+    .set(shards::expires_at.eq(Some(until.as_micros())))
+    .execute(conn)?;
+    Ok(())
+}
+
+/// Releases those of the leases that `holder` holds: others may take them immediately.
+fn release_leases(
+    conn: &mut AnyConnection,
+    holder: &InstanceId,
+    leases: &[Lease],
+) -> Result<(), StoreError> {
+    for lease in leases {
+        diesel::update(
+            shards::table
+                .filter(shards::shard.eq(lease.shard.number()))
+                .filter(shards::epoch.eq(lease.epoch))
+                .filter(shards::holder.eq(Some(holder.as_str()))),
+        )
+        .set((
+            shards::holder.eq(None::<String>),
+            shards::expires_at.eq(None::<i64>),
+        ))
+        .execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Registers a process, or extends its entry.
+fn keep_node(conn: &mut AnyConnection, node: &NodeRow) -> Result<(), StoreError> {
+    let known = diesel::update(nodes::table.find(&node.instance))
+        .set(nodes::expires_at.eq(node.expires_at))
+        .execute(conn)?;
+    if known == 0 {
+        diesel::insert_into(nodes::table)
+            .values(node)
+            .execute(conn)?;
+    }
+    Ok(())
 }

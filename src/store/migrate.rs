@@ -1,8 +1,8 @@
-//! The schema's versions, recorded apart from a host's own diesel migrations.
+//! Migrations of the schema, recorded separately from a host's own diesel migrations.
 //!
-//! diesel's harness hard-codes its table, and a host has its own there. So the migrations are read
-//! by `diesel_migrations` and recorded in `webhook_schema_migrations`. No table is touched that
-//! was not made here.
+//! diesel's harness hard-codes the table that a host uses for its own migrations. So the migrations
+//! are read with `diesel_migrations` and recorded in `webhook_schema_migrations`. Tables of others
+//! are never touched.
 
 use std::collections::BTreeMap;
 
@@ -12,47 +12,16 @@ use diesel::migration::{Migration, MigrationSource};
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
+use super::connection::AnyConnection;
+use super::error::{SchemaError, StoreError};
 use super::rows::MigrationRow;
 use super::schema::webhook_schema_migrations as applied;
-use super::{AnyConnection, StoreError};
-use crate::domain::clock::{Clock, SystemClock, Timestamp};
+use super::transaction::in_transaction_within;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::ports::SystemClock;
 
-/// The schema and the program do not fit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SchemaError {
-    /// A newer release has been here.
-    #[error(
-        "the database's schema ({0}) is newer than this program: run the release that made it, or a later one"
-    )]
-    Newer(String),
-    /// A version before the first release made it, which no release reads.
-    #[error(
-        "the database's schema ({0}) was made by a version before 0.1 and cannot be brought up to date: move the database away and start with an empty one"
-    )]
-    BeforeFirstRelease(String),
-    /// Migrations are off, and needed.
-    #[error(
-        "the database's schema is older than this program (it lacks {0}): run `postrider migrate up`, or start once with --migrate auto"
-    )]
-    Older(String),
-    /// The database has a table of that name already.
-    #[error(
-        "the database already has a table `{0}` that Postrider did not make: rename it, or give Postrider a database of its own"
-    )]
-    NameTaken(String),
-    /// A migration failed; nothing of it was kept.
-    #[error("migration {version} failed and was rolled back: {detail}")]
-    Failed {
-        /// Which one.
-        version: String,
-        /// What the database said.
-        detail: String,
-    },
-}
-
-/// Every table that the migrations make, and the one that records them.
-pub(crate) const TABLES: &[&str] = &[
+/// All tables of the migrations, and the one that records them.
+pub(super) const TABLES: &[&str] = &[
     "webhook_counters",
     "webhook_shards",
     "webhook_nodes",
@@ -66,9 +35,9 @@ pub(crate) const TABLES: &[&str] = &[
     "webhook_keys",
     "webhook_recoveries",
 ];
-pub(crate) const RECORD: &str = "webhook_schema_migrations";
+pub(super) const RECORD: &str = "webhook_schema_migrations";
 
-/// Versions of the first migration that no release has had.
+/// Versions of the first migration before the first release.
 const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000"];
 
 #[cfg(feature = "sqlite")]
@@ -76,9 +45,9 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 #[cfg(feature = "postgres")]
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// Brings the schema up to date, in one transaction. Of several processes that do so at once, one
-/// does.
-pub(crate) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
+/// Migrates the schema to the newest version in one transaction. If several processes do this at
+/// once, only one migrates.
+pub(super) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
     alone(conn, |conn| {
         check_may_create(conn)?;
         let (done, all) = (applied_versions(conn)?, known_versions(conn)?);
@@ -100,8 +69,8 @@ pub(crate) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
     })
 }
 
-/// Takes the newest migration back. Returns its version, or `None` when there was none left.
-pub(crate) fn down(conn: &mut AnyConnection) -> Result<Option<String>, StoreError> {
+/// Reverts the newest migration. Returns its version, or `None` if there was none left.
+pub(super) fn down(conn: &mut AnyConnection) -> Result<Option<String>, StoreError> {
     alone(conn, |conn| {
         let done = applied_versions(conn)?;
         refuse_newer(&done, &known_versions(conn)?)?;
@@ -116,9 +85,9 @@ pub(crate) fn down(conn: &mut AnyConnection) -> Result<Option<String>, StoreErro
     })
 }
 
-/// Refuses a schema that is not exactly this program's.
-pub(crate) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
-    let done = if exists(conn, RECORD)? {
+/// Rejects a schema of any other version.
+pub(super) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
+    let done = if conn.dialect().has_table(RECORD)? {
         applied_versions(conn)?
     } else {
         Vec::new()
@@ -135,17 +104,17 @@ pub(crate) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationStatus {
-    /// Its version, such as `20261128000000`.
+    /// Version, such as `20261128000000`.
     pub version: String,
-    /// When it was run; `None`: not yet.
+    /// Time at which it was applied, if it was.
     pub run_at: Option<Timestamp>,
-    /// False where only a newer release knows it.
+    /// False if only a newer release has it.
     pub known: bool,
 }
 
-/// Every version that this program knows or that has been run, oldest first. Changes nothing.
-pub(crate) fn status(conn: &mut AnyConnection) -> Result<Vec<MigrationStatus>, StoreError> {
-    let done: Vec<(String, i64)> = if exists(conn, RECORD)? {
+/// Returns every version that is known or was applied, oldest first. Changes nothing.
+pub(super) fn status(conn: &mut AnyConnection) -> Result<Vec<MigrationStatus>, StoreError> {
+    let done: Vec<(String, i64)> = if conn.dialect().has_table(RECORD)? {
         applied::table
             .select((applied::version, applied::run_at))
             .load(conn)?
@@ -169,19 +138,13 @@ pub(crate) fn status(conn: &mut AnyConnection) -> Result<Vec<MigrationStatus>, S
     Ok(all.into_iter().map(status).collect())
 }
 
-/// Runs `work` in a transaction that no other one of its kind runs beside.
+/// Runs `work` in a transaction, one process at a time.
 fn alone<T>(
     conn: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    super::writer::in_transaction_within(conn, |conn| {
-        match conn {
-            // It began with the one lock that there is for writing.
-            #[cfg(feature = "sqlite")]
-            AnyConnection::Sqlite(_) => {}
-            #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(conn) => super::postgres::lock_migrations(conn)?,
-        }
+    in_transaction_within(conn, |conn| {
+        conn.dialect().lock_migrations()?;
         work(conn)
     })
 }
@@ -200,7 +163,7 @@ fn embedded<DB: Backend>(source: &EmbeddedMigrations) -> Result<Migrations<DB>, 
         .map_err(|error| failed("(embedded)", &*error))
 }
 
-/// The versions that this program knows, oldest first.
+/// Returns the versions in this program, oldest first.
 fn known_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     fn names<DB: Backend>(all: &Migrations<DB>) -> Vec<String> {
         all.iter()
@@ -242,9 +205,9 @@ fn apply(conn: &mut AnyConnection, version: &str, direction: Direction) -> Resul
     }
 }
 
-/// The versions that have been run, oldest first. Makes the table that records them.
+/// Returns the applied versions, oldest first. Creates their table.
 fn applied_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
-    if !exists(conn, RECORD)? {
+    if !conn.dialect().has_table(RECORD)? {
         let sql = format!(
             "CREATE TABLE {RECORD} (version TEXT NOT NULL PRIMARY KEY, run_at BIGINT NOT NULL)"
         );
@@ -266,50 +229,21 @@ fn refuse_newer(done: &[String], all: &[String]) -> Result<(), StoreError> {
     }
 }
 
-/// That this role may create tables, where it has to.
+/// Rejects a role that may not create tables, if tables are needed.
 fn check_may_create(conn: &mut AnyConnection) -> Result<(), StoreError> {
-    if exists(conn, RECORD)? {
+    if conn.dialect().has_table(RECORD)? {
         return Ok(());
     }
-    match conn {
-        #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(_) => Ok(()),
-        #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(conn) => super::postgres::checks::check_may_create(conn),
-    }
+    conn.dialect().check_may_create()
 }
 
 fn refuse_taken_names(conn: &mut AnyConnection) -> Result<(), StoreError> {
     for table in TABLES {
-        if exists(conn, table)? {
+        if conn.dialect().has_table(table)? {
             return Err(SchemaError::NameTaken((*table).to_owned()).into());
         }
     }
     Ok(())
-}
-
-/// Whether a table of that name is where ours would be made.
-fn exists(conn: &mut AnyConnection, table: &str) -> Result<bool, StoreError> {
-    #[derive(QueryableByName)]
-    struct Count {
-        #[diesel(sql_type = diesel::sql_types::BigInt)]
-        n: i64,
-    }
-    let found: Count = match conn {
-        #[cfg(feature = "sqlite")]
-        AnyConnection::Sqlite(conn) => {
-            diesel::sql_query("SELECT count(*) AS n FROM sqlite_master WHERE name = ?")
-                .bind::<diesel::sql_types::Text, _>(table)
-                .get_result(conn)?
-        }
-        #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(conn) => diesel::sql_query(
-            "SELECT count(*) AS n FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace",
-        )
-        .bind::<diesel::sql_types::Text, _>(table)
-        .get_result(conn)?,
-    };
-    Ok(found.n > 0)
 }
 
 fn failed(version: &str, error: &(dyn std::error::Error + Send + Sync)) -> StoreError {

@@ -1,5 +1,5 @@
-//! Statements that are prepared once a connection, although diesel would prepare them for each run:
-//! it takes every update and every `sql_query` for one whose text may be another the next time.
+//! Statements prepared once per connection that diesel would prepare for each run: it assumes that
+//! the text of every update and every `sql_query` may change.
 
 use std::marker::PhantomData;
 
@@ -14,8 +14,8 @@ use diesel::query_builder::Query;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 
-/// A statement whose text is the same at each run, on one kind of database. `Place` is where it
-/// stands in the code: what it is cached by.
+/// A statement with a constant text, on one kind of database. `Place` is its place in the code, and
+/// the key of the cache.
 pub(super) struct Prepared<Place, S> {
     statement: S,
     place: PhantomData<Place>,
@@ -30,9 +30,8 @@ impl<Place, S> Prepared<Place, S> {
     }
 }
 
-/// Marks a statement as one whose text never changes: values are bound, not written into it. (What
-/// only counts rows is borrowed by diesel on its way, and that it is safe to keep prepared is lost:
-/// an update needs [`Update`].)
+/// Marks a statement whose text never changes: values are bound, not written into it. (For a row
+/// count diesel borrows the statement and loses this mark: an update needs [`Update`].)
 macro_rules! prepared {
     ($statement:expr) => {{
         struct Here;
@@ -63,9 +62,8 @@ impl<Place, S: Query> Query for Prepared<Place, S> {
 
 impl<Place, S, Conn> RunQueryDsl<Conn> for Prepared<Place, S> {}
 
-/// A column that is only compared, and by no index. Of what an index could be asked for, SQLite's
-/// planner looks at the bound values, and prepares the statement anew whenever another one is
-/// bound.
+/// A column that is only compared, without an index. For indexed columns SQLite's planner looks at
+/// the bound values, and prepares the statement again for each new value.
 #[cfg(feature = "sqlite")]
 #[derive(Debug, Clone, Copy, QueryId)]
 pub(super) struct Plain<C>(pub(super) C);
@@ -83,8 +81,7 @@ impl<C: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Plain<C> {
     }
 }
 
-/// An update that returns no rows and whose text is the same at each run: of all these columns, by
-/// this condition.
+/// An update without returned rows and with a constant text: these columns, this condition.
 #[cfg(feature = "sqlite")]
 pub(super) struct Update<Place, C, W> {
     table: &'static str,

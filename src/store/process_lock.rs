@@ -1,5 +1,5 @@
-//! A lock beside the database that ends with its process, however that ends: whoever gets it knows
-//! that the process that had it before is gone.
+//! A lock next to the database that the system releases when its process ends: the next holder
+//! knows that the former one is gone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -7,38 +7,45 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::rows::NodeRow;
-use super::{Source, StoreError};
+use super::error::StoreError;
+use super::file_watch::{make_private, refuse_if_missing};
+use super::source::Source;
 use crate::config::EngineConfig;
+use crate::domain::lease::NodeRecord;
+use crate::domain::random::{Random, bytes};
 
-/// What a process that sends holds for as long as it lives.
+/// The lock of a sending process, held as long as it lives.
 pub(crate) enum ProcessLock {
-    /// On a file beside an SQLite database: there is no other sender.
+    /// Lock file of an SQLite database: there is no other sender.
     Sole { _lock: FileLock },
-    /// On a node's name, on this host. `id` is the lock's own, whatever the process.
+    /// Lock on a node's name, on this host. `id` identifies the lock, not the process.
     Name { _lock: FileLock, id: String },
-    /// Another process of this host has that name: this is its lock's id.
+    /// Another process of this host has that name; `id` identifies its lock.
     Taken { id: String },
-    /// There is no place for one.
+    /// There is no place for a lock file.
     Nowhere,
 }
 
 impl ProcessLock {
-    /// Takes the lock, or says who has it.
-    pub(crate) fn acquire(source: &Source, config: &EngineConfig) -> Result<Self, StoreError> {
+    /// Takes the lock, or fails with its owner.
+    pub(crate) fn acquire(
+        source: &Source,
+        config: &EngineConfig,
+        random: &dyn Random,
+    ) -> Result<Self, StoreError> {
         match source.file()? {
             Some(path) => {
                 if !config.create_database {
-                    super::file_watch::refuse_if_missing(&path).map_err(StoreError::Setup)?;
+                    refuse_if_missing(&path).map_err(StoreError::Setup)?;
                 }
                 Self::of_file(&path)
             }
-            None => Self::of_name(&source.identity()?, &config.node_name),
+            None => Self::of_name(&source.identity()?, &config.node_name, random),
         }
     }
 
     fn of_file(database: &Path) -> Result<Self, StoreError> {
-        super::pool::make_private(database).map_err(|error| {
+        make_private(database).map_err(|error| {
             let what = format!("cannot open {}: {error}", database.display());
             StoreError::Setup(format!(
                 "{what}: check that its folder exists and is writable"
@@ -53,7 +60,7 @@ impl ProcessLock {
         };
         let mut lock = FileLock::acquire(&path).map_err(cannot)?.map_err(|owner| {
             StoreError::Setup(format!(
-                "another process (pid {}) already sends from {}: stop it, or give this one a database of its own",
+                "another process (pid {}) already sends from {}: stop it, or give this one a separate database",
                 owner.trim(),
                 database.display()
             ))
@@ -63,10 +70,9 @@ impl ProcessLock {
         Ok(Self::Sole { _lock: lock })
     }
 
-    /// Two processes of one host that have one name are told apart here; those of two hosts, by the
-    /// database.
-    fn of_name(database: &str, node_name: &str) -> Result<Self, StoreError> {
-        // One name may be a node's of several databases. (Its URL may hold a password.)
+    /// Distinguishes two processes with the same name on one host; on two hosts the database does.
+    fn of_name(database: &str, node_name: &str, random: &dyn Random) -> Result<Self, StoreError> {
+        // Several databases may have nodes of the same name. (The URL may contain a password.)
         let database = Sha256::digest(database);
         let database: String = database
             .iter()
@@ -77,7 +83,7 @@ impl ProcessLock {
             std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let path = folder.join(format!("postrider-{database}-{node_name}.lock"));
         let locked = FileLock::acquire(&path).and_then(|locked| {
-            // A copy of a machine has a copy of the file; only its boot is its own.
+            // A copied machine has a copy of the file; only its boot id differs.
             let of_host = |id: &str| format!("{id}@{}", this_boot());
             let mut lock = match locked {
                 Ok(lock) => lock,
@@ -85,7 +91,10 @@ impl ProcessLock {
             };
             let mut id = lock.read()?;
             if id.is_empty() {
-                id = uuid::Uuid::new_v4().simple().to_string();
+                id = uuid::Builder::from_random_bytes(bytes(random))
+                    .into_uuid()
+                    .simple()
+                    .to_string();
                 lock.write(&id)?;
             }
             Ok(Self::Name {
@@ -96,13 +105,13 @@ impl ProcessLock {
         match locked {
             Ok(lock) => Ok(lock),
             Err(error) => {
-                tracing::debug!(%error, "no lock on the node's name: after a crash its shards are free once their leases have run out");
+                tracing::debug!(%error, "no lock on the node's name: after a crash its shards are free once their leases expire");
                 Ok(Self::Nowhere)
             }
         }
     }
 
-    /// What others may know it by.
+    /// Returns the id by which other processes recognise it.
     pub(crate) fn id(&self) -> Option<&str> {
         match self {
             Self::Name { id, .. } => Some(id),
@@ -110,8 +119,8 @@ impl ProcessLock {
         }
     }
 
-    /// Whether a process that was another one's is gone for sure.
-    pub(crate) fn proves_gone(&self, other: &NodeRow) -> bool {
+    /// Returns true if the process of `other` has certainly ended.
+    pub(crate) fn proves_gone(&self, other: &NodeRecord) -> bool {
         match self {
             Self::Sole { .. } => true,
             Self::Name { id, .. } => other.lock.as_deref() == Some(id),
@@ -119,13 +128,13 @@ impl ProcessLock {
         }
     }
 
-    /// Whether a process of the same name is there for sure.
-    pub(crate) fn proves_alive(&self, other: &NodeRow) -> bool {
+    /// Returns true if a process of the same name is certainly running.
+    pub(crate) fn proves_alive(&self, other: &NodeRecord) -> bool {
         matches!(self, Self::Taken { id } if other.lock.as_deref() == Some(id))
     }
 }
 
-/// What tells one run of this machine from another.
+/// Returns an id of this run of the machine.
 fn this_boot() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     id.map(|id| id.trim().to_owned()).unwrap_or_default()
@@ -138,8 +147,8 @@ pub(crate) struct FileLock {
 }
 
 impl FileLock {
-    /// Takes the lock on the file, which is made if there is none. Where another process has it,
-    /// what the file says of that.
+    /// Takes the lock on the file, creating it if needed. If another process has it, returns the
+    /// file's content.
     fn acquire(path: &Path) -> std::io::Result<Result<Self, String>> {
         let mut options = OpenOptions::new();
         options.create(true).read(true).write(true).truncate(false);
@@ -169,7 +178,7 @@ impl FileLock {
     }
 }
 
-/// Two names for one file must not be two locks.
+/// Resolves links, so that two names of one file share a lock.
 fn beside(database: &Path) -> PathBuf {
     let real = database
         .canonicalize()

@@ -1,8 +1,7 @@
-//! Rows as the tables hold them; `codec` makes domain types of them.
+//! Rows of the tables; `codec` converts them to domain types.
 
 use diesel::prelude::*;
 
-use super::codec;
 use super::schema::{
     webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
     webhook_endpoints, webhook_events, webhook_nodes, webhook_recoveries,
@@ -94,7 +93,7 @@ pub(super) struct EventRow {
     pub(super) traceparent: Option<String>,
 }
 
-/// A new delivery, apart from its event.
+/// A new delivery without its event.
 #[derive(Debug, Insertable)]
 #[diesel(table_name = webhook_deliveries, treat_none_as_default_value = false)]
 pub(super) struct NewDeliveryRow<'a> {
@@ -116,7 +115,7 @@ pub(super) struct NewDeliveryRow<'a> {
 }
 
 impl<'a> NewDeliveryRow<'a> {
-    /// A delivery that is due at `at`.
+    /// Creates a delivery due at `at`.
     pub(super) fn new(
         id: &'a DeliveryId,
         endpoint: &'a EndpointId,
@@ -132,15 +131,15 @@ impl<'a> NewDeliveryRow<'a> {
             tenant: tenant.as_str(),
             status: life.state.status().as_str(),
             next_attempt_at: at.as_micros(),
-            retries_used: codec::int(life.retries_used),
-            attempt_count: codec::int(life.attempt_count),
-            interruptions: codec::int(life.interruptions),
+            retries_used: int(life.retries_used),
+            attempt_count: int(life.attempt_count),
+            interruptions: int(life.interruptions),
             owner_epoch: 0,
             claim_no: 0,
             created_at: at.as_micros(),
             updated_at: at.as_micros(),
             ordering_key,
-            in_line: life.in_line,
+            in_line: life.in_order,
         }
     }
 }
@@ -160,7 +159,7 @@ pub(super) struct DeliveryRow {
     pub(super) life: LifeColumns,
 }
 
-/// A delivery that is due, and the event that it sends.
+/// A due delivery with its event.
 #[derive(Debug, Queryable, Selectable)]
 #[diesel(table_name = webhook_deliveries)]
 pub(super) struct DueRow {
@@ -226,15 +225,15 @@ pub(super) struct MigrationRow {
 /// A process that shares the database.
 #[derive(Debug, Clone, Queryable, Selectable, Insertable)]
 #[diesel(table_name = webhook_nodes)]
-pub(crate) struct NodeRow {
-    pub(crate) instance: String,
-    pub(crate) name: String,
-    pub(crate) lock: Option<String>,
-    pub(crate) started_at: i64,
-    pub(crate) expires_at: i64,
+pub(super) struct NodeRow {
+    pub(super) instance: String,
+    pub(super) name: String,
+    pub(super) lock: Option<String>,
+    pub(super) started_at: i64,
+    pub(super) expires_at: i64,
 }
 
-/// A recovery; how far it is inside, only its own statements know.
+/// A recovery. Its cursor is private to its statements.
 #[derive(Debug, Clone, Queryable, Selectable, Insertable)]
 #[diesel(table_name = webhook_recoveries)]
 pub(super) struct RecoveryRow {
@@ -249,4 +248,9 @@ pub(super) struct RecoveryRow {
     pub(super) matched: i64,
     pub(super) requeued: i64,
     pub(super) created_at: i64,
+}
+
+/// Converts a count that the domain keeps small enough for the column.
+pub(super) fn int(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
 }

@@ -1,4 +1,4 @@
-//! The tables, in the types that both databases share. Kept by hand (see `diesel.toml`).
+//! The tables, with types that both databases share. Maintained by hand (see `diesel.toml`).
 
 diesel::table! {
     webhook_counters (name) {

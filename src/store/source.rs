@@ -1,27 +1,29 @@
-//! Where connections come from: opened here, or lent by a host's own pool.
+//! Source of connections: opened here, or borrowed from a host's pool.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use diesel::r2d2::{ConnectionManager, R2D2Connection};
 
-use super::host::{self, HostConnection};
-use super::{AnyConnection, StoreError, Unavailable, pool};
+use super::connection::{AnyConnection, open_for_schema, open_writer};
+use super::error::{StoreError, Unavailable};
+use super::host::{HostConnection, with_host_connection};
+#[cfg(feature = "postgres")]
+use super::postgres::{checks::check_sessions_are_own, connection as postgres};
 use crate::config::DatabaseUrl;
 
 /// A host's own pool of diesel connections, for [`Builder::pool`](crate::Builder::pool).
 ///
-/// Two of its connections are held as long as the engine runs (four on Postgres), others for single
-/// reads. On a file, those that are held get `synchronous = FULL`.
+/// The engine holds two of its connections while it runs (four on Postgres) and borrows others for
+/// single reads. On a file, the held ones get `synchronous = FULL`.
 #[derive(Clone)]
 pub struct HostPool {
-    lender: Arc<dyn Lend>,
+    adapter: Arc<dyn HostPoolAdapter>,
     is_server: bool,
     size: u32,
 }
 
-/// The fewest connections that a host's pool may have: what is held, and what somebody may need
-/// beside it.
+/// Minimum size of a host's pool: the held connections, and a few for others.
 const FEWEST: u32 = 6;
 
 impl std::fmt::Debug for HostPool {
@@ -38,24 +40,24 @@ where
         Self {
             size: pool.max_size(),
             is_server: C::IS_SERVER,
-            lender: Arc::new(pool),
+            adapter: Arc::new(pool),
         }
     }
 }
 
-trait Lend: Send + Sync {
-    fn lend(&self) -> Result<Box<dyn Lent>, StoreError>;
+trait HostPoolAdapter: Send + Sync {
+    fn lend(&self) -> Result<Box<dyn HostPoolConnection>, StoreError>;
 }
 
-trait Lent: Send {
+trait HostPoolConnection: Send {
     fn with(&mut self, work: &mut dyn FnMut(&mut AnyConnection));
 }
 
-impl<C> Lend for diesel::r2d2::Pool<ConnectionManager<C>>
+impl<C> HostPoolAdapter for diesel::r2d2::Pool<ConnectionManager<C>>
 where
     C: HostConnection + R2D2Connection + Send + 'static,
 {
-    fn lend(&self) -> Result<Box<dyn Lent>, StoreError> {
+    fn lend(&self) -> Result<Box<dyn HostPoolConnection>, StoreError> {
         let conn = self
             .get()
             .map_err(|error| Unavailable::Pool(error.to_string()))?;
@@ -63,27 +65,27 @@ where
     }
 }
 
-impl<C> Lent for diesel::r2d2::PooledConnection<ConnectionManager<C>>
+impl<C> HostPoolConnection for diesel::r2d2::PooledConnection<ConnectionManager<C>>
 where
     C: HostConnection + R2D2Connection + Send + 'static,
 {
     fn with(&mut self, work: &mut dyn FnMut(&mut AnyConnection)) {
-        host::borrowed(&mut **self, work);
+        with_host_connection(&mut **self, work);
     }
 }
 
 /// A connection that is held until it is dropped.
-pub(crate) enum Held {
-    Own(Box<AnyConnection>),
+pub(super) enum HeldConnection {
+    Owned(Box<AnyConnection>),
     Lent(LentConnection),
 }
 
-/// One of a host's, to be given back.
-pub(crate) struct LentConnection(Box<dyn Lent>);
+/// A connection of a host's pool, to be returned.
+pub(super) struct LentConnection(Box<dyn HostPoolConnection>);
 
-impl Held {
-    pub(super) fn own(conn: AnyConnection) -> Self {
-        Self::Own(Box::new(conn))
+impl HeldConnection {
+    pub(super) fn owned(conn: AnyConnection) -> Self {
+        Self::Owned(Box::new(conn))
     }
 
     #[expect(
@@ -92,7 +94,7 @@ impl Held {
     )]
     pub(super) fn with<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> T) -> T {
         match self {
-            Self::Own(conn) => work(conn),
+            Self::Owned(conn) => work(conn),
             Self::Lent(LentConnection(lent)) => {
                 let (mut work, mut done) = (Some(work), None);
                 lent.with(&mut |conn| done = work.take().map(|work| work(conn)));
@@ -110,7 +112,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// The same, with sessions that are called after a node.
+    /// Returns the same source, with sessions named after a node.
     #[must_use]
     pub(crate) fn for_node(self, node_name: &str) -> Self {
         match self {
@@ -121,7 +123,7 @@ impl Source {
         }
     }
 
-    /// Whether it is a server, which others may share, with a time of its own.
+    /// Returns true for a server, which other processes may share and which has its own time.
     pub(crate) fn is_server(&self) -> bool {
         match self {
             Self::Url(url) => matches!(url, DatabaseUrl::Postgres(_)),
@@ -129,8 +131,8 @@ impl Source {
         }
     }
 
-    /// Whether what is set in a session is for somebody else's eyes, or may be: behind a pooler,
-    /// and on a connection that is a host's.
+    /// Returns true if other users may see a session's settings: behind a pooler, and on a host's
+    /// connection.
     pub(super) fn sessions_are_shared(&self) -> bool {
         match self {
             Self::Url(url) => url.is_pooled(),
@@ -138,65 +140,66 @@ impl Source {
         }
     }
 
-    /// A connection that is fit to write.
-    pub(super) fn writer(&self) -> Result<Held, StoreError> {
+    /// Opens or borrows a connection for writing.
+    pub(super) fn writer(&self) -> Result<HeldConnection, StoreError> {
         match self {
-            Self::Url(url) => Ok(Held::own(pool::open_writer(url)?)),
+            Self::Url(url) => Ok(HeldConnection::owned(open_writer(url)?)),
             Self::Host(_) => {
-                let mut held = self.borrow()?;
-                held.with(pool::make_fit_to_write)?;
+                let mut held = self.acquire()?;
+                held.with(|conn| conn.dialect().make_fit_to_write())?;
                 Ok(held)
             }
         }
     }
 
-    /// That no pooler stands in between that the URL does not tell of.
+    /// Checks that there is no pooler that the URL does not declare.
     pub(super) fn check_sessions(&self) -> Result<(), StoreError> {
         #[cfg(feature = "postgres")]
         if let Self::Url(DatabaseUrl::Postgres(url)) = self
             && !url.is_pooled()
         {
-            let (mut first, mut second) = (pool::open_postgres(url)?, pool::open_postgres(url)?);
-            super::postgres::checks::check_sessions_are_own(&mut first, &mut second)?;
+            let mut first = postgres::open(url)?;
+            let mut second = postgres::open(url)?;
+            check_sessions_are_own(&mut first, &mut second)?;
         }
         Ok(())
     }
 
-    /// One of a host's, as it is.
-    pub(super) fn borrow(&self) -> Result<Held, StoreError> {
+    /// Borrows a host's connection without changing its settings.
+    pub(super) fn acquire(&self) -> Result<HeldConnection, StoreError> {
         match self {
-            Self::Url(url) => Ok(Held::own(pool::open_for_schema(url)?)),
-            Self::Host(pool) => Ok(Held::Lent(LentConnection(pool.lender.lend()?))),
+            Self::Url(url) => Ok(HeldConnection::owned(open_for_schema(url)?)),
+            Self::Host(pool) => Ok(HeldConnection::Lent(LentConnection(pool.adapter.lend()?))),
         }
     }
 
-    /// That there are enough connections to be had.
+    /// Checks that the pool is large enough.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         match self {
             Self::Host(pool) if pool.size < FEWEST => Err(StoreError::Setup(format!(
-                "the pool has {} connections, and at least {FEWEST} are needed: raise its `max_size`",
+                "the pool has {} connections, and at least {FEWEST} are required: raise its `max_size`",
                 pool.size
             ))),
             _ => Ok(()),
         }
     }
 
-    /// The file that it is, if it is one.
+    /// Returns the file, if it is one.
     pub(super) fn file(&self) -> Result<Option<PathBuf>, StoreError> {
         match self {
             Self::Url(DatabaseUrl::Sqlite(path)) => Ok(Some(path.clone())),
             Self::Url(_) => Ok(None),
-            Self::Host(_) => self.borrow()?.with(pool::file_of),
+            Self::Host(_) => self.acquire()?.with(|conn| conn.dialect().file()),
         }
     }
 
-    /// What tells its database from others, on this host.
+    /// Returns a name of the database that is unique on this host.
     pub(super) fn identity(&self) -> Result<String, StoreError> {
         match self {
             #[cfg(feature = "postgres")]
             Self::Url(DatabaseUrl::Postgres(url)) => Ok(url.reveal().to_owned()),
             Self::Url(_) => Ok(String::new()),
-            Self::Host(_) => self.borrow()?.with(pool::identity),
+            Self::Host(_) => self.acquire()?.with(|conn| conn.dialect().identity()),
         }
     }
 }

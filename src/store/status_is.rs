@@ -1,7 +1,7 @@
-//! `status = '…'` as literal text in a statement that is still prepared once.
+//! `status = '…'` as literal text in a statement that is prepared once.
 //!
-//! A partial index serves a query only if the query holds the index's own condition, and a bound
-//! parameter is none. diesel's own literals (`dsl::sql`) would make the statement uncacheable.
+//! A partial index serves a query only if the query contains the index's condition, which a bound
+//! parameter is not. diesel's own literals (`dsl::sql`) would prevent caching.
 
 use diesel::backend::Backend;
 use diesel::expression::{
@@ -37,14 +37,14 @@ macro_rules! status_is {
 }
 
 status_is! {
-    /// The condition of the index that claims use.
+    /// Condition of the index for claims.
     StatusIsPending, "webhook_deliveries.status = 'pending'"
 }
 status_is! {
-    /// The condition of the index of what is in flight.
+    /// Condition of the index of deliveries in flight.
     StatusIsSending, "webhook_deliveries.status = 'sending'"
 }
 status_is! {
-    /// The condition of the index of what was given up.
+    /// Condition of the index of failed deliveries.
     StatusIsFailed, "webhook_deliveries.status = 'failed'"
 }

@@ -1,4 +1,4 @@
-//! A test bed: the whole engine, without a network, a port or a sleep.
+//! The test bed: the whole engine, without a network, a port or sleeping.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::domain::lifecycle::{State, Wait};
 use crate::domain::settings::{Change, EndpointChange};
 use crate::{DeliveryView, Error, Postrider, StartError};
 
-/// When a test bed begins: 2026-01-01, midnight UTC.
+/// Start time of a test bed: 2026-01-01, midnight UTC.
 pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// An engine on virtual time, with scripted receivers instead of a network.
 ///
-/// Its database is a file of its own that goes with it, or a host's own test database. To be used
-/// within [`on_virtual_time`](super::on_virtual_time).
+/// Its database is a temporary file that is removed with it, or a host's own test database. Must be
+/// used within [`on_virtual_time`](super::on_virtual_time).
 ///
 /// ```
 /// use postrider::domain::event::{Event, NewEvent};
@@ -58,19 +58,19 @@ pub struct TestBed {
 }
 
 impl TestBed {
-    /// One with the defaults, on a file of its own.
+    /// Starts a test bed with the defaults, on a temporary file.
     ///
     /// # Panics
-    /// Where there is no temporary folder.
+    /// Panics if there is no temporary folder.
     #[must_use]
     pub fn start() -> Self {
         Self::with(|_| {})
     }
 
-    /// One with other settings.
+    /// Starts a test bed with other settings, on a temporary file.
     ///
     /// # Panics
-    /// Where there is no temporary folder, or a setting is wrong.
+    /// Panics if there is no temporary folder or a setting is invalid.
     #[must_use]
     pub fn with(configure: impl FnOnce(&mut EngineConfig)) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
@@ -81,10 +81,10 @@ impl TestBed {
         }
     }
 
-    /// One on a host's own test database, for what is published in the host's transactions.
+    /// Starts one on a host's own test database, for events published in the host's transactions.
     ///
     /// # Panics
-    /// Where the database cannot be used, or a setting is wrong.
+    /// Panics if the database cannot be used or a setting is invalid.
     #[must_use]
     pub fn on(database: DatabaseUrl, configure: impl FnOnce(&mut EngineConfig)) -> Self {
         let mut config = Self::config();
@@ -101,7 +101,7 @@ impl TestBed {
         }
     }
 
-    /// Hours pass in moments: what only finds lost hints is done rarely.
+    /// Hours pass in moments here, so polling, which only finds missed notifications, is rare.
     fn config() -> EngineConfig {
         let secs = Duration::from_secs;
         EngineConfig {
@@ -117,23 +117,23 @@ impl TestBed {
         }
     }
 
-    /// The engine.
+    /// Returns the engine.
     #[must_use]
     pub fn postrider(&self) -> &Postrider {
         &self.postrider
     }
 
-    /// Where its events are.
+    /// Returns the location of its database.
     #[must_use]
     pub fn database(&self) -> &DatabaseUrl {
         &self.database
     }
 
-    /// A receiver at `https://{name}.example/`, with an endpoint that wants everything, as fast as
-    /// it comes.
+    /// Creates a receiver at `https://{name}.example/`, with an endpoint that receives all events
+    /// without a rate limit.
     ///
     /// # Panics
-    /// Where `name` is no host's.
+    /// Panics if `name` is not valid in a host name.
     pub async fn receiver(&self, name: &str) -> TestReceiver {
         let url = Change::Set(format!("https://{name}.example/"));
         let unlimited = Change::Set("unlimited".to_owned());
@@ -147,10 +147,10 @@ impl TestBed {
             .expect("an endpoint")
     }
 
-    /// A receiver with an endpoint as `change` has it.
+    /// Creates a receiver with an endpoint as given by `change`.
     ///
     /// # Errors
-    /// As [`Postrider::create_endpoint`].
+    /// See [`Postrider::create_endpoint`].
     pub async fn receiver_with(
         &self,
         tenant: Tenant,
@@ -174,7 +174,7 @@ impl TestBed {
         })
     }
 
-    /// The receiver of whatever endpoint the code under test makes at that host.
+    /// Returns the receiver at `host`, for an endpoint that the code under test creates.
     #[must_use]
     pub fn receiver_at(&self, host: &str) -> TestReceiver {
         TestReceiver {
@@ -184,11 +184,11 @@ impl TestBed {
         }
     }
 
-    /// Lets time pass until nothing is left that time alone would move. Says what still waits: of a
-    /// paused endpoint, on hold, or behind a failed one.
+    /// Lets time pass until only deliveries are left that time does not move, and returns them:
+    /// those of paused endpoints, those on hold, and those blocked by a failed one.
     ///
     /// # Panics
-    /// Where the database cannot be read.
+    /// Panics if the database cannot be read.
     pub async fn drain(&self) -> Vec<DeliveryView> {
         const LONGEST: Duration = Duration::from_secs(600);
         let mut pause = Duration::from_millis(50);
@@ -224,8 +224,9 @@ impl TestBed {
             let until_due = due
                 .map(|due| due.since(self.postrider.now()))
                 .unwrap_or_default();
-            // What a rate limit or a breaker holds up is due, and takes its time.
+            // Deliveries held up by a rate limit or a breaker are due, but still take time.
             pass(until_due.max(pause)).await;
+            // Longer each time, so that hours of waiting take few reads.
             pause = (pause * 2).min(LONGEST);
         }
     }
@@ -233,7 +234,7 @@ impl TestBed {
     /// Stops the engine as a deployment does, and starts another one on the same database.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// Panics if it does not start.
     pub async fn restart(self) -> Self {
         self.postrider.drain().await;
         let now = self.postrider.now();
@@ -250,10 +251,10 @@ impl TestBed {
     }
 }
 
-/// An engine inside the present actix `System`, on tokio's clock, that sends to `receivers`.
+/// Starts an engine in the current actix `System`, on tokio's clock, that sends to `receivers`.
 ///
 /// # Errors
-/// As [`Builder::start`](crate::Builder::start).
+/// See [`Builder::start`](crate::Builder::start).
 pub fn launch(
     database: &DatabaseUrl,
     config: EngineConfig,
@@ -270,7 +271,7 @@ pub fn launch(
         .start_here()
 }
 
-/// One receiver of a test bed.
+/// A receiver of a test bed.
 #[derive(Debug, Clone)]
 pub struct TestReceiver {
     receivers: ScriptedReceivers,
@@ -279,20 +280,20 @@ pub struct TestReceiver {
 }
 
 impl TestReceiver {
-    /// What it does with its next requests, one each; 200 when the script is over.
+    /// Scripts the replies to its next requests, one each; after them it replies 200.
     pub fn replies(&self, replies: impl IntoIterator<Item = Reply>) {
         self.receivers.next(&self.host, replies);
     }
 
-    /// What it does with each request that no script is for.
+    /// Sets the reply to all requests without a scripted one.
     pub fn always(&self, reply: Reply) {
         self.receivers.otherwise(&self.host, reply);
     }
 
-    /// Its endpoint.
+    /// Returns the id of its endpoint.
     ///
     /// # Panics
-    /// Where the code under test has made that.
+    /// Panics if the code under test created the endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &EndpointId {
         self.endpoint
@@ -300,23 +301,23 @@ impl TestReceiver {
             .expect("an endpoint that the test bed has made")
     }
 
-    /// What it got, oldest first.
+    /// Returns the requests that it received, oldest first.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.receivers.received(&self.host)
     }
 
-    /// That these events arrived, each once and in this order, by their names.
+    /// Asserts that exactly these event types arrived, in this order.
     ///
     /// # Panics
-    /// If not, with what came instead.
+    /// Panics otherwise, with the types that arrived instead.
     #[track_caller]
     pub fn assert_received(&self, event_types: &[&str]) {
         let got: Vec<String> = self.received().iter().map(Received::event_type).collect();
         assert_eq!(got, event_types, "what arrived at {}", self.host);
     }
 
-    /// The most requests that it had open at once.
+    /// Returns the maximum number of requests that it had open at once.
     #[must_use]
     pub fn most_at_once(&self) -> usize {
         self.receivers.most_at_once(&self.host)
@@ -324,10 +325,10 @@ impl TestReceiver {
 }
 
 impl Received {
-    /// `webhook-id`: the event's id.
+    /// Returns `webhook-id`, the event's id.
     ///
     /// # Panics
-    /// If it has none.
+    /// Panics if there is none.
     #[must_use]
     pub fn event_id(&self) -> EventId {
         EventId::from_text(
@@ -336,16 +337,16 @@ impl Received {
         )
     }
 
-    /// Its body.
+    /// Returns its body.
     ///
     /// # Panics
-    /// If it is no JSON.
+    /// Panics if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.request.body).expect("a body in JSON")
     }
 
-    /// `type` of its body, or nothing where the body is the publisher's own.
+    /// Returns `type` of its body; empty if the body has none.
     #[must_use]
     pub fn event_type(&self) -> String {
         let body: Option<Value> = serde_json::from_slice(&self.request.body).ok();

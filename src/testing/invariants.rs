@@ -1,5 +1,5 @@
-//! What holds of every input from outside, however odd: for property tests and fuzzers. Each
-//! function panics where its invariant is broken.
+//! Invariants for arbitrary input from outside, for property tests and fuzzers. Each function
+//! panics if its invariant is broken.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
-use crate::admin::read_event;
 use crate::domain::breaker::{LONGEST_HOLD, Verdict};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, MAX_BODY_BYTES};
 use crate::domain::settings::{Change, EndpointChange, Settings};
-use crate::sender::etiquette;
+use crate::http::read_event;
 use crate::sender::guard::AddressPolicy;
+use crate::sender::response_verdict::verdict_of_response;
 
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
-/// A URL that an endpoint may have leads to no address of this machine or network.
+/// Checks that a valid endpoint URL leads to no address of this machine or network.
 ///
 /// # Panics
-/// If it does.
+/// Panics if it does.
 pub fn url_and_address_policy(text: &str) {
     let change = EndpointChange {
         url: Change::Set(text.to_owned()),
@@ -57,7 +57,7 @@ pub fn url_and_address_policy(text: &str) {
             assert!(policy.check_address(canonical).is_ok(), "{url}");
         }
         Some(Host::Domain(name)) => {
-            // Whatever it resolves to, a private answer blocks it.
+            // A private address among the answers blocks the name.
             let private = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([127, 0, 0, 1])];
             assert!(policy.check_resolved(name, &private).is_err(), "{url}");
         }
@@ -65,11 +65,10 @@ pub fn url_and_address_policy(text: &str) {
     }
 }
 
-/// Headers that an endpoint may have can be sent as they are, and set none that is not theirs to
-/// set.
+/// Checks that valid endpoint headers can be sent unchanged and include no reserved ones.
 ///
 /// # Panics
-/// If not.
+/// Panics otherwise.
 pub fn header_map(headers: BTreeMap<String, String>) {
     let change = EndpointChange {
         url: Change::Set("https://a.example/".to_owned()),
@@ -109,13 +108,13 @@ pub fn header_map(headers: BTreeMap<String, String>) {
     }
 }
 
-/// `Retry-After` is only ever a delay, and a day at most.
+/// Checks that `Retry-After` always yields a delay, and at most a day.
 ///
 /// # Panics
-/// If not.
+/// Panics otherwise.
 pub fn retry_after(value: &str) {
     for status in [200, 410, 429, 500, 503] {
-        let verdict = etiquette::verdict(
+        let verdict = verdict_of_response(
             status,
             &vec![("Retry-After".to_owned(), value.to_owned())],
             NOW,
@@ -131,23 +130,25 @@ pub fn retry_after(value: &str) {
     }
 }
 
-/// An event that is accepted is sent with its data byte for byte, inside one JSON object.
+/// Checks that an accepted event is sent with its data byte for byte, inside one JSON object.
 ///
 /// # Panics
-/// If not.
+/// Panics otherwise.
 pub fn publish_json(request: &[u8]) {
     let Some(event) = read_event(request) else {
         return;
     };
     let content = event.content.clone();
-    let Ok(sealed) = event.seal(NOW) else { return };
-    assert!(sealed.body.len() <= MAX_BODY_BYTES);
+    let Ok(stored) = event.freeze(NOW) else {
+        return;
+    };
+    assert!(stored.body.len() <= MAX_BODY_BYTES);
     match content {
-        Content::Payload { body, .. } => assert_eq!(sealed.body, body),
+        Content::Payload { body, .. } => assert_eq!(stored.body, body),
         Content::Data(data) => {
-            let text = std::str::from_utf8(&sealed.body).expect("JSON is UTF-8");
+            let text = std::str::from_utf8(&stored.body).expect("JSON is UTF-8");
             assert!(
-                text.contains(&format!(r#""data":{},"id":"{}""#, data.get(), sealed.id)),
+                text.contains(&format!(r#""data":{},"id":"{}""#, data.get(), stored.id)),
                 "{text}"
             );
             let members: BTreeMap<&str, &serde_json::value::RawValue> =

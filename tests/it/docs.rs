@@ -1,6 +1,9 @@
-//! The pages, held by test to what is there: links lead somewhere, commands and settings exist.
+//! Checks the documentation: links have targets, commands and settings exist, the prose is plain
+//! English.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::support::server::run;
@@ -9,10 +12,17 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The README and every text below `docs/`, by its path in the repository.
+/// The README, the changelog and every text file below `docs/`, by path in the repository.
 fn pages() -> BTreeMap<PathBuf, String> {
+    let found = texts(&["README.md", "CHANGELOG.md", "docs"]);
+    assert!(found.len() > 10, "only {} pages were found", found.len());
+    found
+}
+
+/// The text files at or below these paths, by path in the repository.
+fn texts(paths: &[&str]) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
-    let mut open = vec![root().join("README.md"), root().join("docs")];
+    let mut open: Vec<PathBuf> = paths.iter().map(|path| root().join(path)).collect();
     while let Some(path) = open.pop() {
         if path.is_dir() {
             open.extend(
@@ -24,7 +34,6 @@ fn pages() -> BTreeMap<PathBuf, String> {
             found.insert(path.strip_prefix(root()).unwrap().to_owned(), text);
         }
     }
-    assert!(found.len() > 10, "only {} pages were found", found.len());
     found
 }
 
@@ -32,7 +41,7 @@ fn is_markdown(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "md")
 }
 
-/// A page's lines, each with the language of the block that it is in; `None` in prose.
+/// The lines of a page, each with the language of its code block; `None` in prose.
 fn lines(page: &str) -> Vec<(Option<&str>, &str)> {
     let mut inside = None;
     let mut all = Vec::new();
@@ -46,14 +55,14 @@ fn lines(page: &str) -> Vec<(Option<&str>, &str)> {
     all
 }
 
-/// What stands between `open` and `close`, each time.
+/// Every text between `open` and `close`.
 fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(open)
         .skip(1)
         .filter_map(move |rest| Some(rest.split_once(close)?.0))
 }
 
-/// The anchors of a page's headings, as GitHub makes them.
+/// The anchors of a page's headings, as GitHub generates them.
 fn anchors(page: &str) -> BTreeSet<String> {
     let mut seen = BTreeMap::new();
     let mut all = BTreeSet::new();
@@ -113,7 +122,7 @@ fn links_lead_somewhere() {
     );
 }
 
-/// What the binary says of itself.
+/// The commands, flags and settings in the binary's help.
 #[derive(Default)]
 struct Help {
     commands: BTreeMap<String, Help>,
@@ -122,7 +131,7 @@ struct Help {
 }
 
 impl Help {
-    /// Asks `postrider` and then each of its commands, and theirs.
+    /// Reads the help of a command and of its subcommands.
     fn of(command: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let arguments: Vec<&str> = command.iter().chain(&["--help"]).copied().collect();
@@ -163,7 +172,7 @@ impl Help {
             .collect()
     }
 
-    /// What of that command does not exist.
+    /// The first word of a command line that does not exist.
     fn lacks<'a>(&self, words: &[&'a str]) -> Option<&'a str> {
         let (first, rest) = words.split_first()?;
         if let Some(command) = self.commands.get(*first) {
@@ -189,32 +198,32 @@ impl Help {
     }
 }
 
-/// The lines of a page that a person would type: after a prompt, in scripts, and code in prose.
+/// The command lines of a page: after a prompt, in scripts, and code in prose.
 fn typed(page: &str) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
-    let mut goes_on = false;
+    let mut continues = false;
     for (inside, line) in lines(page) {
         let typed = match inside {
             None => {
                 all.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
                 continue;
             }
-            Some("console") if goes_on => line,
+            Some("console") if continues => line,
             Some("console") => line.trim_start().strip_prefix("$ ").unwrap_or_default(),
             Some("sh" | "bash") => line,
             Some(_) => continue,
         };
         let text = typed.trim_end_matches('\\');
-        match all.last_mut().filter(|_| goes_on) {
+        match all.last_mut().filter(|_| continues) {
             Some(last) => last.push_str(text),
             None => all.push(text.to_owned()),
         }
-        goes_on = typed.ends_with('\\');
+        continues = typed.ends_with('\\');
     }
     all
 }
 
-/// What is said to `postrider` in a line for the shell: the words after each of its names.
+/// The arguments of each `postrider` call in a shell command line.
 fn commands(line: &str) -> Vec<Vec<&str>> {
     let line = line.split(" #").next().unwrap_or_default();
     let simple = line.split(['|', ';', '&', '(', ')', '`']);
@@ -287,7 +296,7 @@ fn settings_exist() {
                 .find(|c: char| !c.is_ascii_uppercase() && c != '_')
                 .unwrap_or(rest.len());
             let name = format!("{PREFIX}{}", &rest[..end]);
-            // `POSTRIDER_…` is all of them, `POSTRIDER_DEFAULT_…` some.
+            // `POSTRIDER_…` stands for all settings, `POSTRIDER_DEFAULT_…` for some.
             let exists = if name.ends_with('_') {
                 known.iter().any(|known| known.starts_with(&name))
             } else {
@@ -303,4 +312,261 @@ fn settings_exist() {
         "these do not exist:\n{}",
         wrong.join("\n")
     );
+}
+
+/// Forbidden phrases in lower case, with the remedy for each group.
+const PHRASES: &[(&str, &[&str])] = &[
+    (
+        "negate the verb: `is not a setting`, `unknown setting`",
+        &[
+            "is no", "are no", "was no", "were no", "is none", "are none",
+        ],
+    ),
+    (
+        "name the thing: `pending deliveries`, `anyone who`, `if you`",
+        &[
+            "what waits",
+            "what failed",
+            "what fails",
+            "what became of",
+            "what becomes of",
+            "who already",
+            "whoever",
+        ],
+    ),
+    (
+        "`report`, `notify`, `receive`",
+        &[
+            "is told",
+            "are told",
+            "was told",
+            "were told",
+            "tell of",
+            "tells of",
+            "told of",
+            "hear of",
+            "hears of",
+        ],
+    ),
+    ("`continue`", &["go on", "goes on", "going on", "went on"]),
+    ("`automatically`", &["by itself", "by themselves"]),
+    (
+        "`restore`, `requeue`, `recover`",
+        &["bring back", "brings back", "brought back"],
+    ),
+    (
+        "`reclaim`, `revoke`, `revert`",
+        &["take back", "takes back", "taken back", "took back"],
+    ),
+    ("`release`", &["let go", "lets go"]),
+    ("name the result", &["makes of it", "comes to", "came to"]),
+    ("`fix`", &["mend", "mends", "mended"]),
+    ("`valid for`, `allows`", &["good for"]),
+    ("`revoked`", &["worthless", "worth nothing"]),
+    ("`internal error`", &["our fault"]),
+    ("`permanently`, `always`", &["for ever"]),
+    ("`again`", &["anew"]),
+    ("`timeout`", &["time-out", "time-outs"]),
+    (
+        "`in total`",
+        &["in all.", "in all,", "in all:", "in all;", "in all)"],
+    ),
+    (
+        "`also`, `as well`",
+        &[", too,", ", too.", ", too:", ", too;", ", too)"],
+    ),
+    ("`at least`", &["at the least"]),
+    ("`up to N`", &["at most so many"]),
+];
+
+/// Phrases in lower case that contain a forbidden one and are plain English.
+const ALLOWED: &[&str] = &[
+    "are no longer",
+    "is no longer",
+    "is no more than",
+    "there are no",
+    "there are none",
+    "there is no",
+    "there is none",
+    "there was no",
+    "was no longer",
+    "were no longer",
+    "when it comes to",
+];
+
+/// The first words that a comment must not have, with the remedy.
+const FIRST_WORDS: &[(&str, &str)] = &[
+    ("Whose ", "name it: `Owning tenant.`"),
+    ("Which one", "name it: `Delivery id.`"),
+];
+
+/// The number of forbidden phrases that are still in a file or source folder. It may only shrink.
+const EXCEPTIONS: &[(&str, usize)] = &[];
+
+/// Lines of prose that follow each other, each with its number.
+type Passage<'a> = Vec<(usize, &'a str)>;
+
+/// The prose of a file: Markdown without code blocks, comments in Rust, every line of other files.
+fn passages<'a>(path: &Path, text: &'a str) -> Vec<Passage<'a>> {
+    let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+    let has_code_blocks = is_rust || is_markdown(path);
+    let mut all = vec![Passage::new()];
+    let mut is_code = false;
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim();
+        let prose = if is_rust {
+            let comment = line.strip_prefix("//");
+            is_code = is_code && comment.is_some();
+            comment.map_or("", |comment| comment.trim_start_matches(['/', '!']).trim())
+        } else {
+            line
+        };
+        let is_fence = has_code_blocks && prose.starts_with("```");
+        if is_fence {
+            is_code = !is_code;
+        }
+        if is_fence || is_code || prose.is_empty() {
+            all.push(Passage::new());
+        } else if let Some(passage) = all.last_mut() {
+            passage.push((at + 1, prose));
+        }
+    }
+    all.retain(|passage| !passage.is_empty());
+    all
+}
+
+/// Whether `text[range]` does not begin or end inside a word.
+fn is_whole(text: &str, range: &Range<usize>) -> bool {
+    let is_letter = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    let phrase = &text[range.clone()];
+    let before = text[..range.start].chars().next_back();
+    let after = text[range.end..].chars().next();
+    let begins_inside = phrase.starts_with(is_letter) && before.is_some_and(is_letter);
+    let ends_inside = phrase.ends_with(is_letter) && after.is_some_and(is_letter);
+    !begins_inside && !ends_inside
+}
+
+/// The forbidden phrases in a text: position, phrase and remedy.
+fn forbidden(text: &str) -> Vec<(usize, &'static str, &'static str)> {
+    let text = text.to_ascii_lowercase();
+    let places = |phrase: &str| -> Vec<Range<usize>> {
+        let matches = text.match_indices(phrase);
+        matches
+            .map(|(at, found)| at..at + found.len())
+            .filter(|range| is_whole(&text, range))
+            .collect()
+    };
+    let allowed: Vec<Range<usize>> = ALLOWED.iter().flat_map(|phrase| places(phrase)).collect();
+    let mut found = Vec::new();
+    for (remedy, phrases) in PHRASES {
+        for phrase in *phrases {
+            for place in places(phrase) {
+                let is_allowed = allowed
+                    .iter()
+                    .any(|range| range.start <= place.start && place.end <= range.end);
+                if !is_allowed {
+                    found.push((place.start, *phrase, *remedy));
+                }
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// The findings in a file, one line each.
+fn findings(path: &Path, text: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for passage in passages(path, text) {
+        let mut joined = String::new();
+        let mut starts = Vec::new();
+        for (number, line) in &passage {
+            starts.push((joined.len(), *number));
+            joined.push_str(line);
+            joined.push(' ');
+        }
+        let first_words = FIRST_WORDS
+            .iter()
+            .filter(|(words, _)| joined.starts_with(words))
+            .map(|(words, remedy)| (0, *words, *remedy));
+        for (at, phrase, remedy) in forbidden(&joined).into_iter().chain(first_words) {
+            let line = starts.iter().rfind(|(start, _)| *start <= at);
+            let number = line.map_or(0, |(_, number)| *number);
+            all.push(format!(
+                "{}:{number}: \"{}\": {remedy}",
+                path.display(),
+                phrase.trim()
+            ));
+        }
+    }
+    all
+}
+
+/// The path under which the findings of a file are counted: its folder below `src/`, or the file.
+fn counted_under(path: &Path) -> PathBuf {
+    let parts = path.iter().count();
+    if !path.starts_with("src") {
+        path.to_owned()
+    } else if parts > 2 {
+        path.iter().take(2).collect()
+    } else {
+        PathBuf::from("src")
+    }
+}
+
+#[test]
+fn the_prose_is_plain_english() {
+    let mut files = pages();
+    // Generated from the comments in `src/`.
+    files.remove(Path::new("docs/openapi.json"));
+    files.extend(texts(&["src"]).into_iter().filter(|(path, _)| {
+        path.extension()
+            .is_some_and(|extension| extension == "rs" || extension == "js")
+    }));
+    let mut found: BTreeMap<PathBuf, Vec<String>> = EXCEPTIONS
+        .iter()
+        .map(|(path, _)| (PathBuf::from(path), Vec::new()))
+        .collect();
+    for (path, text) in &files {
+        let under = found.entry(counted_under(path)).or_default();
+        under.extend(findings(path, text));
+    }
+    let mut wrong = Vec::new();
+    for (path, lines) in found {
+        let exception = EXCEPTIONS
+            .iter()
+            .find(|(excepted, _)| Path::new(excepted) == path);
+        let expected = exception.map_or(0, |(_, number)| *number);
+        let (path, number) = (path.display(), lines.len());
+        match number.cmp(&expected) {
+            Ordering::Greater => {
+                wrong.push(format!("{path}: {number} phrases, {expected} expected:"));
+                wrong.extend(lines);
+            }
+            Ordering::Less => wrong.push(format!(
+                "{path}: {number} phrases, {expected} expected: lower the number in EXCEPTIONS"
+            )),
+            Ordering::Equal => {}
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "write these in plain English:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn forbidden_phrases_are_found_across_lines_and_not_inside_words() {
+    let page = "A setting that is\nno number. There is no limit.\n```\nfor ever\n```\nThe time-out, for ever.\n";
+    let code =
+        "/// Whose it is.\nlet text = \"for ever\"; // for ever\n/// Amends, and lets\n/// go.\n";
+    let found = findings(Path::new("page.md"), page);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with("page.md:1: \"is no\""), "{found:?}");
+    assert!(found[1].starts_with("page.md:6: "), "{found:?}");
+    let found = findings(Path::new("code.rs"), code);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("code.rs:1: \"Whose\""), "{found:?}");
+    assert!(found[1].starts_with("code.rs:3: \"lets go\""), "{found:?}");
 }

@@ -71,18 +71,21 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 fn arrows_point_left_only() {
     let may_use: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("domain", &["domain"][..]),
+        ("ports", &["domain", "ports"]),
         ("config", &["domain"]),
         ("metrics", &["domain"]),
-        ("store", &["domain", "config", "store"]),
-        ("sender", &["domain", "config", "sender"]),
+        ("store", &["domain", "ports", "config", "store"]),
+        ("sender", &["domain", "ports", "config", "sender"]),
         (
             "engine",
-            &["domain", "config", "metrics", "store", "sender", "engine"],
+            &[
+                "domain", "ports", "config", "metrics", "store", "sender", "engine",
+            ],
         ),
-        ("admin", &["domain", "config", "engine", "store", "admin"]),
+        ("http", &["domain", "config", "engine", "http"]),
         (
             "testing",
-            &["domain", "config", "sender", "admin", "testing"],
+            &["domain", "config", "sender", "http", "testing"],
         ),
     ]);
     let mut arrows = 0;
@@ -130,7 +133,7 @@ fn each_package_is_named_in_its_own_layer_only() {
         ("rustls::", "sender"),
         ("hickory_resolver::", "sender"),
         ("actix::", "engine"),
-        ("actix_web::", "admin"),
+        ("actix_web::", "http"),
         ("prometheus_client::", "metrics"),
     ];
     for (path, text) in sources("src") {
@@ -315,7 +318,7 @@ fn migrations_go_up_and_down_and_touch_nothing_else() {
         execute(&url, "CREATE TABLE webhook_events (mine TEXT)");
         let taken = postrider::migrate_at(&url).unwrap_err().to_string();
         assert!(
-            taken.contains("webhook_events") && taken.contains("did not make"),
+            taken.contains("webhook_events") && taken.contains("did not create"),
             "{taken}"
         );
         assert_eq!(words(&url, "SELECT id AS w FROM orders"), ["mine"]);

@@ -20,7 +20,7 @@ fn operations() -> impl Iterator<Item = (String, &'static Value)> {
 #[test]
 fn what_is_in_docs_is_what_the_code_says() {
     let (written, kept) = (
-        postrider::admin::openapi(),
+        postrider::http::openapi(),
         std::fs::read_to_string(PLACE).unwrap_or_default(),
     );
     if std::env::var_os("UPDATE_OPENAPI").is_some() {

@@ -11,112 +11,16 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 400;
 
 /// Files that import each other in a circle.
-const CIRCLES: &[&str] = &[
-    "src/admin/auth.rs",
-    "src/admin/mod.rs",
-    "src/admin/session.rs",
-    "src/bin/postrider/deliveries/mod.rs",
-    "src/bin/postrider/deliveries/tail.rs",
-    "src/bin/postrider/endpoints/change.rs",
-    "src/bin/postrider/endpoints/mod.rs",
-    "src/bin/postrider/endpoints/secret.rs",
-    "src/bin/postrider/endpoints/stats.rs",
-    "src/bin/postrider/log.rs",
-    "src/bin/postrider/recoveries.rs",
-    "src/bin/postrider/settings.rs",
-    "src/engine/attempt.rs",
-    "src/engine/builder.rs",
-    "src/engine/committer.rs",
-    "src/engine/committer/settle.rs",
-    "src/engine/happenings.rs",
-    "src/engine/keeper.rs",
-    "src/engine/lease.rs",
-    "src/engine/maintenance.rs",
-    "src/engine/mod.rs",
-    "src/engine/publishing.rs",
-    "src/engine/recovery.rs",
-    "src/engine/registry.rs",
-    "src/engine/registry/inbox.rs",
-    "src/engine/supervisor.rs",
-    "src/engine/supervisor/inbox.rs",
-    "src/engine/tokens.rs",
-    "src/engine/trace.rs",
-    "src/store/codec.rs",
-    "src/store/endpoint_cache.rs",
-    "src/store/endpoint_codec.rs",
-    "src/store/file_watch.rs",
-    "src/store/group.rs",
-    "src/store/hints.rs",
-    "src/store/host.rs",
-    "src/store/key_ring.rs",
-    "src/store/migrate.rs",
-    "src/store/mod.rs",
-    "src/store/notify.rs",
-    "src/store/pool.rs",
-    "src/store/postgres.rs",
-    "src/store/postgres/checks.rs",
-    "src/store/query/deliveries.rs",
-    "src/store/query/endpoints.rs",
-    "src/store/query/lines.rs",
-    "src/store/query/mod.rs",
-    "src/store/query/work.rs",
-    "src/store/rows.rs",
-    "src/store/source.rs",
-    "src/store/transactions.rs",
-    "src/store/writer.rs",
-];
+const CIRCLES: &[&str] = &[];
 
 /// `mod.rs` files that define something.
-const MOD_RS: &[&str] = &[
-    "src/admin/mod.rs",
-    "src/admin/openapi/mod.rs",
-    "src/bin/postrider/deliveries/mod.rs",
-    "src/bin/postrider/demo/mod.rs",
-    "src/bin/postrider/doctor/mod.rs",
-    "src/bin/postrider/endpoints/mod.rs",
-    "src/domain/mod.rs",
-    "src/engine/mod.rs",
-    "src/sender/mod.rs",
-    "src/store/mod.rs",
-    "src/store/query/mod.rs",
-    "src/testing/mod.rs",
-];
+const MOD_RS: &[&str] = &[];
 
 /// Files of more than [`MAX_LINES`].
-const LARGE: &[&str] = &[
-    "src/admin/auth.rs",
-    "src/admin/endpoints.rs",
-    "src/admin/events.rs",
-    "src/bin/postrider/settings.rs",
-    "src/engine/committer.rs",
-    "src/engine/endpoints.rs",
-    "src/engine/supervisor.rs",
-    "src/store/pool.rs",
-    "src/store/query/work.rs",
-];
+const LARGE: &[&str] = &[];
 
 /// Type names that are defined more than once in the library, or in the binary.
-const TWICE: &[&str] = &[
-    "Api",
-    "Content",
-    "Ended",
-    "Entry",
-    "Held",
-    "List",
-    "Migrate",
-    "Missing",
-    "One",
-    "Receiver",
-    "Rotate",
-    "Seen",
-    "Show",
-    "State",
-    "Stored",
-    "Transport",
-];
-
-/// Doc lines that begin with a question word.
-const QUESTIONS: usize = 754;
+const TWICE: &[&str] = &[];
 
 /// A source file with its place in the tree of modules.
 struct Source {
@@ -147,7 +51,9 @@ fn sources() -> Vec<Source> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(root).unwrap().to_owned();
                 found.push(Source {
@@ -575,13 +481,8 @@ fn doc_lines_begin_with_their_subject() {
         }
     }
     assert!(
-        found.len() <= QUESTIONS,
+        found.is_empty(),
         "begin with a noun or a verb in the third person:\n{}",
         found.join("\n")
-    );
-    assert!(
-        found.len() == QUESTIONS,
-        "only {} are left: lower the number",
-        found.len()
     );
 }

@@ -1,5 +1,5 @@
-//! The client of the server's HTTP API. The one place outside `sender/` that names reqwest: it
-//! calls our own API, not a stranger's receiver.
+//! The client of the server's HTTP API. It calls only Postrider's own API, so it needs none of the
+//! sender's guards.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use reqwest::{Method, Url};
 use serde_json::Value;
 
 use crate::environment::trimmed;
-use crate::output::Failure;
-use crate::settings::{DEFAULT_LISTEN, Hidden, ListenAddress, Settings, SettingsFile};
+use crate::output::CommandError;
+use crate::settings::{DEFAULT_LISTEN, Hidden, ListenAddress, ServerSettings, SettingsFile};
 use crate::token;
 
-/// Where the server is, and how to show what it answers.
+/// Options of every command that calls the server.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Client {
-    /// The server [default: http://127.0.0.1:8400, or `listen` of the settings file]
+pub(crate) struct ClientArgs {
+    /// URL of the server [default: http://127.0.0.1:8400, or `listen` of the settings file]
     #[arg(long, env = "POSTRIDER_SERVER", value_name = "URL", global = true, value_parser = trimmed::<Url>)]
     server: Option<Url>,
 
-    /// The server's database, beside which its token is kept [default: sqlite:postrider.db]
+    /// The server's database, to find the token file next to it [default: sqlite:postrider.db]
     #[arg(
         long,
         env = "POSTRIDER_DATABASE_URL",
@@ -32,15 +32,15 @@ pub(crate) struct Client {
     #[command(flatten)]
     file: SettingsFile,
 
-    /// Print the API's JSON
+    /// Print the API's JSON response
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
-/// A parameter of a query, if it is given.
+/// An optional query parameter.
 pub(crate) type Parameter = (&'static str, Option<String>);
 
-/// A path with those parameters that are given.
+/// Appends the parameters that are set to a path.
 pub(crate) fn query<'a>(path: &str, parameters: impl IntoIterator<Item = &'a Parameter>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in parameters {
@@ -51,56 +51,56 @@ pub(crate) fn query<'a>(path: &str, parameters: impl IntoIterator<Item = &'a Par
     format!("{path}?{}", query.finish())
 }
 
-/// An id as one segment of a path.
+/// Encodes an id as a path segment.
 pub(crate) fn segment(id: &str) -> String {
     url::form_urlencoded::byte_serialize(id.as_bytes()).collect()
 }
 
-/// A server, and the right to call it.
-pub(crate) struct Connection {
+/// A server's URL, and the token to call it with.
+pub(crate) struct ApiClient {
     server: String,
-    token: Token,
+    token: BearerToken,
     http: reqwest::Client,
 }
 
-struct Token {
+struct BearerToken {
     text: String,
-    /// Where it is from, for who has to mend it.
-    from: String,
+    /// Source of the token, for error messages.
+    source: String,
 }
 
-impl Client {
+impl ClientArgs {
     /// Finds the server and the token.
-    pub(crate) fn connect(&self) -> Result<Connection, Failure> {
+    pub(crate) fn connect(&self) -> Result<ApiClient, CommandError> {
         let listen = std::env::var("POSTRIDER_LISTEN")
             .ok()
             .and_then(|address| address.parse().ok());
         let listen: Option<ListenAddress> = listen;
-        let own = Settings {
+        let own = ServerSettings {
             database_url: self.database_url.clone(),
             listen,
-            ..Settings::default()
+            ..ServerSettings::default()
         };
         let settings = own.over_file(self.file.path.as_deref())?;
-        Connection::new(
+        ApiClient::new(
             &server_of(self.server.as_ref(), &settings),
             find_token(&settings)?,
         )
     }
 
-    /// Makes one call and returns its answer, `null` where it has none.
+    /// Sends one request and returns the JSON response; `null` if it has no body.
     pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<String>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, CommandError> {
         self.connect()?.call(method, path, body).await
     }
 }
 
-/// Where the server is: as it was named, or where these settings have it listen.
-pub(crate) fn server_of(named: Option<&Url>, settings: &Settings) -> String {
+/// Returns the URL of the named server, or of the address that these settings listen on.
+pub(crate) fn server_of(named: Option<&Url>, settings: &ServerSettings) -> String {
     match (named, settings.listen) {
         (Some(url), _) => url.to_string().trim_end_matches('/').to_owned(),
         (None, Some(ListenAddress(address))) => format!("http://{address}"),
@@ -108,7 +108,7 @@ pub(crate) fn server_of(named: Option<&Url>, settings: &Settings) -> String {
     }
 }
 
-/// Whether anything answers there, without a token: the status, and the server's time.
+/// Sends a GET without a token; returns the status and the `Date` header.
 pub(crate) async fn probe(url: &str) -> Result<(u16, Option<String>), reqwest::Error> {
     let http = reqwest::Client::builder()
         .no_proxy()
@@ -125,18 +125,18 @@ pub(crate) async fn probe(url: &str) -> Result<(u16, Option<String>), reqwest::E
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Connection {
-    /// To the server that runs by these settings.
-    pub(crate) fn of(server: &str, settings: &Settings) -> Result<Self, Failure> {
+impl ApiClient {
+    /// Creates a client with the token that these settings lead to.
+    pub(crate) fn of(server: &str, settings: &ServerSettings) -> Result<Self, CommandError> {
         Self::new(server, find_token(settings)?)
     }
 
-    fn new(server: &str, token: Token) -> Result<Self, Failure> {
+    fn new(server: &str, token: BearerToken) -> Result<Self, CommandError> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(30))
             .build();
-        let http = http.context("cannot set up HTTP")?;
+        let http = http.context("cannot set up the HTTP client")?;
         Ok(Self {
             server: server.trim_end_matches('/').to_owned(),
             token,
@@ -144,25 +144,26 @@ impl Connection {
         })
     }
 
-    /// To a server whose token is known.
-    pub(crate) fn with_token(server: &str, token: &str) -> Result<Self, Failure> {
+    /// Creates a client with a known token.
+    pub(crate) fn with_token(server: &str, token: &str) -> Result<Self, CommandError> {
         Self::new(
             server,
-            Token {
+            BearerToken {
                 text: token.to_owned(),
-                from: "this command".to_owned(),
+                source: "this command".to_owned(),
             },
         )
     }
 
-    /// Makes one call and returns its answer, `null` where it has none.
+    /// Sends one request and returns the JSON response; `null` if it has no body.
     pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<String>,
-    ) -> Result<Value, Failure> {
-        let (server, url) = (&self.server, format!("{}/api/v1{path}", self.server));
+    ) -> Result<Value, CommandError> {
+        let server = &self.server;
+        let url = format!("{server}/api/v1{path}");
         let mut request = self
             .http
             .request(method, &url)
@@ -173,8 +174,8 @@ impl Connection {
                 .body(body);
         }
         let unreachable = |error: reqwest::Error| {
-            Failure::Unreachable(format!(
-                "cannot reach the server at {server}: {error:#}; start it with `postrider serve`, or name it by --server"
+            CommandError::Unreachable(format!(
+                "cannot reach the server at {server}: {error:#}; start it with `postrider serve`, or point to another with --server"
             ))
         };
         let answer = request.send().await.map_err(unreachable)?;
@@ -183,8 +184,9 @@ impl Connection {
         let value: Value = if bytes.is_empty() {
             Value::Null
         } else {
-            serde_json::from_slice(&bytes)
-                .with_context(|| format!("{url} answered no JSON; is it a Postrider?"))?
+            serde_json::from_slice(&bytes).with_context(|| {
+                format!("{url} did not answer with JSON; check that --server is a Postrider")
+            })?
         };
         if status.is_success() {
             Ok(value)
@@ -193,60 +195,60 @@ impl Connection {
         }
     }
 
-    /// A problem (RFC 9457) in words, with what helps.
-    fn refused(&self, status: u16, value: &Value) -> Failure {
+    /// Converts a problem document (RFC 9457) to an error with a remedy.
+    fn refused(&self, status: u16, value: &Value) -> CommandError {
         let detail = value["detail"]
             .as_str()
             .or(value["title"].as_str())
             .unwrap_or("no reason given");
         let remedy = match status {
             401 => format!(
-                "; the token is from {}: is it this server's?",
-                self.token.from
+                "; the token comes from {}: check that it belongs to this server",
+                self.token.source
             ),
             403 => format!(
-                "; the token is from {}: use one whose scope allows this",
-                self.token.from
+                "; the token comes from {}: use one whose scope allows this",
+                self.token.source
             ),
             _ => String::new(),
         };
-        Failure::Refused {
+        CommandError::Refused {
             status,
-            text: format!("the server refused ({status}): {detail}{remedy}"),
+            text: format!("the server refused the request ({status}): {detail}{remedy}"),
         }
     }
 }
 
-/// The token from the environment, the settings file, or beside the local database.
-fn find_token(settings: &Settings) -> Result<Token, Failure> {
+/// Finds the token in the environment, the settings file, or next to the local database.
+fn find_token(settings: &ServerSettings) -> Result<BearerToken, CommandError> {
     let set = std::env::var("POSTRIDER_API_TOKEN")
         .ok()
         .map(|text| text.trim().to_owned());
     if let Some(text) = set.filter(|text| !text.is_empty()) {
-        return Ok(Token {
+        return Ok(BearerToken {
             text,
-            from: "POSTRIDER_API_TOKEN".into(),
+            source: "POSTRIDER_API_TOKEN".into(),
         });
     }
     if let Some(token) = &settings.api_token {
-        return Ok(Token {
+        return Ok(BearerToken {
             text: token.0.clone(),
-            from: "`api_token` of the settings file".into(),
+            source: "`api_token` in the settings file".into(),
         });
     }
     let path = token::path_of(&settings.database()?);
-    let kept = path.as_deref().map(token::read).transpose()?.flatten();
-    let shown = path.map(|path| path.display().to_string());
-    match (kept, shown) {
-        (Some(text), shown) => Ok(Token {
+    if let Some(path) = &path
+        && let Some(text) = token::read(path)?
+    {
+        return Ok(BearerToken {
             text,
-            from: shown.unwrap_or_default(),
-        }),
-        (None, shown) => {
-            let looked = shown.map_or(String::new(), |path| format!(" ({path} is not there)"));
-            Err(Failure::Other(anyhow::anyhow!(
-                "no token{looked}: set POSTRIDER_API_TOKEN, or name the server's database by --database-url"
-            )))
-        }
+            source: path.display().to_string(),
+        });
     }
+    let missing = path.map_or(String::new(), |path| {
+        format!(" ({} does not exist)", path.display())
+    });
+    Err(CommandError::Other(anyhow::anyhow!(
+        "no API token{missing}: set POSTRIDER_API_TOKEN, or pass the server's database with --database-url"
+    )))
 }

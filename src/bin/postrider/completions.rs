@@ -1,23 +1,23 @@
-//! `postrider completions`: what a shell needs to complete this command.
+//! `postrider completions`: shell completion scripts.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::output::emit;
 
-/// Print what a shell needs to complete this command.
+/// Generate shell completions.
 ///
 /// bash: `postrider completions bash > ~/.local/share/bash-completion/completions/postrider`;
 /// zsh: `… zsh > ~/.zfunc/_postrider`; fish: `… fish > ~/.config/fish/completions/postrider.fish`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Completions {
-    /// For which shell
+pub(crate) struct CompletionsArgs {
+    /// The shell to generate completions for
     shell: Shell,
 }
 
-impl Completions {
+impl CompletionsArgs {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        // Made in memory first: who reads it may stop early.
+        // Written to memory first: clap panics if the reader closes the pipe early.
         let mut script = Vec::new();
         clap_complete::generate(
             self.shell,

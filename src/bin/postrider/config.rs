@@ -1,4 +1,4 @@
-//! `postrider config`: whether the settings can stand, and where each is from.
+//! `postrider config`: checking the settings, and showing their sources.
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Subcommand};
@@ -7,20 +7,23 @@ use serde_json::{Map, Value, json};
 
 use crate::output::{emit, print, tabulated};
 use crate::serve::raise_file_limit;
-use crate::settings::{Known, Place, SECRET, Settings, SettingsFile, Wrong, known, misspelt};
+use crate::settings::{
+    ConfigError, SECRET_SETTINGS, ServerSettings, SettingSpec, SettingsFile, SourceLocation,
+    join_errors, setting_specs, unknown_variables,
+};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Config {
-    /// Check all settings as `serve` would, and name each that is wrong.
-    Check(Box<Given>),
-    /// Show the settings that hold, and where each is from.
-    Show(Box<Given>),
+pub(crate) enum ConfigCommand {
+    /// Check all settings as `serve` would, and report every mistake.
+    Check(Box<ConfigArgs>),
+    /// Show the effective settings and where each comes from.
+    Show(Box<ConfigArgs>),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Given {
+pub(crate) struct ConfigArgs {
     #[command(flatten)]
-    pub(crate) settings: Settings,
+    pub(crate) settings: ServerSettings,
 
     #[command(flatten)]
     pub(crate) file: SettingsFile,
@@ -30,51 +33,47 @@ pub(crate) struct Given {
     pub(crate) json: bool,
 }
 
-impl Config {
+impl ConfigCommand {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         raise_file_limit();
         match self {
-            Self::Check(given) => given.check(),
-            Self::Show(given) => given.show(),
+            Self::Check(args) => args.check(),
+            Self::Show(args) => args.show(),
         }
     }
 }
 
-impl Given {
+impl ConfigArgs {
     fn check(self) -> anyhow::Result<()> {
-        let wrong = self.everything_wrong()?;
+        let errors = self.validate_all()?;
         let file = self
             .file
             .path
             .as_deref()
             .map(|path| path.display().to_string());
-        let ok = wrong.is_empty();
+        let ok = errors.is_empty();
         if self.json {
             emit(&format!(
                 "{:#}",
-                json!({"ok": ok, "file": file, "wrong": wrong})
+                json!({"ok": ok, "file": file, "wrong": errors})
             ));
         } else if ok {
             emit(&format!(
-                "the settings are good (file: {})",
+                "the settings are valid (file: {})",
                 file.as_deref().unwrap_or("none")
             ));
         }
         if ok {
             return Ok(());
         }
-        let told = wrong
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n");
-        Err(anyhow::anyhow!(told))
+        Err(anyhow::anyhow!(join_errors(&errors, "\n")))
     }
 
-    /// Each setting on its own, so that one mistake does not hide the next; then all together.
-    pub(crate) fn everything_wrong(&self) -> anyhow::Result<Vec<Wrong>> {
-        let (in_file, mut wrong) = match &self.file.path {
-            Some(path) => Settings::read_file(path)?,
+    /// Checks each setting separately, so that one mistake does not hide another, and then all
+    /// together.
+    pub(crate) fn validate_all(&self) -> anyhow::Result<Vec<ConfigError>> {
+        let (in_file, mut errors) = match &self.file.path {
+            Some(path) => ServerSettings::read_file(path)?,
             None => Default::default(),
         };
         let merged = self.settings.over(in_file)?;
@@ -85,19 +84,19 @@ impl Given {
             .flatten()
             .filter(|(_, value)| !value.is_null())
         {
-            let alone: Settings = serde_json::from_value(json!({ name: value }))?;
-            wrong.extend(judge(
-                &Settings {
-                    places: merged.places.clone(),
-                    ..alone
+            let single: ServerSettings = serde_json::from_value(json!({ name: value }))?;
+            errors.extend(first_error(
+                &ServerSettings {
+                    locations: merged.locations.clone(),
+                    ..single
                 },
-                Settings::read,
+                ServerSettings::parse,
             ));
         }
         let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        wrong.extend(misspelt(variables));
-        if wrong.is_empty() {
-            wrong.extend(judge(&merged, |settings| {
+        errors.extend(unknown_variables(variables));
+        if errors.is_empty() {
+            errors.extend(first_error(&merged, |settings| {
                 settings.token()?;
                 settings.keep_alive()?;
                 settings.cors_origins()?;
@@ -105,19 +104,19 @@ impl Given {
                 settings.engine()
             }));
         }
-        Ok(wrong)
+        Ok(errors)
     }
 
     fn show(self) -> anyhow::Result<()> {
         let settings = self.settings.over_file(self.file.path.as_deref())?;
-        let effective = serde_json::to_value(settings.over(Settings::defaults()?)?)?;
-        let given = arguments();
-        let rows: Vec<Value> = known()
+        let effective = serde_json::to_value(settings.over(ServerSettings::defaults()?)?)?;
+        let matches = arguments();
+        let rows: Vec<Value> = setting_specs()
             .iter()
-            .map(|known| {
-                let from = origin(known, &given, settings.places.get(&known.name));
-                let value = masked(&known.name, &effective[&known.name]);
-                json!({"setting": known.name, "value": value, "from": from})
+            .map(|spec| {
+                let source = source_of(spec, &matches, settings.locations.get(&spec.name));
+                let value = masked(&spec.name, &effective[&spec.name]);
+                json!({"setting": spec.name, "value": value, "from": source})
             })
             .collect();
         let by_name: Map<String, Value> = rows
@@ -135,51 +134,59 @@ impl Given {
     }
 }
 
-/// What is wrong with settings, if anything.
-fn judge(
-    settings: &Settings,
-    read: impl Fn(&Settings) -> anyhow::Result<EngineConfig>,
-) -> Option<Wrong> {
-    let error = settings.database().err().or_else(|| read(settings).err())?;
-    Some(match error.downcast::<Wrong>() {
-        Ok(wrong) => wrong,
-        Err(error) => Wrong {
+/// Returns the first mistake in settings, if any.
+fn first_error(
+    settings: &ServerSettings,
+    parse: impl Fn(&ServerSettings) -> anyhow::Result<EngineConfig>,
+) -> Option<ConfigError> {
+    let error = settings
+        .database()
+        .err()
+        .or_else(|| parse(settings).err())?;
+    Some(match error.downcast::<ConfigError>() {
+        Ok(error) => error,
+        Err(error) => ConfigError {
             setting: None,
-            place: None,
+            location: None,
             detail: format!("{error:#}"),
         },
     })
 }
 
-/// The arguments of the command that runs.
+/// Returns the parsed arguments of the innermost subcommand.
 fn arguments() -> ArgMatches {
     let mut matches = crate::environment::command().get_matches();
-    while let Some((_, below)) = matches.subcommand() {
-        matches = below.clone();
+    while let Some((_, subcommand)) = matches.subcommand() {
+        matches = subcommand.clone();
     }
     matches
 }
 
-fn origin(known: &Known, given: &ArgMatches, place: Option<&Place>) -> String {
-    match (given.value_source(&known.name), place) {
-        (Some(ValueSource::CommandLine), _) => format!("flag {}", known.flag),
-        (Some(ValueSource::EnvVariable), _) => format!("environment {}", known.variable),
-        (_, Some(place)) => format!("file {place}"),
+/// Describes the source of a setting: flag, environment, file or default.
+fn source_of(
+    spec: &SettingSpec,
+    matches: &ArgMatches,
+    location: Option<&SourceLocation>,
+) -> String {
+    match (matches.value_source(&spec.name), location) {
+        (Some(ValueSource::CommandLine), _) => format!("flag {}", spec.flag),
+        (Some(ValueSource::EnvVariable), _) => format!("environment {}", spec.variable),
+        (_, Some(location)) => format!("file {location}"),
         (_, None) => "default".to_owned(),
     }
 }
 
-/// A value without what is secret of it.
+/// Masks the secrets in a value.
 fn masked(name: &str, value: &Value) -> Value {
     match value {
         Value::String(url) if name == "database_url" => json!(without_password(url)),
-        Value::Array(items) if SECRET.contains(&name) => json!(vec!["***"; items.len()]),
-        Value::String(_) if SECRET.contains(&name) => json!("***"),
+        Value::Array(items) if SECRET_SETTINGS.contains(&name) => json!(vec!["***"; items.len()]),
+        Value::String(_) if SECRET_SETTINGS.contains(&name) => json!("***"),
         other => other.clone(),
     }
 }
 
-/// A database's URL without what is secret of it.
+/// Masks the passwords in a database URL.
 pub(crate) fn without_password(url: &str) -> String {
     if !url.contains("://") || url.starts_with("sqlite:") {
         return url.to_owned();

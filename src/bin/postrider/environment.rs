@@ -1,5 +1,5 @@
-//! Environment variables as tools write them: one that is set to nothing is not set, and white
-//! space around a value is not part of it.
+//! Environment variables: an empty variable counts as unset, and white space around a value is
+//! ignored.
 
 use std::str::FromStr;
 
@@ -8,22 +8,18 @@ use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::Cli;
 
-/// The command line, without the variables that are set to nothing.
+/// Returns the command line, ignoring empty environment variables.
 pub(crate) fn command() -> Command {
     without_blank_variables(Cli::command())
 }
 
 fn without_blank_variables(command: Command) -> Command {
-    let is_blank = |arg: &Arg| {
-        let value = arg.get_env().and_then(std::env::var_os);
-        value.is_some_and(|value| value.to_str().is_some_and(|text| text.trim().is_empty()))
-    };
     let subcommands: Vec<String> = command
         .get_subcommands()
-        .map(|one| one.get_name().to_owned())
+        .map(|subcommand| subcommand.get_name().to_owned())
         .collect();
     let command = command.mut_args(|arg| {
-        if is_blank(&arg) {
+        if has_blank_variable(&arg) {
             arg.env(None::<&'static str>)
         } else {
             arg
@@ -34,34 +30,38 @@ fn without_blank_variables(command: Command) -> Command {
     })
 }
 
-/// Reads the command line and the environment; where something of it is wrong, says so and ends the
-/// process.
+fn has_blank_variable(arg: &Arg) -> bool {
+    let value = arg.get_env().and_then(std::env::var_os);
+    value.is_some_and(|value| value.to_str().is_some_and(|text| text.trim().is_empty()))
+}
+
+/// Parses the command line and the environment; prints an error and exits if either is invalid.
 pub(crate) fn parse() -> Cli {
     let matches = command()
         .try_get_matches()
-        .unwrap_or_else(|error| refuse(&error));
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| refuse(&error))
+        .unwrap_or_else(|error| exit_with(&error));
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| exit_with(&error))
 }
 
-/// Prints an error of the command line; where a value came from a variable, with its name.
-fn refuse(error: &clap::Error) -> ! {
+/// Prints a command-line error, with the variable that the value came from, and exits.
+fn exit_with(error: &clap::Error) -> ! {
     let variable = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(shown)) => variable_of(shown),
         _ => None,
     };
     if let Some(variable) = variable {
         let _ = error.print();
-        eprintln!("\nthe value is from the environment variable {variable}");
+        eprintln!("\nthe value comes from the environment variable {variable}");
         std::process::exit(error.exit_code());
     }
     error.exit()
 }
 
-/// The variable that an argument, shown as `--listen <ADDRESS>`, got its value from.
+/// Returns the variable that an argument, shown as `--listen <ADDRESS>`, took its value from.
 fn variable_of(shown: &str) -> Option<String> {
     let flag = shown.split([' ', '=']).next()?;
-    let is_flag = |given: String| given == flag || given.starts_with(&format!("{flag}="));
-    if std::env::args().any(is_flag) {
+    let with_value = format!("{flag}=");
+    if std::env::args().any(|given| given == flag || given.starts_with(&with_value)) {
         return None;
     }
     let long = flag.strip_prefix("--")?;
@@ -76,11 +76,11 @@ fn variable_in(command: &Command, long: &str) -> Option<String> {
     name.or_else(|| {
         command
             .get_subcommands()
-            .find_map(|below| variable_in(below, long))
+            .find_map(|subcommand| variable_in(subcommand, long))
     })
 }
 
-/// Reads a value without the white space around it.
+/// Parses a value without the white space around it.
 pub(crate) fn trimmed<T>(text: &str) -> Result<T, T::Err>
 where
     T: FromStr,
@@ -88,7 +88,7 @@ where
     text.trim().parse()
 }
 
-/// As [`trimmed`], of one of a few words.
+/// Parses one of a fixed set of words, like [`trimmed`].
 pub(crate) fn trimmed_word<T: clap::ValueEnum>(text: &str) -> Result<T, String> {
     T::from_str(text.trim(), true).map_err(|_| {
         let words = T::value_variants()

@@ -1,61 +1,61 @@
-//! `postrider events`: what was published.
+//! `postrider events`: published events.
 
 use clap::Subcommand;
 use serde_json::Value;
 
 use crate::api::{query, segment};
-use crate::look::{Listing, Look, Span};
-use crate::output::{Failure, card, tabulated};
+use crate::output::{CommandError, items, key_value_lines, tabulated};
+use crate::show::{Listing, TimeRange, View};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Events {
+pub(crate) enum EventsCommand {
     /// List events, newest first.
-    List(List),
-    /// Show one event with its body and its deliveries.
-    Show(Show),
+    List(ListEvents),
+    /// Show an event with its body and its deliveries.
+    Show(ShowEvent),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct List {
-    /// Only of this type
+pub(crate) struct ListEvents {
+    /// Only this event type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// Only this tenant's
+    /// Only this tenant
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    span: Span,
+    range: TimeRange,
     #[command(flatten)]
     listing: Listing,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Show {
-    /// The event's id
+pub(crate) struct ShowEvent {
+    /// Event id
     id: String,
-    /// Whose event it is [default: default]
+    /// Tenant of the event [default: default]
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    look: Look,
+    view: View,
 }
 
-impl Events {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+impl EventsCommand {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
         match self {
             Self::List(list) => list.run().await,
             Self::Show(show) => {
                 let path = format!("/events/{}", segment(&show.id));
                 let path = query(&path, &[("tenant", show.tenant)]);
-                show.look.show(&path, shown).await
+                show.view.show(&path, format_event).await
             }
         }
     }
 }
 
-impl List {
-    async fn run(self) -> Result<(), Failure> {
-        let [since, until] = self.span.parameters();
+impl ListEvents {
+    async fn run(self) -> Result<(), CommandError> {
+        let [since, until] = self.range.parameters();
         let filters = [
             ("type", self.event_type),
             ("tenant", self.tenant),
@@ -73,7 +73,7 @@ impl List {
     }
 }
 
-fn shown(event: &Value) -> String {
+fn format_event(event: &Value) -> String {
     let fields = [
         ("id", "id"),
         ("type", "type"),
@@ -91,13 +91,9 @@ fn shown(event: &Value) -> String {
         ("NEXT", "next_attempt_at"),
         ("ENDPOINT", "endpoint_id"),
     ];
-    let deliveries = event["deliveries"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let below = match deliveries {
-        [] => "no endpoint wanted it".to_owned(),
+    let deliveries = match items(event, "deliveries") {
+        [] => "no deliveries: no endpoint was subscribed to this event type".to_owned(),
         some => tabulated(some, &columns),
     };
-    format!("{}\n\n{below}", card(event, &fields))
+    format!("{}\n\n{deliveries}", key_value_lines(event, &fields))
 }

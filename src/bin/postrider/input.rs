@@ -1,14 +1,15 @@
-//! What is read from files and standard input, so that no secret needs to be an argument; and times
-//! as people write them.
+//! Reading files and standard input, so that secrets need not be arguments, and parsing relative
+//! times.
 
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use postrider::domain::clock::{Clock as _, SystemClock, Timestamp};
+use postrider::domain::clock::{Clock as _, Timestamp};
+use postrider::ports::SystemClock;
 
-/// What a file holds; `-` is standard input.
+/// Reads a file; `-` is standard input.
 pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     if path == Path::new("-") {
         let mut text = String::new();
@@ -20,12 +21,13 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A secret in a file, without the line's end.
+/// Reads a secret from a file, without surrounding white space.
 pub(crate) fn read_secret(path: &Path) -> anyhow::Result<String> {
     Ok(read(path)?.trim().to_owned())
 }
 
-/// A time as the API takes it: as it is, or so long ago (`2h`, `3d`).
+/// Converts a duration (`2h`, `3d`) to that long ago; returns any other text unchanged for the API
+/// to validate.
 pub(crate) fn time(text: &str) -> String {
     match humantime::parse_duration(text) {
         Ok(ago) => before(SystemClock::new().now(), ago).to_string(),

@@ -1,4 +1,4 @@
-//! `postrider keys`: what secrets are encrypted with in the database.
+//! `postrider keys`: the keys that encrypt secrets in the database.
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -7,32 +7,33 @@ use serde_json::json;
 
 use crate::output::emit;
 use crate::progress::progress;
-use crate::settings::{DatabaseArgs, Hidden, Settings};
+use crate::settings::{DatabaseArgs, Hidden, ServerSettings};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Keys {
-    /// Print a fresh key for `encryption_keys`.
-    Generate(Generate),
-    /// Rewrite everything under the first of `encryption_keys`, while servers run.
+pub(crate) enum KeysCommand {
+    /// Generate a key for `encryption_keys` and print it.
+    Generate(GenerateKey),
+    /// Re-encrypt all secrets with the first of `encryption_keys`; servers may keep running.
     ///
-    /// To change the key: put the new one before the old one in the settings of every server and
-    /// restart them, run this, then take the old one away.
-    Rotate(Rotate),
+    /// To replace a key: put the new key before the old one in the settings of every server and
+    /// restart them, run this command, then remove the old key from the settings.
+    Rotate(RotateKeys),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Generate {
+pub(crate) struct GenerateKey {
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Rotate {
+pub(crate) struct RotateKeys {
     #[command(flatten)]
     database: DatabaseArgs,
 
-    /// The first one encrypts, all decrypt. Better given by the environment or the settings file.
+    /// Encryption keys (prk_…, comma-separated); the first encrypts, all decrypt. Prefer the
+    /// environment or the settings file over the flag
     #[arg(
         long,
         env = "POSTRIDER_ENCRYPTION_KEYS",
@@ -47,11 +48,13 @@ pub(crate) struct Rotate {
     json: bool,
 }
 
-impl Keys {
+impl KeysCommand {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Generate(generate) => {
-                let key = EncryptionKey::generate().reveal().to_string();
+                let key = EncryptionKey::generate(&postrider::ports::OsRandom)
+                    .reveal()
+                    .to_string();
                 emit(&if generate.json {
                     json!({ "key": key }).to_string()
                 } else {
@@ -64,24 +67,25 @@ impl Keys {
     }
 }
 
-impl Rotate {
+impl RotateKeys {
     fn run(self) -> anyhow::Result<()> {
-        let keys = Settings {
+        let keys = ServerSettings {
             encryption_keys: self.encryption_keys,
-            ..Settings::default()
+            ..ServerSettings::default()
         };
         let settings = keys.over(self.database.settings()?)?;
         let config = settings.engine()?;
         let key = config.encryption_keys.first().context(
-            "no key: set POSTRIDER_ENCRYPTION_KEYS, or name the server's settings file by --config",
+            "no encryption key: set POSTRIDER_ENCRYPTION_KEYS, or pass the server's settings file with --config",
         )?;
         let id = key.id();
-        let bar = progress(None, "rewriting");
-        let told = |values| bar.set_message(format!("{values} values rewritten"));
-        let values = postrider::rotate_keys(&settings.database()?, &config, told)?;
+        let bar = progress(None, "re-encrypting");
+        let values = postrider::rotate_keys(&settings.database()?, &config, |values| {
+            bar.set_message(format!("{values} values re-encrypted"));
+        })?;
         bar.finish_and_clear();
         let human =
-            format!("everything is encrypted with the key {id}; {values} values were rewritten");
+            format!("all secrets are encrypted with key {id}; {values} values were re-encrypted");
         emit(&if self.json {
             json!({"key": id, "rewritten": values}).to_string()
         } else {

@@ -1,5 +1,5 @@
-//! `postrider listen`: a receiver for development. It verifies each webhook, prints it, and can be
-//! told to misbehave.
+//! `postrider listen`: a development receiver. It verifies and prints each webhook, and can be made
+//! to fail.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -9,25 +9,26 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
-use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::signature::{Content, ReceiverKey};
+use postrider::domain::clock::Clock as _;
+use postrider::ports::SystemClock;
+use postrider::signature::{ReceiverKey, SignedContent};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::api::Client;
-use crate::output::{Failure, text};
+use crate::api::ClientArgs;
+use crate::output::{CommandError, text};
 use crate::serve::stop_signal;
 
-const MAX_BODY: usize = 1024 * 1024;
+const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Run a receiver for development: it verifies and prints each webhook.
+/// Run a development receiver that verifies and prints each webhook.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Listen {
-    /// Where to listen
+pub(crate) struct ListenArgs {
+    /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
 
-    /// The endpoint's secret, or its public key (whpk_…), to verify by
+    /// The endpoint's secret (whsec_…) or public key (whpk_…), used to verify signatures
     #[arg(
         long,
         env = "POSTRIDER_SECRET",
@@ -37,32 +38,32 @@ pub(crate) struct Listen {
     )]
     secret: Option<String>,
 
-    /// Add an endpoint for this receiver to the server, verify by its secret, and delete it at the
-    /// end
+    /// Add an endpoint for this receiver to the server, verify signatures with its secret, and
+    /// delete it on exit
     #[arg(long)]
     register: bool,
 
-    /// With --register: attempt starts, such as 100/min or unlimited
+    /// With --register: the endpoint's rate limit (attempt starts), such as 100/min or unlimited
     #[arg(long, requires = "register")]
     rate_limit: Option<String>,
 
-    /// Answer with this status
+    /// Respond with this status code
     #[arg(long, value_name = "CODE", default_value_t = 200)]
     status: u16,
 
-    /// Never answer
+    /// Never respond
     #[arg(long)]
     hang: bool,
 
-    /// Answer the first N requests with 500
+    /// Respond to the first N requests with 500
     #[arg(long, value_name = "N", default_value_t = 0)]
     fail_first: u64,
 
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
-struct Receiver {
+struct DevReceiver {
     secret: Option<ReceiverKey>,
     status: StatusCode,
     hang: bool,
@@ -71,16 +72,21 @@ struct Receiver {
     received: AtomicU64,
 }
 
-impl Listen {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let status = StatusCode::from_u16(self.status).context("--status")?;
+impl ListenArgs {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
+        let status = StatusCode::from_u16(self.status).with_context(|| {
+            format!(
+                "--status {}: not an HTTP status code (100 to 999)",
+                self.status
+            )
+        })?;
         let listener = TcpListener::bind(self.listen).with_context(|| {
             format!(
-                "cannot listen on {}: choose another port by --listen",
+                "cannot listen on {}: choose another address with --listen",
                 self.listen
             )
         })?;
-        let address = listener.local_addr().context("no address")?;
+        let address = listener.local_addr().context("cannot read the address")?;
         let mut registered = None;
         let secret = if self.register {
             let body = json!({
@@ -100,16 +106,16 @@ impl Listen {
         let secret = secret.as_deref().map(str::parse::<ReceiverKey>).transpose();
         let secret = secret.map_err(|detail| anyhow::anyhow!("--secret {detail}"))?;
 
-        let verifies = if secret.is_some() {
+        let verification = if secret.is_some() {
             "verifying signatures"
         } else {
-            "not verifying (no --secret)"
+            "not verifying signatures (no --secret)"
         };
-        let whose = registered
+        let endpoint = registered
             .as_ref()
             .map_or(String::new(), |id| format!(" as {id}"));
-        eprintln!("listening on http://{address}/{whose}, {verifies}; Ctrl-C ends");
-        let receiver = web::Data::from(Arc::new(Receiver {
+        eprintln!("listening on http://{address}/{endpoint}, {verification}; press Ctrl-C to stop");
+        let receiver = web::Data::from(Arc::new(DevReceiver {
             secret,
             status,
             hang: self.hang,
@@ -120,14 +126,17 @@ impl Listen {
         let app = move || {
             App::new()
                 .app_data(receiver.clone())
-                .app_data(web::PayloadConfig::new(MAX_BODY))
+                .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
                 .default_service(web::to(receive))
         };
         let server = HttpServer::new(app)
             .workers(1)
             .disable_signals()
             .shutdown_timeout(0);
-        let server = server.listen(listener).context("cannot serve")?.run();
+        let server = server
+            .listen(listener)
+            .context("cannot start the receiver")?
+            .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
         stop_signal().await?;
@@ -142,29 +151,19 @@ impl Listen {
 }
 
 async fn receive(
-    receiver: web::Data<Receiver>,
+    receiver: web::Data<DevReceiver>,
     request: HttpRequest,
     body: web::Bytes,
 ) -> HttpResponse {
     let count = receiver.received.fetch_add(1, Ordering::Relaxed) + 1;
-    let header = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (id, timestamp, signatures) = (
-        header("webhook-id"),
-        header("webhook-timestamp"),
-        header("webhook-signature"),
-    );
+    let id = header(&request, "webhook-id");
+    let timestamp = header(&request, "webhook-timestamp");
+    let signatures = header(&request, "webhook-signature");
     let now = SystemClock::new().now();
     let verdict = match &receiver.secret {
         None => "unverified".to_owned(),
-        Some(key) => match Content::received(&id, &timestamp, &body)
-            .and_then(|content| content.verify(key, &signatures, now))
+        Some(key) => match SignedContent::received(id, timestamp, &body)
+            .and_then(|content| content.verify(key, signatures, now))
         {
             Ok(()) => "verified".to_owned(),
             Err(why) => format!("NOT TRUSTED: {why}"),
@@ -180,18 +179,27 @@ async fn receive(
     } else {
         status.as_u16().to_string()
     };
-    let shown = String::from_utf8_lossy(&body);
+    let body = String::from_utf8_lossy(&body);
     if receiver.json {
         let line = json!({
-            "received_at": now.to_string(), "id": id, "verdict": verdict, "answer": answer, "body": shown,
+            "received_at": now.to_string(), "id": id, "verdict": verdict, "answer": answer, "body": body,
         });
         println!("{line}");
     } else {
-        println!("{now}  #{count}  {id}  {verdict}  -> {answer}\n  {shown}");
+        println!("{now}  #{count}  {id}  {verdict}  -> {answer}\n  {body}");
     }
     if receiver.hang {
-        // Longer than any sender waits.
+        // Longer than any sender's timeout.
         tokio::time::sleep(Duration::from_secs(3600)).await;
     }
     HttpResponse::build(status).finish()
+}
+
+/// Returns a request header; empty if it is missing or not ASCII.
+fn header<'r>(request: &'r HttpRequest, name: &str) -> &'r str {
+    request
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }

@@ -1,25 +1,16 @@
-//! What the server tells of itself: a log to stderr and, with the feature `otlp`, spans to where
-//! OpenTelemetry's own variables say.
+//! Logging to stderr and, with the feature `otlp`, spans to the collector named by OpenTelemetry's
+//! standard variables.
 
 use std::io::IsTerminal as _;
 
-use serde::{Deserialize, Serialize};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
-use crate::settings::Settings;
+use crate::settings::{LogFormat, ServerSettings};
 
-/// The format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
-}
-
-/// To be kept until the end: what is left to be exported is exported when it goes.
+/// The running log. Keep it until the end: dropping it exports the remaining spans.
 pub(crate) struct Logging {
     refilter: Box<dyn Fn(EnvFilter) -> anyhow::Result<()>>,
     #[cfg(feature = "otlp")]
@@ -27,18 +18,16 @@ pub(crate) struct Logging {
 }
 
 impl Logging {
-    /// Logs what `filter` names from now on.
+    /// Replaces the filter of the log.
     pub(crate) fn refilter(&self, filter: EnvFilter) -> anyhow::Result<()> {
         (self.refilter)(filter)
     }
 }
 
-/// Starts to log what the settings name.
-pub(crate) fn start(settings: &Settings) -> anyhow::Result<Logging> {
-    let (filter, format) = (
-        settings.log_filter()?,
-        settings.log_format.unwrap_or(LogFormat::Text),
-    );
+/// Starts logging with the filter and format of the settings.
+pub(crate) fn start(settings: &ServerSettings) -> anyhow::Result<Logging> {
+    let filter = settings.log_filter()?;
+    let format = settings.log_format.unwrap_or(LogFormat::Text);
     #[cfg(feature = "otlp")]
     if let Some(provider) = otlp::provider()? {
         let refilter = otlp::start(filter, format, &provider);
@@ -49,7 +38,7 @@ pub(crate) fn start(settings: &Settings) -> anyhow::Result<Logging> {
     }
     let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry()
-        .with(written(format).with_filter(filter))
+        .with(stderr_layer(format).with_filter(filter))
         .init();
     let refilter = Box::new(move |filter| Ok(handle.reload(filter)?));
     Ok(Logging {
@@ -59,8 +48,8 @@ pub(crate) fn start(settings: &Settings) -> anyhow::Result<Logging> {
     })
 }
 
-/// The log on stderr.
-fn written<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+/// Returns the layer that writes the log to stderr.
+fn stderr_layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -77,7 +66,7 @@ where
 impl Drop for Logging {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.exporting.take().map(|provider| provider.shutdown()) {
-            tracing::warn!(%error, "the last spans were not exported");
+            tracing::warn!(%error, "failed to export the last spans");
         }
     }
 }
@@ -96,48 +85,53 @@ mod otlp {
     use tracing_subscriber::util::SubscriberInitExt as _;
     use tracing_subscriber::{EnvFilter, reload};
 
-    use super::{LogFormat, written};
+    use super::stderr_layer;
+    use crate::settings::LogFormat;
 
-    /// Where spans go to, if anywhere. (What is in the variables beyond that, the exporter reads by
-    /// itself.)
+    /// Variables that enable the export of spans. The exporter itself reads them and the others.
     const ENDPOINTS: [&str; 2] = [
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     ];
 
-    /// What exports spans, where the variables ask for it.
+    /// Returns the exporter of spans, if the variables enable it.
     pub(super) fn provider() -> anyhow::Result<Option<SdkTracerProvider>> {
-        let set = |name: &str| var(name).is_ok_and(|value| !value.is_empty());
         let disabled =
             var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-        if disabled || !ENDPOINTS.into_iter().any(set) {
+        if disabled || !ENDPOINTS.into_iter().any(is_set) {
             return Ok(None);
         }
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .build();
-        let exporter = exporter.context("the OTLP exporter")?;
+        let exporter = exporter.context("cannot set up the OTLP exporter")?;
         let mut resource = Resource::builder();
-        if !set("OTEL_SERVICE_NAME") {
+        if !is_set("OTEL_SERVICE_NAME") {
             resource = resource.with_service_name("postrider");
         }
         let provider = SdkTracerProvider::builder().with_batch_exporter(exporter);
         Ok(Some(provider.with_resource(resource.build()).build()))
     }
 
-    /// The log as it is without, and beside it the spans, whatever the log shows of them.
+    fn is_set(variable: &str) -> bool {
+        var(variable).is_ok_and(|value| !value.is_empty())
+    }
+
+    /// Starts the log and, independent of its filter, the export of spans.
     pub(super) fn start(
         filter: EnvFilter,
         format: LogFormat,
         provider: &SdkTracerProvider,
     ) -> Box<dyn Fn(EnvFilter) -> anyhow::Result<()>> {
         let (filter, handle) = reload::Layer::new(filter);
-        let ours = FilterFn::new(|of| of.is_span() && matches!(of.name(), "publish" | "attempt"));
+        let exported = FilterFn::new(|metadata| {
+            metadata.is_span() && matches!(metadata.name(), "publish" | "attempt")
+        });
         let spans = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("postrider"))
-            .with_filter(ours.with_max_level_hint(LevelFilter::DEBUG));
+            .with_filter(exported.with_max_level_hint(LevelFilter::DEBUG));
         tracing_subscriber::registry()
-            .with(written(format).with_filter(filter))
+            .with(stderr_layer(format).with_filter(filter))
             .with(spans)
             .init();
         Box::new(move |filter| Ok(handle.reload(filter)?))

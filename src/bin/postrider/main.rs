@@ -1,6 +1,6 @@
-//! The `postrider` command: the server, and its command line client.
+//! The `postrider` command: the server and its command-line client.
 //!
-//! Wiring only: nothing here is of use to who embeds the library.
+//! Wiring only: nothing here is part of the library.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,7 +21,6 @@ mod input;
 mod keys;
 mod listen;
 mod log;
-mod look;
 mod migrate;
 mod nodes;
 mod output;
@@ -32,6 +31,7 @@ mod recoveries;
 mod send;
 mod serve;
 mod settings;
+mod show;
 mod token;
 mod tokens;
 
@@ -39,17 +39,18 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::output::Failure;
+use crate::output::CommandError;
 
-/// Measured: a fifth less time for a delivery than with the C library's (docs/performance.md).
+/// The global allocator; measured to take a fifth less time per delivery than the C library's
+/// (docs/performance.md).
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Webhooks that are not lost.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the server cannot be reached, 4 the server
-/// refused.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server unreachable, 4 request refused by the
+/// server.
 #[derive(Debug, Parser)]
 #[command(
     name = "postrider",
@@ -64,48 +65,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the server: the HTTP API and the engine.
-    Serve(Box<serve::Serve>),
-    /// Run a receiver for development: it verifies and prints each webhook.
-    Listen(listen::Listen),
-    /// Show in some seconds what Postrider does, and leave nothing behind.
-    Demo(demo::Demo),
-    /// Publish an event, or many.
-    Send(send::Send),
-    /// Look at what was published.
+    /// Run the server: the HTTP API and the delivery engine.
+    Serve(Box<serve::ServeArgs>),
+    /// Run a development receiver that verifies and prints each webhook.
+    Listen(listen::ListenArgs),
+    /// Run a self-contained demo (a few seconds, leaves nothing behind).
+    Demo(demo::DemoArgs),
+    /// Publish one event, or a file of events.
+    Send(send::SendArgs),
+    /// List and show events.
     #[command(subcommand, visible_alias = "event")]
-    Events(events::Events),
+    Events(events::EventsCommand),
     /// Manage endpoints.
     #[command(subcommand, visible_alias = "endpoint")]
-    Endpoints(endpoints::Endpoints),
-    /// Look at deliveries, follow them, and retry, cancel or release them.
+    Endpoints(endpoints::EndpointsCommand),
+    /// List, show and follow deliveries; retry, cancel or release them.
     #[command(subcommand, visible_alias = "delivery")]
-    Deliveries(deliveries::Deliveries),
-    /// Look at recoveries (`endpoints recover` begins one).
+    Deliveries(deliveries::DeliveriesCommand),
+    /// Show recoveries (start one with `endpoints recover`).
     #[command(subcommand, visible_alias = "recovery")]
-    Recoveries(recoveries::Recoveries),
-    /// Show how it goes, in a few lines.
-    Overview(overview::Overview),
-    /// Make, list and revoke tokens of the API.
+    Recoveries(recoveries::RecoveriesCommand),
+    /// Show a summary of traffic and endpoints in trouble.
+    Overview(overview::OverviewArgs),
+    /// Create, list and revoke API tokens.
     #[command(subcommand, visible_alias = "token")]
-    Tokens(tokens::Tokens),
-    /// Make a link by which a tenant sees to its own endpoints.
-    PortalLink(portal_link::PortalLink),
-    /// List the processes that send.
-    Nodes(nodes::Nodes),
-    /// Check the settings, or show them and where each is from.
+    Tokens(tokens::TokensCommand),
+    /// Create a portal link for a tenant.
+    PortalLink(portal_link::PortalLinkArgs),
+    /// List nodes.
+    Nodes(nodes::NodesArgs),
+    /// Check or show the effective settings and their sources.
     #[command(subcommand)]
-    Config(config::Config),
-    /// Check everything that a server needs here, and say what to do.
-    Doctor(Box<doctor::Doctor>),
-    /// Bring the database's schema up to date, look at it, or take it back.
+    Config(config::ConfigCommand),
+    /// Check the settings and this machine, and suggest fixes.
+    Doctor(Box<doctor::DoctorArgs>),
+    /// Run, show or revert schema migrations.
     #[command(subcommand)]
-    Migrate(migrate::Migrate),
-    /// Make and change the keys that secrets are encrypted with in the database.
+    Migrate(migrate::MigrateCommand),
+    /// Generate and rotate encryption keys.
     #[command(subcommand)]
-    Keys(keys::Keys),
-    /// Print what a shell needs to complete this command.
-    Completions(completions::Completions),
+    Keys(keys::KeysCommand),
+    /// Generate shell completions.
+    Completions(completions::CompletionsArgs),
 }
 
 fn main() -> ExitCode {
@@ -114,7 +115,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = actix_web::rt::System::new().block_on(async {
         match cli.command {
-            Command::Serve(serve) => serve.run().await.map_err(Failure::Other),
+            Command::Serve(serve) => serve.run().await.map_err(CommandError::Other),
             Command::Listen(listen) => listen.run().await,
             Command::Demo(demo) => demo.run().await,
             Command::Send(send) => send.run().await,
@@ -126,18 +127,18 @@ fn main() -> ExitCode {
             Command::Tokens(tokens) => tokens.run().await,
             Command::PortalLink(link) => link.run().await,
             Command::Nodes(nodes) => nodes.run().await,
-            Command::Config(config) => config.run().map_err(Failure::Other),
+            Command::Config(config) => config.run().map_err(CommandError::Other),
             Command::Doctor(doctor) => doctor.run().await,
-            Command::Migrate(migrate) => migrate.run().map_err(Failure::Other),
-            Command::Keys(keys) => keys.run().map_err(Failure::Other),
-            Command::Completions(completions) => completions.run().map_err(Failure::Other),
+            Command::Migrate(migrate) => migrate.run().map_err(CommandError::Other),
+            Command::Keys(keys) => keys.run().map_err(CommandError::Other),
+            Command::Completions(completions) => completions.run().map_err(CommandError::Other),
         }
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("postrider: {failure}");
-            failure.exit_code()
+        Err(error) => {
+            eprintln!("postrider: {error}");
+            error.exit_code()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `postrider migrate`: the schema, for those who do not leave it to `serve`.
+//! `postrider migrate`: schema migrations, for deployments where `serve` does not run them.
 
 use anyhow::bail;
 use clap::Subcommand;
@@ -9,17 +9,17 @@ use crate::progress::progress;
 use crate::settings::DatabaseArgs;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Migrate {
-    /// Bring the schema up to date. Of several that do so at once, one does; the others wait.
-    Up(Args),
-    /// Take the newest migration back, with everything that its tables hold.
-    Down(Down),
-    /// Show which migrations have been run. Changes nothing.
-    Status(Args),
+pub(crate) enum MigrateCommand {
+    /// Run all pending migrations. If several run at once, one migrates and the others wait.
+    Up(MigrateArgs),
+    /// Revert the newest migration and delete the data in its tables.
+    Down(RevertMigration),
+    /// List the migrations and show which have been run. Changes nothing.
+    Status(MigrateArgs),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct MigrateArgs {
     #[command(flatten)]
     database: DatabaseArgs,
 
@@ -29,84 +29,91 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Down {
+pub(crate) struct RevertMigration {
     #[command(flatten)]
-    args: Args,
+    args: MigrateArgs,
 
-    /// Needed: what the tables hold is lost
+    /// Confirm: this deletes the data in the affected tables
     #[arg(long)]
     yes: bool,
 }
 
-impl Migrate {
+impl MigrateCommand {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Up(args) => {
-                let url = args.database.settings()?.database()?;
-                // Somebody else may be at it, and is waited for.
-                let bar = progress(None, "bringing the schema up to date");
-                let done = postrider::migrate_at(&url);
-                bar.finish_and_clear();
-                done?;
-                let newest = newest(&url)?;
-                let human = format!("the schema is up to date: {newest}");
-                emit(&if args.json {
-                    json!({ "version": newest }).to_string()
-                } else {
-                    human
-                });
-            }
-            Self::Down(down) => {
-                let url = down.args.database.settings()?.database()?;
-                let newest = newest(&url)?;
-                if !down.yes {
-                    bail!(
-                        "this would take {newest} back, with everything that its tables hold: stop every server, make a backup, and say --yes"
-                    );
-                }
-                let reverted = postrider::revert_at(&url)?;
-                let human = match &reverted {
-                    Some(version) => format!("{version} was taken back"),
-                    None => "nothing was left to take back".to_owned(),
-                };
-                emit(&if down.args.json {
-                    json!({ "version": reverted }).to_string()
-                } else {
-                    human
-                });
-            }
-            Self::Status(args) => status(args)?,
+            Self::Up(args) => up(args),
+            Self::Down(revert) => down(revert),
+            Self::Status(args) => status(args),
         }
-        Ok(())
     }
 }
 
-fn status(args: Args) -> anyhow::Result<()> {
-    let all = postrider::migrations_at(&args.database.settings()?.database()?)?;
+fn up(args: MigrateArgs) -> anyhow::Result<()> {
+    let url = args.database.settings()?.database()?;
+    // Waits while another process migrates.
+    let bar = progress(None, "running migrations");
+    let result = postrider::migrate_at(&url);
+    bar.finish_and_clear();
+    result?;
+    let newest = newest(&url)?;
+    emit(&if args.json {
+        json!({ "version": newest }).to_string()
+    } else {
+        format!("the schema is up to date: {}", newest.unwrap_or_default())
+    });
+    Ok(())
+}
+
+fn down(revert: RevertMigration) -> anyhow::Result<()> {
+    let url = revert.args.database.settings()?.database()?;
+    // Also fails on a missing SQLite file, which `revert_at` would create.
+    let newest = newest(&url)?;
+    if !revert.yes {
+        let Some(newest) = newest else {
+            bail!("no migration to revert");
+        };
+        bail!(
+            "this would revert migration {newest} and delete the data in its tables: stop every server, make a backup, and confirm with --yes"
+        );
+    }
+    let reverted = postrider::revert_at(&url)?;
+    emit(&if revert.args.json {
+        json!({ "version": reverted }).to_string()
+    } else {
+        match &reverted {
+            Some(version) => format!("migration {version} was reverted"),
+            None => "no migration to revert".to_owned(),
+        }
+    });
+    Ok(())
+}
+
+fn status(args: MigrateArgs) -> anyhow::Result<()> {
+    let migrations = postrider::migrations_at(&args.database.settings()?.database()?)?;
     if args.json {
-        let all = all
+        let rows = migrations
             .iter()
             .map(|one| json!({"version": one.version, "run_at": one.run_at, "known": one.known}));
-        emit(&format!("{:#}", json!({ "data": all.collect::<Vec<_>>() })));
+        emit(&format!(
+            "{:#}",
+            json!({ "data": rows.collect::<Vec<_>>() })
+        ));
         return Ok(());
     }
-    for one in all {
-        let state = match (one.run_at, one.known) {
+    for migration in migrations {
+        let state = match (migration.run_at, migration.known) {
             (Some(at), true) => format!("run at {at}"),
             (Some(at), false) => format!("run at {at} by a newer release"),
             (None, _) => "not run".to_owned(),
         };
-        emit(&format!("{}  {state}", one.version));
+        emit(&format!("{}  {state}", migration.version));
     }
     Ok(())
 }
 
-/// The newest version that has been run.
-fn newest(url: &postrider::config::DatabaseUrl) -> anyhow::Result<String> {
-    let mut run = postrider::migrations_at(url)?
-        .into_iter()
-        .filter(|one| one.run_at.is_some());
-    Ok(run
-        .next_back()
-        .map_or_else(|| "nothing".to_owned(), |one| one.version))
+/// Returns the version of the newest migration that has been run, if any.
+fn newest(url: &postrider::config::DatabaseUrl) -> anyhow::Result<Option<String>> {
+    let migrations = postrider::migrations_at(url)?;
+    let newest = migrations.into_iter().rfind(|one| one.run_at.is_some());
+    Ok(newest.map(|migration| migration.version))
 }

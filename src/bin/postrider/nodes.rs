@@ -1,24 +1,24 @@
-//! `postrider nodes`: the processes that send.
+//! `postrider nodes`: the nodes that share a database.
 
-use crate::look::Look;
-use crate::output::{Failure, table};
+use crate::output::{CommandError, table};
+use crate::show::View;
 
-/// List the processes that send from the server's database.
+/// List the nodes that deliver from the server's database.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Nodes {
+pub(crate) struct NodesArgs {
     #[command(flatten)]
-    look: Look,
+    view: View,
 }
 
-impl Nodes {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+impl NodesArgs {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
         let columns = [
             ("NAME", "name"),
             ("SINCE", "since"),
             ("ALIVE", "alive"),
             ("SHARDS", "shards"),
         ];
-        self.look
+        self.view
             .show("/nodes", |answer| table(answer, &columns))
             .await
     }

@@ -1,4 +1,4 @@
-//! What is printed, and what a failure means to a script.
+//! Output formatting, and the exit code of each kind of failure.
 
 use std::fmt;
 use std::io::Write as _;
@@ -9,18 +9,18 @@ use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table};
 use console::Term;
 use serde_json::Value;
 
-/// Why a command failed.
+/// The error of a failed command.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// No answer from the server.
+pub(crate) enum CommandError {
+    /// The server did not answer.
     Unreachable(String),
-    /// The server answered with a problem.
+    /// The server answered with a problem document (RFC 9457).
     Refused { status: u16, text: String },
-    /// Anything else.
+    /// Any other error.
     Other(anyhow::Error),
 }
 
-impl Failure {
+impl CommandError {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Other(_) => ExitCode::from(1),
@@ -30,23 +30,23 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(text) | Self::Refused { text, .. } => f.write_str(text),
-            // The whole chain, so that the remedy in its last link is seen.
+            // The whole chain: the remedy is often in its last link.
             Self::Other(error) => write!(f, "{error:#}"),
         }
     }
 }
 
-impl From<anyhow::Error> for Failure {
+impl From<anyhow::Error> for CommandError {
     fn from(error: anyhow::Error) -> Self {
         Self::Other(error)
     }
 }
 
-/// Prints JSON as it is, or what `human` makes of it.
+/// Prints a value as JSON, or as the text that `human` returns.
 pub(crate) fn print(value: &Value, json: bool, human: impl FnOnce(&Value) -> String) {
     emit(&if json {
         format!("{value:#}")
@@ -55,8 +55,7 @@ pub(crate) fn print(value: &Value, json: bool, human: impl FnOnce(&Value) -> Str
     });
 }
 
-/// Writes to standard output. Who reads it may have had enough (`| head`): then there is nothing
-/// left to do.
+/// Writes to standard output, and exits if the reader has closed the pipe (`| head`).
 pub(crate) fn emit(text: &str) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{}", text.trim_end())
@@ -67,7 +66,7 @@ pub(crate) fn emit(text: &str) {
     }
 }
 
-/// A field as text; nothing for null.
+/// Returns a field as text; null is empty.
 pub(crate) fn text(value: &Value, field: &str) -> String {
     value
         .pointer(&format!("/{}", field.replace('.', "/")))
@@ -78,7 +77,7 @@ pub(crate) fn text(value: &Value, field: &str) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        // As many digits as say something.
+        // Three decimals are enough for rates and milliseconds.
         Value::Number(number) if number.is_f64() => {
             let short = format!("{:.3}", number.as_f64().unwrap_or_default());
             short.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -94,33 +93,38 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// The rows of a list.
-pub(crate) fn rows(list: &Value) -> &[Value] {
-    list["data"]
+/// Returns the items of an array field; none if it is missing.
+pub(crate) fn items<'v>(value: &'v Value, field: &str) -> &'v [Value] {
+    value[field]
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default()
 }
 
-/// A table of some fields of a list's rows: as wide as the terminal, or as it needs where there is
-/// none.
+/// Returns the rows of a list.
+pub(crate) fn rows(list: &Value) -> &[Value] {
+    items(list, "data")
+}
+
+/// Formats the given columns of a list as a table, fitted to the terminal if there is one, and the
+/// cursor of the next page.
 pub(crate) fn table(list: &Value, columns: &[(&str, &str)]) -> String {
     if rows(list).is_empty() {
         return "none".into();
     }
     let more = match list["next_cursor"].as_str() {
-        Some(cursor) => format!("\nmore: --cursor {cursor}"),
+        Some(cursor) => format!("\nnext page: --cursor {cursor}"),
         None => String::new(),
     };
     format!("{}{more}", tabulated(rows(list), columns))
 }
 
-/// The same of rows that are no page of a list.
+/// Formats rows as a table, fitted to the terminal if there is one.
 pub(crate) fn tabulated(rows: &[Value], columns: &[(&str, &str)]) -> String {
     tabulate(rows, columns, terminal_width())
 }
 
-/// How wide the terminal is that standard output goes to, if it goes to one.
+/// Width of the terminal; `None` if standard output is not a terminal.
 fn terminal_width() -> Option<u16> {
     let term = Term::stdout();
     if !term.is_term() {
@@ -129,45 +133,45 @@ fn terminal_width() -> Option<u16> {
     term.size_checked().map(|(_, columns)| columns)
 }
 
-/// So many characters of a cell say something.
-const LEGIBLE: usize = 12;
+/// Characters of a cell that are enough to recognise its value.
+const LEGIBLE_CHARS: usize = 12;
 
-/// The columns that a width has room for: the first two, the last, and as many between as can be
-/// read.
+/// Returns the columns that fit a width: the first two, the last, and as many of the others as stay
+/// legible.
 fn fitting<'c>(
     rows: &[Value],
     columns: &[(&'c str, &'c str)],
     width: u16,
 ) -> Vec<(&'c str, &'c str)> {
-    let needs = |place: usize, (title, field): &(&str, &str)| {
-        let widest = rows
-            .iter()
-            .map(|row| cell(row, field, true).chars().count())
-            .max()
-            .unwrap_or(0);
-        let widest = widest.max(title.chars().count());
-        2 + if place == 0 {
-            widest
-        } else {
-            widest.min(LEGIBLE)
-        }
-    };
     let mut shown = columns.to_vec();
     let room = usize::from(width);
-    while shown.len() > 3
-        && shown
-            .iter()
-            .enumerate()
-            .map(|(i, one)| needs(i, one))
-            .sum::<usize>()
-            > room
-    {
+    while shown.len() > 3 && legible_width(rows, &shown) > room {
         shown.remove(shown.len() - 2);
     }
     shown
 }
 
-/// One line a row. What names a row is never cut; the rest is where there is too little room.
+/// Width at which the first column is whole and the others are legible.
+fn legible_width(rows: &[Value], columns: &[(&str, &str)]) -> usize {
+    let widths = columns
+        .iter()
+        .enumerate()
+        .map(|(position, (title, field))| {
+            let cells = rows
+                .iter()
+                .map(|row| cell(row, field, true).chars().count());
+            let widest = cells.max().unwrap_or(0).max(title.chars().count());
+            2 + if position == 0 {
+                widest
+            } else {
+                widest.min(LEGIBLE_CHARS)
+            }
+        });
+    widths.sum()
+}
+
+/// Formats a table with one line per row. The first column is never truncated; with a width, the
+/// others are if necessary.
 fn tabulate(rows: &[Value], columns: &[(&str, &str)], width: Option<u16>) -> String {
     let columns = match width {
         Some(width) => &fitting(rows, columns, width)[..],
@@ -206,7 +210,7 @@ fn tabulate(rows: &[Value], columns: &[(&str, &str)], width: Option<u16>) -> Str
     table.trim_fmt()
 }
 
-/// A field in a table. People need no microseconds.
+/// Returns a field as a table cell; `short` drops the fraction of seconds.
 fn cell(row: &Value, field: &str, short: bool) -> String {
     let text = text(row, field);
     match text.split_once('.') {
@@ -217,8 +221,8 @@ fn cell(row: &Value, field: &str, short: bool) -> String {
     }
 }
 
-/// Lines of `name  value`, with nothing for what is empty.
-pub(crate) fn card(value: &Value, fields: &[(&str, &str)]) -> String {
+/// Formats fields as lines of `name  value`; empty fields are left out.
+pub(crate) fn key_value_lines(value: &Value, fields: &[(&str, &str)]) -> String {
     let width = fields
         .iter()
         .map(|(title, _)| title.len())
@@ -240,21 +244,21 @@ mod tests {
     const COLUMNS: [(&str, &str); 4] = [
         ("ID", "id"),
         ("STATUS", "status"),
-        ("MADE", "created_at"),
+        ("CREATED", "created_at"),
         ("URL", "url"),
     ];
 
     fn list() -> Vec<Value> {
         let url = format!("https://example.com/{}", "long/".repeat(40));
-        let made = "2026-01-31T12:00:00.123456Z";
+        let created_at = "2026-01-31T12:00:00.123456Z";
         vec![
-            json!({"id": "ep_0123456789abcdef", "status": "active", "created_at": made, "url": url}),
-            json!({"id": "ep_fedcba9876543210", "status": "paused", "created_at": made, "url": "https://b.example"}),
+            json!({"id": "ep_0123456789abcdef", "status": "active", "created_at": created_at, "url": url}),
+            json!({"id": "ep_fedcba9876543210", "status": "paused", "created_at": created_at, "url": "https://b.example"}),
         ]
     }
 
     #[test]
-    fn a_table_fits_the_terminal_and_names_are_whole() {
+    fn a_table_fits_the_terminal_and_its_first_column_is_whole() {
         for width in [60, 80, 120] {
             let shown = tabulate(&list(), &COLUMNS, Some(width));
             assert_eq!(shown.lines().count(), 3, "{shown}");
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_left_out() {
+    fn columns_that_would_be_illegible_are_left_out() {
         let columns = [
             ("ID", "id"),
             ("STATUS", "status"),
@@ -290,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_piped_is_whole() {
+    fn a_piped_table_is_not_truncated() {
         let shown = tabulate(&list(), &COLUMNS, None);
         assert_eq!(shown.lines().count(), 3, "{shown}");
         assert!(

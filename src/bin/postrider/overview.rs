@@ -1,36 +1,36 @@
-//! `postrider overview`: how it goes, in a few lines.
+//! `postrider overview`: a summary of traffic and endpoints in trouble.
 
 use serde_json::Value;
 
 use crate::api::query;
-use crate::look::Look;
-use crate::output::{Failure, card, tabulated};
+use crate::output::{CommandError, items, key_value_lines, tabulated};
+use crate::show::View;
 
-/// Show how it goes: what was sent of late, what waits, and which endpoints are in trouble.
+/// Show a summary: recent attempts, pending deliveries, and endpoints in trouble.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Overview {
-    /// Only this tenant's
+pub(crate) struct OverviewArgs {
+    /// Only this tenant
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    look: Look,
+    view: View,
 }
 
-impl Overview {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+impl OverviewArgs {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
         let path = query("/overview", &[("tenant", self.tenant)]);
-        self.look.show(&path, shown).await
+        self.view.show(&path, format_overview).await
     }
 }
 
-fn shown(overview: &Value) -> String {
+fn format_overview(overview: &Value) -> String {
     let fields = [
-        ("of the last s", "window_s"),
+        ("window s", "window_s"),
         ("attempts", "attempts.total"),
         ("success rate", "success_rate"),
-        ("attempts a s", "throughput_per_s"),
+        ("attempts per s", "throughput_per_s"),
         ("waiting", "waiting"),
-        ("oldest waits since", "oldest_waiting_at"),
+        ("oldest waiting since", "oldest_waiting_at"),
         ("in flight", "in_flight"),
         ("on hold", "held"),
         ("endpoints", "endpoints"),
@@ -42,41 +42,43 @@ fn shown(overview: &Value) -> String {
         ("WAITING", "health.pending"),
         ("URL", "url"),
     ];
-    let card = card(overview, &fields);
-    match overview["troubled"].as_array().map(Vec::as_slice) {
-        None | Some([]) => card,
-        Some(troubled) => {
-            let explained = |one: &Value| {
-                let mut one = one.clone();
-                one["why"] = why(&one).into();
-                one
-            };
-            let troubled: Vec<Value> = troubled.iter().map(explained).collect();
-            format!("{card}\n\n{}", tabulated(&troubled, &columns))
+    let summary = key_value_lines(overview, &fields);
+    match items(overview, "troubled") {
+        [] => summary,
+        troubled => {
+            let troubled: Vec<Value> = troubled.iter().map(with_reason).collect();
+            format!("{summary}\n\n{}", tabulated(&troubled, &columns))
         }
     }
 }
 
-/// What an endpoint suffers from.
-fn why(endpoint: &Value) -> String {
+/// Returns an endpoint with the reason for its trouble in the field `why`.
+fn with_reason(endpoint: &Value) -> Value {
+    let mut endpoint = endpoint.clone();
+    endpoint["why"] = trouble(&endpoint).into();
+    endpoint
+}
+
+/// Describes the most serious problem of an endpoint.
+fn trouble(endpoint: &Value) -> String {
     let health = &endpoint["health"];
     if let Some(reason) = endpoint["pause_reason"].as_str() {
         return format!("paused: {reason}");
     }
     let failures = health["consecutive_failures"].as_u64().unwrap_or(0);
     if let Some(at) = health["next_probe_at"].as_str() {
-        return format!("{failures} failures, next probe {at}");
+        return format!("{failures} consecutive failures, next probe {at}");
     }
     if failures > 0 {
-        return format!("{failures} failures in a row");
+        return format!("{failures} consecutive failures");
     }
     for (field, what) in [
-        ("hold_until", "asked to wait until"),
+        ("hold_until", "Retry-After until"),
         ("next_slot_at", "rate limit, next slot"),
     ] {
         if let Some(at) = health[field].as_str() {
             return format!("{what} {at}");
         }
     }
-    "behind".into()
+    "backlog".into()
 }

@@ -1,44 +1,55 @@
-//! `postrider portal-link`: a link by which a tenant sees to its own endpoints.
+//! `postrider portal-link`: links to the portal, in which a tenant manages its own endpoints.
 
 use anyhow::Context;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::api::{Client, segment};
-use crate::output::{Failure, print, text};
+use crate::api::{ClientArgs, segment};
+use crate::output::{CommandError, print, text};
 
-/// Make a link by which a tenant sees to its own endpoints, in a browser.
+/// Create a portal link for a tenant, who can manage its own endpoints with it in a browser.
 #[derive(Debug, clap::Args)]
-pub(crate) struct PortalLink {
-    /// Whose endpoints
+pub(crate) struct PortalLinkArgs {
+    /// Tenant whose endpoints the link opens
     tenant: String,
-    /// How long the link is good for
+    /// Time the link is valid
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     expires: String,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
-impl PortalLink {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let expires =
-            humantime::parse_duration(&self.expires).context("--expires: write it as 1h or 30m")?;
+impl PortalLinkArgs {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
+        let expires = humantime::parse_duration(&self.expires).with_context(|| {
+            format!(
+                "--expires {}: not a duration; write it as 1h or 30m",
+                self.expires
+            )
+        })?;
         let path = format!("/tenants/{}/portal-link", segment(&self.tenant));
         let body = json!({"expires_s": expires.as_secs()}).to_string();
         let answer = self.client.call(Method::POST, &path, Some(body)).await?;
         print(&answer, self.client.json, |answer| {
-            let (url, until) = (text(answer, "url"), text(answer, "expires_at"));
-            let told = format!(
-                "{url}\nWhoever has it may see to the endpoints of {}, until {until}.",
-                self.tenant
-            );
-            let here = ["://127.", "://localhost", "://[::1]"]
-                .iter()
-                .any(|host| url.contains(host));
-            let remedy =
-                "\nIt leads to this machine: name the server as its customers do, by --server.";
-            if here { told + remedy } else { told }
+            format_link(answer, &self.tenant)
         });
         Ok(())
+    }
+}
+
+fn format_link(answer: &Value, tenant: &str) -> String {
+    let url = text(answer, "url");
+    let expires_at = text(answer, "expires_at");
+    let link = format!(
+        "{url}\nAnyone with this link can manage the endpoints of {tenant} until {expires_at}."
+    );
+    let is_local = ["://127.", "://localhost", "://[::1]"]
+        .iter()
+        .any(|host| url.contains(host));
+    if is_local {
+        let remedy = "The link points to this machine; pass the public address with --server.";
+        format!("{link}\n{remedy}")
+    } else {
+        link
     }
 }

@@ -1,5 +1,5 @@
-//! Recoveries: what an endpoint has not got is sent again (`postrider endpoints recover`), and how
-//! far that is (`postrider recoveries show`).
+//! Recoveries: resending deliveries an endpoint missed (`postrider endpoints recover`), and their
+//! progress (`postrider recoveries show`).
 
 use std::time::Duration;
 
@@ -7,125 +7,121 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::api::{Client, Connection, segment};
-use crate::endpoints::path_of;
+use crate::api::{ApiClient, ClientArgs, segment};
+use crate::endpoints::path::path_of;
 use crate::input;
-use crate::look::Look;
-use crate::output::{Failure, card, print, text};
-use crate::progress::{is_seen, progress};
+use crate::output::{CommandError, key_value_lines, print, text};
+use crate::progress::{is_visible, progress};
+use crate::show::View;
 
-/// How often a running one is looked at.
-const EVERY: Duration = Duration::from_millis(300);
+/// Interval between polls of a running recovery.
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Recover {
-    /// The endpoint's id
+pub(crate) struct RecoverEndpoint {
+    /// Endpoint id (ep_…)
     id: String,
-    /// From this time on, such as 2026-01-31T12:00:00Z, or so long ago, such as 2h
+    /// Start of the time range: a time such as 2026-01-31T12:00:00Z, or a duration ago such as 2h
     #[arg(long, value_name = "TIME")]
     since: String,
-    /// Before this time [default: now]
+    /// End of the time range, in the same forms [default: now]
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// What: failed (given up), missing (never got a delivery) or all
+    /// Deliveries to send: failed, missing (events that have no delivery to this endpoint) or all
     #[arg(long, default_value = "failed")]
     include: String,
-    /// Only say how many it would be
+    /// Only count the deliveries, without sending them
     #[arg(long)]
     dry_run: bool,
-    /// Do not wait until all of it is queued
+    /// Return immediately instead of waiting until all deliveries are queued
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Recoveries {
-    /// Show how far a recovery is.
-    Show(Show),
+pub(crate) enum RecoveriesCommand {
+    /// Show the progress of a recovery.
+    Show(ShowRecovery),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Show {
-    /// The recovery's id
+pub(crate) struct ShowRecovery {
+    /// Recovery id (rec_…)
     id: String,
-    /// Follow it until it is done
+    /// Wait until the recovery is done
     #[arg(long, conflicts_with = "watch")]
     wait: bool,
     #[command(flatten)]
-    look: Look,
+    view: View,
 }
 
-impl Recover {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+impl RecoverEndpoint {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
         let mut body = json!({"since": input::time(&self.since), "include": self.include});
         if let Some(until) = &self.until {
             body["until"] = json!(input::time(until));
         }
-        let (body, connection) = (body.to_string(), self.client.connect()?);
+        let body = body.to_string();
+        let api = self.client.connect()?;
         if self.dry_run {
-            let answer = self.preview(&connection, body).await?;
-            print(&answer, self.client.json, previewed);
+            let answer = self.preview(&api, body).await?;
+            print(&answer, self.client.json, format_preview);
             return Ok(());
         }
         let mut total = None;
-        if is_seen() && !self.no_wait {
-            // A server that cannot tell leaves the bar without an end.
+        if is_visible() && !self.no_wait {
+            // Without a total, a spinner is shown instead of a bar.
             total = self
-                .preview(&connection, body.clone())
+                .preview(&api, body.clone())
                 .await
                 .ok()
-                .filter(|it| it["capped"] == false);
+                .filter(|preview| preview["capped"] == false);
         }
         let path = path_of(&self.id, "/recover");
-        let mut answer = connection.call(Method::POST, &path, Some(body)).await?;
+        let mut answer = api.call(Method::POST, &path, Some(body)).await?;
         if !self.no_wait {
-            answer = follow(&connection, answer, total.as_ref().and_then(counted)).await?;
+            answer = follow(&api, answer, total.as_ref().and_then(total_of)).await?;
         }
-        print(&answer, self.client.json, shown);
+        print(&answer, self.client.json, format_recovery);
         Ok(())
     }
 
-    async fn preview(&self, connection: &Connection, body: String) -> Result<Value, Failure> {
-        connection
-            .call(
-                Method::POST,
-                &path_of(&self.id, "/recover/preview"),
-                Some(body),
-            )
-            .await
+    async fn preview(&self, api: &ApiClient, body: String) -> Result<Value, CommandError> {
+        let path = path_of(&self.id, "/recover/preview");
+        api.call(Method::POST, &path, Some(body)).await
     }
 }
 
-fn counted(preview: &Value) -> Option<u64> {
+fn total_of(preview: &Value) -> Option<u64> {
     Some(preview["failed"].as_u64()? + preview["missing"].as_u64()?)
 }
 
-fn previewed(preview: &Value) -> String {
-    let more = if preview["capped"] == true {
+fn format_preview(preview: &Value) -> String {
+    let at_least = if preview["capped"] == true {
         "at least "
     } else {
         ""
     };
     format!(
-        "{more}{} failed and {} missing would be sent; without --dry-run they are",
+        "{at_least}{} failed and {} missing deliveries would be sent; run without --dry-run to send them",
         text(preview, "failed"),
         text(preview, "missing")
     )
 }
 
-/// Waits until a recovery is done.
+/// Waits until a recovery is done, and shows its progress.
 async fn follow(
-    connection: &Connection,
+    api: &ApiClient,
     mut recovery: Value,
     total: Option<u64>,
-) -> Result<Value, Failure> {
+) -> Result<Value, CommandError> {
     let path = path(&text(&recovery, "id"));
     let bar = progress(total, "recovering");
     while text(&recovery, "status") == "running" {
-        tokio::time::sleep(EVERY).await;
-        recovery = connection.call(Method::GET, &path, None).await?;
+        tokio::time::sleep(POLL_INTERVAL).await;
+        recovery = api.call(Method::GET, &path, None).await?;
         bar.set_position(recovery["matched"].as_u64().unwrap_or_default());
         bar.set_message(format!(
             "recovering: {} queued",
@@ -140,27 +136,27 @@ fn path(id: &str) -> String {
     format!("/recoveries/{}", segment(id))
 }
 
-impl Recoveries {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+impl RecoveriesCommand {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
         let Self::Show(show) = self;
         if !show.wait {
-            return show.look.show(&path(&show.id), shown).await;
+            return show.view.show(&path(&show.id), format_recovery).await;
         }
-        let connection = show.look.client.connect()?;
-        let answer = connection.call(Method::GET, &path(&show.id), None).await?;
-        let answer = follow(&connection, answer, None).await?;
-        print(&answer, show.look.client.json, shown);
+        let api = show.view.client.connect()?;
+        let answer = api.call(Method::GET, &path(&show.id), None).await?;
+        let answer = follow(&api, answer, None).await?;
+        print(&answer, show.view.client.json, format_recovery);
         Ok(())
     }
 }
 
-fn shown(recovery: &Value) -> String {
-    card(
+fn format_recovery(recovery: &Value) -> String {
+    key_value_lines(
         recovery,
         &[
             ("id", "id"),
             ("endpoint", "endpoint_id"),
-            ("what", "include"),
+            ("include", "include"),
             ("since", "since"),
             ("until", "until"),
             ("status", "status"),

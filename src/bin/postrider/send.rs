@@ -1,47 +1,47 @@
-//! `postrider send`: publish an event, or many.
+//! `postrider send`: publishing one event, or a file of events.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use reqwest::Method;
 use serde::Serialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use crate::api::Client;
+use crate::api::ClientArgs;
 use crate::input;
-use crate::output::{Failure, emit, print, rows, text};
+use crate::output::{CommandError, emit, items, print, rows, text};
 use crate::progress::progress;
 
-/// Publish an event, or many.
+/// Publish one event, or a file of events.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Send {
-    /// The event's type, such as invoice.paid
+pub(crate) struct SendArgs {
+    /// Event type, such as invoice.paid
     #[arg(value_name = "TYPE", required_unless_present = "batch")]
     event_type: Option<String>,
 
-    /// Its data as JSON; `-` reads it from standard input
+    /// Event data as JSON; `-` reads it from standard input
     #[arg(value_name = "JSON", default_value = "null")]
     data: String,
 
-    /// Send DATA as it is, with this content type, instead of wrapping it
+    /// Send JSON/stdin verbatim as the body with this content type, without the envelope
     #[arg(long, value_name = "CONTENT_TYPE")]
     payload: Option<String>,
 
-    /// The event's id [default: a UUID v4]
+    /// Event id [default: a UUID v4]
     #[arg(long)]
     id: Option<String>,
 
-    /// Whose event it is [default: default]
+    /// Tenant of the event [default: default]
     #[arg(long)]
     tenant: Option<String>,
 
-    /// What it is ordered by
+    /// Deliver events with the same key in order
     #[arg(long)]
     ordering_key: Option<String>,
 
-    /// Publish the events of a file (`-`: standard input), one JSON object a line as the API takes
-    /// them
+    /// Publish the events of a file (`-`: standard input), one JSON object per line in the format of
+    /// the API
     #[arg(
         long,
         value_name = "FILE",
@@ -50,14 +50,14 @@ pub(crate) struct Send {
     batch: Option<PathBuf>,
 
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
-/// As many as one request may hold: all or none of them.
-const BATCH: usize = 1000;
+/// Events per request; the API accepts all of them or none.
+const BATCH_EVENTS: usize = 1000;
 
 #[derive(Serialize)]
-struct Event {
+struct PublishRequest {
     r#type: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Box<RawValue>>,
@@ -69,8 +69,8 @@ struct Event {
     ordering_key: Option<String>,
 }
 
-impl Send {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+impl SendArgs {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
         if let Some(path) = &self.batch {
             return self.publish_all(path).await;
         }
@@ -81,17 +81,16 @@ impl Send {
         };
         let (payload, content_type, data) = match self.payload {
             Some(content_type) => (Some(data), Some(content_type), None),
-            // As it was typed: numbers keep their digits.
+            // Sent exactly as typed: numbers keep their digits.
             None => (
                 None,
                 None,
-                Some(
-                    RawValue::from_string(data)
-                        .context("the data is not JSON (quote it for the shell)")?,
-                ),
+                Some(RawValue::from_string(data).context(
+                    "the event data is not valid JSON: quote it for the shell, or use --payload",
+                )?),
             ),
         };
-        let event = Event {
+        let event = PublishRequest {
             r#type: self.event_type.unwrap_or_default(),
             data,
             payload,
@@ -105,68 +104,44 @@ impl Send {
             .client
             .call(Method::POST, "/events", Some(body))
             .await?;
-        print(&answer, self.client.json, |answer| {
-            let again = if answer["duplicate"] == true {
-                ", published before"
-            } else {
-                ""
-            };
-            let deliveries = answer["deliveries"]
-                .as_array()
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            let mut lines = vec![format!("event {} is stored{again}", text(answer, "id"))];
-            if deliveries.is_empty() {
-                lines.push(
-                    "no endpoint wants it: add one with `postrider endpoints add URL`".into(),
-                );
-            }
-            for delivery in deliveries {
-                lines.push(format!(
-                    "  {} to {}",
-                    text(delivery, "id"),
-                    text(delivery, "endpoint_id")
-                ));
-            }
-            lines.join("\n")
-        });
+        print(&answer, self.client.json, format_published);
         Ok(())
     }
 
-    /// In batches; what was published before a failure stays. With ids of their own they can be
-    /// given again.
-    async fn publish_all(&self, path: &Path) -> Result<(), Failure> {
+    /// Publishes a file in batches. Batches before a failure stay published; if the events have ids,
+    /// the whole file can be sent again.
+    async fn publish_all(&self, path: &Path) -> Result<(), CommandError> {
         let text = input::read(path)?;
         let lines: Vec<(usize, &str)> = text
             .lines()
             .enumerate()
             .filter(|(_, line)| !line.trim().is_empty())
             .collect();
-        for (at, line) in &lines {
+        for (index, line) in &lines {
             serde_json::from_str::<&RawValue>(line).map_err(|_| {
                 anyhow!(
-                    "line {} is no JSON: each line is one event; nothing was sent",
-                    at + 1
+                    "line {} is not valid JSON: write one event per line; nothing was published",
+                    index + 1
                 )
             })?;
         }
-        let connection = self.client.connect()?;
+        let api = self.client.connect()?;
         let bar = progress(Some(lines.len() as u64), "publishing");
         let mut published = Vec::new();
-        for batch in lines.chunks(BATCH) {
+        for batch in lines.chunks(BATCH_EVENTS) {
             let events: Vec<&str> = batch.iter().map(|(_, line)| *line).collect();
-            // As they were written: numbers keep their digits.
+            // Sent exactly as written: numbers keep their digits.
             let body = format!(r#"{{"events":[{}]}}"#, events.join(","));
-            let answer = connection
+            let answer = api
                 .call(Method::POST, "/events/batch", Some(body))
                 .await
-                .map_err(|failure| {
+                .map_err(|error| {
                     bar.abandon();
-                    let first = batch.first().map_or(0, |(at, _)| at + 1);
-                    said(
-                        failure,
+                    let first = batch.first().map_or(0, |(index, _)| index + 1);
+                    with_progress(
+                        error,
                         &format!(
-                            "{} published; of the batch from line {first} on, none",
+                            "{} events were published; the batch that failed starts at line {first}",
                             published.len()
                         ),
                     )
@@ -183,7 +158,7 @@ impl Send {
             format!("{:#}", json!({ "data": published }))
         } else {
             format!(
-                "{} events are stored, {duplicates} of them before",
+                "{} events are stored, {duplicates} of them published before",
                 published.len()
             )
         });
@@ -191,14 +166,40 @@ impl Send {
     }
 }
 
-/// The same failure, with how far it had come.
-fn said(failure: Failure, so_far: &str) -> Failure {
-    match failure {
-        Failure::Unreachable(text) => Failure::Unreachable(format!("{text} ({so_far})")),
-        Failure::Refused { status, text } => Failure::Refused {
+fn format_published(answer: &Value) -> String {
+    let again = if answer["duplicate"] == true {
+        " (published before)"
+    } else {
+        ""
+    };
+    let mut lines = vec![format!("event {} is stored{again}", text(answer, "id"))];
+    let deliveries = items(answer, "deliveries");
+    if deliveries.is_empty() {
+        lines.push(
+            "no endpoint is subscribed to this event type: add one with `postrider endpoints add URL`"
+                .into(),
+        );
+    }
+    lines.extend(deliveries.iter().map(|delivery| {
+        format!(
+            "  {} to {}",
+            text(delivery, "id"),
+            text(delivery, "endpoint_id")
+        )
+    }));
+    lines.join("\n")
+}
+
+/// Adds the progress made before it to an error.
+fn with_progress(error: CommandError, progress: &str) -> CommandError {
+    match error {
+        CommandError::Unreachable(text) => {
+            CommandError::Unreachable(format!("{text} ({progress})"))
+        }
+        CommandError::Refused { status, text } => CommandError::Refused {
             status,
-            text: format!("{text} ({so_far})"),
+            text: format!("{text} ({progress})"),
         },
-        Failure::Other(error) => Failure::Other(error.context(so_far.to_owned())),
+        CommandError::Other(error) => CommandError::Other(error.context(progress.to_owned())),
     }
 }

@@ -1,45 +1,47 @@
-//! `postrider serve`: settings in, a server out.
+//! `postrider serve`: starting, reloading and stopping the server.
 
 use std::net::TcpListener;
 
 use actix_web::{App, HttpServer};
 use anyhow::{Context, bail};
 use postrider::Postrider;
-use postrider::admin::ApiToken;
 use postrider::config::DatabaseUrl;
+use postrider::http::ApiToken;
 
 use crate::log::{self, Logging};
-use crate::settings::{Settings, SettingsFile};
+use crate::settings::{ServerSettings, SettingsFile};
 use crate::token;
 
-/// How long open HTTP requests get when the server stops, in seconds.
+/// Time that open HTTP requests get to finish when the server stops, in seconds.
 const HTTP_SHUTDOWN_S: u64 = 5;
 
-/// Run the server: the HTTP API and the engine.
+/// Run the server: the HTTP API and the delivery engine.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Serve {
+pub(crate) struct ServeArgs {
     #[command(flatten)]
-    settings: Settings,
+    settings: ServerSettings,
 
     #[command(flatten)]
     file: SettingsFile,
 }
 
-impl Serve {
+impl ServeArgs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        // From the first moment on: a SIGHUP that comes early must not end the process.
-        let mut hangups = Hangups::new()?;
+        // First of all: an early SIGHUP must not end the process.
+        let mut hangups = HangupSignals::new()?;
         let settings = self.settings.over_file(self.file.path.as_deref())?;
         let logging = log::start(&settings)?;
         raise_file_limit();
-        let (database, address) = (settings.database()?, settings.address()?);
-        let (keep_alive, origins) = (settings.keep_alive()?, settings.cors_origins()?);
+        let database = settings.database()?;
+        let address = settings.address()?;
+        let keep_alive = settings.keep_alive()?;
+        let origins = settings.cors_origins()?;
         let config = settings.engine()?;
-        let given = settings.token()?;
-        // The port first: a second server must not touch the first one's database.
+        let configured_token = settings.token()?;
+        // The port before the database: a second server must not touch the first one's.
         let listener = TcpListener::bind(address).with_context(|| {
             format!(
-                "cannot listen on {address}: if another program holds the port, choose another by --listen"
+                "cannot listen on {address}: if another program is using the port, choose another with --listen"
             )
         })?;
         let address = listener.local_addr()?;
@@ -49,14 +51,15 @@ impl Serve {
             .config(config)
             .start()
             .await?;
-        // After the database: a token without one is what a database that was moved away leaves
-        // behind.
-        let token = match given {
+        // The token after the database: a token file without a database counts as a moved database,
+        // and the next start would be refused.
+        let token = match configured_token {
             Some(token) => ApiToken::new(&token).map_err(anyhow::Error::msg)?,
-            None => kept_token(&database)?,
+            None => stored_token(&database)?,
         };
-        let (handle, api_token) = (postrider.clone(), token.clone());
-        let app = move || App::new().configure(handle.admin_with_cors(api_token.clone(), &origins));
+        let handle = postrider.clone();
+        let api_token = token.clone();
+        let app = move || App::new().configure(handle.api_with_cors(api_token.clone(), &origins));
         let server = HttpServer::new(app)
             .disable_signals()
             .keep_alive(keep_alive)
@@ -76,33 +79,34 @@ impl Serve {
             tokio::select! {
                 signal = &mut stop => break signal?,
                 () = hangups.next() => match self.reload(&postrider, &token, &logging).await {
-                    Ok(()) => tracing::info!("SIGHUP: tokens, the trust store and the log level were read again"),
-                    Err(error) => tracing::error!("SIGHUP: not everything could be read again: {error:#}"),
+                    Ok(()) => tracing::info!("SIGHUP: reloaded tokens, trust store and log filter"),
+                    Err(error) => tracing::error!("SIGHUP: could not reload everything: {error:#}"),
                 },
             }
         };
-        tracing::info!("{signal}: finishing what is in flight; a second one ends at once");
+        tracing::info!("{signal}: finishing in-flight requests; send it again to stop immediately");
         let finish = async {
             http.stop(true).await;
             postrider.drain().await;
         };
         tokio::select! {
             () = finish => tracing::info!("stopped"),
-            signal = stop_signal() => bail!("{}: ended before everything in flight had; it is sent again after the next start", signal?),
+            signal = stop_signal() => bail!("{}: stopped before all in-flight deliveries finished; they are sent again after the next start", signal?),
         }
         Ok(())
     }
 
-    /// Reads again what may change while the server runs. What is wrong is reported, and leaves the
-    /// rest as it was.
+    /// Reloads tokens, the trust store and the log filter. An invalid value leaves the previous
+    /// one in use and does not keep the others from being reloaded.
     async fn reload(
         &self,
         postrider: &Postrider,
         token: &ApiToken,
         logging: &Logging,
     ) -> anyhow::Result<()> {
-        let of_engine = postrider.reload().await.map_err(anyhow::Error::from);
-        of_engine.and(self.reload_settings(token, logging))
+        let engine = postrider.reload().await.map_err(anyhow::Error::from);
+        let settings = self.reload_settings(token, logging);
+        engine.and(settings)
     }
 
     fn reload_settings(&self, token: &ApiToken, logging: &Logging) -> anyhow::Result<()> {
@@ -121,13 +125,13 @@ impl Serve {
     }
 }
 
-/// The signals that ask to read settings again.
-struct Hangups {
+/// SIGHUP, the signal to reload; never received where it does not exist.
+struct HangupSignals {
     #[cfg(unix)]
     signals: tokio::signal::unix::Signal,
 }
 
-impl Hangups {
+impl HangupSignals {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
             #[cfg(unix)]
@@ -135,7 +139,7 @@ impl Hangups {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     async fn next(&mut self) {
         #[cfg(unix)]
         if self.signals.recv().await.is_some() {
@@ -145,7 +149,7 @@ impl Hangups {
     }
 }
 
-/// Each connection is a file: as many as this user may have.
+/// Raises the soft file limit to the hard limit: every connection uses a file descriptor.
 pub(crate) fn raise_file_limit() {
     #[cfg(unix)]
     {
@@ -153,16 +157,17 @@ pub(crate) fn raise_file_limit() {
         let mut limit = getrlimit(Resource::Nofile);
         limit.current = limit.maximum;
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::debug!(%error, "the file limit stays as it is");
+            tracing::debug!(%error, "cannot raise the file limit");
         }
     }
 }
 
-/// The token kept beside a local database.
-fn kept_token(database: &DatabaseUrl) -> anyhow::Result<ApiToken> {
-    let path = token::path_of(database).context("there is no file to keep a token beside")?;
-    let token = token::read_or_make(&path)?;
-    tracing::info!("the API's token is in {}", path.display());
+/// Returns the token stored next to a local database; generated on first start.
+fn stored_token(database: &DatabaseUrl) -> anyhow::Result<ApiToken> {
+    let path = token::path_of(database)
+        .context("no API token: a database server needs POSTRIDER_API_TOKEN")?;
+    let token = token::read_or_create(&path)?;
+    tracing::info!("the API token is in {}", path.display());
     ApiToken::new(&token).map_err(|detail| anyhow::anyhow!("{}: {detail}", path.display()))
 }
 

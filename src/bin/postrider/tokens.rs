@@ -1,40 +1,40 @@
-//! `postrider tokens`: who else may call the server's API.
+//! `postrider tokens`: API tokens besides the operator's.
 
 use clap::Subcommand;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::api::{Client, segment};
-use crate::look::Listing;
-use crate::output::{Failure, card, print, text};
+use crate::api::{ClientArgs, segment};
+use crate::output::{CommandError, key_value_lines, print, text};
+use crate::show::Listing;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Tokens {
-    /// Make a token; it is printed once.
-    Create(Create),
+pub(crate) enum TokensCommand {
+    /// Create a token (shown only once).
+    Create(CreateToken),
     /// List tokens, newest first.
-    List(List),
-    /// Make a token worthless.
-    Revoke(Revoke),
+    List(ListTokens),
+    /// Revoke a token.
+    Revoke(RevokeToken),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Create {
-    /// Whose token it is, for people
+pub(crate) struct CreateToken {
+    /// Name shown in lists, such as the application that uses the token
     name: String,
-    /// What it is good for: admin, publish or read
+    /// Scope: admin, publish or read
     #[arg(long)]
     scope: String,
-    /// Good for this tenant alone [default: for all]
+    /// Restrict the token to this tenant [default: all tenants]
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct List {
-    /// Only those bound to this tenant
+pub(crate) struct ListTokens {
+    /// Only tokens restricted to this tenant
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
@@ -42,15 +42,15 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Revoke {
-    /// The token's id, tok_…
+pub(crate) struct RevokeToken {
+    /// Token id (tok_…)
     id: String,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
-impl Tokens {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+impl TokensCommand {
+    pub(crate) async fn run(self) -> Result<(), CommandError> {
         match self {
             Self::Create(create) => create.run().await,
             Self::List(list) => list.run().await,
@@ -59,34 +59,34 @@ impl Tokens {
     }
 }
 
-impl Create {
-    async fn run(self) -> Result<(), Failure> {
+impl CreateToken {
+    async fn run(self) -> Result<(), CommandError> {
         let body = json!({"name": self.name, "scope": self.scope, "tenant": self.tenant});
         let answer = self
             .client
             .call(Method::POST, "/tokens", Some(body.to_string()))
             .await?;
-        print(&answer, self.client.json, |answer| {
-            let shown = card(
-                answer,
-                &[
-                    ("id", "id"),
-                    ("name", "name"),
-                    ("scope", "scope"),
-                    ("tenant", "tenant"),
-                ],
-            );
-            format!(
-                "{shown}\ntoken   {}\nIt is shown this once: keep it now.",
-                text(answer, "token")
-            )
-        });
+        print(&answer, self.client.json, format_new_token);
         Ok(())
     }
 }
 
-impl List {
-    async fn run(self) -> Result<(), Failure> {
+fn format_new_token(answer: &Value) -> String {
+    let fields = [
+        ("id", "id"),
+        ("name", "name"),
+        ("scope", "scope"),
+        ("tenant", "tenant"),
+    ];
+    format!(
+        "{}\ntoken   {}\nStore it now: it is not shown again.",
+        key_value_lines(answer, &fields),
+        text(answer, "token")
+    )
+}
+
+impl ListTokens {
+    async fn run(self) -> Result<(), CommandError> {
         let columns = [
             ("ID", "id"),
             ("NAME", "name"),
@@ -100,12 +100,12 @@ impl List {
     }
 }
 
-impl Revoke {
-    async fn run(self) -> Result<(), Failure> {
+impl RevokeToken {
+    async fn run(self) -> Result<(), CommandError> {
         let path = format!("/tokens/{}", segment(&self.id));
         let answer = self.client.call(Method::DELETE, &path, None).await?;
         print(&answer, self.client.json, |_| {
-            format!("token {} is worth nothing any more", self.id)
+            format!("token {} has been revoked", self.id)
         });
         Ok(())
     }

@@ -1,35 +1,34 @@
-//! What a start looks at in a Postgres database before anything is promised on it, each finding
-//! with its remedy.
+//! Checks of a Postgres database before a start, each with its remedy.
 
 use diesel::connection::SimpleConnection as _;
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
 
-use super::lock_migrations;
-use crate::store::{StoreError, Unavailable};
+use super::locks::lock_migrations;
+use crate::store::error::{StoreError, Unavailable, pooler_in_transaction_mode};
 
-/// A session's own setting, which a pooler in transaction mode hands to another session.
+/// A session setting, which a pooler in transaction mode passes to another session.
 const MARK: &str = "postrider.session";
 
 fn setup(detail: String) -> StoreError {
     StoreError::Setup(detail)
 }
 
-/// Refuses a database that cannot hold every character that a receiver may answer with.
-pub(in crate::store) fn check_encoding(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Rejects a database whose encoding cannot store every character of a response.
+pub(super) fn check_encoding(conn: &mut PgConnection) -> Result<(), StoreError> {
     let encoding: String =
         diesel::select(sql::<Text>("current_setting('server_encoding')")).get_result(conn)?;
     if encoding == "UTF8" {
         return Ok(());
     }
     Err(setup(format!(
-        "the database's encoding is {encoding}, which cannot hold every text: create one with the encoding UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+        "the database's encoding is {encoding}, which cannot store every text: create one with the encoding UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
     )))
 }
 
-/// Refuses a role that may not create tables, by the grant that it needs.
-pub(in crate::store) fn check_may_create(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Rejects a role that may not create tables, and names the required grant.
+pub(super) fn check_may_create(conn: &mut PgConnection) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = Text)]
@@ -57,9 +56,9 @@ pub(in crate::store) fn check_may_create(conn: &mut PgConnection) -> Result<(), 
     }
 }
 
-/// Refuses a role that may not work on what is there already, by the grants that it needs. `read`
-/// is only read.
-pub(in crate::store) fn check_may_write(
+/// Rejects a role without rights on the existing tables, and names the required grants. `read` is
+/// only read.
+pub(super) fn check_may_write(
     conn: &mut PgConnection,
     tables: &[&str],
     read: &str,
@@ -93,8 +92,8 @@ pub(in crate::store) fn check_may_write(
     )))
 }
 
-/// Refuses a server that takes no writes now, whatever the reason.
-pub(in crate::store) fn check_takes_writes(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Rejects a server that accepts no writes, for whatever reason.
+pub(super) fn check_takes_writes(conn: &mut PgConnection) -> Result<(), StoreError> {
     let read_only: bool = diesel::select(sql::<Bool>(
         "pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'",
     ))
@@ -106,13 +105,14 @@ pub(in crate::store) fn check_takes_writes(conn: &mut PgConnection) -> Result<()
     }
 }
 
-/// Refuses a pooler in transaction mode that the URL does not tell of: what one session has set,
-/// another one sees there. (In PgBouncer's session mode, and without a pooler, it does not.)
+/// Rejects a pooler in transaction mode that the URL does not declare: there, one session sees
+/// another's settings. (In PgBouncer's session mode, and without a pooler, it does not.)
 pub(in crate::store) fn check_sessions_are_own(
     first: &mut PgConnection,
     second: &mut PgConnection,
 ) -> Result<(), StoreError> {
-    let mark = uuid::Uuid::new_v4().simple().to_string();
+    let pid: i32 = diesel::select(sql::<Integer>("pg_backend_pid()")).get_result(first)?;
+    let mark = format!("{}-{pid}", std::process::id());
     let seen = sql::<Nullable<Text>>(&format!("current_setting('{MARK}', true)"));
     first.batch_execute(&format!("SET {MARK} = '{mark}'"))?;
     let seen: Option<String> = diesel::select(seen).get_result(second)?;
@@ -122,17 +122,9 @@ pub(in crate::store) fn check_sessions_are_own(
     Err(pooler_in_transaction_mode())
 }
 
-/// What is wrong with a URL that leads to such a pooler unsaid.
-pub(in crate::store) fn pooler_in_transaction_mode() -> StoreError {
-    setup(
-        "the database URL leads to a pooler in transaction mode (such as PgBouncer): add pooler=transaction to its parameters, or connect to Postgres itself"
-            .into(),
-    )
-}
-
-/// Raises the sequence of events above what is stored: a restore of the data alone, or a move by
-/// logical replication, leaves it behind, and then no event could be stored.
-pub(in crate::store) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Raises the sequence of events above the stored values: after a data-only restore or logical
+/// replication it lags behind, and no event could be stored.
+pub(super) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = BigInt)]
@@ -148,7 +140,7 @@ pub(in crate::store) fn repair_sequence(conn: &mut PgConnection) -> Result<(), S
     let Some(sequence) = sequence else {
         return Ok(());
     };
-    // The name comes quoted from the server itself.
+    // The name comes quoted from the server.
     let found: Found = diesel::sql_query(format!(
         "SELECT last_value + is_called::int AS next, \
          (SELECT coalesce(max(seq), 0) FROM webhook_events) AS stored FROM {sequence}"

@@ -1,27 +1,25 @@
-//! How Postgres sends: claims, what they come to, and the log of attempts, for all supervisors of a
-//! group at once.
+//! Claims, their ends and the attempt log on Postgres, for all supervisors of a group at once.
 
 use std::collections::{HashMap, HashSet};
 
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text};
 
-use super::{COUNT_MADE, Rows};
+use super::statements::{COUNT_NEW, Rows};
 use crate::domain::delivery::Claimed;
 use crate::domain::lifecycle::Status;
-use crate::store::group::Claim;
+use crate::store::codec;
+use crate::store::dialect::Leaving;
+use crate::store::error::StoreError;
 use crate::store::prepared::prepared;
 use crate::store::rows::{AttemptRow, DeliveryRow};
-use crate::store::transactions::Leaving;
-use crate::store::{StoreError, codec};
+use crate::store::writes::Claim;
 
-/// The status of a row that is looked up by its key. Written so that no partial index matches: to a
-/// planner that knows a table from when it was empty, reading all that is pending looks as cheap as
-/// looking one up.
+/// The status of a row that is looked up by its key, written so that no partial index matches: with
+/// outdated statistics the planner takes a scan of all pending rows for as cheap as a lookup.
 const BY_KEY_STATUS: &str = "status || ''";
 
-/// Claims for all supervisors of a group at once. A row that somebody is changing is passed over:
-/// it is looked at again.
+/// Claims for all supervisors of a group at once. Locked rows are skipped and claimed later.
 pub(super) fn claim(
     conn: &mut PgConnection,
     claims: &[&Claim],
@@ -142,10 +140,10 @@ pub(super) fn insert_attempts(
     }
     prepared!(
         diesel::sql_query(
-            format!("WITH made AS (INSERT INTO webhook_attempts \
+            format!("WITH new_rows AS (INSERT INTO webhook_attempts \
              (delivery_id, claim_no, endpoint_id, number, started_at, ended_at, outcome, status_code, error, \
               response_body, response_headers, request_headers, remote_address, timings) \
-             SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING 1) {COUNT_MADE}"),
+             SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING 1) {COUNT_NEW}"),
         )
         .bind::<Array<Text>, _>(each(rows, |row| row.delivery_id.as_str()))
         .bind::<Array<BigInt>, _>(each(rows, |row| row.claim_no))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider::domain::delivery::{Outcome, WaitingFor};
 use postrider::domain::lifecycle::{HoldReason, State, Status, Wait};
-use postrider::testing::{Failure, Reply, on_virtual_time, pass};
+use postrider::testing::{Reply, TransportError, on_virtual_time, pass};
 
 use crate::support::database;
 use crate::support::engine::{TestEngine, host, secs};
@@ -25,7 +25,7 @@ fn an_attempt_that_panics_is_interrupted_sent_again_and_uses_up_no_retry() {
         let outcomes: Vec<_> = view
             .attempts
             .iter()
-            .map(|attempt| (attempt.number, attempt.exchange.outcome))
+            .map(|attempt| (attempt.number, attempt.record.outcome))
             .collect();
         assert_eq!(
             outcomes,
@@ -107,7 +107,7 @@ fn a_supervisor_that_panics_is_replaced_and_its_work_is_rehydrated() {
             interrupted += view
                 .attempts
                 .iter()
-                .filter(|one| one.exchange.outcome == Outcome::Interrupted)
+                .filter(|one| one.record.outcome == Outcome::Interrupted)
                 .count();
             assert_eq!(view.delivery.life.attempt_count, 1);
         }
@@ -154,7 +154,7 @@ fn no_file_descriptor_left_releases_the_claim_and_fails_nothing() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"rate_limit": "1/h"}"#).await;
-        let nothing_left = Failure::Exhausted("too many open files".into());
+        let nothing_left = TransportError::Exhausted("too many open files".into());
         engine.receivers.next(
             &host(1),
             [Reply::Fail(nothing_left.clone()), Reply::Fail(nothing_left)],
@@ -187,7 +187,7 @@ fn a_drain_ends_what_is_in_flight_and_breaks_off_what_takes_too_long() {
         let outcomes: Vec<_> = view
             .attempts
             .iter()
-            .map(|attempt| attempt.exchange.outcome)
+            .map(|attempt| attempt.record.outcome)
             .collect();
         assert_eq!(outcomes, [Outcome::Interrupted, Outcome::Delivered]);
         let counted = "SELECT sum(interruptions) AS n FROM webhook_deliveries";

@@ -6,8 +6,8 @@ use postrider::Error;
 use postrider::domain::delivery::{Outcome, WaitingFor};
 use postrider::domain::lifecycle::{FailureReason, State, Status};
 use postrider::domain::secret::SigningSecret;
-use postrider::signature::{Content, ReceiverKey};
-use postrider::testing::{Failure, Received, Reply, on_virtual_time, pass};
+use postrider::signature::{ReceiverKey, SignedContent};
+use postrider::testing::{Received, Reply, TransportError, on_virtual_time, pass};
 
 use crate::support::database;
 use crate::support::engine::{START, TestEngine, host, secs};
@@ -58,7 +58,7 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
             );
             let signature = one.header("webhook-signature").unwrap();
             let now = START + (one.at - received[0].at);
-            let content = |id| Content::received(id, signed_at, &one.request.body).unwrap();
+            let content = |id| SignedContent::received(id, signed_at, &one.request.body).unwrap();
             content(receipt.id.as_str())
                 .verify(&key, signature, now)
                 .unwrap();
@@ -79,12 +79,12 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
         assert!(
             view.attempts
                 .iter()
-                .all(|attempt| attempt.exchange.outcome == Outcome::Rejected)
+                .all(|attempt| attempt.record.outcome == Outcome::Rejected)
         );
         assert!(
             view.attempts
                 .iter()
-                .all(|attempt| attempt.exchange.status_code == Some(500))
+                .all(|attempt| attempt.record.status_code == Some(500))
         );
         assert_eq!(
             database::words(
@@ -130,7 +130,7 @@ fn a_consumer_that_hangs_is_given_its_time_and_the_row_says_sending() {
         let view = engine.until(&id, Status::Failed, secs(30)).await;
         assert_eq!(view.attempts.len(), 2);
         for attempt in &view.attempts {
-            assert_eq!(attempt.exchange.outcome, Outcome::Timeout);
+            assert_eq!(attempt.record.outcome, Outcome::Timeout);
             assert!(
                 (5000.0..5100.0).contains(&attempt.duration_ms),
                 "{}",
@@ -149,9 +149,9 @@ fn one_that_recovers_ends_delivered_and_every_outcome_is_told_apart() {
             &host(1),
             [
                 Reply::Status(302, AT_ONCE),
-                Reply::Fail(Failure::Dns("no such name".into())),
-                Reply::Fail(Failure::Connect("refused".into())),
-                Reply::Fail(Failure::Tls("expired".into())),
+                Reply::Fail(TransportError::Dns("no such name".into())),
+                Reply::Fail(TransportError::Connect("refused".into())),
+                Reply::Fail(TransportError::Tls("expired".into())),
                 Reply::Status(201, AT_ONCE),
             ],
         );
@@ -160,7 +160,7 @@ fn one_that_recovers_ends_delivered_and_every_outcome_is_told_apart() {
         let outcomes: Vec<_> = view
             .attempts
             .iter()
-            .map(|attempt| attempt.exchange.outcome)
+            .map(|attempt| attempt.record.outcome)
             .collect();
         use Outcome::{ConnectError, Delivered, DnsError, Rejected, TlsError};
         assert_eq!(
@@ -350,7 +350,7 @@ fn rotated_keys_sign_beside_the_new_ones_until_their_grace_ends() {
             engine.until(&id, Status::Delivered, secs(5)).await;
             let received = engine.receivers.received(&host(1)).pop().unwrap();
             let header = |name: &str| received.header(name).unwrap();
-            let content = Content::received(
+            let content = SignedContent::received(
                 header("webhook-id"),
                 header("webhook-timestamp"),
                 &received.request.body,

@@ -5,12 +5,12 @@ use std::time::Duration;
 use postrider::domain::breaker::BreakerState;
 use postrider::domain::delivery::Outcome;
 use postrider::domain::lifecycle::{State, Status, Wait};
-use postrider::testing::{Failure, Reply, on_virtual_time, pass};
+use postrider::testing::{Reply, TransportError, on_virtual_time, pass};
 
 use crate::support::database;
 use crate::support::engine::{TestEngine, host, secs};
 
-const LOST: Reply = Reply::Fail(Failure::ConnectionLost);
+const LOST: Reply = Reply::Fail(TransportError::ConnectionLost);
 
 fn ids_received(engine: &TestEngine) -> Vec<String> {
     let received = engine.receivers.received(&host(1));
@@ -38,7 +38,7 @@ fn a_lost_connection_has_a_row_costs_nothing_and_goes_first_on_a_new_connection(
         let rows: Vec<_> = view
             .attempts
             .iter()
-            .map(|one| (one.number, one.exchange.outcome))
+            .map(|one| (one.number, one.record.outcome))
             .collect();
         assert_eq!(
             rows,
@@ -48,7 +48,7 @@ fn a_lost_connection_has_a_row_costs_nothing_and_goes_first_on_a_new_connection(
             ]
         );
         let told = "the connection was closed before a response; the request may have arrived";
-        assert_eq!(view.attempts[0].exchange.error.as_deref(), Some(told));
+        assert_eq!(view.attempts[0].record.error.as_deref(), Some(told));
         assert_eq!(
             (
                 view.delivery.life.attempt_count,

@@ -1,4 +1,4 @@
-//! The dashboard's files and what they ask the API for.
+//! The dashboard's files, and the parts of the API made for them.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::support::server::Server;
 use crate::support::until;
 
 #[test]
-fn its_files_are_served_with_a_strict_policy_and_without_a_token() {
+fn files_are_served_with_a_strict_policy_and_without_a_token() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let api = server.api();
@@ -55,7 +55,7 @@ fn its_files_are_served_with_a_strict_policy_and_without_a_token() {
 }
 
 #[test]
-fn overview_and_statistics_tell_what_was_sent_what_failed_and_what_is_in_trouble() {
+fn overview_and_statistics_count_attempts_and_list_troubled_endpoints() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
@@ -137,7 +137,7 @@ fn overview_and_statistics_tell_what_was_sent_what_failed_and_what_is_in_trouble
 
     let span = json!({"since": "2026-01-01T00:00:00Z", "include": "all"}).to_string();
     let preview = api.post(&format!("/endpoints/{bad}/recover/preview"), &span);
-    // Of the good ones it wants none.
+    // The endpoint is not subscribed to the other events.
     assert_eq!(
         (preview.status, &preview.body),
         (200, &json!({"failed": 2, "missing": 0, "capped": false}))
@@ -145,7 +145,7 @@ fn overview_and_statistics_tell_what_was_sent_what_failed_and_what_is_in_trouble
 }
 
 #[test]
-fn an_endpoint_that_fails_is_in_trouble_before_its_breaker_opens_and_whatever_others_do() {
+fn a_failing_endpoint_is_listed_first_even_before_its_breaker_opens() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
@@ -159,17 +159,17 @@ fn an_endpoint_that_fails_is_in_trouble_before_its_breaker_opens_and_whatever_ot
     let fails = r#"{"tenant":"shop","breaker_after":0,"retry_delays_s":[]}"#;
     let bad = api.endpoint("http://127.0.0.1:9/", fails);
     api.post("/events", r#"{"type":"a.b","data":1,"tenant":"shop"}"#);
-    until("its failure is seen", Duration::from_secs(20), || {
+    until("its failure is listed", Duration::from_secs(20), || {
         let overview = api.get("/overview?tenant=shop").body;
         overview["attempts"]["failed"] == 1 && overview["troubled"][0]["id"] == json!(bad)
     });
-    until("the first of all", Duration::from_secs(20), || {
+    until("it is listed first", Duration::from_secs(20), || {
         api.get("/overview").body["troubled"][0]["id"] == json!(bad)
     });
 }
 
 #[test]
-fn a_stream_ends_with_the_token_that_opened_it() {
+fn a_stream_ends_when_its_token_is_revoked() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let api = server.api();
@@ -193,11 +193,11 @@ fn a_stream_ends_with_the_token_that_opened_it() {
     );
     assert_eq!(api.delete(&format!("/tokens/{id}")).status, 204);
     let broken = lines.find_map(Result::err);
-    assert!(broken.is_none(), "it went on: {broken:?}");
+    assert!(broken.is_none(), "the stream did not end: {broken:?}");
 }
 
 #[test]
-fn the_stream_tells_a_tenant_of_its_own_deliveries_and_endpoints_alone() {
+fn a_tenants_stream_contains_only_its_own_deliveries_and_endpoints() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     let (api, receiver) = (server.api(), Receiver::start());
@@ -224,7 +224,7 @@ fn the_stream_tells_a_tenant_of_its_own_deliveries_and_endpoints_alone() {
     assert!(lines.next().unwrap().contains("200"));
     assert!(
         lines.any(|line| line == "event: overview"),
-        "the first beat tells how all stands"
+        "the stream starts with an overview"
     );
     for tenant in ["other", "mine"] {
         api.post(
@@ -233,20 +233,20 @@ fn the_stream_tells_a_tenant_of_its_own_deliveries_and_endpoints_alone() {
         );
     }
     assert!(lines.any(|line| line == "event: delivery"));
-    let told = lines.next().unwrap();
+    let data = lines.next().unwrap();
     let listed = api.get("/deliveries?tenant=mine");
     let id = listed.body["data"][0]["id"].as_str().unwrap();
     assert!(
-        told.contains(id) && told.contains("delivered"),
-        "{told} is not of {id}"
+        data.contains(id) && data.contains("delivered"),
+        "{data} is not about {id}"
     );
 
     for paused in [&other, &endpoint] {
         api.post(&format!("/endpoints/{paused}/pause"), "");
     }
     assert!(lines.any(|line| line == "event: endpoint"));
-    let told: Value =
+    let changed: Value =
         serde_json::from_str(lines.next().unwrap().trim_start_matches("data: ")).unwrap();
     let outline = json!({"id": endpoint, "status": "paused", "pause_reason": "operator", "breaker": "closed"});
-    assert_eq!(told, outline);
+    assert_eq!(changed, outline);
 }

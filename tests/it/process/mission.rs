@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::signature::Content;
+use postrider::domain::clock::Clock as _;
+use postrider::ports::SystemClock;
+use postrider::signature::SignedContent;
 use serde_json::json;
 
 use crate::support::database;
@@ -81,7 +82,7 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
             let header = |name: &str| one.header(name).unwrap();
             let check = |id: &str| {
                 let (at, signed) = (header("webhook-timestamp"), header("webhook-signature"));
-                let content = Content::received(id, at, one.body.as_bytes())?;
+                let content = SignedContent::received(id, at, one.body.as_bytes())?;
                 content.verify(key, signed, SystemClock::new().now())
             };
             assert_eq!(check(event), Ok(()));

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use postrider::config::DatabaseUrl;
-use postrider::domain::clock::{Clock, SystemClock, Timestamp};
+use postrider::domain::clock::{Clock, Timestamp};
+use postrider::ports::SystemClock;
 use serde_json::json;
 
 use super::cluster::{

@@ -218,7 +218,7 @@ fn a_schema_of_a_newer_release_or_another_owner_is_refused() {
     let taken = tempfile::tempdir().unwrap();
     let file = taken.path().join("postrider.db");
     database::execute(&file, "CREATE TABLE webhook_deliveries (mine TEXT)");
-    refused(taken.path(), &[], &["webhook_deliveries", "did not make"]);
+    refused(taken.path(), &[], &["webhook_deliveries", "did not create"]);
     assert_eq!(
         database::number(
             &file,
@@ -448,9 +448,13 @@ fn the_schema_can_be_kept_by_hand() {
         assert!(
             migrate(&["down", "--yes"])
                 .1
-                .contains("20261128000000 was taken back")
+                .contains("20261128000000 was reverted")
         );
-        assert!(migrate(&["down", "--yes"]).1.contains("nothing was left"));
+        assert!(
+            migrate(&["down", "--yes"])
+                .1
+                .contains("no migration to revert")
+        );
         assert!(migrate(&["status"]).1.contains("not run"));
     }
 }
@@ -534,10 +538,12 @@ fn attempts_stay_below_the_file_limit_and_no_file_left_fails_no_delivery() {
         api.try_post(&format!("/endpoints/{endpoint}/resume"), "")
             .is_ok_and(|answer| answer.status == 200)
     });
-    let told = |server: &Server| server.log().matches("nothing to send with").count();
-    until("attempts find no file", Duration::from_secs(20), || {
-        told(&server) > 0
-    });
+    let told = |server: &Server| server.log().matches("an attempt could not be sent").count();
+    until(
+        "attempts find no file descriptor",
+        Duration::from_secs(20),
+        || told(&server) > 0,
+    );
     drop(held);
     let delivered = "SELECT count(*) AS n FROM webhook_deliveries WHERE status = 'delivered'";
     until("all are delivered", Duration::from_secs(60), || {

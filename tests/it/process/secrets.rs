@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use postrider::domain::secret::EncryptionKey;
+use postrider::ports::OsRandom;
 use serde_json::json;
 
 use crate::support::api::Api;
@@ -48,7 +49,10 @@ fn secrets_and_headers_are_sealed_and_keys_are_rotated_while_the_server_runs() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let receiver = Receiver::start();
-    let (old, new) = (EncryptionKey::generate(), EncryptionKey::generate());
+    let (old, new) = (
+        EncryptionKey::generate(&OsRandom),
+        EncryptionKey::generate(&OsRandom),
+    );
     let settings = json!({
         "secret": canary_secret(), "headers": {"x-key": CANARY}, "rate_limit": "unlimited", "signing": ["v1", "v1a"]
     });
@@ -69,7 +73,7 @@ fn secrets_and_headers_are_sealed_and_keys_are_rotated_while_the_server_runs() {
     // Without keys it is in the clear, and the server says so.
     let server = start(folder, &[]);
     assert!(
-        server.log().contains("stored in the clear") && server.log().contains("encryption_keys")
+        server.log().contains("stored unencrypted") && server.log().contains("encryption_keys")
     );
     let endpoint = server
         .api()

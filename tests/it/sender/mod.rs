@@ -1,10 +1,11 @@
 //! Signing, by known answers.
 
 use postrider::domain::clock::Timestamp;
-use postrider::domain::endpoint::LiveKeys;
+use postrider::domain::endpoint::SigningKeys;
 use postrider::domain::secret::{PrivateKey, Secret};
 use postrider::domain::settings::Signing;
-use postrider::signature::{Content, ReceiverKey, Untrusted};
+use postrider::ports::OsRandom;
+use postrider::signature::{ReceiverKey, SignedContent, Untrusted};
 use serde_json::Value;
 
 #[test]
@@ -15,7 +16,7 @@ fn signatures_are_the_known_answers() {
     assert_eq!(vectors.len(), 3);
     for vector in vectors {
         let text = |field: &str| vector[field].as_str().unwrap();
-        let mut keys = LiveKeys::fresh(None);
+        let mut keys = SigningKeys::generate(None, &OsRandom);
         let (scheme, key): (Signing, String) = match text("scheme") {
             "v1" => {
                 keys.secret = Secret::parse(text("secret")).unwrap();
@@ -28,7 +29,7 @@ fn signatures_are_the_known_answers() {
             }
         };
         let timestamp = vector["timestamp"].as_i64().unwrap();
-        let content = Content {
+        let content = SignedContent {
             id: text("id"),
             timestamp,
             body: text("payload").as_bytes(),
@@ -42,10 +43,13 @@ fn signatures_are_the_known_answers() {
 
 #[test]
 fn what_was_changed_on_its_way_is_not_trusted() {
-    let (keys, other) = (LiveKeys::fresh(None), LiveKeys::fresh(None));
+    let (keys, other) = (
+        SigningKeys::generate(None, &OsRandom),
+        SigningKeys::generate(None, &OsRandom),
+    );
     let now = Timestamp::from_micros(1_700_000_000_000_000);
     let at = now.as_seconds();
-    let content = Content {
+    let content = SignedContent {
         id: "e1",
         timestamp: at,
         body: b"{}",
@@ -55,11 +59,11 @@ fn what_was_changed_on_its_way_is_not_trusted() {
     assert_eq!(header.split(' ').count(), 4, "one for each key and scheme");
     let public = ReceiverKey::Public(keys.private_key.public());
     for key in [ReceiverKey::Secret(keys.secret.clone()), public] {
-        let verify = |content: Content<'_>, header: &str| content.verify(&key, header, now);
+        let verify = |content: SignedContent<'_>, header: &str| content.verify(&key, header, now);
         assert_eq!(verify(content, &header), Ok(()));
         assert_eq!(
             verify(
-                Content {
+                SignedContent {
                     id: "e2",
                     ..content
                 },
@@ -69,7 +73,7 @@ fn what_was_changed_on_its_way_is_not_trusted() {
         );
         assert_eq!(
             verify(
-                Content {
+                SignedContent {
                     timestamp: at + 1,
                     ..content
                 },
@@ -79,7 +83,7 @@ fn what_was_changed_on_its_way_is_not_trusted() {
         );
         assert_eq!(
             verify(
-                Content {
+                SignedContent {
                     body: b"{ }",
                     ..content
                 },
@@ -89,7 +93,7 @@ fn what_was_changed_on_its_way_is_not_trusted() {
         );
         assert_eq!(
             verify(
-                Content {
+                SignedContent {
                     timestamp: at - 301,
                     ..content
                 },
@@ -99,7 +103,7 @@ fn what_was_changed_on_its_way_is_not_trusted() {
         );
         assert_eq!(
             verify(
-                Content {
+                SignedContent {
                     timestamp: at + 301,
                     ..content
                 },
@@ -126,7 +130,7 @@ fn what_was_changed_on_its_way_is_not_trusted() {
         assert_eq!(verify(content, &by_others), Err(Untrusted::Mismatch));
     }
     assert_eq!(
-        Content::received("e1", "soon", b"").err(),
+        SignedContent::received("e1", "soon", b"").err(),
         Some(Untrusted::NoTimestamp)
     );
 }

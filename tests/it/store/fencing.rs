@@ -102,7 +102,7 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
             (1, 0)
         );
         assert_eq!(
-            (view.attempts[0].number, view.attempts[0].exchange.outcome),
+            (view.attempts[0].number, view.attempts[0].record.outcome),
             (None, Outcome::Interrupted)
         );
         engine.postrider.resume_endpoint(&endpoint).await.unwrap();

@@ -6,14 +6,15 @@ use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::prelude::*;
 use std::time::Duration;
 
+use postrider::Error;
 use postrider::config::DatabaseUrl;
 use postrider::domain::delivery::WaitingFor;
 use postrider::domain::event::NewEvent;
 use postrider::domain::ids::{DeliveryId, EventId};
 use postrider::domain::lifecycle::{FailureReason, State, Status};
+use postrider::domain::query::{DeliveryQuery, Page};
 use postrider::domain::recovery::Include;
 use postrider::testing::{Reply, ScriptedReceivers, on_virtual_time, pass};
-use postrider::{DeliveryQuery, Error};
 
 use crate::support::engine::{Database, TestEngine, event, host, secs};
 
@@ -76,7 +77,10 @@ fn a_retry_keeps_its_key_waiting_and_no_other(database: Database) {
             .release_delivery(&second)
             .await
             .unwrap_err();
-        assert!(refused.to_string().contains("its turn"), "{refused}");
+        assert!(
+            refused.to_string().contains("blocked by an earlier one"),
+            "{refused}"
+        );
         engine.until(&third, Status::Delivered, secs(10)).await;
         let of_key: Vec<_> = received(&engine)
             .into_iter()
@@ -239,12 +243,15 @@ fn a_long_line_does_not_hold_other_keys_up(database: Database) {
         assert!(took < secs(5), "it took {took:?}");
         let last = DeliveryQuery {
             status: Some(Status::Pending),
-            limit: 1,
             ..DeliveryQuery::default()
         };
-        let (last, _) = engine.postrider.deliveries(last).await.unwrap();
+        let last = engine
+            .postrider
+            .deliveries(last, Page::first(1))
+            .await
+            .unwrap();
         engine
-            .until(&last[0].id, Status::Delivered, secs(3600))
+            .until(&last.entries[0].id, Status::Delivered, secs(3600))
             .await;
         let mut seen = received(&engine);
         seen.retain(|id| id.starts_with('k'));

@@ -10,7 +10,7 @@ use postrider::domain::event::{Event, NewEvent};
 use postrider::domain::ids::EventId;
 use postrider::domain::lifecycle::Status;
 use postrider::testing::{TokioClock, on_virtual_time};
-use postrider::{Error, Happening, HostConnection, Outbox, Postrider};
+use postrider::{Error, HostConnection, Notification, Outbox, Postrider};
 
 use crate::support::database;
 use crate::support::engine::{Database, TestEngine, event, host, secs};
@@ -151,7 +151,7 @@ fn what_is_published_in_a_transaction_is_kept_or_forgotten_with_it(database: Dat
         );
         assert_eq!(received[0].header("webhook-id"), Some(kept.id.as_str()));
         let told = happenings.recv().await.unwrap();
-        assert!(matches!(told, Happening::Delivered { event, .. } if event == kept.id));
+        assert!(matches!(told, Notification::Delivered { event, .. } if event == kept.id));
     });
 }
 
@@ -313,10 +313,10 @@ fn the_api_is_mounted_under_any_prefix() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let own = engine.postrider.clone();
-        let token = postrider::admin::ApiToken::new("a-token-for-this-test-alone").unwrap();
+        let token = postrider::http::ApiToken::new("a-token-for-this-test-alone").unwrap();
         let app = App::new()
-            .service(web::scope("/webhooks").configure(own.admin()))
-            .service(web::scope("/asked").configure(own.admin_with_tokens(token)));
+            .service(web::scope("/webhooks").configure(own.api()))
+            .service(web::scope("/asked").configure(own.api_with_tokens(token)));
         let app = test::init_service(app).await;
         let status = async |path: &str| {
             let request = test::TestRequest::get().uri(path).to_request();

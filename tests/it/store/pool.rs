@@ -9,7 +9,7 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::ids::Tenant;
-use postrider::{Happening, HostConnection, HostPool, Postrider};
+use postrider::{HostConnection, HostPool, Notification, Postrider};
 use tokio::sync::broadcast;
 
 use crate::support::database;
@@ -54,11 +54,11 @@ async fn start(pool: impl Into<HostPool>) -> Result<Postrider, String> {
 }
 
 /// Waits until so many deliveries have succeeded, and nothing else has happened.
-async fn delivered(happenings: &mut broadcast::Receiver<Happening>, count: usize) {
+async fn delivered(happenings: &mut broadcast::Receiver<Notification>, count: usize) {
     for _ in 0..count {
         let next = tokio::time::timeout(Duration::from_secs(20), happenings.recv()).await;
         let next = next.expect("it happens within 20 s").unwrap();
-        assert!(matches!(next, Happening::Delivered { .. }), "{next:?}");
+        assert!(matches!(next, Notification::Delivered { .. }), "{next:?}");
     }
 }
 
@@ -246,7 +246,7 @@ async fn a_pool_that_cannot_serve_is_refused_with_the_remedy() {
     let memory = start(pool(":memory:", 6)).await.unwrap_err();
     assert!(memory.contains("in memory"), "{memory}");
     let journal = start(pool(path.to_str().unwrap(), 6)).await.unwrap_err();
-    assert!(journal.contains("`wal` is needed"), "{journal}");
+    assert!(journal.contains("`wal` is required"), "{journal}");
     // And a file has one sender, however it is opened.
     let first = start(sqlite(&path)).await.unwrap();
     let second = start(sqlite(&path)).await.unwrap_err();

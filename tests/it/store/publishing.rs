@@ -1,9 +1,10 @@
 //! Publishing: ids, duplicates, conflicts, batches, fan-out.
 
+use postrider::Error;
 use postrider::domain::event::NewEvent;
 use postrider::domain::ids::{EventId, Tenant};
+use postrider::domain::query::{EventQuery, Page};
 use postrider::testing::on_virtual_time;
-use postrider::{Error, EventListQuery};
 
 use crate::support::database;
 use crate::support::engine::{Database, TestEngine, event};
@@ -212,14 +213,14 @@ fn lists_go_through_everything_once_newest_first(database: Database) {
         }
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
-            let page = EventListQuery {
-                after,
-                limit: 10,
-                ..EventListQuery::default()
-            };
-            let (events, next) = engine.postrider.events(page).await.unwrap();
-            seen.extend(events.iter().map(|event| event.id.to_string()));
-            after = next;
+            let page = Page { after, limit: 10 };
+            let page = engine
+                .postrider
+                .events(EventQuery::default(), page)
+                .await
+                .unwrap();
+            seen.extend(page.entries.iter().map(|event| event.id.to_string()));
+            after = page.next;
             if after.is_none() {
                 break;
             }

@@ -4,7 +4,7 @@ use postrider::domain::ids::Tenant;
 use postrider::domain::lifecycle::Status;
 use postrider::domain::recovery::{Include, Progress, Recovery};
 use postrider::testing::{Reply, on_virtual_time, pass};
-use postrider::{Error, Happening};
+use postrider::{Error, Notification};
 
 use crate::support::database;
 use crate::support::engine::{Database, START, TestEngine, host, secs};
@@ -120,7 +120,7 @@ fn what_an_endpoint_never_got_is_sent_where_it_wants_it_now(database: Database) 
         until_delivered(&engine, 301).await;
         assert!(matches!(
             happenings.recv().await.unwrap(),
-            Happening::Delivered { .. }
+            Notification::Delivered { .. }
         ));
 
         let all = engine

@@ -1,5 +1,5 @@
-//! A headless Chromium of the test's own: its driver on a free port, its profile in a folder that
-//! is thrown away, and no host but this one.
+//! A headless Chromium per test: its driver on a free port, its profile in a temporary folder, and
+//! access only to this host.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -16,14 +16,14 @@ use url::Url;
 
 use super::until;
 
-/// How long anything on a page may take.
+/// Time limit for anything that a page is expected to show.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs the driver until its input ends, which it does with this process at the latest; then all of
-/// its group.
+/// Runs the driver until its input ends, at the latest when this process exits; then kills its
+/// process group.
 const WATCH: &str = r#""$0" "$@" & cat; kill -KILL 0"#;
 
-/// Before any script of a page: what tells that one was run that should not have been.
+/// Runs before the scripts of each page and records scripts that should not have run.
 const SENTINEL: &str = r"
 window.told = [];
 window.here = true;
@@ -43,7 +43,7 @@ pub struct Browser {
     _profile: tempfile::TempDir,
 }
 
-/// A command of the browser's own protocol, which the driver passes on.
+/// A command of the browser's own protocol, forwarded by the driver.
 #[derive(Debug)]
 struct Native(&'static str, Value);
 
@@ -63,7 +63,7 @@ impl WebDriverCompatibleCommand for Native {
     }
 }
 
-/// One of these programs, by its path.
+/// The path of the first of these programs that is installed.
 fn program(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let all: Vec<_> = std::env::split_paths(&path).collect();
@@ -78,7 +78,7 @@ fn capabilities(chromium: &Path, profile: &Path) -> Capabilities {
         "--headless=new",
         "--no-sandbox",
         "--disable-dev-shm-usage",
-        // A test goes to hundreds of pages within seconds; a browser ignores what comes too fast.
+        // A test opens hundreds of pages within seconds; the browser would ignore some of them.
         "--disable-ipc-flooding-protection",
         "--disable-gpu",
         "--disable-background-networking",
@@ -87,7 +87,7 @@ fn capabilities(chromium: &Path, profile: &Path) -> Capabilities {
         "--no-proxy-server",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         "--lang=en-GB",
-        // It ends with its driver, however that ends.
+        // The browser exits with its driver, however that exits.
         "--remote-debugging-pipe",
         format!("--user-data-dir={}", profile.display()),
     ]);
@@ -97,8 +97,8 @@ fn capabilities(chromium: &Path, profile: &Path) -> Capabilities {
 }
 
 impl Browser {
-    /// A fresh one, that nobody is signed in with; `None` where none is installed, which is loud,
-    /// and a failure under CI.
+    /// Starts a browser without a session. Returns `None` with a message if none is installed;
+    /// under CI this is a failure.
     pub fn start() -> Option<Self> {
         let programs = (
             program(&["chromium", "chromium-browser", "google-chrome"]),
@@ -140,7 +140,7 @@ impl Browser {
         });
         let address = format!(
             "http://127.0.0.1:{}",
-            port.expect("the driver says where it listens")
+            port.expect("the driver reports its port")
         );
         std::thread::spawn(move || said.for_each(drop));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -153,12 +153,12 @@ impl Browser {
             driver,
             _profile: profile,
         };
-        let wanted = capabilities(&chromium, browser._profile.path());
+        let capabilities = capabilities(&chromium, browser._profile.path());
         let mut builder =
             ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
         let client = browser
             .runtime
-            .block_on(builder.capabilities(wanted).connect(&address));
+            .block_on(builder.capabilities(capabilities).connect(&address));
         browser.client = Some(client.expect("a browser starts"));
         browser.native(
             "Page.addScriptToEvaluateOnNewDocument",
@@ -169,7 +169,9 @@ impl Browser {
     }
 
     fn client(&self) -> &Client {
-        self.client.as_ref().expect("it runs until it is dropped")
+        self.client
+            .as_ref()
+            .expect("the browser runs until dropped")
     }
 
     fn native(&self, name: &'static str, parameters: Value) -> Value {
@@ -178,26 +180,26 @@ impl Browser {
             .unwrap()
     }
 
-    /// Sets the size of what is seen. Below 720 it is a phone.
+    /// Sets the size of the viewport. Below a width of 720 it emulates a phone.
     pub fn window(&self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 720});
         self.native("Emulation.setDeviceMetricsOverride", size);
     }
 
-    /// What the system prefers: `light` or `dark`.
+    /// Sets the system's preferred theme: `light` or `dark`.
     pub fn prefers(&self, theme: &str) {
         let features = json!([{"name": "prefers-color-scheme", "value": theme}]);
         self.native("Emulation.setEmulatedMedia", json!({"features": features}));
     }
 
-    /// A picture of the whole page.
+    /// Writes a screenshot of the whole page.
     pub fn picture(&self, file: &Path) {
-        let told = self.native(
+        let screenshot = self.native(
             "Page.captureScreenshot",
             json!({"captureBeyondViewport": true}),
         );
         let png = BASE64_STANDARD
-            .decode(told["data"].as_str().unwrap())
+            .decode(screenshot["data"].as_str().unwrap())
             .unwrap();
         std::fs::write(file, png).unwrap();
     }
@@ -221,27 +223,27 @@ impl Browser {
             .into()
     }
 
-    /// What a function's body returns.
+    /// Runs the body of a function and returns its result.
     pub fn run(&self, script: &str) -> Value {
         self.runtime
             .block_on(self.client().execute(script, Vec::new()))
             .unwrap()
     }
 
-    /// What a page told of scripts that ran, of what its policy forbade, and of errors.
+    /// Recorded scripts that ran, violations of the policy, and errors.
     pub fn told(&self) -> Vec<String> {
         let told = self.run("return window.told");
-        serde_json::from_value(told).expect("the sentinel is there")
+        serde_json::from_value(told).expect("the sentinel is installed")
     }
 
-    /// Whether there is a dialog of the browser's own, or another window.
+    /// Whether a browser dialog or another window is open.
     pub fn has_opened_something(&self) -> bool {
         let client = self.client();
         let windows = self.runtime.block_on(client.windows()).unwrap().len();
         windows > 1 || self.runtime.block_on(client.get_alert_text()).is_ok()
     }
 
-    /// All text of the first element that is so; empty where there is none.
+    /// The text of the first matching element; empty if there is none.
     pub fn text(&self, css: &str) -> String {
         let script = "return document.querySelector(arguments[0])?.textContent ?? ''";
         let text = self
@@ -251,7 +253,7 @@ impl Browser {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// How many elements are so.
+    /// The number of matching elements.
     pub fn count(&self, css: &str) -> u64 {
         let script = "return document.querySelectorAll(arguments[0]).length";
         self.runtime
@@ -261,7 +263,7 @@ impl Browser {
             .unwrap()
     }
 
-    /// Waits until the element's text has `part` in it.
+    /// Waits until the element's text contains `part`.
     pub fn sees(&self, css: &str, part: &str) {
         self.waits_for(&format!("{css} says “{part}”"), || {
             self.text(css).contains(part)
@@ -282,7 +284,7 @@ impl Browser {
         });
     }
 
-    /// Clicks it as soon as it can be clicked.
+    /// Clicks the element as soon as it can be clicked.
     pub fn click(&self, css: &str) {
         self.waits_for(&format!("{css} can be clicked"), || {
             let clicked = async { self.client().find(Locator::Css(css)).await?.click().await };
@@ -290,7 +292,7 @@ impl Browser {
         });
     }
 
-    /// Types into a field, in place of what it holds.
+    /// Replaces the content of a field.
     pub fn fill(&self, css: &str, text: &str) {
         self.waits_for(&format!("{css} can be written to"), || {
             let typed = async {
@@ -310,7 +312,7 @@ impl Browser {
         self.sees("[data-testid=live-state]", "Live");
     }
 
-    /// Goes to a page by its fragment, within the document.
+    /// Navigates to a fragment within the document.
     pub fn go(&self, fragment: &str) {
         let script = "location.hash = arguments[0]";
         self.runtime
@@ -322,7 +324,7 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
-            // Whether it does or not, all of it ends below.
+            // If this fails, the process group is killed below anyway.
             let close =
                 async { tokio::time::timeout(Duration::from_secs(10), client.close()).await };
             let _ = self.runtime.block_on(close);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// The description.
 pub static DOCUMENT: LazyLock<Value> =
-    LazyLock::new(|| serde_json::from_str(&postrider::admin::openapi()).expect("JSON"));
+    LazyLock::new(|| serde_json::from_str(&postrider::http::openapi()).expect("JSON"));
 
 type Validators = HashMap<String, Arc<Validator>>;
 

@@ -1,5 +1,5 @@
-//! `postrider deliveries tail`: deliveries as they end, until told to stop. It asks for those that
-//! have ended each second, newest first, as far as there is something new.
+//! `postrider deliveries tail`: finished deliveries, as they finish, until Ctrl-C. It polls once a
+//! second, newest first, and reads further pages only while they hold something new.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,112 +8,118 @@ use anyhow::anyhow;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::Filter;
-use crate::api::{Client, Connection, query};
-use crate::output::{Failure, emit, rows, text};
+use super::filter::FilterArgs;
+use crate::api::{ApiClient, ClientArgs, query};
+use crate::endpoints::path::path_of;
+use crate::input;
+use crate::output::{CommandError, emit, rows, text};
 use crate::serve::stop_signal;
-use crate::{endpoints, input};
 
-const EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Rows of a page, and pages at once: so many that end in one second are all seen.
-const PAGE: usize = 250;
-const MOST_PAGES: usize = 20;
+/// Rows per page.
+const PAGE_ROWS: usize = 250;
+
+/// Pages per poll: up to 5,000 deliveries that finish within a second are all printed.
+const MAX_PAGES: usize = 20;
+
+/// Printed deliveries to remember before the oldest are forgotten.
+const MAX_REMEMBERED: usize = 100_000;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Tail {
+pub(crate) struct TailDeliveries {
     #[command(flatten)]
-    filter: Filter,
-    /// Only delivered or failed ones
+    filter: FilterArgs,
+    /// Only this status: delivered or failed
     #[arg(long)]
     status: Option<String>,
-    /// Begin with those that ended after this time, or so long ago, such as 10m [default: now]
+    /// Start with deliveries finished at or after this time, or within this duration (10m)
+    /// [default: now]
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// End after so many
+    /// Stop after N deliveries
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
-/// What has ended, by what was told before.
+/// Polls for finished deliveries and returns each only once.
 struct Follower {
-    connection: Connection,
-    filter: Filter,
-    /// In the server's time; `None` until the first look.
+    api: ApiClient,
+    filter: FilterArgs,
+    /// Start of the range by the server's clock; `None` until the first poll.
     since: Option<String>,
-    /// A delivery that is retried ends again, and is told again.
-    told: HashSet<(String, String)>,
+    /// Id and finish time: a delivery that is retried finishes again and is printed again.
+    printed: HashSet<(String, String)>,
 }
 
-/// How many are remembered as told before the oldest are forgotten.
-const REMEMBERED: usize = 100_000;
-
-impl Tail {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+impl TailDeliveries {
+    pub(super) async fn run(self) -> Result<(), CommandError> {
         let statuses = match self.status.as_deref() {
             None => vec!["delivered", "failed"],
             Some("delivered") => vec!["delivered"],
             Some("failed") => vec!["failed"],
             Some(other) => {
-                let detail = "a delivery ends delivered or failed; `deliveries list` shows others";
+                let detail = "finished deliveries are delivered or failed; for others use \
+                              `deliveries list`";
                 return Err(anyhow!("--status {other}: {detail}").into());
             }
         };
         let since = self.since.as_deref().map(input::time);
-        let connection = self.client.connect()?;
+        let api = self.client.connect()?;
         if let Some(endpoint) = &self.filter.endpoint {
-            // At one that is not there, or no more, nothing ends.
-            connection
-                .call(Method::GET, &endpoints::path_of(endpoint, ""), None)
-                .await?;
+            // Fails on a wrong or deleted endpoint, which would otherwise be followed in vain.
+            api.call(Method::GET, &path_of(endpoint, ""), None).await?;
         }
         let mut follower = Follower {
-            connection,
+            api,
             filter: self.filter,
             since,
-            told: HashSet::new(),
+            printed: HashSet::new(),
         };
-        let (mut left, mut seen) = (self.count.unwrap_or(u64::MAX), false);
+        let mut remaining = self.count.unwrap_or(u64::MAX);
+        let mut was_reached = false;
         let stop = stop_signal();
         tokio::pin!(stop);
         loop {
-            let ended = match follower.look(&statuses).await {
-                // A server that was there is likely to come back, and nothing of it is missed.
-                Err(Failure::Unreachable(why)) if seen => {
+            let finished = match follower.poll(&statuses).await {
+                // A server that answered before is probably restarting, and the next poll misses
+                // nothing.
+                Err(CommandError::Unreachable(why)) if was_reached => {
                     eprintln!("postrider: {why}");
                     Vec::new()
                 }
-                ended => ended?,
+                finished => finished?,
             };
-            seen = true;
-            for delivery in ended {
+            was_reached = true;
+            for delivery in finished {
                 emit(&if self.client.json {
                     delivery.to_string()
                 } else {
-                    line(&delivery)
+                    format_finished(&delivery)
                 });
-                left -= 1;
-                if left == 0 {
+                remaining -= 1;
+                if remaining == 0 {
                     return Ok(());
                 }
             }
             tokio::select! {
-                stopped = &mut stop => return stopped.map(|_| ()).map_err(Failure::Other),
-                () = tokio::time::sleep(EVERY) => {}
+                stopped = &mut stop => return stopped.map(|_| ()).map_err(CommandError::Other),
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
         }
     }
 }
 
 impl Follower {
-    /// What has ended since the last look, in the order in which it did.
-    async fn look(&mut self, statuses: &[&str]) -> Result<Vec<Value>, Failure> {
-        let (mut ended, is_first) = (Vec::new(), self.since.is_none());
+    /// Returns the deliveries finished since the last poll, oldest first.
+    async fn poll(&mut self, statuses: &[&str]) -> Result<Vec<Value>, CommandError> {
+        let is_first = self.since.is_none();
+        let mut finished = Vec::new();
         for status in statuses {
             let mut cursor = None;
-            for _ in 0..MOST_PAGES {
+            for _ in 0..MAX_PAGES {
                 let page = self.page(status, cursor.take()).await?;
                 let found = rows(&page).len();
                 let new: Vec<Value> = rows(&page)
@@ -123,56 +129,56 @@ impl Follower {
                     .collect();
                 cursor = page["next_cursor"].as_str().map(str::to_owned);
                 let all_new = new.len() == found;
-                ended.extend(new);
+                finished.extend(new);
                 if is_first || cursor.is_none() || !all_new {
                     break;
                 }
             }
         }
-        ended.sort_by_key(|row| text(row, "updated_at"));
-        let newest = ended.last().map(|row| text(row, "updated_at"));
+        finished.sort_by_key(|row| text(row, "updated_at"));
+        let newest = finished.last().map(|row| text(row, "updated_at"));
         if is_first {
-            // What has ended before is not told: from here on.
+            // Without --since, the first poll only sets the starting point.
             self.since = Some(newest.unwrap_or_default());
             return Ok(Vec::new());
         }
-        if let Some(newest) = newest.filter(|_| self.told.len() > REMEMBERED) {
-            self.told.retain(|(_, at)| *at >= newest);
+        if let Some(newest) = newest.filter(|_| self.printed.len() > MAX_REMEMBERED) {
+            self.printed.retain(|(_, at)| *at >= newest);
             self.since = Some(newest);
         }
-        Ok(ended)
+        Ok(finished)
     }
 
-    async fn page(&self, status: &str, cursor: Option<String>) -> Result<Value, Failure> {
+    async fn page(&self, status: &str, cursor: Option<String>) -> Result<Value, CommandError> {
         let mut parameters = self.filter.clone().parameters().to_vec();
-        let limit = Some(PAGE.to_string());
+        let limit = Some(PAGE_ROWS.to_string());
         parameters.extend([
             ("status", Some(status.to_owned())),
             ("limit", limit),
             ("cursor", cursor),
         ]);
-        self.connection
+        self.api
             .call(Method::GET, &query("/deliveries", &parameters), None)
             .await
     }
 
-    /// Whether it has ended since the beginning, and was not told yet.
+    /// Returns true for a delivery in the range that has not been printed, and remembers it.
     fn is_new(&mut self, row: &Value) -> bool {
         let at = text(row, "updated_at");
         self.since.as_ref().is_none_or(|since| at >= *since)
-            && self.told.insert((text(row, "id"), at))
+            && self.printed.insert((text(row, "id"), at))
     }
 }
 
-fn line(delivery: &Value) -> String {
-    let why = text(delivery, "failure_reason");
-    let why = if why.is_empty() {
-        why
+fn format_finished(delivery: &Value) -> String {
+    let reason = text(delivery, "failure_reason");
+    let reason = if reason.is_empty() {
+        reason
     } else {
-        format!(" ({why})")
+        format!(" ({reason})")
     };
     format!(
-        "{}  {}{why}  {}  {} {} to {}  attempts: {}",
+        "{}  {}{reason}  {}  {} {} to {}  attempts: {}",
         text(delivery, "updated_at"),
         text(delivery, "status"),
         text(delivery, "id"),

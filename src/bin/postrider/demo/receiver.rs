@@ -1,5 +1,5 @@
-//! The demo's receiver: one path that works, one that fails at times, one that is down until it is
-//! repaired.
+//! The demo's receiver: one path that works, one that fails at first, and one that is down until it
+//! is fixed.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -10,27 +10,30 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
 
-use super::stage::Stage;
+use super::timeline::Timeline;
 
-/// How often the flaky one fails before it takes an event.
-const FLAKY_FAILS: u32 = 2;
+/// Failures of the flaky path before it accepts an event.
+const FLAKY_FAILURES: u32 = 2;
 
-pub(super) struct Receiver {
-    stage: Stage,
-    repaired: AtomicBool,
-    /// Requests by endpoint and event.
-    seen: Mutex<HashMap<(String, String), u32>>,
+pub(super) struct DemoReceiver {
+    timeline: Timeline,
+    is_fixed: AtomicBool,
+    /// Requests per endpoint and event.
+    requests: Mutex<HashMap<(String, String), u32>>,
 }
 
-impl Receiver {
-    /// Starts it on a free port; returns where it is, and what stops it.
-    pub(super) fn start(stage: Stage) -> anyhow::Result<(web::Data<Self>, String, ServerHandle)> {
+impl DemoReceiver {
+    /// Starts the receiver on a free port; returns it with its URL and the handle that stops it.
+    pub(super) fn start(
+        timeline: Timeline,
+    ) -> anyhow::Result<(web::Data<Self>, String, ServerHandle)> {
         let receiver = web::Data::new(Self {
-            stage,
-            repaired: AtomicBool::new(false),
-            seen: Mutex::default(),
+            timeline,
+            is_fixed: AtomicBool::new(false),
+            requests: Mutex::default(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").context("no free port for the receiver")?;
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .context("cannot listen on a free port of 127.0.0.1 for the receiver")?;
         let base = format!("http://{}", listener.local_addr()?);
         let shared = receiver.clone();
         let app = move || {
@@ -42,19 +45,23 @@ impl Receiver {
             .workers(1)
             .disable_signals()
             .shutdown_timeout(0);
-        let server = server.listen(listener).context("cannot serve")?.run();
+        let server = server
+            .listen(listener)
+            .context("cannot start the receiver")?
+            .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
         Ok((receiver, base, handle))
     }
 
-    pub(super) fn repair(&self) {
-        self.repaired.store(true, Ordering::Relaxed);
+    /// Makes the path that is down work.
+    pub(super) fn fix(&self) {
+        self.is_fixed.store(true, Ordering::Relaxed);
     }
 }
 
 async fn receive(
-    receiver: web::Data<Receiver>,
+    receiver: web::Data<DemoReceiver>,
     name: web::Path<String>,
     request: HttpRequest,
     _body: web::Bytes,
@@ -65,18 +72,23 @@ async fn receive(
         .and_then(|id| id.to_str().ok())
         .unwrap_or_default();
     let count = {
-        let mut seen = receiver.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = seen.entry((name.clone(), event.to_owned())).or_default();
+        let mut requests = receiver
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = requests
+            .entry((name.clone(), event.to_owned()))
+            .or_default();
         *count += 1;
         *count
     };
-    let works = match name.as_str() {
-        "flaky" => count > FLAKY_FAILS,
-        "dead" => receiver.repaired.load(Ordering::Relaxed),
+    let accepted = match name.as_str() {
+        "flaky" => count > FLAKY_FAILURES,
+        "dead" => receiver.is_fixed.load(Ordering::Relaxed),
         _ => true,
     };
-    receiver.stage.received(&name, event, count, works);
-    if works {
+    receiver.timeline.request(&name, event, count, accepted);
+    if accepted {
         HttpResponse::Ok().finish()
     } else {
         HttpResponse::InternalServerError().finish()

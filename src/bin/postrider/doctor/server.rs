@@ -1,79 +1,85 @@
-//! Whether a server answers, is ready, and takes this machine's token.
+//! Checks of the server: it answers, is ready, and accepts this machine's token.
 
 use reqwest::{Method, Url};
 
-use super::Check;
-use crate::api::{Connection, probe, server_of};
-use crate::settings::Settings;
+use super::check::Check;
+use crate::api::{ApiClient, probe, server_of};
+use crate::settings::ServerSettings;
 
-/// What is where the server should be.
-pub(super) struct Answer {
+/// Response of the server's address to `/healthz`.
+pub(super) struct ServerProbe {
     server: String,
-    /// Somebody named it: it has to be there.
-    wanted: bool,
+    /// The server was named with `--server`, so it has to be running.
+    must_run: bool,
+    /// Status and `Date` header.
     healthz: Result<(u16, Option<String>), String>,
 }
 
-/// Looks whether a server is there.
-pub(super) async fn look(settings: &Settings, named: Option<&Url>) -> Answer {
+/// Sends a request to the named server, or to the one at `listen`.
+pub(super) async fn contact(settings: &ServerSettings, named: Option<&Url>) -> ServerProbe {
     let server = server_of(named, settings);
     let healthz = probe(&format!("{server}/healthz"))
         .await
         .map_err(|error| format!("{error:#}"));
-    Answer {
+    ServerProbe {
         server,
-        wanted: named.is_some(),
+        must_run: named.is_some(),
         healthz,
     }
 }
 
-impl Answer {
-    /// The server's time.
+impl ServerProbe {
+    /// Returns the server's time, as an HTTP date.
     pub(super) fn date(&self) -> Option<&str> {
         self.healthz.as_ref().ok()?.1.as_deref()
     }
 
-    /// Whether it looks like one of ours.
-    pub(super) fn is_ours(&self) -> bool {
+    /// Returns true if the response looks like a Postrider's.
+    pub(super) fn is_postrider(&self) -> bool {
         matches!(self.healthz, Ok((200, _)))
     }
 
-    pub(super) async fn check(&self, settings: &Settings) -> Check {
+    pub(super) async fn check(&self, settings: &ServerSettings) -> Check {
         let server = &self.server;
         match &self.healthz {
-            Err(error) if self.wanted => {
-                let remedy = "start it with `postrider serve`, or name another by --server";
+            Err(error) if self.must_run => {
+                let remedy = "start it with `postrider serve`, or point to another with --server";
                 return Check::wrong(
                     "server",
-                    format!("nothing answers at {server}: {error}"),
+                    format!("no server answers at {server}: {error}"),
                     remedy,
                 );
             }
-            Err(_) => return Check::note("server", format!("none runs at {server}")),
+            Err(_) => return Check::note("server", format!("no server is running at {server}")),
             Ok((200, _)) => {}
             Ok((status, _)) => {
-                let found = format!("{server} answers {status}, which no Postrider does");
+                let found =
+                    format!("{server} answers {status} to /healthz, so it is not a Postrider");
                 return Check::wrong(
                     "server",
                     found,
-                    "name the server's own address by --server or `listen`",
+                    "set --server or `listen` to the address of a Postrider server",
                 );
             }
         }
         if !matches!(probe(&format!("{server}/readyz")).await, Ok((200, _))) {
-            let remedy = "its log says why; most often its database is full, read-only or gone";
-            return Check::wrong("server", format!("{server} runs and is not ready"), remedy);
-        }
-        let called = match Connection::of(server, settings) {
-            Ok(connection) => connection.call(Method::GET, "/events?limit=1", None).await,
-            Err(failure) => Err(failure),
-        };
-        match called {
-            Ok(_) => Check::ok("server", format!("{server} is ready, and takes the token")),
-            Err(failure) => Check::wrong(
+            let remedy = "see its log for the reason; usually the database is full, read-only or unreachable";
+            return Check::wrong(
                 "server",
-                format!("{server} is ready, but: {failure}"),
-                "set POSTRIDER_API_TOKEN to one of its tokens, or run this where its database is",
+                format!("{server} is running but not ready"),
+                remedy,
+            );
+        }
+        let response = match ApiClient::of(server, settings) {
+            Ok(api) => api.call(Method::GET, "/events?limit=1", None).await,
+            Err(error) => Err(error),
+        };
+        match response {
+            Ok(_) => Check::ok("server", format!("{server} is ready and accepts the token")),
+            Err(error) => Check::wrong(
+                "server",
+                format!("{server} is ready, but: {error}"),
+                "set POSTRIDER_API_TOKEN to one of the server's tokens, or run this next to its database",
             ),
         }
     }

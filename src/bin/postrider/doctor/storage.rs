@@ -1,17 +1,17 @@
-//! Whether the database can be used, and its files are for nobody else.
+//! Checks of the database, and of the permissions of files with secrets.
 
 use std::path::Path;
 
 use postrider::config::DatabaseUrl;
-use postrider::{StoreError, inspect_at};
+use postrider::{MigrationStatus, StoreError, inspect_at};
 
-use super::Check;
+use super::check::Check;
 use crate::config::without_password;
-use crate::settings::Settings;
+use crate::settings::ServerSettings;
 use crate::token;
 
-/// Reached, of this program's schema, and durable.
-pub(super) fn database(settings: &Settings) -> Vec<Check> {
+/// Checks that the database is reachable, has this program's schema, and is durable.
+pub(super) fn database(settings: &ServerSettings) -> Vec<Check> {
     let Ok(url) = settings.database() else {
         return Vec::new();
     };
@@ -23,7 +23,7 @@ pub(super) fn database(settings: &Settings) -> Vec<Check> {
     if matches!(&url, DatabaseUrl::Sqlite(path) if !path.exists()) {
         return vec![Check::note(
             "database",
-            format!("{name} is not there yet; `postrider serve` makes it"),
+            format!("{name} does not exist yet; `postrider serve` creates it"),
         )];
     }
     let found = match inspect_at(&url) {
@@ -36,40 +36,15 @@ pub(super) fn database(settings: &Settings) -> Vec<Check> {
             )];
         }
     };
-    let mut checks = vec![Check::ok("database", format!("{name} can be reached"))];
-    let missing: Vec<&str> = found
-        .migrations
-        .iter()
-        .filter(|migration| migration.run_at.is_none())
-        .map(|migration| migration.version.as_str())
-        .collect();
-    checks.push(
-        match (
-            missing.as_slice(),
-            found.migrations.iter().all(|migration| migration.known),
-        ) {
-            (_, false) => Check::wrong(
-                "schema",
-                "a newer release has been here",
-                "run the release that made it, or a later one",
-            ),
-            ([], true) => Check::ok("schema", "up to date"),
-            (missing, true) => Check::note(
-                "schema",
-                format!(
-                    "lacks {}; `postrider migrate up`, or the next start, brings it",
-                    missing.join(", ")
-                ),
-            ),
-        },
-    );
+    let mut checks = vec![Check::ok("database", format!("{name} is reachable"))];
+    checks.push(schema(&found.migrations));
     match found.hazards.as_slice() {
         [] => checks.push(Check::ok(
             "durability",
-            "what is committed survives a power cut",
+            "committed data survives a power failure",
         )),
         hazards => {
-            let remedy = "do what is said there before anything is accepted";
+            let remedy = "fix this before the server accepts events";
             checks.extend(
                 hazards
                     .iter()
@@ -80,15 +55,43 @@ pub(super) fn database(settings: &Settings) -> Vec<Check> {
     checks
 }
 
+/// Checks that the database has exactly the migrations of this release.
+fn schema(migrations: &[MigrationStatus]) -> Check {
+    if migrations.iter().any(|migration| !migration.known) {
+        return Check::wrong(
+            "schema",
+            "migrated by a newer release",
+            "run that release, or a later one",
+        );
+    }
+    let pending: Vec<&str> = migrations
+        .iter()
+        .filter(|migration| migration.run_at.is_none())
+        .map(|migration| migration.version.as_str())
+        .collect();
+    if pending.is_empty() {
+        return Check::ok("schema", "up to date");
+    }
+    let pending = pending.join(", ");
+    Check::note(
+        "schema",
+        format!(
+            "pending migrations {pending}; the next start, or `postrider migrate up`, runs them"
+        ),
+    )
+}
+
 fn remedy_of(error: &StoreError) -> &'static str {
     match error {
-        StoreError::Unavailable(_) => "what is said there; the URL is `database_url`",
-        _ => "check `database_url`, and that this user may read and write there",
+        StoreError::Unavailable(_) => {
+            "follow the advice above; the URL is the setting `database_url`"
+        }
+        _ => "check `database_url`, and that this user has read and write permission",
     }
 }
 
-/// Files that hold secrets, and the folder of the database.
-pub(super) fn files(settings: &Settings, settings_file: Option<&Path>) -> Vec<Check> {
+/// Checks the database's folder, and the permissions of files that hold secrets.
+pub(super) fn files(settings: &ServerSettings, settings_file: Option<&Path>) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Ok(url @ DatabaseUrl::Sqlite(_)) = settings.database() {
         let DatabaseUrl::Sqlite(database) = &url else {
@@ -99,11 +102,11 @@ pub(super) fn files(settings: &Settings, settings_file: Option<&Path>) -> Vec<Ch
             .filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         checks.push(match tempfile::tempfile_in(folder) {
-            Ok(_) => Check::ok("folder", format!("{} can be written", folder.display())),
+            Ok(_) => Check::ok("folder", format!("{} is writable", folder.display())),
             Err(error) => Check::wrong(
                 "folder",
-                format!("{} cannot be written: {error}", folder.display()),
-                "make it, and give this user write permission: the database keeps its log beside it",
+                format!("{} is not writable: {error}", folder.display()),
+                "create the folder and give this user write permission: SQLite keeps its log next to the database",
             ),
         });
         for path in [Some(database.clone()), token::path_of(&url)]
@@ -119,29 +122,30 @@ pub(super) fn files(settings: &Settings, settings_file: Option<&Path>) -> Vec<Ch
     checks
 }
 
-/// Whether a setting that is secret is from the file.
-fn holds_secrets(settings: &Settings) -> bool {
-    crate::settings::SECRET
+/// Returns true if the file contains a secret setting.
+fn holds_secrets(settings: &ServerSettings) -> bool {
+    crate::settings::SECRET_SETTINGS
         .iter()
-        .any(|name| settings.places.contains_key(*name))
+        .any(|name| settings.locations.contains_key(*name))
 }
 
-/// That nobody but its owner (and, for a settings file, its group) can read a file; nothing if it
-/// is not there.
+/// Checks that other users have no access to a file; `None` if the file does not exist.
+///
+/// Access of the group is accepted: settings files are often `root:postrider 640`.
 #[cfg(unix)]
 fn private(path: &Path) -> Option<Check> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-    let shown = path.display();
+    let path = path.display();
     Some(if mode & 0o007 == 0 {
-        Check::ok("permissions", format!("{shown} is private ({mode:03o})"))
+        Check::ok("permissions", format!("{path} is private ({mode:03o})"))
     } else {
         Check::wrong(
             "permissions",
             format!(
-                "everybody on this machine can open {shown} ({mode:03o}), and it holds secrets"
+                "{path} contains secrets, and every user of this machine has access to it ({mode:03o})"
             ),
-            format!("chmod 600 {shown}"),
+            format!("chmod 600 {path}"),
         )
     })
 }

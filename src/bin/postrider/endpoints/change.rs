@@ -1,4 +1,4 @@
-//! Endpoints are added, and changed later.
+//! `postrider endpoints add` and `set`: creating and updating endpoints.
 
 use std::path::PathBuf;
 
@@ -6,46 +6,47 @@ use anyhow::anyhow;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::fields::Fields;
-use super::{path_of, shown};
-use crate::api::Client;
+use super::fields::EndpointFields;
+use super::format::format_endpoint;
+use super::path::path_of;
+use crate::api::ClientArgs;
 use crate::input;
-use crate::output::{Failure, print, text};
+use crate::output::{CommandError, print, text};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Add {
-    /// Where webhooks go
+pub(crate) struct AddEndpoint {
+    /// URL to send webhooks to
     url: String,
-    /// Whose endpoint it is [default: default]
+    /// Tenant of the endpoint [default: default]
     #[arg(long)]
     tenant: Option<String>,
-    /// A file with the secret to sign by (`-`: standard input) [default: one is made]
+    /// File with the signing secret (`-`: standard input) [default: generated]
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     #[command(flatten)]
-    fields: Fields,
+    fields: EndpointFields,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Set {
-    /// The endpoint's id, ep_…
+pub(crate) struct SetEndpoint {
+    /// Endpoint id (ep_…)
     id: String,
-    /// Where webhooks go
+    /// URL to send webhooks to
     #[arg(long)]
     url: Option<String>,
     #[command(flatten)]
-    fields: Fields,
-    /// Back to the default: names of settings, such as rate_limit (comma-separated)
+    fields: EndpointFields,
+    /// Settings to reset to their defaults, such as rate_limit (comma-separated)
     #[arg(long, value_delimiter = ',', value_name = "SETTINGS")]
     reset: Vec<String>,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
-impl Add {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+impl AddEndpoint {
+    pub(super) async fn run(self) -> Result<(), CommandError> {
         let mut body = self.fields.into_body()?;
         body.insert("url".into(), json!(self.url));
         if let Some(tenant) = self.tenant {
@@ -61,8 +62,8 @@ impl Add {
             .await?;
         print(&answer, self.client.json, |answer| {
             format!(
-                "{}\nsecret           {}\nSecret and id are all that a receiver needs: POSTRIDER_SECRET=… postrider listen",
-                shown(answer),
+                "{}\nsecret           {}\nTry it locally: POSTRIDER_SECRET=… postrider listen",
+                format_endpoint(answer),
                 text(answer, "secret")
             )
         });
@@ -70,27 +71,28 @@ impl Add {
     }
 }
 
-impl Set {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+impl SetEndpoint {
+    pub(super) async fn run(self) -> Result<(), CommandError> {
         let mut body = self.fields.into_body()?;
         if let Some(url) = self.url {
             body.insert("url".into(), json!(url));
         }
         for name in self.reset {
-            // `rate-limit` is what the flag is called.
+            // Accepts the flag's spelling as well: `rate-limit`.
             body.insert(name.replace('-', "_"), Value::Null);
         }
         if body.is_empty() {
-            return Err(
-                anyhow!("nothing to change: name a setting, such as --rate-limit 100/min").into(),
-            );
+            return Err(anyhow!(
+                "nothing to change: give at least one setting, such as --rate-limit 100/min"
+            )
+            .into());
         }
         let body = Value::Object(body).to_string();
         let answer = self
             .client
             .call(Method::PATCH, &path_of(&self.id, ""), Some(body))
             .await?;
-        print(&answer, self.client.json, shown);
+        print(&answer, self.client.json, format_endpoint);
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! `postrider endpoints secret`: what an endpoint's signatures are made with.
+//! `postrider endpoints secret`: the signing secret of an endpoint, and the older keys that still
+//! sign.
 
 use std::path::PathBuf;
 
@@ -7,92 +8,87 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{One, path_of};
-use crate::api::{Client, segment};
+use super::action::EndpointAction;
+use super::path::path_of;
+use crate::api::{ClientArgs, segment};
 use crate::input;
-use crate::output::{Failure, print, text};
+use crate::output::{CommandError, items, print, text};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Secret {
-    /// Show it, and the older keys that sign beside it.
-    Show(One),
-    /// Make a new one; both sign until the grace ends.
-    Rotate(Rotate),
-    /// End one older key: it signs nothing more.
-    End(End),
+pub(crate) enum SecretCommand {
+    /// Show the secret, and the older keys that still sign.
+    Show(EndpointAction),
+    /// Rotate the secret; both secrets sign during the grace period.
+    Rotate(RotateSecret),
+    /// Revoke an older key immediately, before its grace period is over.
+    End(EndSecret),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct End {
-    /// The endpoint's id, ep_…
+pub(crate) struct EndSecret {
+    /// Endpoint id (ep_…)
     id: String,
-    /// The key's id, key_…, as `show` lists it
+    /// Key id (key_…), as listed by `secret show`
     key: String,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Rotate {
-    /// The endpoint's id, ep_…
+pub(crate) struct RotateSecret {
+    /// Endpoint id (ep_…)
     id: String,
-    /// How long the old one signs, too, at most 7d [default: 1d]
+    /// Time the old secret keeps signing (max 7d) [default: 1d]
     #[arg(long, value_name = "DURATION")]
     grace: Option<String>,
-    /// A file with the new secret (`-`: standard input) [default: one is made]
+    /// File with the new secret (`-`: standard input) [default: generated]
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     #[command(flatten)]
-    client: Client,
+    client: ClientArgs,
 }
 
-impl Secret {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+impl SecretCommand {
+    pub(super) async fn run(self) -> Result<(), CommandError> {
         match self {
-            Self::Show(one) => one.run(Method::GET, "/secret", shown).await,
+            Self::Show(show) => show.run(Method::GET, "/secret", format_secret).await,
             Self::Rotate(rotate) => rotate.run().await,
             Self::End(end) => end.run().await,
         }
     }
 }
 
-/// The present secret, then one line per older key.
-fn shown(answer: &Value) -> String {
-    let older = answer["older"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-        .iter();
-    let older = older.map(|key| {
+/// Formats the current secret, then one line per older key.
+fn format_secret(answer: &Value) -> String {
+    let mut lines = vec![text(answer, "secret")];
+    lines.extend(items(answer, "older").iter().map(|key| {
         format!(
             "{} signs until {}",
             text(key, "id"),
             text(key, "signs_until")
         )
-    });
-    std::iter::once(text(answer, "secret"))
-        .chain(older)
-        .collect::<Vec<_>>()
-        .join("\n")
+    }));
+    lines.join("\n")
 }
 
-impl End {
-    async fn run(self) -> Result<(), Failure> {
+impl EndSecret {
+    async fn run(self) -> Result<(), CommandError> {
         let path = path_of(&self.id, &format!("/secret/{}", segment(&self.key)));
         let answer = self.client.call(Method::DELETE, &path, None).await?;
         print(&answer, self.client.json, |_| {
-            format!("{} signs nothing more.", self.key)
+            format!("{} has been revoked.", self.key)
         });
         Ok(())
     }
 }
 
-impl Rotate {
-    async fn run(self) -> Result<(), Failure> {
+impl RotateSecret {
+    async fn run(self) -> Result<(), CommandError> {
         let mut body = json!({});
         if let Some(grace) = &self.grace {
-            let grace =
-                humantime::parse_duration(grace).context("--grace: write it as 12h or 7d")?;
+            let grace = humantime::parse_duration(grace).with_context(|| {
+                format!("--grace {grace}: not a duration; write it as 12h or 7d")
+            })?;
             body["grace_s"] = json!(grace.as_secs());
         }
         if let Some(path) = &self.secret_file {
@@ -106,9 +102,9 @@ impl Rotate {
         print(&answer, self.client.json, |answer| {
             let secret = text(answer, "secret");
             match self.grace.as_deref().unwrap_or("1d") {
-                _ if body["grace_s"] == 0 => format!("{secret}\nEvery older key has ended."),
+                _ if body["grace_s"] == 0 => format!("{secret}\nAll older keys have been revoked."),
                 grace => format!(
-                    "{secret}\nThe secret before it also signs for {grace}: change the receiver's until then."
+                    "{secret}\nThe previous secret also signs for another {grace}: update the receiver before then."
                 ),
             }
         });

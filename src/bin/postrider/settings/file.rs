@@ -1,5 +1,5 @@
-//! The settings file: read key by key, so that everything that is wrong in it is told at once, with
-//! its place and what would be right. Of a secret nothing is repeated.
+//! The settings file. It is read key by key, so that all mistakes are reported at once, each with its
+//! location and a suggested fix. Values of secrets are never repeated.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,23 +11,23 @@ use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Settings;
+use super::ServerSettings;
 
-/// Settings whose values are for nobody's eyes.
-pub(crate) const SECRET: [&str; 3] = ["api_token", "encryption_keys", "database_url"];
+/// Settings whose values are secret.
+pub(crate) const SECRET_SETTINGS: [&str; 3] = ["api_token", "encryption_keys", "database_url"];
 
-/// Where each setting that is from a file is.
-pub(crate) type Places = BTreeMap<String, Place>;
+/// Locations of the settings that come from a file, by name.
+pub(crate) type SourceLocations = BTreeMap<String, SourceLocation>;
 
-/// Where something is in a file. Lines and columns begin at one.
+/// A location in the settings file. Lines and columns start at one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Place {
+pub(crate) struct SourceLocation {
     pub(crate) file: PathBuf,
     pub(crate) line: usize,
     pub(crate) column: usize,
 }
 
-impl Place {
+impl SourceLocation {
     fn at(file: &Path, text: &str, offset: usize) -> Self {
         let before = text.get(..offset).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |end| end + 1);
@@ -39,7 +39,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -51,29 +51,30 @@ impl fmt::Display for Place {
     }
 }
 
-/// A setting that cannot stand, and why.
+/// A mistake in the settings.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Wrong {
-    /// `None` where the file as a whole cannot be read.
+pub(crate) struct ConfigError {
+    /// `None` if the mistake is not in a single setting.
     pub(crate) setting: Option<String>,
-    pub(crate) place: Option<Place>,
+    #[serde(rename = "place")]
+    pub(crate) location: Option<SourceLocation>,
     pub(crate) detail: String,
 }
 
-impl Wrong {
-    pub(super) fn new(setting: &str, place: Option<Place>, detail: String) -> Self {
+impl ConfigError {
+    pub(super) fn new(setting: &str, location: Option<SourceLocation>, detail: String) -> Self {
         Self {
             setting: Some(setting.to_owned()),
-            place,
+            location,
             detail,
         }
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            write!(f, "in the settings file {place}: ")?;
+        if let Some(location) = &self.location {
+            write!(f, "in the settings file {location}: ")?;
         }
         if let Some(setting) = &self.setting {
             write!(f, "{setting}: ")?;
@@ -82,20 +83,26 @@ impl fmt::Display for Wrong {
     }
 }
 
-impl std::error::Error for Wrong {}
+impl std::error::Error for ConfigError {}
 
-/// A setting as flag, variable and key.
-pub(crate) struct Known {
+/// Joins the messages of several errors.
+pub(crate) fn join_errors(errors: &[ConfigError], separator: &str) -> String {
+    let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    messages.join(separator)
+}
+
+/// The names and the help text of a setting.
+pub(crate) struct SettingSpec {
     pub(crate) name: String,
     pub(crate) flag: String,
     pub(crate) variable: String,
     pub(crate) help: String,
 }
 
-/// Everything that can be set, in the order of the struct.
-pub(crate) fn known() -> Vec<Known> {
-    let command = Settings::augment_args(clap::Command::new("settings"));
-    let known = command.get_arguments().map(|arg| Known {
+/// Returns all settings, in the order of the struct.
+pub(crate) fn setting_specs() -> Vec<SettingSpec> {
+    let command = ServerSettings::augment_args(clap::Command::new("settings"));
+    let specs = command.get_arguments().map(|arg| SettingSpec {
         name: arg.get_id().to_string(),
         flag: format!("--{}", arg.get_long().unwrap_or_default()),
         variable: arg
@@ -104,12 +111,12 @@ pub(crate) fn known() -> Vec<Known> {
             .unwrap_or_default(),
         help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
     });
-    known.collect()
+    specs.collect()
 }
 
-impl Settings {
-    /// What a file says, and everything that is wrong with it.
-    pub(crate) fn read_file(path: &Path) -> anyhow::Result<(Self, Vec<Wrong>)> {
+impl ServerSettings {
+    /// Reads a file; returns its valid settings and all mistakes.
+    pub(crate) fn read_file(path: &Path) -> anyhow::Result<(Self, Vec<ConfigError>)> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!(
                 "cannot read the settings file {}: check its name and its permissions",
@@ -118,64 +125,74 @@ impl Settings {
         })?;
         let table = match DeTable::parse(&text) {
             Ok(table) => table,
-            // Not the line itself: it may hold a secret.
+            // Without the line itself, which may contain a secret.
             Err(error) => {
-                let place = error.span().map(|span| Place::at(path, &text, span.start));
-                let wrong = Wrong {
+                let location = error
+                    .span()
+                    .map(|span| SourceLocation::at(path, &text, span.start));
+                let error = ConfigError {
                     setting: None,
-                    place,
+                    location,
                     detail: error.message().to_owned(),
                 };
-                return Ok((Self::default(), vec![wrong]));
+                return Ok((Self::default(), vec![error]));
             }
         };
-        let (mut settings, mut wrong) = (Self::default(), Vec::new());
+        let mut settings = Self::default();
+        let mut errors = Vec::new();
         for (key, value) in table.get_ref() {
-            let place = Place::at(path, &text, key.span().start);
+            let location = SourceLocation::at(path, &text, key.span().start);
             match read_one(&text, key, value) {
                 Ok(one) => {
                     settings = one.over(settings)?;
-                    settings.places.insert(key.get_ref().to_string(), place);
+                    settings
+                        .locations
+                        .insert(key.get_ref().to_string(), location);
                 }
                 Err((offset, detail)) => {
-                    let place = offset.map_or(place, |offset| Place::at(path, &text, offset));
-                    wrong.push(Wrong::new(key.get_ref(), Some(place), detail));
+                    let location =
+                        offset.map_or(location, |offset| SourceLocation::at(path, &text, offset));
+                    errors.push(ConfigError::new(key.get_ref(), Some(location), detail));
                 }
             }
         }
-        wrong.sort_by_key(|one| one.place.as_ref().map(|place| (place.line, place.column)));
-        Ok((settings, wrong))
+        errors.sort_by_key(|error| {
+            let location = error.location.as_ref()?;
+            Some((location.line, location.column))
+        });
+        Ok((settings, errors))
     }
 }
 
-/// One setting of a file; or where what is wrong with it is, if not at its name, and what.
+/// Reads one setting of a file. An error has its offset, if it is not at the name, and the detail.
 fn read_one(
     text: &str,
     key: &Spanned<std::borrow::Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
-) -> Result<Settings, (Option<usize>, String)> {
-    let (name, known) = (key.get_ref().as_ref(), known());
-    let Some(setting) = known.iter().find(|known| known.name == name) else {
-        return Err((None, format!("unknown setting; {}", nearest(name, &known))));
+) -> Result<ServerSettings, (Option<usize>, String)> {
+    let name = key.get_ref().as_ref();
+    let specs = setting_specs();
+    let Some(setting) = specs.iter().find(|spec| spec.name == name) else {
+        return Err((None, format!("unknown setting; {}", nearest(name, &specs))));
     };
     let start = key.span().start;
-    let alone = if value.get_ref().is_table() {
+    let assignment = if value.get_ref().is_table() {
         None
     } else {
         text.get(start..value.span().end)
     };
-    let Some(alone) = alone else {
+    let Some(assignment) = assignment else {
         return Err((
             None,
             format!("must be a value, not a table ({})", setting.help),
         ));
     };
-    toml::from_str(alone).map_err(|error| {
-        // At the value; within an array, at the very one.
+    toml::from_str(assignment).map_err(|error| {
+        // The location of the value; in an array, of the invalid item.
         let offset = error.span().map_or(value.span().start, |span| {
             (start + span.start).max(value.span().start)
         });
-        let detail = if SECRET.contains(&name) {
+        let detail = if SECRET_SETTINGS.contains(&name) {
             format!("cannot be a {}", value.get_ref().type_str())
         } else {
             error
@@ -189,39 +206,47 @@ fn read_one(
     })
 }
 
-/// How alike two names must be for one to be meant by the other.
-const ALIKE: f64 = 0.8;
+/// Similarity at which a setting is suggested for a misspelt key.
+const SIMILAR: f64 = 0.8;
 
-/// Variables of the environment that are no settings, and all but one. (Others may be anybody's:
-/// Kubernetes makes some of the names of services.)
-pub(crate) fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Wrong> {
-    const ALL_BUT: f64 = 0.93;
-    let known = known();
-    let all: Vec<&str> = known.iter().map(|known| known.variable.as_str()).collect();
-    let wrong = |variable: String| {
-        let name = variable
-            .strip_prefix("POSTRIDER_")
-            .filter(|_| !all.contains(&variable.as_str()))?;
-        let likeness =
-            |other: &&str| strsim::jaro_winkler(name, other.trim_start_matches("POSTRIDER_"));
-        let best = all
-            .iter()
-            .copied()
-            .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-        let detail = format!("unknown setting: did you mean {best}?");
-        (likeness(&best) >= ALL_BUT).then(|| Wrong::new(&variable, None, detail))
-    };
-    variables.filter_map(wrong).collect()
+/// Similarity at which a variable counts as a misspelt setting.
+const ALMOST_EQUAL: f64 = 0.93;
+
+/// Returns an error for each variable that is almost, but not exactly, the name of a setting. (Other
+/// variables may have nothing to do with Postrider: Kubernetes derives some from service names.)
+pub(crate) fn unknown_variables(variables: impl Iterator<Item = String>) -> Vec<ConfigError> {
+    let specs = setting_specs();
+    let known: Vec<&str> = specs.iter().map(|spec| spec.variable.as_str()).collect();
+    variables
+        .filter_map(|variable| {
+            let meant = misspelt_setting(&variable, &known)?;
+            let detail = format!("unknown setting; did you mean {meant}?");
+            Some(ConfigError::new(&variable, None, detail))
+        })
+        .collect()
 }
 
-fn nearest(name: &str, known: &[Known]) -> String {
+/// Returns the setting that an unknown variable was probably meant to be.
+fn misspelt_setting<'s>(variable: &str, known: &[&'s str]) -> Option<&'s str> {
+    let name = variable
+        .strip_prefix("POSTRIDER_")
+        .filter(|_| !known.contains(&variable))?;
+    let scores = known.iter().map(|setting| {
+        let likeness = strsim::jaro_winkler(name, setting.trim_start_matches("POSTRIDER_"));
+        (*setting, likeness)
+    });
+    let (best, likeness) = scores.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    (likeness >= ALMOST_EQUAL).then_some(best)
+}
+
+fn nearest(name: &str, specs: &[SettingSpec]) -> String {
     let name = name.replace('-', "_").to_lowercase();
-    let likeness = |known: &Known| strsim::jaro_winkler(&name, &known.name);
-    let best = known
+    let scores = specs
         .iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    match best.filter(|best| likeness(best) >= ALIKE) {
-        Some(best) => format!("did you mean `{}`?", best.name),
-        None => "`postrider config show` lists all that can be set".to_owned(),
+        .map(|spec| (&spec.name, strsim::jaro_winkler(&name, &spec.name)));
+    let best = scores.max_by(|(_, a), (_, b)| a.total_cmp(b));
+    match best.filter(|(_, likeness)| *likeness >= SIMILAR) {
+        Some((best, _)) => format!("did you mean `{best}`?"),
+        None => "`postrider config show` lists all settings".to_owned(),
     }
 }

@@ -1,5 +1,5 @@
-//! Texts that want to be more than text. Each would leave a mark, if any page let it: it sets
-//! `window.pwned`, opens a dialog or goes somewhere else.
+//! Hostile texts. If a page interpreted one as markup or script, it would leave a trace: it sets
+//! `window.pwned`, opens a dialog or navigates away.
 
 pub(super) const CORPUS: [&str; 40] = [
     "<script>window.pwned=1</script>",

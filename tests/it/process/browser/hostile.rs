@@ -1,5 +1,4 @@
-//! Whoever writes an endpoint, publishes an event or answers one may write what they like: it is
-//! shown as text.
+//! Hostile input in endpoints, events and responses is shown as text.
 
 use serde_json::{Value, json};
 use url::Url;
@@ -11,16 +10,16 @@ use crate::support::browser::Browser;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 
-/// The overview of a tenant shows as many endpoints.
+/// Number of endpoints shown on the overview of a tenant.
 const SHOWN: usize = 20;
 
-/// Tenants that are names of an object's own.
+/// Tenants named like built-in properties of JavaScript objects.
 const TENANTS: [&str; 2] = ["__proto__", "constructor"];
 
-/// Names of headers as hostile as HTTP allows.
+/// Header names as hostile as HTTP allows.
 const NAMES: [&str; 4] = ["__proto__", "constructor", "x-'+alert`1`+'", "x-&lt"];
 
-/// Whatever of the texts has become an element, a listener or a link that runs something.
+/// Finds texts that became an element, an event listener or a link that runs a script.
 const MARKUP: &str = r"
 const wrong = [...document.querySelectorAll('iframe, object, embed, base, style, math, body script, body link, meta[http-equiv], form[action], [style], [srcdoc], [formaction]')];
 for (const element of document.querySelectorAll('*')) {
@@ -32,12 +31,12 @@ const foreign = performance.getEntriesByType('resource').filter(({ name }) => !n
 return [...wrong.map((element) => element.outerHTML), ...foreign.map(({ name }) => name), ...(window.here ? [] : ['it is another document'])];
 ";
 
-/// What is left of it where only printable ASCII may be.
+/// The text without anything but printable ASCII.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| (' '..='~').contains(c)).collect()
 }
 
-/// With a mark in place of each control character, as an attempt's log keeps it.
+/// The text with control characters replaced, as stored in an attempt's log.
 fn displayed(text: &str) -> String {
     text.chars()
         .map(|c| {
@@ -50,7 +49,7 @@ fn displayed(text: &str) -> String {
         .collect()
 }
 
-/// Without its white space, which headers and indentation change.
+/// The text without white space, which headers and indentation change.
 fn dense(text: &str) -> String {
     text.split_whitespace().collect()
 }
@@ -63,7 +62,8 @@ struct Hostile {
 }
 
 impl Hostile {
-    /// An endpoint that is described so, and an event that says so to a receiver that says it back.
+    /// Creates an endpoint with this text in its URL, description and headers, and an event with it
+    /// as payload, to a receiver that sends it back.
     fn new(api: &Api, receiver: &Receiver, number: usize) -> Self {
         let (text, tenant) = (CORPUS[number], TENANTS[number / SHOWN]);
         let mut url = Url::parse(&receiver.url("/mirror")).unwrap();
@@ -100,7 +100,7 @@ impl Hostile {
     }
 }
 
-/// That nothing ran, nothing was opened and nobody went anywhere.
+/// Asserts that no script ran, no window was opened and the page was not left.
 fn nothing_ran(browser: &Browser, address: &str, about: &str) {
     assert_eq!(browser.told(), Vec::<String>::new(), "{about}");
     assert!(!browser.has_opened_something(), "{about}");
@@ -109,7 +109,7 @@ fn nothing_ran(browser: &Browser, address: &str, about: &str) {
     assert_eq!(markup, json!([]), "{about}");
 }
 
-/// That one of these elements has all of the text, as text.
+/// Waits until one of these elements contains the whole text, as text.
 fn shows(browser: &Browser, css: &str, text: &str) {
     let script = format!(
         "return [...document.querySelectorAll({})].filter((one) => one.checkVisibility()).map((one) => one.value ?? one.textContent)",
@@ -122,7 +122,7 @@ fn shows(browser: &Browser, css: &str, text: &str) {
 }
 
 #[test]
-fn whatever_is_written_answered_or_asked_for_is_text() {
+fn hostile_endpoints_events_and_responses_are_shown_as_text() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -218,7 +218,7 @@ fn whatever_is_written_answered_or_asked_for_is_text() {
 }
 
 #[test]
-fn what_stands_in_the_address_or_in_a_field_is_text() {
+fn hostile_urls_and_form_input_are_shown_as_text() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -229,7 +229,7 @@ fn what_stands_in_the_address_or_in_a_field_is_text() {
         |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     for text in [CORPUS[0], CORPUS[2]] {
         browser.open(&format!("{}/#portal={}", server.base, encoded(text)));
-        browser.sees("#main", "This link is no longer good");
+        browser.sees("#main", "This link has expired");
         nothing_ran(&browser, &format!("{}/#/", server.base), text);
         browser.open("about:blank");
     }
@@ -249,7 +249,9 @@ fn what_stands_in_the_address_or_in_a_field_is_text() {
             let address = browser.address();
             let shown: String = text.chars().filter(|c| !"\r\n".contains(*c)).collect();
             shows(&browser, css, &shown);
-            browser.waits_for("it is loaded", || browser.count(".listing .notice") == 1);
+            browser.waits_for("the list is loaded", || {
+                browser.count(".listing .notice") == 1
+            });
             nothing_ran(&browser, &address, text);
         }
         for fragment in [
@@ -259,11 +261,11 @@ fn what_stands_in_the_address_or_in_a_field_is_text() {
         ] {
             browser.go(&fragment);
             let address = browser.address();
-            browser.waits_for("there is nothing", || browser.count(".notice") == 1);
+            browser.waits_for("a notice is shown", || browser.count(".notice") == 1);
             nothing_ran(&browser, &address, text);
         }
     }
-    // What the server finds wrong repeats what was given.
+    // Validation errors of the server can contain the input.
     browser.go("/endpoints");
     browser.click("[data-testid=endpoint-add]");
     for text in CORPUS.iter().map(|text| printable(text)) {
@@ -277,7 +279,7 @@ fn what_stands_in_the_address_or_in_a_field_is_text() {
 }
 
 #[test]
-fn the_policy_stops_what_a_mistake_in_the_dashboard_would_let_through() {
+fn the_content_security_policy_blocks_mistakes_in_the_dashboard() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -326,7 +328,7 @@ fn the_policy_stops_what_a_mistake_in_the_dashboard_would_let_through() {
             browser.told()
         );
     }
-    // And the sentinel tells what does run.
+    // The sentinel detects scripts that do run.
     browser.run("told.length = 0; alert(1); window.pwned = 1;");
     assert_eq!(browser.told(), ["alert: 1", "pwned: 1"]);
 }

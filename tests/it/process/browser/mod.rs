@@ -1,5 +1,4 @@
-//! The dashboard in a real browser, before the real server: what an operator and a tenant see and
-//! do.
+//! Tests of the dashboard in a real browser against a real server, as an operator and as a tenant.
 
 mod corpus;
 mod hostile;
@@ -14,10 +13,10 @@ use serde_json::json;
 use crate::support::api::Api;
 use crate::support::until;
 
-/// One attempt and no more, as fast as it may.
+/// Endpoint settings: a single attempt, without a rate limit.
 const ONCE: &str = r#"{"rate_limit":"unlimited","retry_delays_s":[],"breaker_after":0}"#;
 
-/// Publishes an event of `tenant`; the id of the one delivery that comes of it.
+/// Publishes an event of `tenant` and returns the id of its only delivery.
 fn publish(api: &Api, tenant: &str, event_type: &str, data: &serde_json::Value) -> String {
     let event = json!({"type": event_type, "data": data, "tenant": tenant});
     let answer = api.post("/events", &event.to_string());
@@ -28,7 +27,7 @@ fn publish(api: &Api, tenant: &str, event_type: &str, data: &serde_json::Value) 
         .to_owned()
 }
 
-/// Waits until each of these deliveries is `status`.
+/// Waits until each of these deliveries has the state `status`.
 fn until_all(api: &Api, deliveries: &[String], status: &str) {
     for id in deliveries {
         let path = format!("/deliveries/{id}");

@@ -1,5 +1,5 @@
-//! What an operator does: signs in, finds what fails and why, pauses, resumes, retries and
-//! recovers.
+//! The work of an operator: signs in, finds failing endpoints and the reason, pauses, resumes,
+//! retries and recovers.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 
 #[test]
-fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
+fn an_operator_finds_failing_endpoints_and_sees_the_recovery_without_a_reload() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -26,14 +26,11 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
     browser.open(&format!("{}/", server.base));
     browser.fill("[data-testid=token-input]", "prt_this_is_not_it");
     browser.click("[data-testid=sign-in]");
-    browser.sees(
-        "[data-field=token] .field-error",
-        "does not know this token",
-    );
+    browser.sees("[data-field=token] .field-error", "Invalid token");
     assert_eq!(
         browser.count("[data-testid=live-state]"),
         0,
-        "nobody is signed in"
+        "shown without a session"
     );
     browser.sign_in(&server.base, &api.token);
     assert!(!browser.address().contains(&api.token) && browser.run("return document.cookie") == "");
@@ -43,25 +40,25 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
         "[[],[]]"
     );
 
-    // The overview says which one, why, and what to do.
+    // The overview shows the endpoint, the reason and the remedy.
     let row = format!("[data-testid=trouble-row][data-endpoint-id={endpoint}]");
     browser.sees(&row, "Breaker open");
     for part in [
         "/recovers/3",
         "the shop's orders",
-        "After 3 failures in a row",
-        "mend the receiver",
+        "Opened after 3 consecutive failures",
+        "fix the receiver",
     ] {
         browser.sees(&row, part);
     }
     browser.sees(".tile:first-child", "3 of 3 attempts failed");
 
-    // From there to the endpoint: paused and resumed, which closes its breaker.
+    // On the endpoint's page: pause and resume, which closes the breaker.
     browser.click(&format!("{row} .trouble-head a"));
     browser.sees("[data-testid=endpoint-state]", "Breaker open");
     browser.click("[data-testid=endpoint-pause]");
     browser.sees("[data-testid=endpoint-state]", "Paused");
-    browser.sees(".state-words .why", "By an operator");
+    browser.sees(".state-words .why", "Paused by an operator");
     assert_eq!(
         api.get(&format!("/endpoints/{endpoint}")).body["status"],
         "paused"
@@ -73,25 +70,25 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
         "closed"
     );
 
-    // What failed, its attempt, and what the receiver said.
+    // A failed delivery, its attempt, and the receiver's response.
     browser.click("[data-testid=nav-deliveries]");
     browser.click(&format!("[data-delivery-id={}] a", failed[0]));
     browser.sees("h1", "order.paid");
     browser.sees("[data-testid=delivery-state]", "Failed");
-    browser.sees(".state-words .why", "Every retry was used");
+    browser.sees(".state-words .why", "All retries failed");
     browser.sees("[data-testid=attempt-row]", "HTTP 500");
     browser.click("[data-testid=attempt-row] summary");
     browser.sees("[data-testid=attempt-row] pre", "webhook-id");
     browser.sees("section > .payload", "order.paid");
 
-    // The receiver is good again: the page shows it by itself.
+    // The receiver has recovered: the page updates automatically.
     browser.click("[data-testid=delivery-retry]");
     browser.sees("[data-testid=delivery-state]", "Delivered");
     browser.sees("[data-testid=attempt-row]:nth-child(2)", "HTTP 200");
     assert_eq!(
         browser.count("[data-testid=attempt-row] details[open]"),
         1,
-        "what was opened stays open"
+        "an open attempt stays open"
     );
 
     // The other two are recovered.
@@ -101,23 +98,22 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
     browser.click("[data-testid=recover-start]");
     browser.sees(
         "[data-testid=recover-progress]",
-        "Done: 2 deliveries found, 2 wait to be sent again",
+        "Done: 2 deliveries found, 2 queued",
     );
     until_all(&api, &failed, "delivered");
     for id in &failed {
         browser.sees(&format!("[data-delivery-id={id}] .badge"), "Delivered");
     }
     browser.go("/");
-    browser.sees(".all-well", "No endpoint is in trouble");
-    // It was one document all the time, in which nothing went wrong.
+    browser.sees(".all-well", "No endpoints need attention");
+    // All of this happened in one document, without errors.
     assert_eq!(browser.told(), Vec::<String>::new());
     assert_eq!(
         browser.run("return performance.getEntriesByType('navigation')[0].type"),
         "navigate"
     );
 
-    // Signed out, there is nothing to see: not by the address, not by a reload, not by the way
-    // back.
+    // After signing out nothing is shown: not via the URL, a reload or the back button.
     browser.go("/deliveries");
     browser.sees("[data-testid=delivery-row]", "order");
     browser.click("[data-testid=sign-out]");
@@ -151,7 +147,7 @@ fn an_operator_finds_what_fails_and_sees_it_mended_without_a_reload() {
 }
 
 #[test]
-fn a_token_that_may_only_read_is_offered_nothing_that_changes() {
+fn a_read_only_token_sees_no_actions() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -165,13 +161,13 @@ fn a_token_that_may_only_read_is_offered_nothing_that_changes() {
         .post("/tokens", r#"{"name":"reader","scope":"read"}"#)
         .text("token");
     browser.sign_in(&server.base, &token);
-    browser.sees(".bar-end", "read only");
+    browser.sees(".bar-end", "read-only");
     browser.go(&format!("/endpoints/{endpoint}"));
     browser.sees("[data-testid=endpoint-state]", "Active");
     browser.sees("[data-testid=delivery-row]", "order.paid");
-    let acts =
+    let actions =
         "[data-testid^=endpoint-]:is(button), [data-testid^=secret-], [data-testid^=recover-]";
-    assert_eq!(browser.count(acts), 0);
+    assert_eq!(browser.count(actions), 0);
     assert_eq!(
         browser.count("form.settings :is(input, select, textarea):not(:disabled)"),
         0

@@ -1,5 +1,5 @@
-//! Every page in each theme, as wide as a desk and as a phone: nothing is cut off or too pale to
-//! read. `POSTRIDER_SCREENSHOTS` names a folder that pictures of all of them are written to.
+//! Every page in both themes, at desktop and phone width: no text is cut off or lacks contrast.
+//! With `POSTRIDER_SCREENSHOTS` set, screenshots are written to that folder.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 use crate::support::until;
 
-/// What is wider than the window, and text that does not stand out from what is behind it
-/// (WCAG 2.2, 1.4.3: 4.5 to 1, or 3 to 1 where it is large).
+/// Finds content wider than the window, and text with too little contrast (WCAG 2.2, 1.4.3: 4.5 to
+/// 1, or 3 to 1 for large text).
 const UNREADABLE: &str = r"
 const wrong = [];
 if (document.documentElement.scrollWidth > innerWidth) wrong.push(`the page is ${document.documentElement.scrollWidth} wide`);
@@ -54,7 +54,7 @@ struct Gallery {
 }
 
 impl Gallery {
-    /// Looks at the page that is shown, once `seen` has text, in each theme and width.
+    /// Checks the current page in each theme and width, once `seen` has text.
     fn take(&mut self, name: &str, seen: &str) {
         for theme in THEMES {
             self.browser.prefers(theme);
@@ -79,7 +79,7 @@ impl Gallery {
     }
 }
 
-/// A few customers' endpoints in most of the states that there are, and what was sent to them.
+/// Endpoints of a few customers in most of the possible states, with their deliveries.
 struct Scene {
     endpoint: String,
     delivery: String,
@@ -141,7 +141,7 @@ impl Scene {
             send("shop", number);
             send("nordwind", number);
         }
-        until("it is given a rest", Duration::from_secs(30), || {
+        until("its breaker is open", Duration::from_secs(30), || {
             api.get(&format!("/endpoints/{endpoint}")).body["health"]["breaker"] == "open"
         });
         Self { endpoint, delivery }
@@ -149,7 +149,7 @@ impl Scene {
 }
 
 #[test]
-fn every_page_can_be_read_in_each_theme_and_width() {
+fn every_page_is_readable_in_each_theme_and_width() {
     let Some(browser) = Browser::start() else {
         return;
     };

@@ -1,4 +1,4 @@
-//! What a tenant sees by its link: its own, and nothing of anybody else's.
+//! A tenant's portal link shows the tenant's own data and nothing of other tenants.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::browser::Browser;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 
-/// One endpoint of a tenant's, and a delivery to it.
+/// An endpoint of a tenant, and a delivery to it.
 struct Theirs {
     endpoint: String,
     delivery: String,
@@ -18,7 +18,7 @@ impl Theirs {
     fn of(api: &Api, receiver: &Receiver, tenant: &str) -> Self {
         let mut settings: serde_json::Value = serde_json::from_str(ONCE).unwrap();
         settings["tenant"] = tenant.into();
-        settings["description"] = format!("what {tenant} hears").into();
+        settings["description"] = format!("endpoint of {tenant}").into();
         let endpoint = api.endpoint(
             &receiver.url(&format!("/ok/{tenant}")),
             &settings.to_string(),
@@ -35,7 +35,7 @@ impl Theirs {
 }
 
 #[test]
-fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
+fn a_portal_link_shows_only_the_data_of_its_tenant() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -55,7 +55,7 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
     assert_eq!(
         browser.address(),
         format!("{}/#/", server.base),
-        "the credential is taken out of the address"
+        "the credential is removed from the URL"
     );
 
     let foreign = [theirs.endpoint.as_str(), theirs.delivery.as_str(), "berta"];
@@ -71,7 +71,7 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
     browser.click("[data-testid=nav-endpoints]");
     browser.sees(
         &format!("[data-endpoint-id={}]", mine.endpoint),
-        "what anton hears",
+        "endpoint of anton",
     );
     assert_eq!(browser.count("[data-testid=endpoint-row]"), 1);
     nothing_foreign("its endpoints");
@@ -86,13 +86,13 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
     browser.sees("[data-testid=delivery-state]", "Delivered");
     nothing_foreign("its delivery");
 
-    // By the other's addresses: within the page, and straight to the API.
+    // With the other tenant's ids: in the dashboard, and directly in the API.
     for page in [
         format!("/endpoints/{}", theirs.endpoint),
         format!("/deliveries/{}", theirs.delivery),
     ] {
         browser.go(&page);
-        browser.sees(".notice.bad", "There is no such");
+        browser.sees(".notice.bad", "It may have been deleted");
         nothing_foreign(&page);
     }
     for page in [
@@ -101,7 +101,7 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
         "/endpoints?tenant=berta".to_owned(),
     ] {
         browser.go(&page);
-        browser.waits_for("it has loaded", || {
+        browser.waits_for("the list is loaded", || {
             browser.count(".listing .skeleton") == 0 && browser.count(".listing") == 1
         });
         let rows = browser.text(".listing");
@@ -128,13 +128,12 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
             "{path}: {answer}"
         );
         assert!(
-            !answer.contains("berta.happened") && !answer.contains("what berta hears"),
+            !answer.contains("berta.happened") && !answer.contains("endpoint of berta"),
             "{path}: {answer}"
         );
     }
 
-    // It sees to its own endpoint, and is out when it leaves; the link of a browser that is not
-    // signed in is good still.
+    // The tenant manages its own endpoint. After signing out the session is gone.
     browser.open(&format!("{}/#/endpoints/{}", server.base, mine.endpoint));
     browser.click("[data-testid=endpoint-pause]");
     browser.sees("[data-testid=endpoint-state]", "Paused");
@@ -154,13 +153,13 @@ fn a_link_opens_one_tenants_page_and_nothing_of_anothers() {
 }
 
 #[test]
-fn a_link_that_is_not_good_says_so_and_shows_nothing() {
+fn an_invalid_portal_link_shows_an_error_and_no_data() {
     let Some(browser) = Browser::start() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     browser.open(&format!("{}/#portal=made-up", server.base));
-    browser.sees("#main", "This link is no longer good");
+    browser.sees("#main", "This link has expired");
     assert_eq!(browser.count("nav, [data-testid=live-state]"), 0);
 }

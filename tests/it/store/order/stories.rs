@@ -5,13 +5,14 @@ use std::collections::HashMap;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
+use postrider::Error;
 use postrider::config::DatabaseUrl;
 use postrider::domain::clock::Timestamp;
 use postrider::domain::event::NewEvent;
 use postrider::domain::ids::{EndpointId, Tenant};
 use postrider::domain::lifecycle::Status;
+use postrider::domain::query::{DeliveryQuery, Page};
 use postrider::testing::{Reply, ScriptedReceivers, on_virtual_time, pass};
-use postrider::{DeliveryQuery, Error};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -74,10 +75,10 @@ impl Story {
     async fn retry_failed(&self, engine: &TestEngine) {
         let list = DeliveryQuery {
             status: Some(Status::Failed),
-            limit: 100,
             ..DeliveryQuery::default()
         };
-        for failed in engine.postrider.deliveries(list).await.unwrap().0 {
+        let failed = engine.postrider.deliveries(list, Page::first(100)).await;
+        for failed in failed.unwrap().entries {
             let _ = engine.postrider.retry_delivery(&failed.id).await;
         }
     }

@@ -1,0 +1,188 @@
+//! Publishing, and reading published events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::Postrider;
+use super::views::{EventView, Receipt};
+use crate::domain::clock::Timestamp;
+use crate::domain::event::{MAX_BATCH, NewEvent, StoredEvent};
+use crate::domain::idempotency;
+use crate::domain::ids::{EndpointId, EventId, Tenant};
+use crate::domain::query::{EventQuery, EventSeq, Listed, Page};
+use crate::engine::error::Error;
+use crate::engine::trace;
+use crate::store::{Publish, PublishRejection, Published, Unavailable};
+
+/// Delay between tries to publish under an ordering key that another transaction has locked.
+const KEY_RETRY_DELAY: Duration = Duration::from_millis(5);
+
+impl Postrider {
+    /// Publishes one event. `Ok` means that it is durable, with all of its deliveries.
+    ///
+    /// # Errors
+    /// [`Error::EventIdConflict`] when its id belongs to a different event, [`Error::TooLarge`],
+    /// [`Error::Invalid`], and [`Error::Store`] if the database did not accept it.
+    pub async fn publish(&self, mut event: NewEvent) -> Result<Receipt, Error> {
+        let span = trace::publish_span(&event);
+        event.traceparent = trace::stored(&span, event.traceparent);
+        let stored = Arc::new(freeze(event, self.now(), "")?);
+        let publish = self.publish_stored(vec![stored], None, |_| "id".into());
+        let mut receipts = publish.instrument(span).await?;
+        receipts.pop().ok_or(Error::NotFound("event"))
+    }
+
+    /// Returns the event id that an idempotency key determines.
+    #[must_use]
+    pub fn idempotent_event_id(&self, request: &idempotency::Request<'_>) -> EventId {
+        self.inner.idempotency.event_id(request)
+    }
+
+    /// Like [`publish`](Self::publish), but a duplicate id returns the stored event, whatever its
+    /// content.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), without [`Error::EventIdConflict`].
+    pub async fn publish_once(&self, event: NewEvent) -> Result<Receipt, Error> {
+        let (tenant, id) = (event.tenant.clone(), event.id.clone());
+        match self.publish(event).await {
+            Err(Error::EventIdConflict { .. }) => {}
+            published => return published,
+        }
+        let EventView { event, deliveries } = self.event(&tenant, &id).await?;
+        self.context().metrics.duplicates.inc();
+        Ok(Receipt {
+            id,
+            event_type: event.event_type.clone(),
+            tenant,
+            created_at: event.created_at,
+            duplicate: true,
+            deliveries: deliveries
+                .into_iter()
+                .map(|one| (one.id, one.endpoint_id))
+                .collect(),
+        })
+    }
+
+    /// Publishes 1 to 1,000 events, all or none.
+    ///
+    /// # Errors
+    /// Same as [`publish`](Self::publish); fields are named `events[i].…`.
+    pub async fn publish_batch(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, Error> {
+        if events.is_empty() || events.len() > MAX_BATCH {
+            return Err(Error::field(
+                "events",
+                format!("must hold 1 to {MAX_BATCH} events, not {}", events.len()),
+            ));
+        }
+        let span = trace::publish_batch_span(&events);
+        let now = self.now();
+        let one = |(i, mut event): (usize, NewEvent)| {
+            event.traceparent = trace::stored(&span, event.traceparent);
+            freeze(event, now, &format!("events[{i}].")).map(Arc::new)
+        };
+        let stored = events
+            .into_iter()
+            .enumerate()
+            .map(one)
+            .collect::<Result<_, _>>()?;
+        self.publish_stored(stored, None, |i| format!("events[{i}].id"))
+            .instrument(span)
+            .await
+    }
+
+    /// Commits events; with `only`, they go to that endpoint regardless of its subscriptions.
+    pub(super) async fn publish_stored(
+        &self,
+        events: Vec<Arc<StoredEvent>>,
+        only: Option<EndpointId>,
+        id_field: impl Fn(usize) -> String,
+    ) -> Result<Vec<Receipt>, Error> {
+        let context = self.context();
+        let give_up_at = Instant::now() + context.config.commit_timeout;
+        let published = loop {
+            let publish = Publish {
+                events: events.clone(),
+                only: only.clone(),
+            };
+            match context.committer.publish(publish).await? {
+                Ok(published) => break published,
+                Err(PublishRejection::KeyTaken) if Instant::now() < give_up_at => {
+                    tokio::time::sleep(KEY_RETRY_DELAY).await;
+                }
+                Err(rejection) => return Err(rejected(rejection, id_field)),
+            }
+        };
+        let new = published.iter().filter(|one| !one.duplicate).count();
+        let count = |events: usize| u64::try_from(events).unwrap_or(0);
+        context.metrics.events.inc_by(count(new));
+        context
+            .metrics
+            .duplicates
+            .inc_by(count(published.len() - new));
+        Ok(events
+            .iter()
+            .zip(published)
+            .map(|(event, one)| receipt(event, one))
+            .collect())
+    }
+
+    /// Returns a stored event, with its body and its deliveries.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], including after the retention.
+    pub async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<EventView, Error> {
+        let found = self.store().event(tenant, id).await?;
+        let (event, deliveries) = found.ok_or(Error::NotFound("event"))?;
+        Ok(EventView { event, deliveries })
+    }
+
+    /// Returns a page of events, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn events(
+        &self,
+        query: EventQuery,
+        page: Page<EventSeq>,
+    ) -> Result<Listed<Arc<StoredEvent>, EventSeq>, Error> {
+        Ok(self.store().events(query, page).await?)
+    }
+}
+
+/// Maps a rejected publish to an error.
+pub(super) fn rejected(rejection: PublishRejection, id_field: impl Fn(usize) -> String) -> Error {
+    match rejection {
+        PublishRejection::Conflict { index, id } => Error::EventIdConflict {
+            field: id_field(index),
+            id: id.to_string(),
+        },
+        PublishRejection::NoEndpoint => Error::NotFound("endpoint"),
+        PublishRejection::KeyTaken => Error::from(Unavailable::KeyTaken),
+    }
+}
+
+/// Composes the stored bytes. `prefix` is the path of the event's fields in the request.
+pub(super) fn freeze(event: NewEvent, now: Timestamp, prefix: &str) -> Result<StoredEvent, Error> {
+    if event.tenant.is_reserved() {
+        let detail = "`_postrider` is reserved for operational events";
+        return Err(Error::field(format!("{prefix}tenant"), detail));
+    }
+    event
+        .freeze(now)
+        .map_err(|error| Error::of_event(error, prefix))
+}
+
+pub(super) fn receipt(event: &StoredEvent, published: Published) -> Receipt {
+    Receipt {
+        id: event.id.clone(),
+        event_type: event.event_type.clone(),
+        tenant: event.tenant.clone(),
+        created_at: published.created_at,
+        duplicate: published.duplicate,
+        deliveries: published.deliveries,
+    }
+}

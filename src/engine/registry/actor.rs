@@ -1,0 +1,308 @@
+//! The registry's actor: starts supervisors, polls the database, and routes messages.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an actor tells another one, which takes every message until it stops"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::messages::DrainShard;
+use super::table::{Route, Table};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::EndpointId;
+use crate::domain::lease::Shard;
+use crate::engine::context::EngineContext;
+use crate::engine::known_tokens::KnownTokens;
+use crate::engine::supervisor::{
+    AttemptTasks, Changed, Drain, EndpointSupervisor, Polled, ReadAhead,
+};
+use crate::store::{EndpointWork, Interruption, Poll, PollScan, Scope};
+
+/// A supervisor starts this long before its next delivery is due.
+const HEAD_START: Duration = Duration::from_secs(2);
+
+/// Delay between tries to reclaim the claims of a dead supervisor.
+const RECLAIM_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// A supervisor's address, and its attempts.
+#[derive(Clone)]
+pub(super) struct Supervisor {
+    pub(super) address: Addr<EndpointSupervisor>,
+    pub(super) tasks: AttemptTasks,
+}
+
+pub(crate) struct Registry {
+    pub(super) context: Arc<EngineContext>,
+    tokens: Arc<KnownTokens>,
+    pub(super) table: Table<Supervisor>,
+    read_ahead: Arc<ReadAhead>,
+    /// Requests that wait for a shard to be drained.
+    pub(super) draining: Vec<DrainShard>,
+    polling: bool,
+    /// True if a poll was requested during the current one, which may have read too early.
+    poll_again: bool,
+    /// The endpoints' change counter that the supervisors know.
+    endpoints: Option<i64>,
+}
+
+impl Registry {
+    pub(crate) fn new(context: Arc<EngineContext>, tokens: Arc<KnownTokens>) -> Self {
+        Self {
+            read_ahead: Arc::new(ReadAhead::new(Arc::clone(&context.metrics))),
+            context,
+            tokens,
+            table: Table::default(),
+            draining: Vec::new(),
+            polling: false,
+            poll_again: false,
+            endpoints: None,
+        }
+    }
+
+    /// Returns the endpoint's supervisor, and starts it if needed; `None` if none may run now.
+    pub(super) fn supervisor(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Supervisor> {
+        self.context.leases.for_new_work(&endpoint.id)?;
+        if !self.table.contains(&endpoint.id) {
+            if !endpoint.is_active() {
+                return None;
+            }
+            let context = Arc::clone(&self.context);
+            let read_ahead = Arc::clone(&self.read_ahead);
+            self.table.start(&endpoint.id, |generation| {
+                let tasks = AttemptTasks::default();
+                let registry = (
+                    ctx.address().recipient(),
+                    ctx.address().recipient(),
+                    generation,
+                );
+                let supervisor = EndpointSupervisor::new(
+                    context,
+                    registry,
+                    Arc::clone(endpoint),
+                    read_ahead,
+                    tasks.clone(),
+                );
+                Supervisor {
+                    address: supervisor.start(),
+                    tasks,
+                }
+            });
+        }
+        match self.table.route(&endpoint.id) {
+            Route::Deliver(supervisor) => Some(supervisor),
+            Route::Recovering | Route::Absent => None,
+        }
+    }
+
+    /// Removes an entry, and answers those who wait for its shard to be drained.
+    pub(super) fn remove(&mut self, id: &EndpointId) {
+        self.table.remove(id);
+        self.answer_drained(Shard::of(id));
+    }
+
+    pub(super) fn answer_drained(&mut self, shard: Shard) {
+        if self.table.is_drained(shard) {
+            for drain in self.draining.extract_if(.., |drain| drain.shard == shard) {
+                let _ = drain.done.send(());
+            }
+        }
+    }
+
+    /// Makes every supervisor of a shard stop claiming, and then stop.
+    pub(super) fn drain(&self, shard: Shard, abort: bool) {
+        for supervisor in self.table.of_shard(shard) {
+            if abort {
+                supervisor.tasks.abort.cancel();
+            }
+            supervisor.address.do_send(Drain);
+        }
+    }
+
+    /// Polls for due work without a hint.
+    pub(super) fn poll(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.polling, true) {
+            self.poll_again = true;
+            return;
+        }
+        let scan = PollScan {
+            held: self.context.leases.open(),
+            horizon: self.context.clock.schedule_now() + HEAD_START,
+            tokens: self.tokens.version(),
+        };
+        let context = Arc::clone(&self.context);
+        let read = async move {
+            // The check itself logs a moved file; claims and publishes fail by the same check.
+            let _ = context.store.check_file();
+            context.store.poll(scan).await
+        };
+        ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
+            registry.polling = false;
+            let again = std::mem::take(&mut registry.poll_again);
+            match found {
+                Ok(poll) => registry.polled(poll, ctx),
+                Err(error) => tracing::warn!(%error, "cannot look for due deliveries"),
+            }
+            if again {
+                registry.poll(ctx);
+            }
+        }));
+    }
+
+    fn polled(&mut self, poll: Poll, ctx: &mut Context<Self>) {
+        if let Some(tokens) = poll.tokens {
+            self.tokens.update(tokens);
+        }
+        if self.endpoints != Some(poll.endpoints) {
+            self.reconcile(poll.endpoints, ctx);
+        }
+        let ownerless = self.table.ownerless_claims(&poll.work);
+        if !ownerless.is_empty() {
+            let context = Arc::clone(&self.context);
+            actix::spawn(async move { context.reclaim(ownerless).await });
+        }
+        for work in poll.work {
+            self.notify_supervisor(work, ctx);
+        }
+    }
+
+    fn notify_supervisor(&mut self, work: EndpointWork, ctx: &mut Context<Self>) {
+        match self.table.route(&work.endpoint_id) {
+            Route::Deliver(supervisor) => {
+                let polled = Polled {
+                    next: work.next,
+                    sending: Some(work.sending),
+                };
+                supervisor.address.do_send(polled);
+            }
+            Route::Recovering => {}
+            Route::Absent if work.next.is_some() => self.load_and_start(work.endpoint_id, ctx),
+            Route::Absent => {}
+        }
+    }
+
+    /// Sends endpoints that have changed since the last poll to their supervisors. The author of a
+    /// change may have died before it notified them, or be another node.
+    fn reconcile(&mut self, endpoints: i64, ctx: &mut Context<Self>) {
+        let before = self.endpoints.unwrap_or(-1);
+        let live = self.table.endpoints();
+        let context = Arc::clone(&self.context);
+        let read = async move { context.store.changed_endpoints(before, live).await };
+        ctx.spawn(read.into_actor(self).map(move |found, registry, _| {
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read the changed endpoints");
+                    return;
+                }
+            };
+            registry.endpoints = Some(endpoints);
+            for (endpoint, health) in found {
+                if let Route::Deliver(supervisor) = registry.table.route(&endpoint.id) {
+                    let endpoint = Arc::new(endpoint);
+                    supervisor.address.do_send(Changed {
+                        endpoint,
+                        health: Some(health),
+                    });
+                }
+            }
+        }));
+    }
+
+    pub(super) fn notify_due(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
+        let now = self.context.clock.schedule_now();
+        match self.table.route(&id) {
+            Route::Deliver(supervisor) => {
+                supervisor.address.do_send(Polled {
+                    next: Some(now),
+                    sending: None,
+                });
+            }
+            Route::Recovering => {}
+            Route::Absent => self.load_and_start(id, ctx),
+        }
+    }
+
+    pub(super) fn load_and_start(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
+        let context = Arc::clone(&self.context);
+        let read = async move { context.store.endpoint(&id).await };
+        ctx.spawn(
+            read.into_actor(self)
+                .map(|endpoint, registry, ctx| match endpoint {
+                    Ok(Some(endpoint)) => {
+                        if let Some(supervisor) = registry.supervisor(&Arc::new(endpoint), ctx) {
+                            // Sent past the mailbox limit, because the table has counted it.
+                            supervisor.address.do_send(Polled {
+                                next: None,
+                                sending: None,
+                            });
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read an endpoint with due deliveries")
+                    }
+                }),
+        );
+    }
+
+    /// Replaces a supervisor that panicked: its attempts end, its claims are reclaimed, and a new
+    /// one starts.
+    pub(super) fn recover(&mut self, id: EndpointId, tasks: AttemptTasks, ctx: &mut Context<Self>) {
+        tracing::error!(endpoint = %id, "the supervisor of {id} panicked: this is a defect, please report it; it is being replaced");
+        self.context.metrics.supervisor_panics.inc();
+        let context = Arc::clone(&self.context);
+        let recovery = async move {
+            // Attempts end before their claims are reclaimed, or a delivery could be in flight twice.
+            tasks.abort.cancel();
+            tasks.tracker.close();
+            tasks.tracker.wait().await;
+            reclaim_all(&context, &id).await;
+            id
+        };
+        ctx.spawn(recovery.into_actor(self).map(|id, registry, ctx| {
+            registry.remove(&id);
+            registry.load_and_start(id, ctx);
+        }));
+    }
+}
+
+/// Reclaims the claims of an endpoint's dead supervisor. After a lost lease, its next owner does.
+async fn reclaim_all(context: &EngineContext, id: &EndpointId) {
+    while let Some(lease) = context.leases.of(Shard::of(id)) {
+        let scope = Scope::Endpoint(id.clone(), lease);
+        let interruption = Interruption {
+            at: context.clock.now(),
+            counts: true,
+            reason: "its supervisor panicked",
+        };
+        match context
+            .committer
+            .run(move |tx| tx.interrupt(&scope, interruption))
+            .await
+        {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(endpoint = %id, %error, "cannot reclaim the claims of {id} yet");
+            }
+        }
+        tokio::time::sleep(RECLAIM_RETRY_DELAY).await;
+    }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1024);
+        self.poll(ctx);
+        ctx.run_interval(self.context.config.poll_interval, Self::poll);
+    }
+}

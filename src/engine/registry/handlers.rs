@@ -1,0 +1,173 @@
+//! The registry's message handlers.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an actor tells another one, which takes every message until it stops"
+)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::actor::Registry;
+#[cfg(feature = "testing")]
+use super::messages::PanicSupervisor;
+use super::messages::{
+    AbortAll, DeliveriesCommitted, DrainShard, EndpointChanged, EndpointDue, EndpointsDue,
+    InspectEndpoint, LeasesLost, PollNow,
+};
+use super::table::Ended;
+use crate::domain::delivery::Queued;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::EndpointId;
+use crate::domain::lease::Shard;
+use crate::engine::messages::{StopReply, StopRequest, SupervisorStopped};
+use crate::engine::supervisor::{Changed, Inspect, NewlyDue, SupervisorStatus};
+use crate::store::CommittedDelivery;
+
+impl Handler<DeliveriesCommitted> for Registry {
+    type Result = ();
+    fn handle(&mut self, DeliveriesCommitted(new): DeliveriesCommitted, ctx: &mut Self::Context) {
+        let mut by_endpoint: BTreeMap<EndpointId, (Arc<Endpoint>, Vec<Queued>)> = BTreeMap::new();
+        for CommittedDelivery { endpoint, queued } in new {
+            let id = endpoint.id.clone();
+            by_endpoint
+                .entry(id)
+                .or_insert_with(|| (endpoint, Vec::new()))
+                .1
+                .push(queued);
+        }
+        for (endpoint, queued) in by_endpoint.into_values() {
+            if let Some(supervisor) = self.supervisor(&endpoint, ctx) {
+                supervisor.address.do_send(NewlyDue(queued));
+            }
+        }
+    }
+}
+
+impl Handler<EndpointChanged> for Registry {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, changed: EndpointChanged, ctx: &mut Self::Context) -> Self::Result {
+        let EndpointChanged { endpoint, health } = changed;
+        let Some(supervisor) = self.supervisor(&endpoint, ctx) else {
+            return Box::pin(async {});
+        };
+        let told = supervisor.address.send(Changed { endpoint, health });
+        // A supervisor that has died meanwhile reads the endpoint again when it is replaced.
+        Box::pin(async move {
+            let _ = told.await;
+        })
+    }
+}
+
+impl Handler<EndpointDue> for Registry {
+    type Result = ();
+    fn handle(&mut self, EndpointDue(id): EndpointDue, ctx: &mut Self::Context) {
+        self.notify_due(id, ctx);
+    }
+}
+
+impl Handler<EndpointsDue> for Registry {
+    type Result = ();
+    fn handle(&mut self, EndpointsDue(endpoints): EndpointsDue, ctx: &mut Self::Context) {
+        for id in endpoints {
+            if self.context.leases.for_new_work(&id).is_some() {
+                self.notify_due(id, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<StopRequest> for Registry {
+    type Result = ();
+    fn handle(&mut self, ask: StopRequest, _: &mut Self::Context) {
+        let reply = self
+            .table
+            .may_stop(&ask.endpoint_id, ask.generation, ask.received);
+        if reply == StopReply::Stop {
+            self.answer_drained(Shard::of(&ask.endpoint_id));
+        }
+        ask.reply_to.do_send(reply);
+    }
+}
+
+impl Handler<SupervisorStopped> for Registry {
+    type Result = ();
+    fn handle(&mut self, stopped: SupervisorStopped, ctx: &mut Self::Context) {
+        match self
+            .table
+            .ended(&stopped.endpoint_id, stopped.generation, stopped.exit)
+        {
+            Ended::Ignore => {}
+            Ended::Removed => self.answer_drained(Shard::of(&stopped.endpoint_id)),
+            Ended::Recover(supervisor) => {
+                self.recover(stopped.endpoint_id, supervisor.tasks, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<PollNow> for Registry {
+    type Result = ();
+    fn handle(&mut self, _: PollNow, ctx: &mut Self::Context) {
+        self.poll(ctx);
+    }
+}
+
+impl Handler<DrainShard> for Registry {
+    type Result = ();
+    fn handle(&mut self, drain: DrainShard, _: &mut Self::Context) {
+        let shard = drain.shard;
+        self.draining.push(drain);
+        self.drain(shard, false);
+        self.answer_drained(shard);
+    }
+}
+
+impl Handler<LeasesLost> for Registry {
+    type Result = ();
+    fn handle(&mut self, LeasesLost(shards): LeasesLost, _: &mut Self::Context) {
+        for shard in shards {
+            self.drain(shard, true);
+        }
+    }
+}
+
+impl Handler<AbortAll> for Registry {
+    type Result = ();
+    fn handle(&mut self, _: AbortAll, _: &mut Self::Context) {
+        for supervisor in self.table.all() {
+            supervisor.tasks.abort.cancel();
+        }
+    }
+}
+
+impl Handler<InspectEndpoint> for Registry {
+    type Result = ResponseFuture<Option<SupervisorStatus>>;
+    fn handle(
+        &mut self,
+        InspectEndpoint(id): InspectEndpoint,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let asked = self
+            .table
+            .get(&id)
+            .map(|supervisor| supervisor.address.send(Inspect));
+        Box::pin(async move { asked?.await.ok() })
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Handler<PanicSupervisor> for Registry {
+    type Result = bool;
+    fn handle(&mut self, PanicSupervisor(id): PanicSupervisor, _: &mut Self::Context) -> bool {
+        let supervisor = self.table.get(&id);
+        if let Some(supervisor) = &supervisor {
+            supervisor
+                .address
+                .do_send(crate::engine::supervisor::InjectPanic);
+        }
+        supervisor.is_some()
+    }
+}

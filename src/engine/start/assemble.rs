@@ -1,0 +1,212 @@
+//! The parts of an engine, created in the order of their dependencies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::Semaphore;
+
+use super::join::join;
+use crate::config::EngineConfig;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::idempotency::IdempotencySecret;
+use crate::domain::random::Random;
+use crate::domain::session::SessionKey;
+use crate::engine::background::{LeaseKeeper, RecoveryRunner, Sweeper};
+use crate::engine::committer::{self, Driver, OnCommit};
+use crate::engine::context::EngineContext;
+use crate::engine::error::StartError;
+use crate::engine::handle::{Parts, Postrider};
+use crate::engine::known_tokens::KnownTokens;
+use crate::engine::leases::Leases;
+use crate::engine::notifications;
+use crate::engine::registry::Registry;
+use crate::engine::router::{Addresses, Router};
+use crate::metrics::{LeaseChange, Metrics};
+use crate::ports::Blocking;
+use crate::sender::guard::AddressPolicy;
+use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
+use crate::store::{DatabaseKey, Hints, ProcessLock, Source, Store, StoreError, Writer};
+
+/// Lead of the newest event over the clock above which it is reported.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
+/// The engine's access to the operating system.
+pub(super) struct Ports {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) blocking: Blocking,
+}
+
+/// Opens the database, joins the cluster and starts the actors in the current actix `System`.
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list of parts, in the order in which each needs the one before"
+)]
+pub(super) fn assemble(
+    database: Source,
+    config: EngineConfig,
+    ports: Ports,
+    transport: Option<Arc<dyn Transport>>,
+    (driver, system): (Driver, Option<System>),
+) -> Result<Postrider, StartError> {
+    let Ports {
+        clock,
+        random,
+        blocking,
+    } = ports;
+    let database = database.for_node(&config.node_name);
+    database.check()?;
+    // The lock first: a second sender must not even migrate the schema.
+    let lock = ProcessLock::acquire(&database, &config, &*random)?;
+    let store = Store::open(&database, &config, &random, blocking)?;
+    let sending = Sending::new(&config, transport, &clock)?;
+    let metrics = Arc::new(Metrics::new());
+    let (session_key, idempotency) = database_keys(&store, clock.now())?;
+    let tokens = Arc::new(KnownTokens::default());
+    if let Some(snapshot) = store.tokens_here()? {
+        tokens.update(snapshot);
+    }
+    // Rehydration: deliveries that an earlier owner of a shard left `sending` become pending.
+    let (membership, leases) = join(&store, lock, &config, &clock)?;
+    // Uses the database's clock, if the nodes share one.
+    report_late_events(&store, clock.now())?;
+    metrics.leases(LeaseChange::Taken, leases.all().len());
+
+    let leases = Arc::new(leases);
+    let router = Router::default();
+    let hints = {
+        let router = router.clone();
+        Hints::start(&database, move |hint| router.hint(hint))?
+    };
+    let on_commit = on_commit(&router, &leases, &hints);
+    let committer = committer::start(
+        &store,
+        config.commit_timeout,
+        committer::Observers {
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            on_commit,
+        },
+        driver,
+    )?;
+    let api_store = store.with_separate_pool(&config)?;
+    let context = Arc::new(EngineContext {
+        permits: Arc::new(Semaphore::new(
+            config.max_in_flight.min(Semaphore::MAX_PERMITS),
+        )),
+        store,
+        committer,
+        sender: sending.sender,
+        clock,
+        config,
+        metrics,
+        leases,
+        notifications: notifications::channel(),
+    });
+    let membership = Arc::new(membership);
+    let registry = Registry::new(Arc::clone(&context), Arc::clone(&tokens)).start();
+    let lease_keeper =
+        LeaseKeeper::new(&context, &membership, registry.clone(), hints.clone()).start();
+    let recovery_runner = RecoveryRunner::new(Arc::clone(&context), registry.clone()).start();
+    Sweeper::new(Arc::clone(&context)).start();
+    router.connect(Addresses {
+        registry: registry.clone(),
+        lease_keeper: lease_keeper.clone(),
+        recovery_runner: recovery_runner.clone(),
+    });
+    Ok(Postrider::new(Parts {
+        context,
+        api_store,
+        policy: sending.policy,
+        resolver: sending.resolver,
+        tokens,
+        session_key,
+        idempotency,
+        hints,
+        membership,
+        registry,
+        lease_keeper,
+        recovery_runner,
+        system,
+    }))
+}
+
+/// The parts that send, and the address policy.
+struct Sending {
+    sender: Sender,
+    policy: Arc<AddressPolicy>,
+    resolver: Arc<dyn Resolve>,
+}
+
+impl Sending {
+    fn new(
+        config: &EngineConfig,
+        transport: Option<Arc<dyn Transport>>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let policy = AddressPolicy::new(config.allow_networks.clone(), config.https_only);
+        let policy = Arc::new(policy.denying(config.deny_networks.clone()));
+        let resolver: Arc<dyn Resolve> = match &transport {
+            // Without a network there are no names to resolve.
+            #[cfg(feature = "testing")]
+            Some(_) => Arc::new(crate::sender::NoNames),
+            _ => Arc::new(DnsResolver::from_system()),
+        };
+        let transport = match transport {
+            Some(transport) => transport,
+            None => {
+                let policy = Arc::clone(&policy);
+                let resolver = Arc::clone(&resolver);
+                let http = HttpTransport::new(policy, resolver, config.connection_lifetime);
+                Arc::new(http.map_err(StartError::Sender)?)
+            }
+        };
+        let header = config
+            .event_id_header
+            .as_ref()
+            .map(|name| name.to_ascii_lowercase());
+        let sender = Sender::new(transport, Arc::clone(&policy), header, Arc::clone(clock));
+        Ok(Self {
+            sender,
+            policy,
+            resolver,
+        })
+    }
+}
+
+/// Reads the keys that the nodes of a database share, creating them on first use.
+fn database_keys(
+    store: &Store,
+    at: Timestamp,
+) -> Result<(SessionKey, IdempotencySecret), StoreError> {
+    let (sessions, idempotency) = Writer::open(store)?.run(|tx| {
+        let sessions = tx.database_key(DatabaseKey::Sessions, at)?;
+        Ok((sessions, tx.database_key(DatabaseKey::Idempotency, at)?))
+    })?;
+    Ok((
+        SessionKey::new(sessions),
+        IdempotencySecret::new(idempotency),
+    ))
+}
+
+fn on_commit(router: &Router, leases: &Arc<Leases>, hints: &Hints) -> OnCommit {
+    let router = router.clone();
+    let leases = Arc::clone(leases);
+    let hints = hints.clone();
+    Arc::new(move |new| router.committed(new, &leases, &hints))
+}
+
+/// Reports events with a future time: the clock is behind, or was ahead. (Nothing expires by a
+/// clock that is behind.)
+fn report_late_events(store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    let newest = store.newest_event_at()?;
+    if let Some(newest) = newest.filter(|newest| newest.since(now) > CLOCK_SLACK) {
+        tracing::error!(
+            %newest,
+            %now,
+            "the clock shows {now}, and the newest event was published at {newest}: is the clock behind? Nothing expires until it is right"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The supervisor's actor: one handler per message, each of which consults the lane.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::actions::{Action, Moment};
+use super::attempt::AttemptTasks;
+use super::lane::Lane;
+#[cfg(feature = "testing")]
+use super::messages::InjectPanic;
+use super::messages::{
+    Changed, ClaimAnswered, Drain, DueLoaded, HealthLoaded, HistoryLoaded, Inspect,
+    InterruptionAnswered, NewlyDue, PermitGranted, Polled, Recheck, RecordAnswered,
+    SupervisorStatus,
+};
+use super::read_ahead::ReadAhead;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::DeliveryId;
+use crate::domain::random;
+use crate::domain::retry::Jitter;
+use crate::engine::context::EngineContext;
+use crate::engine::messages::{AttemptEnded, Exit, StopReply, StopRequest, SupervisorStopped};
+
+/// Recipients in the registry for stop requests and the end, and the generation.
+type ToRegistry = (Recipient<StopRequest>, Recipient<SupervisorStopped>, u64);
+
+pub(crate) struct EndpointSupervisor {
+    pub(super) context: Arc<EngineContext>,
+    pub(super) registry: ToRegistry,
+    pub(super) lane: Lane,
+    pub(super) tasks: AttemptTasks,
+    read_ahead: Arc<ReadAhead>,
+    /// Permits of the claims that are being committed.
+    pub(super) permits: BTreeMap<DeliveryId, OwnedSemaphorePermit>,
+    pub(super) timer: Option<SpawnHandle>,
+}
+
+impl EndpointSupervisor {
+    pub(crate) fn new(
+        context: Arc<EngineContext>,
+        registry: ToRegistry,
+        endpoint: Arc<Endpoint>,
+        read_ahead: Arc<ReadAhead>,
+        tasks: AttemptTasks,
+    ) -> Self {
+        let lane = Lane::new(endpoint, context.config.idle_timeout);
+        Self {
+            context,
+            registry,
+            lane,
+            tasks,
+            read_ahead,
+            permits: BTreeMap::new(),
+            timer: None,
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        let clock = &self.context.clock;
+        Moment {
+            wall: clock.now(),
+            schedule: clock.schedule_now(),
+            monotonic: clock.monotonic(),
+            lease: self.context.leases.for_new_work(&self.lane.endpoint().id),
+            share: self.read_ahead.share(),
+        }
+    }
+
+    /// Carries out actions, and then everything that they have made possible.
+    fn advance(&mut self, actions: Vec<Action>, ctx: &mut Context<Self>) {
+        self.advance_with_permit(None, actions, ctx);
+    }
+
+    /// Like [`advance`](Self::advance), with a permit that was waited for. If it is not needed, it
+    /// is returned.
+    fn advance_with_permit(
+        &mut self,
+        granted: Option<OwnedSemaphorePermit>,
+        actions: Vec<Action>,
+        ctx: &mut Context<Self>,
+    ) {
+        if let Some(timer) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        self.carry_out(actions, Vec::new(), ctx);
+        let moment = self.moment();
+        let wanted = self.lane.permits_wanted(&moment);
+        let free = || Arc::clone(&self.context.permits).try_acquire_owned().ok();
+        let permits: Vec<_> = granted
+            .into_iter()
+            .chain(std::iter::from_fn(free))
+            .take(wanted)
+            .collect();
+        let actions = self.lane.advance(&moment, permits.len());
+        self.carry_out(actions, permits, ctx);
+    }
+}
+
+impl Actor for EndpointSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.read_ahead.join();
+        self.advance(Vec::new(), ctx);
+    }
+}
+
+impl Drop for EndpointSupervisor {
+    fn drop(&mut self) {
+        // Runs during a panic as well, so the registry always learns of the end.
+        self.read_ahead.leave();
+        let (_, stopped, generation) = &self.registry;
+        stopped.do_send(SupervisorStopped {
+            endpoint_id: self.lane.endpoint().id.clone(),
+            generation: *generation,
+            exit: if self.lane.has_stopped() {
+                Exit::Clean
+            } else {
+                Exit::Panicked
+            },
+        });
+    }
+}
+
+/// Handles a message with one of the lane's inputs, which gets the message and the moment.
+macro_rules! handle {
+    ($message:ty, |$lane:ident, $input:pat_param, $moment:ident| $actions:expr) => {
+        impl Handler<$message> for EndpointSupervisor {
+            type Result = ();
+            fn handle(&mut self, $input: $message, ctx: &mut Self::Context) {
+                let $moment = &self.moment();
+                let $lane = &mut self.lane;
+                let actions = $actions;
+                self.advance(actions, ctx);
+            }
+        }
+    };
+}
+
+handle!(HistoryLoaded, |lane, HistoryLoaded(read), moment| lane
+    .on_history_loaded(read, moment));
+handle!(DueLoaded, |lane, DueLoaded(page), moment| lane
+    .on_due_loaded(page, moment));
+handle!(Polled, |lane, polled, _moment| lane.on_polled(polled));
+handle!(StopReply, |lane, reply, _moment| lane.on_stop_reply(reply));
+handle!(RecordAnswered, |lane, answer, moment| {
+    lane.on_recorded(answer.recorded, answer.result, moment)
+});
+handle!(InterruptionAnswered, |lane, answer, moment| {
+    lane.on_interruption_recorded(answer.id, answer.result, moment)
+});
+handle!(HealthLoaded, |lane, HealthLoaded(stored), _moment| {
+    lane.on_health_loaded(stored);
+    Vec::new()
+});
+handle!(NewlyDue, |lane, NewlyDue(new), moment| {
+    lane.on_newly_due(new, moment);
+    Vec::new()
+});
+handle!(Changed, |lane, changed, moment| {
+    lane.on_changed(changed, moment);
+    Vec::new()
+});
+handle!(Drain, |lane, _drain, _moment| {
+    lane.on_drain();
+    Vec::new()
+});
+handle!(Recheck, |_lane, _recheck, _moment| Vec::new());
+
+impl Handler<AttemptEnded> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, ended: AttemptEnded, ctx: &mut Self::Context) {
+        let jitter = Jitter::new(random::share(self.context.random()));
+        let actions = self.lane.on_attempt_ended(ended, jitter, &self.moment());
+        self.advance(actions, ctx);
+    }
+}
+
+impl Handler<ClaimAnswered> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
+        let actions = self
+            .lane
+            .on_claimed(&answer.ids, answer.result, &self.moment());
+        self.carry_out(actions, Vec::new(), ctx);
+        // Permits of claims that were not started are returned.
+        for id in &answer.ids {
+            self.permits.remove(id);
+        }
+        self.advance(Vec::new(), ctx);
+    }
+}
+
+impl Handler<PermitGranted> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, PermitGranted(permit): PermitGranted, ctx: &mut Self::Context) {
+        self.lane.on_permit_granted();
+        self.advance_with_permit(Some(permit), Vec::new(), ctx);
+    }
+}
+
+impl Handler<Inspect> for EndpointSupervisor {
+    type Result = MessageResult<Inspect>;
+    fn handle(&mut self, _: Inspect, _: &mut Self::Context) -> Self::Result {
+        let moment = self.moment();
+        let status: SupervisorStatus = self.lane.status(&moment);
+        MessageResult(status)
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Handler<InjectPanic> for EndpointSupervisor {
+    type Result = ();
+    fn handle(&mut self, _: InjectPanic, _: &mut Self::Context) {
+        panic!("injected into a supervisor");
+    }
+}

@@ -1,0 +1,34 @@
+//! A page of a list.
+
+use std::fmt::Display;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::query::{Listed, PageKey};
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = List)]
+pub(crate) struct ListBody<T> {
+    data: Vec<T>,
+    /// `cursor` of the next page; null on the last page.
+    next_cursor: Option<String>,
+}
+
+impl<T> ListBody<T> {
+    pub(crate) fn new<K: PageKey + Display>(page: Listed<T, K>) -> Self {
+        Self {
+            data: page.entries,
+            next_cursor: page.next.map(|key| format!("{}:{key}", K::LIST)),
+        }
+    }
+
+    /// A list on a single page.
+    pub(crate) fn whole(data: Vec<T>) -> Self {
+        Self {
+            data,
+            next_cursor: None,
+        }
+    }
+}

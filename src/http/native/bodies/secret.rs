@@ -1,0 +1,48 @@
+//! Signing secrets.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::shapes::NewSecretText;
+use crate::domain::clock::Timestamp;
+use crate::http::native::body::whole;
+
+/// A signing secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointSecret)]
+pub(crate) struct SecretBody {
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    pub(crate) secret: String,
+}
+
+/// The current signing secret, and the older keys that also sign.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EndpointSecrets)]
+pub(crate) struct SecretsBody {
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    pub(crate) secret: String,
+    /// Newest first.
+    pub(crate) older: Vec<OlderKeyBody>,
+}
+
+/// A rotated key that still signs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OlderKey)]
+pub(crate) struct OlderKeyBody {
+    #[schema(example = "key_64fb1a2b3c4d5")]
+    pub(crate) id: String,
+    pub(crate) signs_until: Timestamp,
+}
+
+/// The new secret; generated if absent.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewSecret, example = json!({"grace_s": 86400}))]
+pub(crate) struct RotateRequest {
+    #[schema(value_type = Option<NewSecretText>)]
+    pub(crate) secret: Option<String>,
+    /// Grace period in seconds, in which both secrets sign. Default: one day.
+    #[schema(minimum = 0, maximum = 604800)]
+    #[serde(default, deserialize_with = "whole")]
+    pub(crate) grace_s: Option<u64>,
+}

@@ -1,0 +1,28 @@
+//! `/nodes`: the processes that share the database.
+
+use actix_web::HttpResponse;
+
+use super::bodies::list::ListBody;
+use super::bodies::shapes::NodeShape;
+use super::params::NoParams;
+use super::problem::Problem;
+use crate::engine::scoped::Read;
+use crate::http::caller::access::Access;
+use crate::http::route::routes;
+
+routes!(list);
+
+/// List nodes
+#[utoipa::path(
+    get,
+    path = "/nodes",
+    operation_id = "listNodes",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "All nodes; one row on SQLite.", body = ListBody<NodeShape>),
+    )
+)]
+async fn list(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem> {
+    let nodes = access.nodes().await?;
+    Ok(HttpResponse::Ok().json(ListBody::whole(nodes)))
+}

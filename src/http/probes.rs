@@ -1,0 +1,102 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use actix_web::dev::HttpServiceFactory;
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use actix_web::middleware::from_fn;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+
+use super::caller::access::Access;
+use super::caller::gate::Gate;
+use super::head;
+use super::native::extract::authenticate;
+use super::native::problem::Problem;
+use super::route::only;
+use crate::engine::MetricsFormat;
+use crate::engine::scoped::Read;
+
+#[derive(OpenApi)]
+#[openapi(paths(healthz, readyz, metrics))]
+pub(super) struct ProbesApi;
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(probe("/healthz", web::get().to(healthz)))
+        .service(probe("/readyz", web::get().to(readyz)))
+        .service(
+            web::resource("/metrics")
+                .wrap(from_fn(authenticate))
+                .wrap(from_fn(head::as_get))
+                .get(metrics)
+                .default_service(only(&["GET"])),
+        );
+}
+
+fn probe(path: &str, get: actix_web::Route) -> impl HttpServiceFactory + use<> {
+    web::resource(path)
+        .route(get)
+        .default_service(only(&["GET"]))
+        .wrap(from_fn(head::as_get))
+}
+
+/// The status of a probe.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Probe)]
+struct StatusBody {
+    status: &'static str,
+}
+
+/// Check that the process is alive
+#[utoipa::path(
+    get,
+    path = "healthz",
+    operation_id = "healthz",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "The process is alive.", body = StatusBody),
+    ),
+    security(())
+)]
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(StatusBody { status: "ok" })
+}
+
+/// Check that events are accepted and sent
+#[utoipa::path(
+    get,
+    path = "readyz",
+    operation_id = "readyz",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "The database takes writes and the supervisors run.", body = StatusBody),
+    ),
+    security(())
+)]
+async fn readyz(gate: web::Data<Gate>) -> Result<HttpResponse, Problem> {
+    gate.postrider.ready().await?;
+    Ok(HttpResponse::Ok().json(StatusBody { status: "ready" }))
+}
+
+/// Metrics
+#[utoipa::path(
+    get,
+    path = "metrics",
+    operation_id = "metrics",
+    tag = "Operating",
+    responses(
+        (status = 200, description = "OpenMetrics or the text format of Prometheus, as `accept` requests.", body = String, content_type = "text/plain", example = "# TYPE postrider_waiting gauge\npostrider_waiting 0\n"),
+    )
+)]
+async fn metrics(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let accept = request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    let format = MetricsFormat::accepted(accept.unwrap_or_default());
+    let text = access.metrics(format).await?;
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, format.content_type()))
+        .insert_header((VARY, "accept"))
+        .body(text))
+}

@@ -1,0 +1,223 @@
+//! Reading endpoints.
+
+use diesel::prelude::*;
+
+use super::codec;
+use super::connection::AnyConnection;
+use super::endpoint_codec::EndpointCodec;
+use super::error::StoreError;
+use super::rows::{EndpointRow, SecretRow};
+use super::schema::{webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints};
+use super::store::Store;
+use super::writes::Subscriber;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::query::{EndpointQuery, Listed, Page};
+
+impl Store {
+    /// Reads an endpoint that has not been deleted.
+    pub(crate) async fn endpoint(&self, id: &EndpointId) -> Result<Option<Endpoint>, StoreError> {
+        let id = id.clone();
+        self.read("endpoint", move |conn, codec| endpoint(conn, codec, &id))
+            .await
+    }
+
+    /// Returns an endpoint's tenant, unless it has been deleted.
+    pub(crate) async fn tenant_of_endpoint(
+        &self,
+        id: &EndpointId,
+    ) -> Result<Option<Tenant>, StoreError> {
+        let id = id.clone();
+        self.read("tenant", move |conn, _| tenant_of_endpoint(conn, &id))
+            .await
+    }
+
+    /// Reads a page of endpoints, newest first.
+    pub(crate) async fn endpoints(
+        &self,
+        query: EndpointQuery,
+        page: Page<EndpointId>,
+    ) -> Result<Listed<Endpoint, EndpointId>, StoreError> {
+        let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| {
+            let rows = endpoints_page(conn, codec, &query, &page)?;
+            Ok(page.of(rows, |endpoint| endpoint.id.clone()))
+        };
+        self.read("endpoints", read).await
+    }
+
+    /// Reads endpoints by their ids, in that order; deleted ones are left out.
+    pub(crate) async fn endpoints_of(
+        &self,
+        ids: Vec<EndpointId>,
+    ) -> Result<Vec<Endpoint>, StoreError> {
+        self.read("endpoints", move |conn, codec| {
+            endpoints_of(conn, codec, &ids)
+        })
+        .await
+    }
+}
+
+/// Reads endpoints by their ids, in that order; deleted ones are left out.
+pub(super) fn endpoints_of(
+    conn: &mut AnyConnection,
+    codec: &EndpointCodec,
+    ids: &[EndpointId],
+) -> Result<Vec<Endpoint>, StoreError> {
+    let rows: Vec<EndpointRow> = endpoints::table
+        .filter(endpoints::id.eq_any(ids.iter().map(EndpointId::as_str)))
+        .filter(endpoints::deleted_at.is_null())
+        .select(EndpointRow::as_select())
+        .load(conn)?;
+    let mut found = with_secrets(conn, codec, rows)?;
+    found.sort_by_key(|endpoint| ids.iter().position(|id| *id == endpoint.id));
+    Ok(found)
+}
+
+/// Reads an endpoint that has not been deleted.
+pub(super) fn endpoint(
+    conn: &mut AnyConnection,
+    codec: &EndpointCodec,
+    id: &EndpointId,
+) -> Result<Option<Endpoint>, StoreError> {
+    let row = endpoints::table
+        .find(id.as_str())
+        .filter(endpoints::deleted_at.is_null())
+        .select(EndpointRow::as_select())
+        .first(conn)
+        .optional()?;
+    Ok(with_secrets(conn, codec, row.into_iter().collect())?.pop())
+}
+
+/// Returns an endpoint's tenant, unless it has been deleted.
+pub(super) fn tenant_of_endpoint(
+    conn: &mut AnyConnection,
+    id: &EndpointId,
+) -> Result<Option<Tenant>, StoreError> {
+    let of = endpoints::table
+        .find(id.as_str())
+        .filter(endpoints::deleted_at.is_null());
+    let tenant: Option<String> = of.select(endpoints::tenant).first(conn).optional()?;
+    Ok(tenant.map(Tenant::from_text))
+}
+
+/// Returns a tenant's endpoints without their secrets, for publishing.
+pub(super) fn subscribers_of(
+    conn: &mut AnyConnection,
+    tenant: &Tenant,
+) -> Result<Vec<Subscriber>, StoreError> {
+    let rows: Vec<(String, String)> = endpoints::table
+        .filter(endpoints::tenant.eq(tenant.as_str()))
+        .filter(endpoints::deleted_at.is_null())
+        .order(endpoints::id)
+        .select((endpoints::id, endpoints::event_types))
+        .load(conn)?;
+    let subscriber = |(id, event_types): (String, String)| {
+        let event_types = codec::json("webhook_endpoints", "event_types", &event_types)?;
+        Ok(Subscriber {
+            id: EndpointId::from_text(id),
+            tenant: tenant.clone(),
+            event_types,
+        })
+    };
+    rows.into_iter().map(subscriber).collect()
+}
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// Lower-case text.
+    fn lower(text: diesel::sql_types::Text) -> diesel::sql_types::Text;
+}
+
+fn endpoints_page(
+    conn: &mut AnyConnection,
+    codec: &EndpointCodec,
+    query: &EndpointQuery,
+    page: &Page<EndpointId>,
+) -> Result<Vec<Endpoint>, StoreError> {
+    let mut rows = endpoints::table
+        .filter(endpoints::deleted_at.is_null())
+        .select(EndpointRow::as_select())
+        .order(endpoints::id.desc())
+        .limit(page.rows())
+        .into_boxed();
+    if let Some(tenant) = &query.tenant {
+        rows = rows.filter(endpoints::tenant.eq(tenant.to_string()));
+    }
+    match query.paused {
+        Some(true) => rows = rows.filter(endpoints::pause_reason.is_not_null()),
+        Some(false) => rows = rows.filter(endpoints::pause_reason.is_null()),
+        None => {}
+    }
+    if let Some(search) = &query.search {
+        let pattern = containing(search);
+        let found = lower(endpoints::url).like(pattern.clone()).escape('\\');
+        rows = rows.filter(found.or(lower(endpoints::description).like(pattern).escape('\\')));
+    }
+    if let Some(after) = &page.after {
+        rows = rows.filter(endpoints::id.lt(after.to_string()));
+    }
+    let rows = rows.load(conn)?;
+    with_secrets(conn, codec, rows)
+}
+
+/// Returns a LIKE pattern that matches texts containing `search` literally.
+fn containing(search: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in search.to_lowercase().chars() {
+        if matches!(c, '\\' | '%' | '_') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
+}
+
+/// Adds the secrets to endpoints, with one statement for all.
+fn with_secrets(
+    conn: &mut AnyConnection,
+    codec: &EndpointCodec,
+    rows: Vec<EndpointRow>,
+) -> Result<Vec<Endpoint>, StoreError> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let mut found: Vec<SecretRow> = match ids[..] {
+        [] => return Ok(Vec::new()),
+        // The usual case; its statement stays prepared.
+        [id] => secrets::table
+            .filter(secrets::endpoint_id.eq(id))
+            .order(secrets::created_at.desc())
+            .select(SecretRow::as_select())
+            .load(conn)?,
+        _ => secrets::table
+            .filter(secrets::endpoint_id.eq_any(&ids))
+            .order(secrets::created_at.desc())
+            .select(SecretRow::as_select())
+            .load(conn)?,
+    };
+    let mut complete = Vec::with_capacity(rows.len());
+    for row in rows {
+        let own = found.extract_if(.., |secret| secret.endpoint_id == row.id);
+        let own: Vec<SecretRow> = own.collect();
+        complete.push(codec.endpoint(row, own)?);
+    }
+    Ok(complete)
+}
+
+/// Returns the endpoints that were changed after the counter had that value, deleted ones included;
+/// at most `limit`.
+pub(super) fn changed_after(
+    conn: &mut AnyConnection,
+    change_no: i64,
+    limit: i64,
+) -> Result<Vec<(EndpointId, Tenant)>, StoreError> {
+    let rows: Vec<(String, String)> = endpoints::table
+        .filter(endpoints::change_no.gt(change_no))
+        .order(endpoints::change_no)
+        .limit(limit)
+        .select((endpoints::id, endpoints::tenant))
+        .load(conn)?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, tenant)| (EndpointId::from_text(id), Tenant::from_text(tenant)))
+        .collect())
+}

@@ -1,0 +1,129 @@
+//! Events and their deliveries.
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+
+use super::codec;
+use super::connection::AnyConnection;
+use super::endpoint_codec::EndpointCodec;
+use super::error::StoreError;
+use super::rows::{DeliveryRow, EventRow};
+use super::schema::{webhook_deliveries as deliveries, webhook_events as events};
+use super::store::Store;
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Delivery;
+use crate::domain::event::StoredEvent;
+use crate::domain::ids::{EventId, Tenant};
+use crate::domain::query::{EventQuery, EventSeq, Listed, Page};
+
+impl Store {
+    /// Reads an event and its deliveries.
+    pub(crate) async fn event(
+        &self,
+        tenant: &Tenant,
+        id: &EventId,
+    ) -> Result<Option<(Arc<StoredEvent>, Vec<Delivery>)>, StoreError> {
+        let tenant = tenant.clone();
+        let id = id.clone();
+        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
+            let Some((seq, event)) = event(conn, &tenant, &id)? else {
+                return Ok(None);
+            };
+            Ok(Some((event, deliveries_of_event(conn, seq)?)))
+        };
+        self.read("event", read).await
+    }
+
+    /// Reads a page of events, newest first.
+    pub(crate) async fn events(
+        &self,
+        query: EventQuery,
+        page: Page<EventSeq>,
+    ) -> Result<Listed<Arc<StoredEvent>, EventSeq>, StoreError> {
+        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
+            let rows = events_page(conn, &query, &page)?;
+            Ok(page.of(rows, |(seq, _)| *seq).map(|(_, event)| event))
+        };
+        self.read("events", read).await
+    }
+
+    /// Returns the time at which the newest event was published, if there is one.
+    pub(crate) fn newest_event_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.read_here(|conn, _| newest_event_at(conn))
+    }
+}
+
+/// Reads an event with its place in the order of publishing.
+fn event(
+    conn: &mut AnyConnection,
+    tenant: &Tenant,
+    id: &EventId,
+) -> Result<Option<(EventSeq, Arc<StoredEvent>)>, StoreError> {
+    let row: Option<EventRow> = events::table
+        .filter(events::tenant.eq(tenant.as_str()))
+        .filter(events::id.eq(id.as_str()))
+        .select(EventRow::as_select())
+        .first(conn)
+        .optional()?;
+    row.map(stored_event).transpose()
+}
+
+fn events_page(
+    conn: &mut AnyConnection,
+    filter: &EventQuery,
+    page: &Page<EventSeq>,
+) -> Result<Vec<(EventSeq, Arc<StoredEvent>)>, StoreError> {
+    let mut query = events::table
+        .select(EventRow::as_select())
+        .order(events::seq.desc())
+        .limit(page.rows())
+        .into_boxed();
+    if let Some(event_type) = &filter.event_type {
+        query = query.filter(events::event_type.eq(event_type.clone()));
+    }
+    if let Some(tenant) = &filter.tenant {
+        query = query.filter(events::tenant.eq(tenant.to_string()));
+    }
+    if let Some(since) = filter.since {
+        query = query.filter(events::created_at.ge(since.as_micros()));
+    }
+    if let Some(until) = filter.until {
+        query = query.filter(events::created_at.lt(until.as_micros()));
+    }
+    if let Some(EventSeq(after)) = page.after {
+        query = query.filter(events::seq.lt(after));
+    }
+    let rows: Vec<EventRow> = query.load(conn)?;
+    rows.into_iter().map(stored_event).collect()
+}
+
+fn stored_event(row: EventRow) -> Result<(EventSeq, Arc<StoredEvent>), StoreError> {
+    Ok((EventSeq(row.seq), codec::shared_event(row)?))
+}
+
+/// Returns the time at which the newest event was published, if there is one.
+pub(super) fn newest_event_at(conn: &mut AnyConnection) -> Result<Option<Timestamp>, StoreError> {
+    let newest: Option<i64> = events::table
+        .order(events::seq.desc())
+        .select(events::created_at)
+        .first(conn)
+        .optional()?;
+    Ok(newest.map(codec::time))
+}
+
+/// Reads an event's deliveries, in the order of their creation.
+fn deliveries_of_event(
+    conn: &mut AnyConnection,
+    EventSeq(seq): EventSeq,
+) -> Result<Vec<Delivery>, StoreError> {
+    let rows: Vec<(DeliveryRow, String, String)> = deliveries::table
+        .inner_join(events::table)
+        .filter(deliveries::event_seq.eq(seq))
+        .order(deliveries::id)
+        .select((DeliveryRow::as_select(), events::id, events::event_type))
+        .load(conn)?;
+    rows.into_iter()
+        .map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type))
+        .collect()
+}

@@ -1,0 +1,123 @@
+//! An endpoint's health: read, recorded after an attempt, and replaced by a person.
+
+use diesel::prelude::*;
+
+use super::codec;
+use super::connection::AnyConnection;
+use super::endpoint_changes::endpoint_changed;
+use super::error::StoreError;
+use super::rows::HealthRow;
+use super::schema::{webhook_endpoint_health as health, webhook_endpoints as endpoints};
+use super::store::Store;
+use super::tx::Tx;
+use crate::domain::breaker::{Health, StoredHealth};
+use crate::domain::delivery::Finished;
+use crate::domain::endpoint::PauseReason;
+use crate::domain::ids::EndpointId;
+
+impl Store {
+    /// Reads an endpoint's health.
+    pub(crate) async fn health(&self, id: &EndpointId) -> Result<StoredHealth, StoreError> {
+        let id = id.clone();
+        self.read("health", move |conn, _| health(conn, &id)).await
+    }
+}
+
+impl Tx<'_> {
+    /// Reads an endpoint's health.
+    pub(crate) fn health(&mut self, id: &EndpointId) -> Result<StoredHealth, StoreError> {
+        health(self.conn, id)
+    }
+
+    /// Replaces an endpoint's health by a decision outside of its supervisor.
+    pub(crate) fn replace_health(
+        &mut self,
+        id: &EndpointId,
+        health: Health,
+    ) -> Result<StoredHealth, StoreError> {
+        let present = health::table
+            .find(id.as_str())
+            .select(health::epoch)
+            .first::<i64>(self.conn)
+            .optional()?;
+        let epoch = present.unwrap_or(0) + 1;
+        let stored = StoredHealth { health, epoch };
+        let row = codec::health_row(id, &stored);
+        match present {
+            Some(_) => diesel::update(health::table.find(id.as_str()))
+                .set(row)
+                .execute(self.conn)?,
+            None => diesel::insert_into(health::table)
+                .values(row)
+                .execute(self.conn)?,
+        };
+        Ok(stored)
+    }
+}
+
+/// Reads an endpoint's health.
+pub(super) fn health(
+    conn: &mut AnyConnection,
+    id: &EndpointId,
+) -> Result<StoredHealth, StoreError> {
+    let row = health::table
+        .find(id.as_str())
+        .select(HealthRow::as_select())
+        .get_result(conn)
+        .optional()?;
+    row.as_ref()
+        .map_or(Ok(StoredHealth::default()), codec::health)
+}
+
+/// Writes an endpoint's health after an attempt, as its supervisor judged it. Writes nothing if the
+/// attempt did not change it. Returns false, and keeps the stored health, if somebody else has
+/// changed it meanwhile.
+pub(super) fn record_health(
+    conn: &mut AnyConnection,
+    finished: &Finished,
+) -> Result<bool, StoreError> {
+    let (id, epoch) = (finished.endpoint_id.as_str(), finished.health_epoch);
+    let mut current = true;
+    if finished.health != finished.health_before {
+        let stored = StoredHealth {
+            health: finished.health,
+            epoch,
+        };
+        let row = codec::health_row(&finished.endpoint_id, &stored);
+        let of_epoch = health::table.find(id).filter(health::epoch.eq(epoch));
+        if diesel::update(of_epoch).set(row.clone()).execute(conn)? == 0 {
+            let there = health::table
+                .find(id)
+                .select(health::epoch)
+                .first::<i64>(conn)
+                .optional()?;
+            current = there.is_none() && epoch == 0;
+            if current {
+                diesel::insert_into(health::table)
+                    .values(row)
+                    .execute(conn)?;
+            }
+        }
+    }
+    // A pause for failures that a person has reset meanwhile would be wrong; a 410 always counts.
+    let pause = finished
+        .pause
+        .filter(|reason| current || *reason == PauseReason::Gone);
+    if let Some(reason) = pause {
+        let paused = diesel::update(
+            endpoints::table
+                .filter(endpoints::id.eq(id))
+                .filter(endpoints::pause_reason.is_null())
+                .filter(endpoints::deleted_at.is_null()),
+        )
+        .set((
+            endpoints::pause_reason.eq(Some(reason.as_str())),
+            endpoints::version.eq(endpoints::version + 1),
+        ))
+        .execute(conn)?;
+        if paused > 0 {
+            endpoint_changed(conn, &finished.endpoint_id)?;
+        }
+    }
+    Ok(current)
+}

@@ -1,0 +1,199 @@
+//! Postgres implementation of [`Dialect`].
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+
+use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+
+use super::locks::NOW;
+use super::{checks, connection, locks, publishing, retention, sending};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Claimed;
+use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::lease::Lease;
+use crate::store::dialect::{Aged, Dialect, Leaving, NewDeliveries, Publishing, Taking};
+use crate::store::error::StoreError;
+use crate::store::rows::{AttemptRow, EventRow};
+use crate::store::schema::{
+    webhook_deliveries as deliveries, webhook_endpoints as endpoints, webhook_events as events,
+    webhook_keys as keys,
+};
+use crate::store::writes::{Claim, OrderingKey, PublishOutcome, RetentionBatch, RetentionResult};
+
+/// The server ends a transaction of a stalled process well before its lease expires, so that others
+/// can take over its shards. (Settings are `LOCAL`: behind a pooler the next transaction runs in
+/// another session.) The planner settings force lookups by key, row by row, whatever table sizes it
+/// assumes.
+const BEGIN: &str = "BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
+    SET LOCAL enable_mergejoin = off; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
+impl Dialect for PgConnection {
+    fn make_fit_to_write(&mut self) -> Result<(), StoreError> {
+        connection::make_fit_to_write(self)
+    }
+
+    fn check_before_schema(&mut self, tables: &[&str], record: &str) -> Result<(), StoreError> {
+        checks::check_encoding(self)?;
+        checks::check_takes_writes(self)?;
+        checks::check_may_write(self, tables, record)
+    }
+
+    fn check_after_schema(&mut self) -> Result<(), StoreError> {
+        checks::repair_sequence(self)
+    }
+
+    fn check_may_create(&mut self) -> Result<(), StoreError> {
+        checks::check_may_create(self)
+    }
+
+    fn has_table(&mut self, name: &str) -> Result<bool, StoreError> {
+        let schema = "current_schema()::regnamespace";
+        let found: i64 = diesel::select(
+            sql::<BigInt>(&format!(
+                "count(*) FROM pg_class WHERE relnamespace = {schema} AND relname = "
+            ))
+            .bind::<Text, _>(name),
+        )
+        .get_result(self)?;
+        Ok(found > 0)
+    }
+
+    fn is_alive(&mut self) -> bool {
+        connection::is_alive(self)
+    }
+
+    fn has_broken_transaction(&mut self) -> bool {
+        AnsiTransactionManager::is_broken_transaction_manager(self)
+    }
+
+    fn file(&mut self) -> Result<Option<PathBuf>, StoreError> {
+        Ok(None)
+    }
+
+    fn identity(&mut self) -> Result<String, StoreError> {
+        connection::identity(self)
+    }
+
+    fn hazards_of_server(&mut self) -> Result<Vec<String>, StoreError> {
+        connection::hazards_of_server(self)
+    }
+
+    fn hazard(&mut self) -> Result<Option<&'static str>, StoreError> {
+        connection::hazard(self)
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::begin_transaction_sql(self, BEGIN)?)
+    }
+
+    fn lock_migrations(&mut self) -> Result<(), StoreError> {
+        locks::lock_migrations(self)
+    }
+
+    fn publish(
+        &mut self,
+        all: &[&Publishing<'_>],
+        new: &mut NewDeliveries<'_>,
+    ) -> Result<Vec<PublishOutcome>, StoreError> {
+        publishing::publish(self, all, new)
+    }
+
+    fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let micros: i64 = diesel::select(sql::<BigInt>(NOW)).get_result(self)?;
+        Ok(Some(Timestamp::from_micros(micros)))
+    }
+
+    fn hold(&mut self, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError> {
+        locks::hold(self, leases)
+    }
+
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+        locks::take_shards(self, wanted, by)
+    }
+
+    fn lock_delivery(&mut self, id: &DeliveryId) -> Result<(), StoreError> {
+        let one = deliveries::table
+            .find(id.as_str())
+            .select(deliveries::id)
+            .for_update();
+        one.first::<String>(self).optional()?;
+        Ok(())
+    }
+
+    fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError> {
+        let one = endpoints::table
+            .find(id.as_str())
+            .select(endpoints::id)
+            .for_no_key_update();
+        one.first::<String>(self).optional()?;
+        Ok(())
+    }
+
+    fn wait_for_keys(&mut self, keys: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError> {
+        locks::wait_for_keys(self, keys)
+    }
+
+    fn try_keys<'k>(
+        &mut self,
+        keys: BTreeSet<OrderingKey<'k>>,
+    ) -> Result<BTreeSet<OrderingKey<'k>>, StoreError> {
+        locks::try_keys(self, keys)
+    }
+
+    fn keep_in_order(&mut self, id: &DeliveryId) -> Result<bool, StoreError> {
+        let one = deliveries::table
+            .filter(deliveries::id.eq(id.as_str()))
+            .filter(deliveries::in_line)
+            .select(deliveries::id)
+            .for_share()
+            .skip_locked();
+        Ok(one.first::<String>(self).optional()?.is_some())
+    }
+
+    fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
+        sending::claim(self, claims)
+    }
+
+    fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError> {
+        sending::leave_sending(self, leaving)
+    }
+
+    fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        Ok(events::table
+            .filter(events::seq.eq_any(seqs))
+            .select(EventRow::as_select())
+            .load(self)?)
+    }
+
+    fn supports_row_value_seek(&self) -> bool {
+        true
+    }
+
+    fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
+        let row = (
+            keys::name.eq(name),
+            keys::key.eq(key),
+            keys::created_at.eq(at.as_micros()),
+        );
+        diesel::insert_into(keys::table)
+            .values(row)
+            .on_conflict_do_nothing()
+            .execute(self)?;
+        Ok(())
+    }
+
+    fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
+        sending::insert_attempts(self, rows)
+    }
+
+    fn delete_expired_events(
+        &mut self,
+        batch: &RetentionBatch,
+        aged: Aged,
+    ) -> Result<RetentionResult, StoreError> {
+        retention::delete_expired_events(self, batch, aged)
+    }
+}

@@ -1,0 +1,225 @@
+//! SQLite implementation of [`Dialect`]. All of its locks are SQLite's single write lock.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+
+use diesel::connection::AnsiTransactionManager;
+use diesel::prelude::*;
+
+use super::{connection, publishing, retention, sending};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Claimed;
+use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
+use crate::domain::lease::{Lease, Shard};
+use crate::store::dialect::{Aged, Dialect, Leaving, NewDeliveries, Publishing, Taking};
+use crate::store::error::StoreError;
+use crate::store::rows::{AttemptRow, EventRow};
+use crate::store::schema::{
+    webhook_attempts as attempts, webhook_events as events, webhook_keys as keys,
+    webhook_shards as shards,
+};
+use crate::store::writes::{Claim, OrderingKey, PublishOutcome, RetentionBatch, RetentionResult};
+
+impl Dialect for SqliteConnection {
+    fn make_fit_to_write(&mut self) -> Result<(), StoreError> {
+        connection::make_fit_to_write(self)
+    }
+
+    fn check_before_schema(&mut self, _: &[&str], _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn check_after_schema(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn check_may_create(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn has_table(&mut self, name: &str) -> Result<bool, StoreError> {
+        connection::has_table(self, name)
+    }
+
+    fn is_alive(&mut self) -> bool {
+        true
+    }
+
+    fn has_broken_transaction(&mut self) -> bool {
+        false
+    }
+
+    fn file(&mut self) -> Result<Option<PathBuf>, StoreError> {
+        connection::file_of(self).map(Some)
+    }
+
+    fn identity(&mut self) -> Result<String, StoreError> {
+        Ok(String::new())
+    }
+
+    fn hazards_of_server(&mut self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn hazard(&mut self) -> Result<Option<&'static str>, StoreError> {
+        connection::hazard(self)
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        // A deferred transaction that upgrades to writing gets BUSY without waiting.
+        Ok(AnsiTransactionManager::begin_transaction_sql(
+            self,
+            "BEGIN IMMEDIATE",
+        )?)
+    }
+
+    fn lock_migrations(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn publish(
+        &mut self,
+        all: &[&Publishing<'_>],
+        new: &mut NewDeliveries<'_>,
+    ) -> Result<Vec<PublishOutcome>, StoreError> {
+        all.iter()
+            .map(|one| publishing::publish(self, one.publish, &one.subscribers, new))
+            .collect()
+    }
+
+    fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
+    fn hold(&mut self, leases: &HashSet<Lease>) -> Result<HashSet<Lease>, StoreError> {
+        // Reads all rows: a list of variable length would need another statement for each length.
+        let rows: Vec<(i32, i64)> = shards::table
+            .filter(shards::holder.is_not_null())
+            .select((shards::shard, shards::epoch))
+            .load(self)?;
+        let lease = |(shard, epoch)| Lease {
+            shard: Shard::from_number(shard),
+            epoch,
+        };
+        Ok(rows
+            .into_iter()
+            .map(lease)
+            .filter(|lease| leases.contains(lease))
+            .collect())
+    }
+
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+        let gone: Vec<&str> = by.gone.iter().map(InstanceId::as_str).collect();
+        let mut taken = Vec::with_capacity(wanted.len());
+        for lease in wanted {
+            let epoch = lease.epoch + 1;
+            let changed = diesel::update(
+                shards::table
+                    .filter(shards::shard.eq(lease.shard.number()))
+                    .filter(shards::epoch.eq(lease.epoch))
+                    .filter(
+                        (shards::holder
+                            .is_null()
+                            .or(shards::holder.eq_any(&gone).assume_not_null()))
+                        .or(shards::expires_at.le(by.now.as_micros()).assume_not_null()),
+                    ),
+            )
+            .set((
+                shards::epoch.eq(epoch),
+                shards::holder.eq(Some(by.holder.as_str())),
+                shards::expires_at.eq(Some(by.until.as_micros())),
+            ))
+            .execute(self)?;
+            taken.extend((changed > 0).then_some(Lease {
+                shard: lease.shard,
+                epoch,
+            }));
+        }
+        Ok(taken)
+    }
+
+    fn lock_delivery(&mut self, _: &DeliveryId) -> Result<(), StoreError> {
+        Ok(()) // This transaction alone writes.
+    }
+
+    fn lock_endpoint(&mut self, _: &EndpointId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn wait_for_keys(&mut self, _: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn try_keys<'k>(
+        &mut self,
+        keys: BTreeSet<OrderingKey<'k>>,
+    ) -> Result<BTreeSet<OrderingKey<'k>>, StoreError> {
+        Ok(keys)
+    }
+
+    fn keep_in_order(&mut self, _: &DeliveryId) -> Result<bool, StoreError> {
+        Ok(true) // It was read in this transaction.
+    }
+
+    fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
+        claims.iter().map(|one| sending::claim(self, one)).collect()
+    }
+
+    fn leave_sending(&mut self, leaving: &[Leaving<'_>]) -> Result<Vec<bool>, StoreError> {
+        leaving
+            .iter()
+            .map(|one| sending::leave_sending(self, one))
+            .collect()
+    }
+
+    fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError> {
+        // One by one: a list of variable length would need another statement for each length.
+        // (`first` would bind a limit, for which SQLite prepares a statement again.)
+        let one = |seq| {
+            events::table
+                .find(seq)
+                .select(EventRow::as_select())
+                .get_result(self)
+                .optional()
+        };
+        Ok(seqs
+            .iter()
+            .map(one)
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?)
+    }
+
+    fn supports_row_value_seek(&self) -> bool {
+        false
+    }
+
+    fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
+        let row = (
+            keys::name.eq(name),
+            keys::key.eq(key),
+            keys::created_at.eq(at.as_micros()),
+        );
+        diesel::insert_into(keys::table)
+            .values(row)
+            .on_conflict_do_nothing()
+            .execute(self)?;
+        Ok(())
+    }
+
+    fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
+        for row in rows {
+            diesel::insert_into(attempts::table)
+                .values(row)
+                .execute(self)?;
+        }
+        Ok(())
+    }
+
+    fn delete_expired_events(
+        &mut self,
+        batch: &RetentionBatch,
+        aged: Aged,
+    ) -> Result<RetentionResult, StoreError> {
+        retention::delete_expired_events(self, batch, aged)
+    }
+}
