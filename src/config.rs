@@ -7,7 +7,7 @@ use ipnet::IpNet;
 #[cfg(any(feature = "postgres", test))]
 use percent_encoding::percent_decode_str;
 
-use crate::domain::FieldError;
+use crate::domain::SettingError;
 use crate::domain::endpoint::EndpointDefaults;
 use crate::domain::headers::check_header_name;
 use crate::domain::lease::Terms;
@@ -334,8 +334,9 @@ impl EngineConfig {
     ///
     /// # Errors
     /// Names the first invalid setting and its valid range.
-    pub fn check(&self) -> Result<(), FieldError> {
-        let wrong = |field: &'static str| move |detail: String| FieldError::new(field, detail);
+    pub fn check(&self) -> Result<(), SettingError> {
+        let wrong =
+            |setting: &'static str| move |detail: String| SettingError::new(setting, detail);
         if let Some(name) = &self.event_id_header {
             check_header_name(name).map_err(wrong("event_id_header"))?;
         }
@@ -344,16 +345,16 @@ impl EngineConfig {
             let detail = format!(
                 "must be 1 to {most}: this process may not open more files; raise the limit with `ulimit -n`"
             );
-            return Err(FieldError::new("max_in_flight", detail));
+            return Err(SettingError::new("max_in_flight", detail));
         }
         check_node_name(&self.node_name).map_err(wrong("node_name"))?;
         self.lease.check()?;
         if self.poll_interval.is_zero() {
-            return Err(FieldError::new("poll_interval", "must not be zero"));
+            return Err(SettingError::new("poll_interval", "must not be zero"));
         }
         let lifetimes = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
         if !lifetimes.contains(&self.connection_lifetime) {
-            return Err(FieldError::new(
+            return Err(SettingError::new(
                 "connection_lifetime",
                 "must be from 1s to 24h",
             ));

@@ -179,9 +179,9 @@ const NEW_ATTEMPT: &str = "delivery_id, claim_no, endpoint_id, number, started_a
 const ATTEMPT: &str = "1, 'ep_raw', 1, 1, 2, 'delivered', 200, '', '[[\"content-length\",\"0\"]]', \
     '[[\"content-type\",\"application/json\"],[\"webhook-id\",\"raw\"],[\"webhook-signature\",\"v1,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=\"]]', \
     '127.0.0.1:9000', '[null,null,0.4]'";
-const ENDPOINT: &str = "INSERT INTO webhook_endpoints (id, tenant, url, description, event_types, headers, ordering, \
-    on_failed, signing, created_at, updated_at, version) VALUES ('ep_raw', 'default', 'http://127.0.0.1/', '', '[]', \
-    '{}', 'none', 'block', '[]', 0, 0, 0)";
+const ENDPOINT: &str = "INSERT INTO webhook_endpoints (id, tenant, url, description, event_types, headers, \
+    settings, created_at, updated_at, version) VALUES ('ep_raw', 'default', 'http://127.0.0.1/', '', '[]', \
+    '{}', '{}', 0, 0, 0)";
 
 fn delivery_id(i: u64) -> String {
     format!("dlv_{:032x}", 0x1990_0000_0000_u64 + i)

@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             .await?;
         if known.entries.is_empty() {
             postrider
-                .create_endpoint(Tenant::default(), EndpointChange::to(&url), None)
+                .create_endpoint(Tenant::default(), EndpointChange::to(url.parse()?), None)
                 .await?;
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::FieldError;
+use super::SettingError;
 use super::breaker::{Health, Limits};
 use super::clock::Timestamp;
 use super::ids::{EndpointId, Tenant};
@@ -15,7 +15,7 @@ use super::random::Random;
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
 use super::secret::{PrivateKey, PublicKey, Secret, SigningSecret};
-use super::settings::{OnFailed, Ordering, Settings, Signing, check_concurrency, check_timeout_ms};
+use super::settings::{OnFailed, Ordering, Settings, Signing, check_concurrency, check_timeout};
 use super::words;
 
 words! {
@@ -53,11 +53,11 @@ impl EndpointDefaults {
     ///
     /// # Errors
     /// Names the first one that is out of bounds.
-    pub fn check(&self) -> Result<(), FieldError> {
-        let wrong = |field: &'static str| move |detail: String| FieldError::new(field, detail);
+    pub fn check(&self) -> Result<(), SettingError> {
+        let wrong =
+            |setting: &'static str| move |detail: String| SettingError::new(setting, detail);
         check_concurrency(self.concurrency).map_err(wrong("endpoint_defaults.concurrency"))?;
-        let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
-        check_timeout_ms(timeout_ms).map_err(wrong("endpoint_defaults.timeout"))?;
+        check_timeout(self.timeout).map_err(wrong("endpoint_defaults.timeout"))?;
         let limit = self.rate_limit.to_string().parse::<RateLimit>();
         limit
             .map(drop)

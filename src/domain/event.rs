@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::FieldError;
 use super::clock::Timestamp;
 use super::ids::{EventId, Tenant};
 use super::trace::TraceParent;
+use super::{Field, FieldError};
 
 /// Maximum size of a sent body in bytes: 256 KiB.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -212,11 +212,12 @@ impl NewEvent {
         content: impl FnOnce(&E) -> serde_json::Result<Content>,
     ) -> Result<Self, EventError> {
         let invalid =
-            |field: &str, detail: String| EventError::Invalid(FieldError::new(field, detail));
+            |field: Field, detail: String| EventError::Invalid(FieldError::new(field, detail));
         let id = EventId::generate();
         let event = make(&id);
-        let event_type = EventType::parse(E::TYPE).map_err(|detail| invalid("type", detail))?;
-        let content = content(&event).map_err(|error| invalid("data", error.to_string()))?;
+        let event_type =
+            EventType::parse(E::TYPE).map_err(|detail| invalid(Field::EventType, detail))?;
+        let content = content(&event).map_err(|error| invalid(Field::Data, error.to_string()))?;
         let ordering_key = event.ordering_key();
         Ok(Self {
             id,
@@ -240,7 +241,10 @@ impl NewEvent {
             && (!(1..=MAX_ORDERING_KEY_CHARS).contains(&key.chars().count()) || key.contains('\0'))
         {
             let detail = format!("must be 1 to {MAX_ORDERING_KEY_CHARS} characters, without NUL");
-            return Err(EventError::Invalid(FieldError::new("ordering_key", detail)));
+            return Err(EventError::Invalid(FieldError::new(
+                Field::OrderingKey,
+                detail,
+            )));
         }
         // Not over the body: that includes the time, so duplicates would differ.
         let content_hash = self.content_hash();
@@ -310,7 +314,10 @@ fn check_content_type(content_type: &str) -> Result<(), EventError> {
     let detail = format!(
         "must be a media type such as `application/json`, in printable ASCII, at most {MAX_CONTENT_TYPE_BYTES} characters"
     );
-    Err(EventError::Invalid(FieldError::new("content_type", detail)))
+    Err(EventError::Invalid(FieldError::new(
+        Field::ContentType,
+        detail,
+    )))
 }
 
 /// An event with the bytes that every attempt signs and sends.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::FieldError;
+use super::{Field, FieldError};
 
 /// Replaces a header's value wherever headers are shown; in a change it keeps the stored value.
 pub const MASK: &str = "***";
@@ -59,14 +59,12 @@ pub(super) fn parse_headers(
     present: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, FieldError> {
     if headers.len() > MAX_HEADERS {
-        return Err(FieldError::new(
-            "headers",
-            format!("at most {MAX_HEADERS} headers"),
-        ));
+        let detail = format!("at most {MAX_HEADERS} headers");
+        return Err(FieldError::new(Field::Headers, detail));
     }
     let mut parsed = BTreeMap::new();
     for (name, value) in headers {
-        let wrong = |detail: String| Err(FieldError::new(format!("headers.{name}"), detail));
+        let wrong = |detail: String| Err(FieldError::new(Field::Header(name.clone()), detail));
         let lower = name.to_ascii_lowercase();
         if let Err(detail) = check_header_name(&name) {
             return wrong(detail);
@@ -96,7 +94,7 @@ pub(super) fn parse_headers(
     if bytes > MAX_HEADERS_BYTES {
         let detail =
             format!("names and values take {bytes} bytes; the limit is {MAX_HEADERS_BYTES}");
-        return Err(FieldError::new("headers", detail));
+        return Err(FieldError::new(Field::Headers, detail));
     }
     Ok(parsed)
 }

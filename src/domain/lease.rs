@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::FieldError;
+use super::SettingError;
 use super::clock::Timestamp;
 use super::ids::{EndpointId, InstanceId};
 
@@ -111,21 +111,21 @@ impl Terms {
     ///
     /// # Errors
     /// Names the setting and its valid range.
-    pub fn check(&self) -> Result<(), FieldError> {
+    pub fn check(&self) -> Result<(), SettingError> {
         if !Self::TTL.contains(&self.ttl) {
-            return Err(FieldError::new(
+            return Err(SettingError::new(
                 "lease_ttl",
                 "must be 2 seconds to 10 minutes",
             ));
         }
         if self.renewal < Self::SHORTEST {
-            return Err(FieldError::new(
+            return Err(SettingError::new(
                 "lease_renewal",
                 "must be at least 100 milliseconds",
             ));
         }
         if self.margin < Self::SHORTEST {
-            return Err(FieldError::new(
+            return Err(SettingError::new(
                 "lease_margin",
                 "must be at least 100 milliseconds",
             ));
@@ -136,7 +136,7 @@ impl Terms {
                 "must be at least {needed:?}: a lease has to outlast two renewals (lease_renewal {:?}) and the margin (lease_margin {:?})",
                 self.renewal, self.margin
             );
-            return Err(FieldError::new("lease_ttl", detail));
+            return Err(SettingError::new("lease_ttl", detail));
         }
         Ok(())
     }
@@ -244,12 +244,18 @@ mod tests {
         assert_eq!(Terms::default().check(), Ok(()));
         let refused = terms(30, 14, 3).check().unwrap_err();
         assert!(
-            refused.field == "lease_ttl" && refused.detail.contains("31s"),
+            refused.setting == "lease_ttl" && refused.detail.contains("31s"),
             "{refused}"
         );
-        assert_eq!(terms(1, 1, 1).check().unwrap_err().field, "lease_ttl");
-        assert_eq!(terms(30, 0, 3).check().unwrap_err().field, "lease_renewal");
-        assert_eq!(terms(30, 10, 0).check().unwrap_err().field, "lease_margin");
+        assert_eq!(terms(1, 1, 1).check().unwrap_err().setting, "lease_ttl");
+        assert_eq!(
+            terms(30, 0, 3).check().unwrap_err().setting,
+            "lease_renewal"
+        );
+        assert_eq!(
+            terms(30, 10, 0).check().unwrap_err().setting,
+            "lease_margin"
+        );
     }
 
     /// A cluster of processes that act on their plans one after the other.

@@ -32,6 +32,6 @@ pub mod settings;
 pub mod trace;
 mod words;
 
-pub use self::field_error::FieldError;
+pub use self::field_error::{Field, FieldError, SettingError};
 pub use self::words::UnknownWord;
 pub(crate) use self::words::words;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Maximum jitter as a share of the delay. It only adds to a delay: no retry is early.
 pub const MAX_JITTER: f64 = 0.10;
 
@@ -14,9 +16,23 @@ pub const MAX_DELAYS: usize = 30;
 /// The delays between attempts: the n-th starts at the end of the n-th failed attempt.
 ///
 /// Empty means a single attempt without retries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<u32>", try_from = "Vec<u32>")]
 pub struct RetrySchedule {
     delays_s: Vec<u32>,
+}
+
+impl TryFrom<Vec<u32>> for RetrySchedule {
+    type Error = String;
+    fn try_from(delays_s: Vec<u32>) -> Result<Self, Self::Error> {
+        Self::new(delays_s)
+    }
+}
+
+impl From<RetrySchedule> for Vec<u32> {
+    fn from(schedule: RetrySchedule) -> Self {
+        schedule.delays_s
+    }
 }
 
 impl RetrySchedule {

@@ -4,18 +4,17 @@
 //! `EndpointDefaults` fill them.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::FieldError;
 use super::event::EventFilter;
 use super::headers::parse_headers;
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
 use super::words;
+use super::{Field, FieldError};
 
 words! {
     /// Ordering of an endpoint's deliveries.
@@ -48,84 +47,85 @@ words! {
 }
 
 /// One field of a change: kept, reset to the default, or set.
-///
-/// In JSON: absent, `null`, a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Change<T> {
-    /// Absent.
+    /// The stored value stays.
     #[default]
     Keep,
-    /// `null`.
+    /// The default applies again.
     Reset,
-    /// A value.
+    /// A new value.
     Set(T),
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Option::deserialize(deserializer)?.map_or(Self::Reset, Self::Set))
-    }
-}
-
 impl<T> Change<T> {
-    /// Applies the change to a field whose default is given here.
-    fn apply_to(self, field: &mut T, default: impl FnOnce() -> T) {
+    /// Maps a new value.
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Change<U> {
         match self {
-            Self::Keep => {}
-            Self::Reset => *field = default(),
-            Self::Set(value) => *field = value,
+            Self::Keep => Change::Keep,
+            Self::Reset => Change::Reset,
+            Self::Set(value) => Change::Set(map(value)),
         }
     }
 
-    /// Applies the change to a field that may be unset, after checking a value with `check`.
-    fn apply_checked<U>(
-        self,
-        name: &str,
-        field: &mut Option<U>,
-        errors: &mut Vec<FieldError>,
-        check: impl FnOnce(T) -> Result<U, String>,
-    ) {
+    /// Returns the new value, if there is one.
+    pub const fn value(&self) -> Option<&T> {
         match self {
-            Self::Keep => {}
-            Self::Reset => *field = None,
-            Self::Set(value) => match check(value) {
-                Ok(value) => *field = Some(value),
-                Err(detail) => errors.push(FieldError::new(name, detail)),
-            },
+            Self::Set(value) => Some(value),
+            Self::Keep | Self::Reset => None,
         }
+    }
+
+    /// Applies the change to a field with a default.
+    fn apply(self, present: &T, default: impl FnOnce() -> T) -> T
+    where
+        T: Clone,
+    {
+        match self {
+            Self::Keep => present.clone(),
+            Self::Reset => default(),
+            Self::Set(value) => value,
+        }
+    }
+
+    /// Applies the change to a field that may be unset.
+    fn apply_optional(self, present: &Option<T>) -> Option<T>
+    where
+        T: Clone,
+    {
+        self.map(Some).apply(present, || None)
     }
 }
 
 /// The fields for creating or changing an endpoint.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default)]
 pub struct EndpointChange {
     /// Target of the webhooks: http or https.
-    pub url: Change<String>,
+    pub url: Change<Url>,
     /// A description shown in lists.
     pub description: Change<String>,
-    /// Event types to receive: exact names, or prefixes with `.*`; empty means all.
-    pub event_types: Change<Vec<String>>,
+    /// Event types to receive; empty means all.
+    pub event_types: Change<Vec<EventFilter>>,
     /// Headers sent with every request.
     pub headers: Change<BTreeMap<String, String>>,
     /// Maximum rate of attempt starts, such as `10/min`.
-    pub rate_limit: Change<String>,
+    pub rate_limit: Change<RateLimit>,
     /// Maximum attempts in flight, 1 to 1,000.
     pub concurrency: Change<u32>,
-    /// Timeout of a request, 1,000 to 30,000 ms.
-    pub timeout_ms: Change<u64>,
-    /// Up to 30 delays between attempts, each at most 7 days.
-    pub retry_delays_s: Change<Vec<u32>>,
+    /// Timeout of a request, 1 to 30 seconds.
+    pub timeout: Change<Duration>,
+    /// Delays between attempts.
+    pub retry_schedule: Change<RetrySchedule>,
     /// Maximum age of a pending delivery, 60 seconds to ten years.
-    pub max_age_s: Change<u64>,
+    pub max_age: Change<Duration>,
     /// Consecutive failed attempts that open the breaker; 0 turns it off.
     pub breaker_after: Change<u32>,
-    /// `none` or `key`.
-    pub ordering: Change<String>,
-    /// `block` or `skip`.
-    pub on_failed: Change<String>,
-    /// `v1`, `v1a` or both.
-    pub signing: Change<Vec<String>>,
+    /// Ordering of deliveries.
+    pub ordering: Change<Ordering>,
+    /// Effect of a failed delivery on later ones with the same key.
+    pub on_failed: Change<OnFailed>,
+    /// Signature schemes, at least one.
+    pub signing: Change<Vec<Signing>>,
 }
 
 impl EndpointChange {
@@ -134,20 +134,73 @@ impl EndpointChange {
     /// ```
     /// use postrider::domain::settings::{Change, EndpointChange};
     ///
-    /// let mut change = EndpointChange::to("https://example.com/hook");
-    /// change.event_types = Change::Set(vec!["invoice.*".into()]);
+    /// # fn change() -> Result<EndpointChange, Box<dyn std::error::Error>> {
+    /// let mut change = EndpointChange::to("https://example.com/hook".parse()?);
+    /// change.event_types = Change::Set(vec!["invoice.*".to_owned().try_into()?]);
+    /// change.rate_limit = Change::Set("10/min".parse()?);
+    /// # Ok(change)
+    /// # }
     /// ```
     #[must_use]
-    pub fn to(url: &str) -> Self {
+    pub fn to(url: Url) -> Self {
         Self {
-            url: Change::Set(url.to_owned()),
+            url: Change::Set(url),
             ..Self::default()
         }
+    }
+
+    /// Checks every new value, and returns all errors.
+    #[must_use]
+    pub fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut check = |field: Field, result: Result<(), String>| {
+            errors.extend(result.err().map(|detail| FieldError::new(field, detail)));
+        };
+        if let Some(url) = self.url.value() {
+            check(Field::Url, check_url(url));
+        }
+        if let Some(description) = self.description.value() {
+            check(Field::Description, check_description(description));
+        }
+        if self
+            .event_types
+            .value()
+            .is_some_and(|all| all.len() > MAX_FILTERS)
+        {
+            let detail = format!("at most {MAX_FILTERS} filters");
+            check(Field::EventTypes, Err(detail));
+        }
+        if let Some(concurrency) = self.concurrency.value() {
+            check(Field::Concurrency, check_concurrency(*concurrency));
+        }
+        if let Some(timeout) = self.timeout.value() {
+            check(Field::Timeout, check_timeout(*timeout));
+        }
+        if let Some(age) = self.max_age.value() {
+            let is_valid = (MIN_MAX_AGE..=MAX_MAX_AGE).contains(age);
+            let detail = || "must be from 60 seconds to ten years".to_owned();
+            check(Field::MaxAge, is_valid.then_some(()).ok_or_else(detail));
+        }
+        if self
+            .breaker_after
+            .value()
+            .is_some_and(|failures| *failures > MAX_BREAKER_AFTER)
+        {
+            let detail = "must be 1 to 10,000, or 0 for no breaker";
+            check(Field::BreakerAfter, Err(detail.to_owned()));
+        }
+        if self.signing.value().is_some_and(Vec::is_empty) {
+            let detail = "name at least one scheme: `v1`, `v1a` or both";
+            check(Field::Signing, Err(detail.to_owned()));
+        }
+        errors
     }
 }
 
 /// Settings of an endpoint. `None` follows the defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Serialized, they are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Settings {
     /// Target of the webhooks.
@@ -159,16 +212,22 @@ pub struct Settings {
     /// Headers sent with every request, with names in lower case.
     pub headers: BTreeMap<String, String>,
     /// Maximum rate of attempt starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
     /// Maximum attempts in flight.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
     /// Timeout of a request including the response body.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// Delays between attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_schedule: Option<RetrySchedule>,
     /// Maximum age of a pending delivery.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Duration>,
     /// Consecutive failed attempts that open the breaker; 0: no breaker.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker_after: Option<u32>,
     /// Ordering of deliveries.
     pub ordering: Ordering,
@@ -178,38 +237,29 @@ pub struct Settings {
     pub signing: Vec<Signing>,
 }
 
-/// Placeholder for an invalid URL while the other fields are checked.
-#[expect(clippy::unwrap_used, reason = "it is a constant")]
-static NOWHERE: LazyLock<Url> = LazyLock::new(|| Url::parse("http://nowhere.invalid/").unwrap());
-
 const MAX_URL_BYTES: usize = 2048;
 const MAX_DESCRIPTION_CHARS: usize = 1024;
 const MAX_FILTERS: usize = 100;
 const MIN_MAX_AGE: Duration = Duration::from_secs(60);
+const MAX_MAX_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const MAX_BREAKER_AFTER: u32 = 10_000;
 
 impl Settings {
     /// Creates the settings of a new endpoint.
     ///
     /// # Errors
     /// Returns every invalid field with its fix.
-    pub fn create(change: EndpointChange) -> Result<Self, Vec<FieldError>> {
-        // `null` means the default in a change, but no breaker for a new endpoint.
-        let off = change.breaker_after == Change::Reset;
-        let url = match &change.url {
-            Change::Set(url) => parse_url(url),
-            Change::Keep | Change::Reset => Err("is required: the URL to send to".to_owned()),
+    pub fn create(mut change: EndpointChange) -> Result<Self, Vec<FieldError>> {
+        let Change::Set(url) = std::mem::take(&mut change.url) else {
+            let missing = FieldError::new(Field::Url, "is required: the URL to send to");
+            return Err(std::iter::once(missing).chain(change.check()).collect());
         };
-        let (url, wrong_url) = match url {
-            Ok(url) => (url, None),
-            // Checks the other fields as well, so that all errors are reported at once.
-            Err(detail) => (NOWHERE.clone(), Some(FieldError::new("url", detail))),
-        };
-        let change = EndpointChange {
-            url: Change::Keep,
-            ..change
-        };
+        // A reset means the default in a change, but no breaker for a new endpoint.
+        if change.breaker_after == Change::Reset {
+            change.breaker_after = Change::Set(0);
+        }
         let blank = Self {
-            url,
+            url: url.clone(),
             description: String::new(),
             event_types: Vec::new(),
             headers: BTreeMap::new(),
@@ -223,139 +273,48 @@ impl Settings {
             on_failed: OnFailed::Block,
             signing: vec![Signing::V1],
         };
-        let changed = blank.changed(change);
-        if let Some(wrong) = wrong_url {
-            let others = changed.err().unwrap_or_default();
-            return Err(std::iter::once(wrong).chain(others).collect());
-        }
-        let mut created = changed?;
-        if off {
-            created.breaker_after = Some(0);
-        }
-        Ok(created)
+        blank.changed(EndpointChange {
+            url: Change::Set(url),
+            ..change
+        })
     }
 
     /// Returns these settings with a change applied.
     ///
     /// # Errors
     /// Returns every invalid field with its fix; nothing is applied then.
-    #[expect(clippy::too_many_lines, reason = "one setting after the other")]
     pub fn changed(&self, change: EndpointChange) -> Result<Self, Vec<FieldError>> {
-        let mut new = self.clone();
-        let mut errors = Vec::new();
-        let mut fail = |field: &str, detail: String| errors.push(FieldError::new(field, detail));
-
-        match change.url {
-            Change::Keep => {}
-            Change::Reset => fail("url", "has no default and cannot be reset".into()),
-            Change::Set(url) => match parse_url(&url) {
-                Ok(url) => new.url = url,
-                Err(detail) => fail("url", detail),
-            },
+        let mut errors = change.check();
+        if change.url == Change::Reset {
+            let detail = "has no default and cannot be reset";
+            errors.push(FieldError::new(Field::Url, detail));
         }
-        change
-            .description
-            .apply_to(&mut new.description, String::new);
-        // NUL is refused because Postgres cannot store it in text.
-        if new.description.chars().count() > MAX_DESCRIPTION_CHARS || new.description.contains('\0')
-        {
-            fail(
-                "description",
-                format!("at most {MAX_DESCRIPTION_CHARS} characters, and no NUL"),
-            );
+        let headers = match change.headers {
+            Change::Set(headers) => parse_headers(headers, &self.headers).map(Change::Set),
+            kept_or_reset => Ok(kept_or_reset),
+        };
+        let headers = headers.unwrap_or_else(|error| {
+            errors.push(error);
+            Change::Keep
+        });
+        if !errors.is_empty() {
+            return Err(errors);
         }
-        match change.event_types {
-            Change::Keep => {}
-            Change::Reset => new.event_types.clear(),
-            Change::Set(filters) => match parse_filters(filters) {
-                Ok(filters) => new.event_types = filters,
-                Err(error) => fail(&error.field, error.detail),
-            },
-        }
-        match change.headers {
-            Change::Keep => {}
-            Change::Reset => new.headers.clear(),
-            Change::Set(headers) => match parse_headers(headers, &self.headers) {
-                Ok(headers) => new.headers = headers,
-                Err(error) => fail(&error.field, error.detail),
-            },
-        }
-        match change.signing {
-            Change::Keep => {}
-            Change::Reset => new.signing = vec![Signing::V1],
-            Change::Set(schemes) => match parse_signing(&schemes) {
-                Ok(signing) => new.signing = signing,
-                Err(detail) => fail("signing", detail),
-            },
-        }
-        match change.ordering {
-            Change::Keep => {}
-            Change::Reset => new.ordering = Ordering::None,
-            Change::Set(word) => match word.parse() {
-                Ok(ordering) => new.ordering = ordering,
-                Err(error) => fail("ordering", format!("{error}")),
-            },
-        }
-        match change.on_failed {
-            Change::Keep => {}
-            Change::Reset => new.on_failed = OnFailed::Block,
-            Change::Set(word) => match word.parse() {
-                Ok(on_failed) => new.on_failed = on_failed,
-                Err(error) => fail("on_failed", format!("{error}")),
-            },
-        }
-        change
-            .rate_limit
-            .apply_checked("rate_limit", &mut new.rate_limit, &mut errors, |text| {
-                text.parse()
-            });
-        change.concurrency.apply_checked(
-            "concurrency",
-            &mut new.concurrency,
-            &mut errors,
-            check_concurrency,
-        );
-        change.timeout_ms.apply_checked(
-            "timeout_ms",
-            &mut new.timeout,
-            &mut errors,
-            check_timeout_ms,
-        );
-        change.retry_delays_s.apply_checked(
-            "retry_delays_s",
-            &mut new.retry_schedule,
-            &mut errors,
-            RetrySchedule::new,
-        );
-        change
-            .max_age_s
-            .apply_checked("max_age_s", &mut new.max_age, &mut errors, |seconds| {
-                let age = Duration::from_secs(seconds);
-                let years = Duration::from_secs(10 * 365 * 24 * 3600);
-                if age >= MIN_MAX_AGE && age <= years {
-                    Ok(age)
-                } else {
-                    Err("must be from 60 seconds to ten years".into())
-                }
-            });
-        change.breaker_after.apply_checked(
-            "breaker_after",
-            &mut new.breaker_after,
-            &mut errors,
-            |failures| {
-                if failures <= 10_000 {
-                    Ok(failures)
-                } else {
-                    Err("must be 1 to 10,000, or 0 for no breaker".into())
-                }
-            },
-        );
-
-        if errors.is_empty() {
-            Ok(new)
-        } else {
-            Err(errors)
-        }
+        Ok(Self {
+            url: change.url.apply(&self.url, || self.url.clone()),
+            description: change.description.apply(&self.description, String::new),
+            event_types: change.event_types.apply(&self.event_types, Vec::new),
+            headers: headers.apply(&self.headers, BTreeMap::new),
+            rate_limit: change.rate_limit.apply_optional(&self.rate_limit),
+            concurrency: change.concurrency.apply_optional(&self.concurrency),
+            timeout: change.timeout.apply_optional(&self.timeout),
+            retry_schedule: change.retry_schedule.apply_optional(&self.retry_schedule),
+            max_age: change.max_age.apply_optional(&self.max_age),
+            breaker_after: change.breaker_after.apply_optional(&self.breaker_after),
+            ordering: change.ordering.apply(&self.ordering, || Ordering::None),
+            on_failed: change.on_failed.apply(&self.on_failed, || OnFailed::Block),
+            signing: change.signing.apply(&self.signing, || vec![Signing::V1]),
+        })
     }
 }
 
@@ -363,33 +322,54 @@ impl Settings {
 ///
 /// # Errors
 /// Returns an error unless it is 1 to 1,000.
-pub fn check_concurrency(concurrency: u32) -> Result<u32, String> {
+pub fn check_concurrency(concurrency: u32) -> Result<(), String> {
     if (1..=1000).contains(&concurrency) {
-        Ok(concurrency)
+        Ok(())
     } else {
         Err("must be 1 to 1,000".into())
     }
 }
 
-/// Checks a request timeout in milliseconds.
+/// Checks the timeout of a request.
 ///
 /// # Errors
-/// Returns an error unless it is 1,000 to 30,000.
-pub fn check_timeout_ms(timeout_ms: u64) -> Result<Duration, String> {
-    if (1000..=30_000).contains(&timeout_ms) {
-        Ok(Duration::from_millis(timeout_ms))
+/// Returns an error unless it is 1 to 30 seconds.
+pub fn check_timeout(timeout: Duration) -> Result<(), String> {
+    if (Duration::from_secs(1)..=Duration::from_secs(30)).contains(&timeout) {
+        Ok(())
     } else {
         Err("must be 1,000 to 30,000 milliseconds".into())
     }
 }
 
-fn parse_url(text: &str) -> Result<Url, String> {
+fn check_description(text: &str) -> Result<(), String> {
+    // NUL is refused because Postgres cannot store it in text.
+    if text.chars().count() > MAX_DESCRIPTION_CHARS || text.contains('\0') {
+        Err(format!(
+            "at most {MAX_DESCRIPTION_CHARS} characters, and no NUL"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+/// Parses the URL of an endpoint.
+///
+/// # Errors
+/// Returns the problem with its fix.
+pub fn parse_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("at most {MAX_URL_BYTES} bytes"));
     }
-    let url = Url::parse(text).map_err(|error| {
+    Url::parse(text).map_err(|error| {
         format!("is not a valid URL ({error}): write it in full, such as https://example.com/hook")
-    })?;
+    })
+}
+
+fn check_url(url: &Url) -> Result<(), String> {
+    if url.as_str().len() > 3 * MAX_URL_BYTES {
+        return Err(format!("at most {MAX_URL_BYTES} bytes"));
+    }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
             "must begin with http:// or https://, not {}:",
@@ -402,133 +382,113 @@ fn parse_url(text: &str) -> Result<Url, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not carry a user name or password: use `headers`".into());
     }
-    Ok(url)
-}
-
-fn parse_filters(filters: Vec<String>) -> Result<Vec<EventFilter>, FieldError> {
-    if filters.len() > MAX_FILTERS {
-        return Err(FieldError::new(
-            "event_types",
-            format!("at most {MAX_FILTERS} filters"),
-        ));
-    }
-    let parse = |(i, text)| {
-        EventFilter::try_from(text)
-            .map_err(|detail| FieldError::new(format!("event_types[{i}]"), detail))
-    };
-    filters.into_iter().enumerate().map(parse).collect()
-}
-
-fn parse_signing(schemes: &[String]) -> Result<Vec<Signing>, String> {
-    let mut parsed = Vec::new();
-    for scheme in schemes {
-        match scheme.parse().map_err(|error| format!("{error}"))? {
-            scheme if parsed.contains(&scheme) => {}
-            scheme => parsed.push(scheme),
-        }
-    }
-    if parsed.is_empty() {
-        Err("name at least one scheme: `v1`, `v1a` or both".into())
-    } else {
-        Ok(parsed)
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn change(json: &str) -> EndpointChange {
-        serde_json::from_str(json).unwrap()
+    fn to(url: &str) -> EndpointChange {
+        EndpointChange::to(url.parse().unwrap())
     }
 
-    fn errors(json: &str) -> Vec<String> {
-        let errors = Settings::create(change(json)).unwrap_err();
+    fn fields(change: EndpointChange) -> Vec<Field> {
+        let errors = Settings::create(change).unwrap_err();
         errors.into_iter().map(|error| error.field).collect()
     }
 
+    fn headers(of: &[(&str, &str)]) -> Change<BTreeMap<String, String>> {
+        let of = of
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Change::Set(of.collect())
+    }
+
     #[test]
-    fn absent_keeps_null_resets_and_a_value_sets() {
-        let one = Settings::create(change(
-            r#"{"url":"https://a.example/","concurrency":9,"description":"x"}"#,
-        ))
-        .unwrap();
-        let kept = one.changed(change("{}")).unwrap();
-        assert_eq!(kept, one);
-        let reset = one
-            .changed(change(r#"{"concurrency":null,"description":null}"#))
-            .unwrap();
+    fn a_change_keeps_resets_or_sets() {
+        let one = Settings::create(EndpointChange {
+            concurrency: Change::Set(9),
+            description: Change::Set("x".to_owned()),
+            ..to("https://a.example/")
+        });
+        let one = one.unwrap();
+        assert_eq!(one.changed(EndpointChange::default()).unwrap(), one);
+        let reset = one.changed(EndpointChange {
+            concurrency: Change::Reset,
+            description: Change::Reset,
+            ..EndpointChange::default()
+        });
+        let reset = reset.unwrap();
         assert_eq!((reset.concurrency, reset.description.as_str()), (None, ""));
-        assert_eq!(
-            one.changed(change(r#"{"url":null}"#)).unwrap_err()[0].field,
-            "url"
-        );
+        let without_url = EndpointChange {
+            url: Change::Reset,
+            ..EndpointChange::default()
+        };
+        assert_eq!(one.changed(without_url).unwrap_err()[0].field, Field::Url);
     }
 
     #[test]
-    fn every_wrong_field_is_named_at_once() {
-        let wrong = r#"{"url":"https://a.example/","rate_limit":"10/day","concurrency":0,
-            "timeout_ms":999,"retry_delays_s":[700000],"max_age_s":1,"event_types":["a","*"],
-            "headers":{"Webhook-Id":"x"},"signing":["v2"],"ordering":"fifo","on_failed":"stop"}"#;
-        let mut fields = errors(wrong);
-        fields.sort();
-        assert_eq!(
-            fields,
-            [
-                "concurrency",
-                "event_types[1]",
-                "headers.Webhook-Id",
-                "max_age_s",
-                "on_failed",
-                "ordering",
-                "rate_limit",
-                "retry_delays_s",
-                "signing",
-                "timeout_ms",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_wrong_url_hides_no_other_wrong_field() {
-        assert_eq!(
-            errors(r#"{"url":"ftp://a/","concurrency":0,"signing":[]}"#),
-            ["url", "signing", "concurrency"]
-        );
-        assert_eq!(errors(r#"{"concurrency":0}"#), ["url", "concurrency"]);
+    fn every_invalid_field_is_named_at_once() {
+        let wrong = EndpointChange {
+            url: Change::Set("ftp://a.example/".parse().unwrap()),
+            concurrency: Change::Set(0),
+            timeout: Change::Set(Duration::from_millis(999)),
+            max_age: Change::Set(Duration::from_secs(1)),
+            breaker_after: Change::Set(10_001),
+            headers: headers(&[("Webhook-Id", "x")]),
+            signing: Change::Set(Vec::new()),
+            ..EndpointChange::default()
+        };
+        let expected = [
+            Field::Url,
+            Field::Concurrency,
+            Field::Timeout,
+            Field::MaxAge,
+            Field::BreakerAfter,
+            Field::Signing,
+            Field::Header("Webhook-Id".to_owned()),
+        ];
+        assert_eq!(fields(wrong), expected);
+        let without_url = EndpointChange {
+            concurrency: Change::Set(0),
+            ..EndpointChange::default()
+        };
+        assert_eq!(fields(without_url), [Field::Url, Field::Concurrency]);
     }
 
     #[test]
     fn urls_are_http_without_credentials() {
-        for bad in [
-            "",
-            "/hook",
+        for text in ["", "/hook"] {
+            assert!(parse_url(text).is_err(), "{text}");
+        }
+        for text in [
             "ftp://a.example/",
             "https://u:p@a.example/",
             "https://u@a.example/",
             "file:///etc",
         ] {
-            assert_eq!(errors(&format!(r#"{{"url":"{bad}"}}"#)), ["url"], "{bad}");
+            assert_eq!(fields(to(text)), [Field::Url], "{text}");
         }
-        assert_eq!(errors("{}"), ["url"]);
     }
 
     #[test]
     fn a_mask_keeps_a_headers_value_and_cannot_invent_one() {
-        let one = Settings::create(change(
-            r#"{"url":"https://a.example/","headers":{"X-Team":"billing"}}"#,
-        ))
-        .unwrap();
+        let one = Settings::create(EndpointChange {
+            headers: headers(&[("X-Team", "billing")]),
+            ..to("https://a.example/")
+        });
+        let one = one.unwrap();
+        let with = |of| EndpointChange {
+            headers: headers(of),
+            ..EndpointChange::default()
+        };
         let kept = one
-            .changed(change(r#"{"headers":{"x-team":"***","x-new":"1"}}"#))
+            .changed(with(&[("x-team", "***"), ("x-new", "1")]))
             .unwrap();
         assert_eq!(kept.headers["x-team"], "billing");
-        assert_eq!(
-            one.changed(change(r#"{"headers":{"x-none":"***"}}"#))
-                .unwrap_err()[0]
-                .field,
-            "headers.x-none"
-        );
+        let errors = one.changed(with(&[("x-none", "***")])).unwrap_err();
+        assert_eq!(errors[0].field, Field::Header("x-none".to_owned()));
     }
 
     #[test]
@@ -541,10 +501,16 @@ mod tests {
             "",
             "ü",
         ] {
-            let json = serde_json::json!({"url": "https://a.example/", "headers": {name: "v"}});
-            assert_eq!(errors(&json.to_string()), [format!("headers.{name}")]);
+            let change = EndpointChange {
+                headers: headers(&[(name, "v")]),
+                ..to("https://a.example/")
+            };
+            assert_eq!(fields(change), [Field::Header(name.to_owned())]);
         }
-        let json = serde_json::json!({"url": "https://a.example/", "headers": {"x": "a\r\nb: c"}});
-        assert_eq!(errors(&json.to_string()), ["headers.x"]);
+        let change = EndpointChange {
+            headers: headers(&[("x", "a\r\nb: c")]),
+            ..to("https://a.example/")
+        };
+        assert_eq!(fields(change), [Field::Header("x".to_owned())]);
     }
 }

@@ -1,9 +1,9 @@
 //! Errors of the handle's calls, and of starting an engine.
 
-use crate::domain::FieldError;
 use crate::domain::access::Forbidden;
 use crate::domain::event::EventError;
 use crate::domain::lifecycle;
+use crate::domain::{Field, FieldError, SettingError};
 use crate::store::{StoreError, Unavailable};
 
 /// Reason for which a call failed.
@@ -22,16 +22,16 @@ pub enum Error {
     /// The body to send is too large.
     #[error("{field}: {detail}")]
     TooLarge {
-        /// The field; empty for the whole event.
-        field: String,
+        /// The event.
+        field: Field,
         /// The size, and the limit.
         detail: String,
     },
     /// The event's id belongs to a different event.
     #[error("{field}: the id `{id}` belongs to an event with different content")]
     EventIdConflict {
-        /// `id`, or `events[i].id` in a batch.
-        field: String,
+        /// The event's id, in a batch with the index of the event.
+        field: Field,
         /// The id.
         id: String,
     },
@@ -65,18 +65,16 @@ impl From<Vec<FieldError>> for Error {
 
 impl Error {
     /// Creates the error of one invalid field.
-    pub(crate) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(crate) fn field(field: Field, detail: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError::new(field, detail)])
     }
 
-    /// Creates the error of an event whose fields are at `prefix`.
-    pub(crate) fn of_event(error: EventError, prefix: &str) -> Self {
+    /// Creates the error of an event, at its index in a batch.
+    pub(crate) fn of_event(error: EventError, index: Option<usize>) -> Self {
         match error {
-            EventError::Invalid(error) => {
-                Self::field(format!("{prefix}{}", error.field), error.detail)
-            }
+            EventError::Invalid(error) => Self::field(error.field.of_event(index), error.detail),
             too_large @ EventError::TooLarge { .. } => Self::TooLarge {
-                field: prefix.trim_end_matches('.').to_owned(),
+                field: Field::Event.of_event(index),
                 detail: too_large.to_string(),
             },
         }
@@ -89,7 +87,7 @@ impl Error {
 pub enum StartError {
     /// A setting is invalid.
     #[error("{0}")]
-    Setting(FieldError),
+    Setting(SettingError),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),

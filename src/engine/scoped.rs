@@ -14,6 +14,7 @@ use super::{
     DeliveryView, EndpointStats, EndpointView, Error, EventView, MetricsFormat, Node, Notification,
     OlderKey, Overview, PortalLink, Postrider, Receipt, RecoveryPreview,
 };
+use crate::domain::Field;
 use crate::domain::access::{Forbidden, Grant, Scope, Token};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Delivery;
@@ -315,7 +316,7 @@ impl Scoped<Admin> {
         let tenant = self.grant.tenant_filter(tenant)?;
         if scope == Scope::Portal && tenant.is_none() {
             let detail = "is required with the scope `portal`, which belongs to one tenant";
-            return Err(Error::field("tenant", detail));
+            return Err(Error::field(Field::Tenant, detail));
         }
         self.postrider
             .create_token(name, Grant { scope, tenant })

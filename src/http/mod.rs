@@ -15,4 +15,4 @@ mod route;
 pub use self::caller::ApiToken;
 pub use self::native::openapi;
 #[cfg(feature = "testing")]
-pub(crate) use self::native::read_event;
+pub(crate) use self::native::{read_change, read_event};

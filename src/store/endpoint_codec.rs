@@ -1,17 +1,17 @@
 //! Conversion between an endpoint and its rows, whose secrets the key ring encrypts.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::codec::{corrupt, json, time, to_json, unsigned, word};
+use serde_json::{Map, Value};
+
+use super::codec::{corrupt, json, time, to_json, word};
 use super::error::StoreError;
 use super::key_ring::{KeyRing, SealedColumn};
-use super::rows::{EndpointRow, SecretRow, int};
+use super::rows::{EndpointRow, SecretRow};
 use crate::config::EngineConfig;
 use crate::domain::endpoint::{Endpoint, EndpointDefaults, SigningKeys};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::random::Random;
-use crate::domain::retry::RetrySchedule;
 use crate::domain::secret::{PrivateKey, Secret};
 use crate::domain::settings::Settings;
 
@@ -149,73 +149,40 @@ impl EndpointCodec {
     }
 
     fn settings(&self, row: &EndpointRow) -> Result<Settings, StoreError> {
-        let number = |column, value: Option<i32>| {
-            value
-                .map(|value| unsigned(ENDPOINTS, column, value.into()))
-                .transpose()
-        };
-        let long = |column, value: Option<i64>| {
-            value
-                .map(|value| {
-                    u64::try_from(value).map_err(|error| corrupt(ENDPOINTS, column, error))
-                })
-                .transpose()
-        };
-        let rate_limit = row
-            .rate_limit
-            .as_deref()
-            .map(|text| word(ENDPOINTS, "rate_limit", text));
-        let retry_schedule = row.retry_delays_s.as_deref().map(|text| {
-            RetrySchedule::new(json(ENDPOINTS, "retry_delays_s", text)?)
-                .map_err(|error| corrupt(ENDPOINTS, "retry_delays_s", error))
-        });
-        Ok(Settings {
-            url: word(ENDPOINTS, "url", &row.url)?,
-            description: row.description.clone(),
-            event_types: json(ENDPOINTS, "event_types", &row.event_types)?,
-            headers: json(
-                ENDPOINTS,
-                "headers",
-                &self.ring.open(&headers_of(&row.id), &row.headers)?,
-            )?,
-            rate_limit: rate_limit.transpose()?,
-            concurrency: number("concurrency", row.concurrency)?,
-            timeout: long("timeout_ms", row.timeout_ms)?.map(Duration::from_millis),
-            retry_schedule: retry_schedule.transpose()?,
-            max_age: long("max_age_s", row.max_age_s)?.map(Duration::from_secs),
-            breaker_after: number("breaker_after", row.breaker_after)?,
-            ordering: word(ENDPOINTS, "ordering", &row.ordering)?,
-            on_failed: word(ENDPOINTS, "on_failed", &row.on_failed)?,
-            signing: json(ENDPOINTS, "signing", &row.signing)?,
-        })
+        let headers = self.ring.open(&headers_of(&row.id), &row.headers)?;
+        let mut settings: Map<String, Value> = json(ENDPOINTS, "settings", &row.settings)?;
+        settings.insert("url".to_owned(), Value::from(row.url.as_str()));
+        settings.insert(
+            "description".to_owned(),
+            Value::from(row.description.as_str()),
+        );
+        for (column, text) in [("event_types", &*row.event_types), ("headers", &*headers)] {
+            settings.insert(column.to_owned(), json(ENDPOINTS, column, text)?);
+        }
+        let settings = serde_json::from_value(Value::Object(settings));
+        settings.map_err(|error| corrupt(ENDPOINTS, "settings", error))
     }
 
     pub(super) fn row(&self, endpoint: &Endpoint) -> Result<EndpointRow, StoreError> {
         let settings = &endpoint.settings;
+        // All settings are JSON in one column, except those that have a column of their own.
+        let Ok(Value::Object(mut json)) = serde_json::to_value(settings) else {
+            return Err(corrupt(ENDPOINTS, "settings", "not an object"));
+        };
+        for column in ["url", "description", "event_types", "headers"] {
+            json.remove(column);
+        }
+        let headers = to_json(&settings.headers);
         Ok(EndpointRow {
             id: endpoint.id.to_string(),
             tenant: endpoint.tenant.to_string(),
             url: settings.url.to_string(),
             description: settings.description.clone(),
             event_types: to_json(&settings.event_types),
-            headers: self.ring.seal(
-                &headers_of(endpoint.id.as_str()),
-                &to_json(&settings.headers),
-            )?,
-            rate_limit: settings.rate_limit.map(|limit| limit.to_string()),
-            concurrency: settings.concurrency.map(int),
-            timeout_ms: settings
-                .timeout
-                .map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
-            retry_delays_s: settings
-                .retry_schedule
-                .as_ref()
-                .map(|schedule| to_json(&schedule.delays_s())),
-            max_age_s: settings.max_age.map(seconds),
-            breaker_after: settings.breaker_after.map(int),
-            ordering: settings.ordering.to_string(),
-            on_failed: settings.on_failed.to_string(),
-            signing: to_json(&settings.signing),
+            headers: self
+                .ring
+                .seal(&headers_of(endpoint.id.as_str()), &headers)?,
+            settings: to_json(&json),
             pause_reason: endpoint.paused.map(|reason| reason.to_string()),
             created_at: endpoint.created_at.as_micros(),
             updated_at: endpoint.updated_at.as_micros(),
@@ -223,8 +190,4 @@ impl EndpointCodec {
             version: endpoint.version,
         })
     }
-}
-
-fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }

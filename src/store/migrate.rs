@@ -104,7 +104,7 @@ pub(super) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationStatus {
-    /// Version, such as `20261128000000`.
+    /// Version, such as `20261128010000`.
     pub version: String,
     /// Time at which it was applied, if it was.
     pub run_at: Option<Timestamp>,

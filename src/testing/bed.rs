@@ -12,6 +12,7 @@ use crate::domain::delivery::WaitingFor;
 use crate::domain::ids::{EndpointId, EventId, Tenant};
 use crate::domain::lease::Terms;
 use crate::domain::lifecycle::{State, Wait};
+use crate::domain::rate_limit::RateLimit;
 use crate::domain::settings::{Change, EndpointChange};
 use crate::{DeliveryView, Error, Postrider, StartError};
 
@@ -135,12 +136,10 @@ impl TestBed {
     /// # Panics
     /// Panics if `name` is not valid in a host name.
     pub async fn receiver(&self, name: &str) -> TestReceiver {
-        let url = Change::Set(format!("https://{name}.example/"));
-        let unlimited = Change::Set("unlimited".to_owned());
+        let url = format!("https://{name}.example/");
         let change = EndpointChange {
-            url,
-            rate_limit: unlimited,
-            ..EndpointChange::default()
+            rate_limit: Change::Set(RateLimit::Unlimited),
+            ..EndpointChange::to(url.parse().expect("a name of a host"))
         };
         self.receiver_with(Tenant::default(), change)
             .await
@@ -353,4 +352,12 @@ impl Received {
         body.and_then(|body| Some(body.get("type")?.as_str()?.to_owned()))
             .unwrap_or_default()
     }
+}
+
+/// Reads a change of an endpoint from the JSON of the HTTP API.
+///
+/// # Errors
+/// Returns the problem's detail.
+pub fn endpoint_change(json: &str) -> Result<EndpointChange, String> {
+    crate::http::read_change(json)
 }

@@ -10,7 +10,7 @@ use url::{Host, Url};
 use crate::domain::breaker::{LONGEST_HOLD, Verdict};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, MAX_BODY_BYTES};
-use crate::domain::settings::{Change, EndpointChange, Settings};
+use crate::domain::settings::{Change, EndpointChange, Settings, parse_url};
 use crate::http::read_event;
 use crate::sender::guard::AddressPolicy;
 use crate::sender::response_verdict::verdict_of_response;
@@ -22,11 +22,10 @@ const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 /// # Panics
 /// Panics if it does.
 pub fn url_and_address_policy(text: &str) {
-    let change = EndpointChange {
-        url: Change::Set(text.to_owned()),
-        ..EndpointChange::default()
+    let Ok(url) = parse_url(text) else {
+        return;
     };
-    let Ok(settings) = Settings::create(change) else {
+    let Ok(settings) = Settings::create(EndpointChange::to(url)) else {
         return;
     };
     let url: &Url = &settings.url;
@@ -71,9 +70,8 @@ pub fn url_and_address_policy(text: &str) {
 /// Panics otherwise.
 pub fn header_map(headers: BTreeMap<String, String>) {
     let change = EndpointChange {
-        url: Change::Set("https://a.example/".to_owned()),
         headers: Change::Set(headers),
-        ..EndpointChange::default()
+        ..EndpointChange::to(parse_url("https://a.example/").expect("a constant"))
     };
     let Ok(settings) = Settings::create(change) else {
         return;

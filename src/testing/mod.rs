@@ -8,7 +8,7 @@ mod clock;
 pub mod invariants;
 mod receivers;
 
-pub use self::bed::{START, TestBed, TestReceiver, launch};
+pub use self::bed::{START, TestBed, TestReceiver, endpoint_change, launch};
 pub use self::clock::{TokioClock, on_virtual_time, pass};
 pub use self::receivers::{Received, Reply, ScriptedReceivers};
 pub use crate::sender::{

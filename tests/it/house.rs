@@ -10,14 +10,13 @@ use postrider::domain::delivery::Outcome;
 use postrider::domain::endpoint::PauseReason;
 use postrider::domain::lifecycle::{FailureReason, HoldReason, Status};
 use postrider::domain::recovery::{Include, Progress};
-use postrider::domain::settings::{OnFailed, Ordering};
 
 use crate::support::database::{execute, words};
 use crate::support::postgres::Cluster;
 
 const UP: [&str; 2] = [
-    include_str!("../../migrations/sqlite/2026-11-28-000000_add_webhook_deliveries/up.sql"),
-    include_str!("../../migrations/postgres/2026-11-28-000000_add_webhook_deliveries/up.sql"),
+    include_str!("../../migrations/sqlite/2026-11-28-010000_add_webhook_deliveries/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-28-010000_add_webhook_deliveries/up.sql"),
 ];
 
 /// A fresh database of each kind.
@@ -211,8 +210,6 @@ fn the_words_of_the_schema_are_those_of_the_code() {
     words!("failure_reason", FailureReason);
     words!("outcome", Outcome);
     words!("pause_reason", PauseReason);
-    words!("ordering", Ordering);
-    words!("on_failed", OnFailed);
     words!("breaker", BreakerState);
     words!("scope", Scope);
     words!("include", Include);
@@ -310,7 +307,7 @@ fn migrations_go_up_and_down_and_touch_nothing_else() {
             assert!(words(&url, all).len() > 9);
             assert_eq!(
                 postrider::revert_at(&url).unwrap().as_deref(),
-                Some("20261128000000")
+                Some("20261128010000")
             );
             assert_eq!(postrider::revert_at(&url).unwrap(), None);
             assert_eq!(words(&url, all), ["orders"]);
@@ -340,7 +337,7 @@ fn many_that_migrate_at_once_migrate_once() {
         }
         assert_eq!(
             words(&url, "SELECT version AS w FROM webhook_schema_migrations"),
-            ["20261128000000"]
+            ["20261128010000"]
         );
     }
 }

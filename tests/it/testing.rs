@@ -4,7 +4,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use postrider::config::DatabaseUrl;
 use postrider::domain::ids::Tenant;
-use postrider::testing::{Reply, TestBed, on_virtual_time};
+use postrider::testing::{Reply, TestBed, endpoint_change, on_virtual_time};
 
 use crate::support::engine::{event, secs};
 
@@ -36,7 +36,7 @@ fn days_pass_in_moments() {
     on_virtual_time(async {
         let bed = TestBed::start();
         let change = r#"{"url": "https://slow.example/", "retry_delays_s": [86400, 172800]}"#;
-        let change = serde_json::from_str(change).unwrap();
+        let change = endpoint_change(change).unwrap();
         let slow = bed.receiver_with(Tenant::default(), change).await.unwrap();
         slow.always(Reply::status(503));
         let began = bed.postrider().now();
@@ -82,7 +82,7 @@ fn a_hosts_own_test_database() {
         let bed = TestBed::on(DatabaseUrl::Sqlite(path), |config| {
             config.event_id_header = Some("X-Acme-Event-Id".into());
         });
-        let change = serde_json::from_str(r#"{"url": "https://customer.example/hook"}"#).unwrap();
+        let change = endpoint_change(r#"{"url": "https://customer.example/hook"}"#).unwrap();
         bed.postrider()
             .create_endpoint(Tenant::default(), change, None)
             .await

@@ -13,7 +13,7 @@ use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::access::MIN_TOKEN_CHARS;
 use postrider::domain::retry::RetrySchedule;
 use postrider::domain::secret::EncryptionKey;
-use postrider::domain::settings::{check_concurrency, check_timeout_ms};
+use postrider::domain::settings::{check_concurrency, check_timeout};
 use postrider::http::ApiToken;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -284,7 +284,7 @@ impl ServerSettings {
         let config = self.parse()?;
         config
             .check()
-            .map_err(|error| self.error(&error.field, error.detail))?;
+            .map_err(|error| self.error(error.setting, error.detail))?;
         Ok(config)
     }
 
@@ -298,16 +298,17 @@ impl ServerSettings {
                 .map_err(|detail| self.error("default_rate_limit", detail))?;
         }
         if let Some(concurrency) = self.default_concurrency {
-            defaults.concurrency = check_concurrency(concurrency)
+            check_concurrency(concurrency)
                 .map_err(|detail| self.error("default_concurrency", detail))?;
+            defaults.concurrency = concurrency;
         }
         if let Some(delays) = &self.default_retry_delays_s {
             defaults.retry_schedule = RetrySchedule::new(delays.clone())
                 .map_err(|detail| self.error("default_retry_delays_s", detail))?;
         }
-        if let Some(timeout) = self.default_timeout_ms {
-            defaults.timeout = check_timeout_ms(timeout)
-                .map_err(|detail| self.error("default_timeout_ms", detail))?;
+        if let Some(timeout) = self.default_timeout_ms.map(Duration::from_millis) {
+            check_timeout(timeout).map_err(|detail| self.error("default_timeout_ms", detail))?;
+            defaults.timeout = timeout;
         }
         for (name, text, setting) in [
             ("lease_ttl", &self.lease_ttl, &mut config.lease.ttl),

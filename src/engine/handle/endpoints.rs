@@ -9,6 +9,7 @@ use url::Host;
 use super::Postrider;
 use super::handle::send;
 use super::views::{EndpointView, Receipt};
+use crate::domain::Field;
 use crate::domain::breaker::{Health, StoredHealth};
 use crate::domain::endpoint::{Endpoint, PauseReason, SigningKeys};
 use crate::domain::event::{Content, EventType, NewEvent};
@@ -43,7 +44,7 @@ impl Postrider {
     ) -> Result<EndpointView, Error> {
         if matches!(secret, Some(SigningSecret::Private(_))) && change.signing == Change::Keep {
             // A caller's own key pair is meant to be used.
-            change.signing = Change::Set(vec![Signing::V1a.to_string()]);
+            change.signing = Change::Set(vec![Signing::V1a]);
         }
         let settings = Settings::create(change)?;
         self.check_headers(&settings)?;
@@ -193,9 +194,9 @@ impl Postrider {
         let endpoint = self.find_endpoint(id).await?;
         let data =
             RawValue::from_string(r#"{"message":"This is a test event from Postrider."}"#.into())
-                .map_err(|error| Error::field("data", error.to_string()))?;
-        let event_type =
-            EventType::parse("postrider.test").map_err(|detail| Error::field("type", detail))?;
+                .map_err(|error| Error::field(Field::Data, error.to_string()))?;
+        let event_type = EventType::parse("postrider.test")
+            .map_err(|detail| Error::field(Field::EventType, detail))?;
         let event = NewEvent {
             tenant: endpoint.tenant,
             ..NewEvent::new(event_type, Content::Data(data))
@@ -206,10 +207,10 @@ impl Postrider {
         };
         let stored = event
             .freeze(self.now())
-            .map_err(|error| Error::of_event(error, ""))?;
+            .map_err(|error| Error::of_event(error, None))?;
         let only = Some(id.clone());
         let receipts = self
-            .publish_stored(vec![Arc::new(stored)], only, |_| "id".into())
+            .publish_stored(vec![Arc::new(stored)], only, |_| None)
             .await?;
         receipts
             .into_iter()
@@ -294,7 +295,7 @@ impl Postrider {
         match taken.filter(|name| settings.headers.contains_key(name)) {
             Some(name) => {
                 let detail = "is reserved for the event's id (`event_id_header`)";
-                Err(Error::field(format!("headers.{name}"), detail))
+                Err(Error::field(Field::Header(name), detail))
             }
             None => Ok(()),
         }
@@ -303,7 +304,7 @@ impl Postrider {
     /// Checks a URL against the address policy before it is stored.
     async fn judge(&self, settings: &Settings, tenant: &Tenant) -> Result<(), Error> {
         let policy = &self.inner.policy;
-        let refuse = |blocked: Blocked| Error::field("url", blocked.remedy());
+        let refuse = |blocked: Blocked| Error::field(Field::Url, blocked.remedy());
         policy.check_literal(&settings.url).map_err(refuse)?;
         if let Some(Host::Domain(name)) = settings.url.host() {
             // A name that does not resolve yet is accepted, unless it refers to this machine.

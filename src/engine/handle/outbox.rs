@@ -94,12 +94,12 @@ impl Outbox {
             Some(clock) => clock.now(),
             None => database.unwrap_or_else(|| SystemClock::new().now()),
         };
-        let frozen = |database| freeze(event.clone(), now(database), "");
+        let frozen = |database| freeze(event.clone(), now(database), None);
         let (stored, outcome) = store::publish_on(conn, &self.ids, frozen)??;
-        let published = outcome.map_err(|rejection| rejected(rejection, |_| "id".into()))?;
+        let published = outcome.map_err(|rejection| rejected(rejection, |_| None))?;
         match published.into_iter().next() {
             Some(published) => Ok(receipt(&stored, published)),
-            None => Err(rejected(PublishRejection::NoEndpoint, |_| "id".into())),
+            None => Err(rejected(PublishRejection::NoEndpoint, |_| None)),
         }
     }
 

@@ -8,6 +8,7 @@ use tracing::Instrument as _;
 
 use super::Postrider;
 use super::views::{EventView, Receipt};
+use crate::domain::Field;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{MAX_BATCH, NewEvent, StoredEvent};
 use crate::domain::idempotency;
@@ -29,8 +30,8 @@ impl Postrider {
     pub async fn publish(&self, mut event: NewEvent) -> Result<Receipt, Error> {
         let span = trace::publish_span(&event);
         event.traceparent = trace::stored(&span, event.traceparent);
-        let stored = Arc::new(freeze(event, self.now(), "")?);
-        let publish = self.publish_stored(vec![stored], None, |_| "id".into());
+        let stored = Arc::new(freeze(event, self.now(), None)?);
+        let publish = self.publish_stored(vec![stored], None, |_| None);
         let mut receipts = publish.instrument(span).await?;
         receipts.pop().ok_or(Error::NotFound("event"))
     }
@@ -74,7 +75,7 @@ impl Postrider {
     pub async fn publish_batch(&self, events: Vec<NewEvent>) -> Result<Vec<Receipt>, Error> {
         if events.is_empty() || events.len() > MAX_BATCH {
             return Err(Error::field(
-                "events",
+                Field::Events,
                 format!("must hold 1 to {MAX_BATCH} events, not {}", events.len()),
             ));
         }
@@ -82,14 +83,14 @@ impl Postrider {
         let now = self.now();
         let one = |(i, mut event): (usize, NewEvent)| {
             event.traceparent = trace::stored(&span, event.traceparent);
-            freeze(event, now, &format!("events[{i}].")).map(Arc::new)
+            freeze(event, now, Some(i)).map(Arc::new)
         };
         let stored = events
             .into_iter()
             .enumerate()
             .map(one)
             .collect::<Result<_, _>>()?;
-        self.publish_stored(stored, None, |i| format!("events[{i}].id"))
+        self.publish_stored(stored, None, Some)
             .instrument(span)
             .await
     }
@@ -99,7 +100,7 @@ impl Postrider {
         &self,
         events: Vec<Arc<StoredEvent>>,
         only: Option<EndpointId>,
-        id_field: impl Fn(usize) -> String,
+        batch_index: fn(usize) -> Option<usize>,
     ) -> Result<Vec<Receipt>, Error> {
         let context = self.context();
         let give_up_at = Instant::now() + context.config.commit_timeout;
@@ -113,7 +114,7 @@ impl Postrider {
                 Err(PublishRejection::KeyTaken) if Instant::now() < give_up_at => {
                     tokio::time::sleep(KEY_RETRY_DELAY).await;
                 }
-                Err(rejection) => return Err(rejected(rejection, id_field)),
+                Err(rejection) => return Err(rejected(rejection, batch_index)),
             }
         };
         let new = published.iter().filter(|one| !one.duplicate).count();
@@ -154,10 +155,13 @@ impl Postrider {
 }
 
 /// Maps a rejected publish to an error.
-pub(super) fn rejected(rejection: PublishRejection, id_field: impl Fn(usize) -> String) -> Error {
+pub(super) fn rejected(
+    rejection: PublishRejection,
+    batch_index: fn(usize) -> Option<usize>,
+) -> Error {
     match rejection {
         PublishRejection::Conflict { index, id } => Error::EventIdConflict {
-            field: id_field(index),
+            field: Field::EventId.of_event(batch_index(index)),
             id: id.to_string(),
         },
         PublishRejection::NoEndpoint => Error::NotFound("endpoint"),
@@ -165,15 +169,19 @@ pub(super) fn rejected(rejection: PublishRejection, id_field: impl Fn(usize) -> 
     }
 }
 
-/// Composes the stored bytes. `prefix` is the path of the event's fields in the request.
-pub(super) fn freeze(event: NewEvent, now: Timestamp, prefix: &str) -> Result<StoredEvent, Error> {
+/// Composes the stored bytes. `index` is the event\'s place in a batch.
+pub(super) fn freeze(
+    event: NewEvent,
+    now: Timestamp,
+    index: Option<usize>,
+) -> Result<StoredEvent, Error> {
     if event.tenant.is_reserved() {
         let detail = "`_postrider` is reserved for operational events";
-        return Err(Error::field(format!("{prefix}tenant"), detail));
+        return Err(Error::field(Field::Tenant.of_event(index), detail));
     }
     event
         .freeze(now)
-        .map_err(|error| Error::of_event(error, prefix))
+        .map_err(|error| Error::of_event(error, index))
 }
 
 pub(super) fn receipt(event: &StoredEvent, published: Published) -> Receipt {

@@ -3,6 +3,7 @@
 use super::Postrider;
 use super::handle::send;
 use super::views::RecoveryPreview;
+use crate::domain::Field;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{EndpointId, RecoveryId};
@@ -122,7 +123,7 @@ fn new_recovery(
     let until = span.until.unwrap_or(now).min(now);
     if span.since >= until {
         return Err(Error::field(
-            "since",
+            Field::Since,
             "must be before `until`, and before now",
         ));
     }

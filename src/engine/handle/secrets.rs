@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Postrider;
 use super::views::OlderKey;
+use crate::domain::Field;
 use crate::domain::endpoint::SigningKeys;
 use crate::domain::ids::EndpointId;
 use crate::domain::secret::{Secret, SigningSecret};
@@ -64,7 +65,7 @@ impl Postrider {
     ) -> Result<SigningSecret, Error> {
         if grace > MAX_GRACE {
             return Err(Error::field(
-                "grace_s",
+                Field::Grace,
                 "must be at most 604,800 seconds (7 days)",
             ));
         }

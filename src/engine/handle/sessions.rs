@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::Postrider;
+use crate::domain::Field;
 use crate::domain::access::{Grant, Scope, TokenHash};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::Tenant;
@@ -112,7 +113,7 @@ impl Postrider {
         if !(Duration::from_secs(60)..=MAX_LINK_LASTS).contains(&lasts) {
             let most = MAX_LINK_LASTS.as_secs();
             return Err(Error::field(
-                "expires_s",
+                Field::Lifetime,
                 format!("must be 60 to {most} (a week)"),
             ));
         }

@@ -1,6 +1,7 @@
 //! API tokens: check, create, list and revoke.
 
 use super::Postrider;
+use crate::domain::Field;
 use crate::domain::access::{Grant, Token, TokenHash, check_token_name, generate_token};
 use crate::domain::ids::{Tenant, TokenId};
 use crate::domain::query::{Listed, Page};
@@ -27,7 +28,7 @@ impl Postrider {
     /// # Errors
     /// [`Error::Invalid`] for an empty name or one that is too long.
     pub async fn create_token(&self, name: &str, grant: Grant) -> Result<(Token, String), Error> {
-        check_token_name(name).map_err(|detail| Error::field("name", detail))?;
+        check_token_name(name).map_err(|detail| Error::field(Field::TokenName, detail))?;
         let context = self.context();
         let text = generate_token(context.random());
         let created_at = self.now();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::config::EngineConfig;
-use crate::domain::FieldError;
+use crate::domain::SettingError;
 use crate::domain::clock::Clock;
 use crate::domain::ids::InstanceId;
 use crate::domain::lease::{NodeRecord, Terms};
@@ -116,7 +116,7 @@ fn name_taken(name: &str) -> StartError {
     let detail = format!(
         "a node named `{name}` is already running on this database: give this one another name (--node-name)"
     );
-    StartError::Setting(FieldError::new("node_name", detail))
+    StartError::Setting(SettingError::new("node_name", detail))
 }
 
 #[expect(

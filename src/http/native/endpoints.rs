@@ -4,8 +4,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 
 use super::bodies::endpoint::{EndpointBody, TestBody};
+use super::bodies::endpoint_change::{EndpointChangeBody, NewEndpoint};
 use super::bodies::list::ListBody;
-use super::bodies::shapes::{ChangedEndpoint, NewEndpoint, Standing};
+use super::bodies::shapes::Standing;
 use super::body::{JsonBody, NoFields, Strict, wrong_json};
 use super::extract::Id;
 use super::params::{NoParams, Params};
@@ -70,11 +71,21 @@ fn take_text<T>(
     }
 }
 
+/// Reads a change of an endpoint as the API does; an error is the detail of its problem.
+#[cfg(feature = "testing")]
+pub(crate) fn read_change(json: &str) -> Result<EndpointChange, String> {
+    let fields = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    change_of(fields).map_err(|problem| problem.to_string())
+}
+
 fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
-    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+    let body: Result<EndpointChangeBody, _> =
+        serde_path_to_error::deserialize(Value::Object(fields));
+    let body = body.map_err(|error| {
         let path = error.path().to_string();
         wrong_json(error.into_inner(), &path)
-    })
+    });
+    body?.into_change()
 }
 
 /// Change an endpoint
@@ -88,7 +99,7 @@ fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
     params(
         ("id" = EndpointId, Path),
     ),
-    request_body(content = ChangedEndpoint),
+    request_body(content = EndpointChangeBody),
     responses(
         (status = 200, description = "The updated endpoint.", body = EndpointBody),
     )

@@ -9,6 +9,7 @@ mod deliveries;
 mod endpoints;
 pub(super) mod events;
 pub(super) mod extract;
+mod field;
 mod nodes;
 mod openapi;
 mod params;
@@ -21,6 +22,8 @@ mod stats;
 mod stream;
 mod tokens;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::endpoints::read_change;
 #[cfg(feature = "testing")]
 pub(crate) use self::events::read_event;
 pub use self::openapi::openapi;

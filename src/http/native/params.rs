@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use actix_web::{FromRequest, HttpRequest, dev};
 
+use super::field::InvalidField;
 use super::problem::Problem;
-use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
 use crate::domain::query::{Page, PageKey};
 
@@ -16,7 +16,7 @@ const MAX_LIMIT: usize = 250;
 /// The parameters of a query string, all known, none repeated.
 pub(super) struct Params {
     given: BTreeMap<String, String>,
-    errors: Vec<FieldError>,
+    errors: Vec<InvalidField>,
 }
 
 impl Params {
@@ -29,9 +29,9 @@ impl Params {
                 } else {
                     format!("unknown parameter; expected one of {}", known.join(", "))
                 };
-                errors.push(FieldError::new(name, detail));
+                errors.push(InvalidField::new(name, detail));
             } else if given.insert(name.to_string(), value.to_string()).is_some() {
-                errors.push(FieldError::new(name, "is given twice"));
+                errors.push(InvalidField::new(name, "is given twice"));
             }
         }
         Self { given, errors }
@@ -46,7 +46,7 @@ impl Params {
         match read(&self.given.remove(name)?) {
             Ok(value) => Some(value),
             Err(detail) => {
-                self.errors.push(FieldError::new(name, detail));
+                self.errors.push(InvalidField::new(name, detail));
                 None
             }
         }

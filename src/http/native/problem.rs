@@ -8,7 +8,7 @@ use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use serde::Serialize;
 
-use crate::domain::FieldError;
+use super::field::{InvalidField, name_of};
 use crate::engine::Error;
 use crate::http::caller::rejection::{Credential, CsrfRule, Rejection};
 use crate::http::caller::session::CSRF_HEADER;
@@ -117,7 +117,7 @@ impl Kind {
 pub(crate) struct Problem {
     kind: Kind,
     detail: String,
-    errors: Vec<FieldError>,
+    errors: Vec<InvalidField>,
     /// Value of `Retry-After` in seconds.
     retry_after_s: Option<u64>,
     /// The allowed methods (RFC 9110, section 10.2.1).
@@ -154,7 +154,7 @@ impl Problem {
         }
     }
 
-    pub(crate) fn invalid(mut errors: Vec<FieldError>) -> Self {
+    pub(crate) fn invalid(mut errors: Vec<InvalidField>) -> Self {
         errors.truncate(MAX_ERRORS);
         let detail = errors
             .iter()
@@ -168,7 +168,7 @@ impl Problem {
     }
 
     pub(crate) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::invalid(vec![FieldError::new(field, detail)])
+        Self::invalid(vec![InvalidField::new(field, detail)])
     }
 }
 
@@ -184,7 +184,7 @@ struct Body<'a> {
     status: u16,
     detail: &'a str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [FieldError],
+    errors: &'a [InvalidField],
 }
 
 impl fmt::Display for Problem {
@@ -266,13 +266,11 @@ impl From<Error> for Problem {
         match error {
             Error::NotFound(what) => Self::new(Kind::NotFound, format!("there is no such {what}")),
             Error::Forbidden(_) => Self::new(Kind::Forbidden, detail),
-            Error::Invalid(errors) => Self::invalid(errors),
+            Error::Invalid(errors) => Self::invalid(errors.into_iter().map(Into::into).collect()),
             Error::TooLarge { field, detail } => {
-                let whole = field.is_empty();
-                let errors = if whole {
-                    Vec::new()
-                } else {
-                    vec![FieldError::new(field, detail.clone())]
+                let errors = match name_of(&field) {
+                    whole if whole.is_empty() => Vec::new(),
+                    name => vec![InvalidField::new(name, detail.clone())],
                 };
                 Self {
                     errors,
@@ -280,12 +278,9 @@ impl From<Error> for Problem {
                 }
             }
             Error::EventIdConflict { field, .. } => {
-                let errors = vec![FieldError::new(
-                    field,
-                    "belongs to an event with other content",
-                )];
+                let detail_of_field = "belongs to an event with different content";
                 Self {
-                    errors,
+                    errors: vec![InvalidField::new(name_of(&field), detail_of_field)],
                     ..Self::new(Kind::EventIdConflict, detail)
                 }
             }

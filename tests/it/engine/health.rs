@@ -3,8 +3,7 @@
 use postrider::domain::breaker::BreakerState;
 use postrider::domain::endpoint::PauseReason;
 use postrider::domain::lifecycle::{FailureReason, State, Status};
-use postrider::domain::settings::EndpointChange;
-use postrider::testing::{Reply, on_virtual_time, pass};
+use postrider::testing::{Reply, endpoint_change, on_virtual_time, pass};
 
 use crate::support::engine::{TestEngine, host, rarely, secs};
 
@@ -192,7 +191,7 @@ fn the_breaker_closes_when_it_is_taken_away() {
             };
             assert_eq!(state().await.breaker.state(), BreakerState::Open);
             let waits = engine.publish_one("a.b").await;
-            let change: EndpointChange = serde_json::from_str(change).unwrap();
+            let change = endpoint_change(change).unwrap();
             engine
                 .postrider
                 .update_endpoint(&endpoint, change)

@@ -7,7 +7,7 @@ use postrider::domain::delivery::{Outcome, WaitingFor};
 use postrider::domain::lifecycle::{FailureReason, State, Status};
 use postrider::domain::secret::SigningSecret;
 use postrider::signature::{ReceiverKey, SignedContent};
-use postrider::testing::{Received, Reply, TransportError, on_virtual_time, pass};
+use postrider::testing::{Received, Reply, TransportError, endpoint_change, on_virtual_time, pass};
 
 use crate::support::database;
 use crate::support::engine::{START, TestEngine, host, secs};
@@ -308,7 +308,7 @@ fn an_endpoint_that_is_made_from_a_changed_schedule_follows_it_at_once() {
         let id = engine.publish_one("a.b").await;
         pass(Duration::from_millis(500)).await;
         // The budget is judged against the schedule as it stands when the attempt ends.
-        let none = serde_json::from_str(r#"{"retry_delays_s": []}"#).unwrap();
+        let none = endpoint_change(r#"{"retry_delays_s": []}"#).unwrap();
         engine
             .postrider
             .update_endpoint(&endpoint, none)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider::domain::delivery::WaitingFor;
 use postrider::domain::lifecycle::Status;
-use postrider::testing::{Received, Reply, on_virtual_time, pass};
+use postrider::testing::{Received, Reply, endpoint_change, on_virtual_time, pass};
 
 use crate::support::database;
 use crate::support::engine::{TestEngine, host, secs};
@@ -107,7 +107,7 @@ fn a_changed_limit_holds_for_what_was_sent_before_it() {
         pass(secs(4)).await;
         let before = engine.receivers.received(&host(1)).len();
         assert!((20..=25).contains(&before), "{before}");
-        let slower = serde_json::from_str(r#"{"rate_limit": "30/min"}"#).unwrap();
+        let slower = endpoint_change(r#"{"rate_limit": "30/min"}"#).unwrap();
         engine
             .postrider
             .update_endpoint(&endpoint, slower)
@@ -217,8 +217,7 @@ fn a_limit_that_changes_again_and_again_ends_as_the_last_one() {
             // Also around the moment at which an idle supervisor leaves.
             pass(Duration::from_millis(100)).await;
             for limit in ["5/min", "3/h"] {
-                let change =
-                    serde_json::from_str(&format!(r#"{{"rate_limit": "{limit}"}}"#)).unwrap();
+                let change = endpoint_change(&format!(r#"{{"rate_limit": "{limit}"}}"#)).unwrap();
                 engine
                     .postrider
                     .update_endpoint(&endpoint, change)

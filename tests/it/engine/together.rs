@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use postrider::config::{DatabaseUrl, EngineConfig};
+use postrider::domain::Field;
 use postrider::domain::event::NewEvent;
 use postrider::domain::ids::EventId;
-use postrider::domain::settings::EndpointChange;
-use postrider::testing::{Reply, ScriptedReceivers};
+use postrider::testing::{Reply, ScriptedReceivers, endpoint_change};
 use postrider::{Error, Postrider};
 
 use crate::support::database;
@@ -37,7 +37,7 @@ fn with_id(id: &str, data: &str) -> NewEvent {
 const EVENTS: usize = 3000;
 
 /// What each publisher was told of each event.
-type Answers = HashMap<usize, Vec<Result<bool, String>>>;
+type Answers = HashMap<usize, Vec<Result<bool, Field>>>;
 
 /// Publishes all events at an engine, some alone and some in batches, in an order of its own. Every
 /// fortieth has other content at each engine.
@@ -85,12 +85,9 @@ async fn publish_all(engine: &Postrider, own: usize) -> Answers {
                 }
                 Err(error) => {
                     let field = told(Err(error)).unwrap_err();
-                    let index: usize = field["events[".len()..]
-                        .split(']')
-                        .next()
-                        .unwrap()
-                        .parse()
-                        .unwrap();
+                    let Field::OfEvent(index, _) = field else {
+                        panic!("{field} names no event");
+                    };
                     answers.entry(batch[index]).or_default().push(Err(field));
                 }
             }
@@ -113,7 +110,7 @@ fn an_event_that_two_engines_publish_at_once_is_stored_once_and_answered_rightly
         );
         let change =
             r#"{"url": "http://127.0.0.1/hook", "rate_limit": "unlimited", "concurrency": 100}"#;
-        let change: EndpointChange = serde_json::from_str(change).unwrap();
+        let change = endpoint_change(change).unwrap();
         a.create_endpoint(Default::default(), change, None)
             .await
             .unwrap();

@@ -14,7 +14,7 @@ use postrider::domain::ids::{DeliveryId, EventId};
 use postrider::domain::lifecycle::{FailureReason, State, Status};
 use postrider::domain::query::{DeliveryQuery, Page};
 use postrider::domain::recovery::Include;
-use postrider::testing::{Reply, ScriptedReceivers, on_virtual_time, pass};
+use postrider::testing::{Reply, ScriptedReceivers, endpoint_change, on_virtual_time, pass};
 
 use crate::support::engine::{Database, TestEngine, event, host, secs};
 
@@ -265,7 +265,7 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
         let engine = TestEngine::on(database);
         let endpoint = engine.endpoint(1, ONE_TRY).await;
         let change = |json: &str| {
-            let change = serde_json::from_str(json).unwrap();
+            let change = endpoint_change(json).unwrap();
             engine.postrider.update_endpoint(&endpoint, change)
         };
         // From blocking to skipping.
@@ -326,7 +326,7 @@ fn a_line_goes_on_after_its_order_was_taken_away_and_given_back(database: Databa
             )
             .await;
         let change = |json: &str| {
-            let change = serde_json::from_str(json).unwrap();
+            let change = endpoint_change(json).unwrap();
             engine.postrider.update_endpoint(&endpoint, change)
         };
         for round in 0..3 {

@@ -9,6 +9,7 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::ids::Tenant;
+use postrider::testing::endpoint_change;
 use postrider::{HostConnection, HostPool, Notification, Postrider};
 use tokio::sync::broadcast;
 
@@ -78,7 +79,7 @@ where
         let postrider = start(pool.clone()).await.unwrap();
         if round == 1 {
             let change = serde_json::json!({"url": receiver.url("/ok"), "rate_limit": "unlimited"});
-            let change = serde_json::from_value(change).unwrap();
+            let change = endpoint_change(&change.to_string()).unwrap();
             postrider
                 .create_endpoint(Tenant::default(), change, None)
                 .await
@@ -168,7 +169,7 @@ fn what_runs_for_each_delivery_is_prepared_once(database: Database) {
         let receiver = Receiver::start();
         let postrider = start(pool).await.unwrap();
         let change = serde_json::json!({"url": receiver.url("/ok"), "rate_limit": "unlimited"});
-        let change = serde_json::from_value(change).unwrap();
+        let change = endpoint_change(&change.to_string()).unwrap();
         postrider
             .create_endpoint(Tenant::default(), change, None)
             .await

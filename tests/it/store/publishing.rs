@@ -1,6 +1,7 @@
 //! Publishing: ids, duplicates, conflicts, batches, fan-out.
 
 use postrider::Error;
+use postrider::domain::Field;
 use postrider::domain::event::NewEvent;
 use postrider::domain::ids::{EventId, Tenant};
 use postrider::domain::query::{EventQuery, Page};
@@ -44,7 +45,9 @@ fn the_same_id_with_other_content_is_a_conflict_and_changes_nothing(database: Da
         let engine = TestEngine::on(database);
         engine.postrider.publish(with_id("e1", "1")).await.unwrap();
         let other = engine.postrider.publish(with_id("e1", "2")).await;
-        assert!(matches!(other, Err(Error::EventIdConflict { field, .. }) if field == "id"));
+        assert!(
+            matches!(other, Err(Error::EventIdConflict { field, .. }) if field == Field::EventId)
+        );
         let elsewhere = NewEvent {
             tenant: Tenant::parse("other").unwrap(),
             ..with_id("e1", "2")
@@ -73,7 +76,7 @@ fn a_batch_is_stored_whole_or_not_at_all(database: Database) {
         ];
         let refused = engine.postrider.publish_batch(batch).await;
         assert!(
-            matches!(refused, Err(Error::EventIdConflict { field, .. }) if field == "events[2].id")
+            matches!(refused, Err(Error::EventIdConflict { field, .. }) if field == Field::EventId.of_event(Some(2)))
         );
         let events = "SELECT count(*) AS n FROM webhook_events";
         assert_eq!(database::number(&engine.database(), events), 1);

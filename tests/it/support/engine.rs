@@ -9,9 +9,8 @@ use postrider::domain::event::{Content, EventType, NewEvent};
 use postrider::domain::ids::{DeliveryId, EndpointId, Tenant};
 use postrider::domain::lease::Terms;
 use postrider::domain::lifecycle::Status;
-use postrider::domain::settings::EndpointChange;
 pub use postrider::testing::START;
-use postrider::testing::{ScriptedReceivers, launch, pass};
+use postrider::testing::{ScriptedReceivers, endpoint_change, launch, pass};
 use postrider::{DeliveryView, MetricsFormat, Postrider, Receipt};
 use serde_json::value::RawValue;
 
@@ -127,7 +126,7 @@ impl TestEngine {
     pub async fn endpoint_of(&self, tenant: Tenant, n: u8, settings: &str) -> EndpointId {
         let mut fields: serde_json::Value = serde_json::from_str(settings).unwrap();
         fields["url"] = format!("http://{}/hook", host(n)).into();
-        let change: EndpointChange = serde_json::from_value(fields).unwrap();
+        let change = endpoint_change(&fields.to_string()).unwrap();
         let view = self
             .postrider
             .create_endpoint(tenant, change, None)

@@ -13,7 +13,7 @@ use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{Life, State, Wait};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry::{Jitter, RetrySchedule};
-use crate::domain::settings::{Change, EndpointChange, Settings};
+use crate::domain::settings::{EndpointChange, Settings};
 use crate::engine::messages::{AttemptEnd, AttemptEnded, StopReply};
 use crate::engine::supervisor::actions::Start;
 use crate::engine::supervisor::messages::{Changed, Polled, RecordedOutcome};
@@ -39,11 +39,8 @@ fn moment(seconds: u64) -> Moment {
 
 /// An endpoint of three attempts at once, four in any minute, with one retry.
 fn endpoint() -> Endpoint {
-    let change = EndpointChange {
-        url: Change::Set("https://a.example".to_owned()),
-        ..EndpointChange::default()
-    };
-    let settings = Settings::create(change).unwrap();
+    let url = "https://a.example".parse().unwrap();
+    let settings = Settings::create(EndpointChange::to(url)).unwrap();
     let defaults = EngineConfig::default().endpoint_defaults;
     let id = EndpointId::from_text("ep_1");
     let at = Timestamp::from_micros(ORIGIN);

@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::delivery::DeliveryBody;
-use crate::domain::FieldError;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Content, EventType, MAX_BATCH, NewEvent, StoredEvent};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::engine::{EventView, Receipt};
 use crate::http::native::body::Object;
+use crate::http::native::field::InvalidField;
 
 /// An event to publish: `data`, or `payload` with its `content_type`.
 #[derive(Deserialize, ToSchema)]
@@ -52,10 +52,10 @@ impl EventRequest {
         self,
         own: &Tenant,
         prefix: &str,
-    ) -> Result<NewEvent, Vec<FieldError>> {
+    ) -> Result<NewEvent, Vec<InvalidField>> {
         let mut errors = Vec::new();
         let mut fail = |field: &str, detail: String| {
-            errors.push(FieldError::new(format!("{prefix}{field}"), detail));
+            errors.push(InvalidField::new(format!("{prefix}{field}"), detail));
         };
         let event_type = EventType::parse(&self.r#type)
             .map_err(|detail| fail("type", detail))

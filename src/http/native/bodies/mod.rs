@@ -2,6 +2,7 @@
 
 pub(crate) mod delivery;
 pub(crate) mod endpoint;
+pub(crate) mod endpoint_change;
 pub(crate) mod event;
 pub(crate) mod list;
 pub(crate) mod recovery;

@@ -3,103 +3,21 @@
 //! The tests check every response against them (`tests/it/support/document.rs`).
 #![allow(dead_code, reason = "they are described, never made")]
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use crate::domain::access::Scope;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Outcome;
-use crate::domain::event::EventFilter;
 use crate::domain::ids::{EndpointId, RecoveryId, Tenant, TokenId};
-use crate::domain::rate_limit::RateLimit;
 use crate::domain::recovery::{Include, Progress};
-use crate::domain::settings::{OnFailed, Ordering, Signing};
-
-/// The fields to change. Absent: unchanged; `null`: back to the default.
-#[derive(ToSchema, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[schema(as = EndpointChange, example = json!({"rate_limit": "100/s", "concurrency": 20, "description": null}))]
-pub(crate) struct ChangedEndpoint {
-    /// URL to send to. An IP address is accepted as the host, if the address policy allows it.
-    #[schema(value_type = String, required = false, max_length = 2048, pattern = "^https?://([A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?\\.){0,4}[A-Za-z]([A-Za-wyz0-9]{0,30})?(:[0-9]{1,4})?([/?#][\\s\\S]*)?$")]
-    url: Option<String>,
-    /// Shown in lists.
-    #[schema(max_length = 1024, pattern = "^[^\\x00]*$")]
-    description: Option<String>,
-    /// Subscribed event types; empty: all.
-    #[schema(max_items = 100)]
-    event_types: Option<Vec<EventFilter>>,
-    /// Headers sent with each request. `***` keeps the value.
-    headers: Option<HeaderValues>,
-    rate_limit: Option<RateLimit>,
-    /// Maximum attempts in flight.
-    #[schema(minimum = 1, maximum = 1000)]
-    concurrency: Option<u32>,
-    /// Timeout of an attempt in milliseconds.
-    #[schema(minimum = 1000, maximum = 30000)]
-    timeout_ms: Option<u64>,
-    /// Seconds before each retry; empty: a single attempt.
-    retry_delays_s: Option<RetryDelays>,
-    /// Maximum wait of a delivery in seconds: one minute to ten years.
-    #[schema(minimum = 60, maximum = 315360000)]
-    max_age_s: Option<u64>,
-    /// Consecutive failures that open the breaker; 0: never.
-    #[schema(minimum = 0, maximum = 10000)]
-    breaker_after: Option<u32>,
-    ordering: Option<Ordering>,
-    on_failed: Option<OnFailed>,
-    #[schema(min_items = 1)]
-    signing: Option<Vec<Signing>>,
-}
-
-/// Fields that can only be set when an endpoint is created.
-#[derive(ToSchema, Deserialize)]
-struct OnceGiven {
-    tenant: Option<Tenant>,
-    secret: Option<NewSecretText>,
-}
 
 /// `whsec_` and 24 to 75 bytes in base64, or `whsk_` and an Ed25519 key; generated if absent.
 #[derive(ToSchema, Deserialize)]
 #[schema(as = SecretText, pattern = "^(whsec_([A-Za-z0-9+/]{4}){8,24}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?|whsk_[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$", example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
 pub(crate) struct NewSecretText(String);
-
-/// A new endpoint: a change of one with all defaults.
-pub(crate) struct NewEndpoint;
-
-impl PartialSchema for NewEndpoint {
-    fn schema() -> RefOr<Schema> {
-        let (RefOr::T(Schema::Object(mut whole)), RefOr::T(Schema::Object(once))) =
-            (ChangedEndpoint::schema(), OnceGiven::schema())
-        else {
-            return ChangedEndpoint::schema();
-        };
-        whole.properties.extend(once.properties);
-        whole.required = vec!["url".into()];
-        whole.description =
-            Some("A new endpoint. Only `url` is required; `null` is the default.".into());
-        whole.example = Some(serde_json::json!({
-            "url": "https://example.com/hook", "tenant": "default", "event_types": ["invoice.*"],
-            "headers": {"x-team": "billing"}, "rate_limit": "10/min", "concurrency": 3
-        }));
-        RefOr::T(Schema::Object(whole))
-    }
-}
-
-impl ToSchema for NewEndpoint {
-    fn name() -> Cow<'static, str> {
-        "NewEndpoint".into()
-    }
-
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        ChangedEndpoint::schemas(schemas);
-        OnceGiven::schemas(schemas);
-    }
-}
 
 /// State of an endpoint.
 #[derive(ToSchema, Serialize)]
@@ -108,16 +26,6 @@ pub(crate) enum Standing {
     Active,
     Paused,
 }
-
-/// Header values by name.
-#[derive(ToSchema, Deserialize)]
-#[schema(value_type = BTreeMap<String, String>)]
-struct HeaderValues(BTreeMap<String, String>);
-
-/// Each at most seven days.
-#[derive(ToSchema, Deserialize)]
-#[schema(max_items = 30)]
-struct RetryDelays(Vec<u32>);
 
 /// An attempt.
 #[derive(ToSchema, Serialize)]

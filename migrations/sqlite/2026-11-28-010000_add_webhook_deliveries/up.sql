@@ -32,7 +32,7 @@ CREATE TABLE webhook_nodes (
     expires_at BIGINT NOT NULL
 );
 
--- A NULL among the limits follows the engine's defaults.
+-- `settings` is JSON: a limit that is not in it follows the engine's defaults.
 CREATE TABLE webhook_endpoints (
     id             TEXT    NOT NULL PRIMARY KEY,
     tenant         TEXT    NOT NULL,
@@ -40,15 +40,7 @@ CREATE TABLE webhook_endpoints (
     description    TEXT    NOT NULL,
     event_types    TEXT    NOT NULL,
     headers        TEXT    NOT NULL,
-    rate_limit     TEXT,
-    concurrency    INTEGER CHECK (concurrency BETWEEN 1 AND 1000),
-    timeout_ms     BIGINT  CHECK (timeout_ms BETWEEN 1000 AND 30000),
-    retry_delays_s TEXT,
-    max_age_s      BIGINT  CHECK (max_age_s >= 60),
-    breaker_after  INTEGER CHECK (breaker_after >= 0),
-    ordering       TEXT    NOT NULL CHECK (ordering = 'none' OR ordering = 'key'),
-    on_failed      TEXT    NOT NULL CHECK (on_failed = 'block' OR on_failed = 'skip'),
-    signing        TEXT    NOT NULL,
+    settings       TEXT    NOT NULL,
     pause_reason   TEXT    CHECK (pause_reason = 'operator' OR pause_reason = 'gone'
                      OR pause_reason = 'failing'),
     created_at     BIGINT  NOT NULL,

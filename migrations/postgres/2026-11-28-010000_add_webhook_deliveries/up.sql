@@ -33,7 +33,7 @@ CREATE TABLE webhook_nodes (
     expires_at BIGINT NOT NULL
 ) WITH (fillfactor = 50);
 
--- A NULL among the limits follows the engine's defaults.
+-- `settings` is JSON: a limit that is not in it follows the engine's defaults.
 CREATE TABLE webhook_endpoints (
     id             TEXT COLLATE "C"    NOT NULL PRIMARY KEY,
     tenant         TEXT COLLATE "C"    NOT NULL,
@@ -41,15 +41,7 @@ CREATE TABLE webhook_endpoints (
     description    TEXT    NOT NULL,
     event_types    TEXT    NOT NULL,
     headers        TEXT    NOT NULL,
-    rate_limit     TEXT,
-    concurrency    INTEGER CHECK (concurrency BETWEEN 1 AND 1000),
-    timeout_ms     BIGINT  CHECK (timeout_ms BETWEEN 1000 AND 30000),
-    retry_delays_s TEXT,
-    max_age_s      BIGINT  CHECK (max_age_s >= 60),
-    breaker_after  INTEGER CHECK (breaker_after >= 0),
-    ordering       TEXT    NOT NULL CHECK (ordering IN ('none', 'key')),
-    on_failed      TEXT    NOT NULL CHECK (on_failed IN ('block', 'skip')),
-    signing        TEXT    NOT NULL,
+    settings       TEXT    NOT NULL,
     pause_reason   TEXT    CHECK (pause_reason IN ('operator', 'gone', 'failing')),
     created_at     BIGINT  NOT NULL,
     updated_at     BIGINT  NOT NULL,
