@@ -60,6 +60,10 @@
 //! through `sender`; the supervisor records the outcome, as `domain::lifecycle` decides.
 
 #![warn(missing_docs)]
+#![cfg_attr(
+    not(feature = "http"),
+    allow(dead_code, reason = "the HTTP API is the only caller of some calls")
+)]
 
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 compile_error!("choose a database: enable the feature `sqlite` or `postgres`");
@@ -72,6 +76,7 @@ struct Readme;
 pub mod config;
 pub mod domain;
 mod engine;
+#[cfg(feature = "http")]
 pub mod http;
 mod metrics;
 pub mod ports;

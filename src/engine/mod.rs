@@ -20,6 +20,7 @@ mod messages;
 mod notifications;
 mod registry;
 mod router;
+#[cfg(feature = "http")]
 pub(crate) mod scoped;
 mod single_flight;
 mod start;
@@ -27,6 +28,7 @@ mod supervisor;
 mod trace;
 
 pub use self::error::{Error, StartError};
+#[cfg(feature = "http")]
 pub(crate) use self::handle::OpenSession;
 pub use self::handle::{
     DeliveryView, EndpointCounts, EndpointHealth, EndpointStats, EndpointView, EventView, Node,

@@ -5,6 +5,7 @@
 //! dashboard's files. A second API would be a folder next to `native`.
 
 mod caller;
+#[cfg(feature = "dashboard")]
 mod dashboard;
 mod head;
 mod mount;

@@ -10,7 +10,7 @@ use super::caller::gate::{Callers, Gate};
 use super::native::events::IDEMPOTENCY_KEY;
 use super::native::extract::authenticate;
 use super::route::{not_found, private};
-use super::{dashboard, head, native, probes};
+use super::{head, native, probes};
 use crate::engine::Postrider;
 
 impl Postrider {
@@ -98,8 +98,9 @@ fn mount(
                     .wrap(cors)
                     .configure(native::routes)
                     .default_service(web::route().to(not_found)),
-            )
-            .configure(dashboard::routes)
-            .default_service(web::route().to(not_found));
+            );
+        #[cfg(feature = "dashboard")]
+        config.configure(super::dashboard::routes);
+        config.default_service(web::route().to(not_found));
     }
 }

@@ -358,6 +358,7 @@ impl Received {
 ///
 /// # Errors
 /// Returns the problem's detail.
+#[cfg(feature = "http")]
 pub fn endpoint_change(json: &str) -> Result<EndpointChange, String> {
     crate::http::read_change(json)
 }

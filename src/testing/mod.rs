@@ -5,10 +5,13 @@
 
 mod bed;
 mod clock;
+#[cfg(feature = "http")]
 pub mod invariants;
 mod receivers;
 
-pub use self::bed::{START, TestBed, TestReceiver, endpoint_change, launch};
+#[cfg(feature = "http")]
+pub use self::bed::endpoint_change;
+pub use self::bed::{START, TestBed, TestReceiver, launch};
 pub use self::clock::{TokioClock, on_virtual_time, pass};
 pub use self::receivers::{Received, Reply, ScriptedReceivers};
 pub use crate::sender::{

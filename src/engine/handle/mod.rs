@@ -20,6 +20,7 @@ pub(crate) use self::handle::Parts;
 pub use self::handle::Postrider;
 pub use self::nodes::Node;
 pub use self::outbox::{Outbox, Transaction};
+#[cfg(feature = "http")]
 pub(crate) use self::sessions::OpenSession;
 pub use self::sessions::PortalLink;
 pub use self::views::{
