@@ -24,11 +24,11 @@
 //!
 //! 1. Start: [`Postrider::builder`], with a URL ([`Builder::database`]) or your own pool
 //!    ([`Builder::pool`]), and a [`config::EngineConfig`]. The start creates the tables, or run
-//!    [`migrate`] beside your own migrations.
+//!    [`schema::migrate`] beside your own migrations.
 //! 2. Define events: a type that implements [`Event`](domain::event::Event), in a
 //!    [`NewEvent`](domain::event::NewEvent), which generates its id.
 //! 3. Publish with your own data: [`Postrider::transaction`] commits both or neither;
-//!    [`Postrider::publish_in`] joins an open transaction; an [`Outbox`] needs no engine in its
+//!    [`Postrider::publish_in`] joins an open transaction; an [`host::Outbox`] needs no engine in its
 //!    process; [`Postrider::publish`] commits only the event.
 //! 4. Create endpoints: [`Postrider::create_endpoint`], or the HTTP API, mounted with
 //!    [`Postrider::api`].
@@ -85,13 +85,24 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// The schema: migrations, inspection, and the rotation of encryption keys.
+pub mod schema {
+    pub use crate::store::{
+        Inspection, MigrationStatus, SchemaError, inspect_at, migrate, migrate_at, migrations_at,
+        revert, revert_at, rotate_keys,
+    };
+}
+
+/// Publishing in the transactions of a host application, on its own connections.
+pub mod host {
+    pub use crate::engine::{Outbox, Transaction};
+    pub use crate::store::{HostConnection, HostPool};
+}
+
 pub use engine::{
     Bucket, Builder, DeliveryView, EndpointCounts, EndpointHealth, EndpointStats, EndpointView,
-    Error, EventView, MetricsFormat, Node, Notification, OlderKey, Outbox, Overview, PortalLink,
-    Postrider, Receipt, RecoveryPreview, StartError, Transaction,
+    Error, EventView, MetricsFormat, Node, Notification, OlderKey, Overview, PortalLink, Postrider,
+    Receipt, RecoveryPreview, StartError,
 };
 pub use sender::sign as signature;
-pub use store::{
-    HostConnection, HostPool, Inspection, MigrationStatus, SchemaError, StoreError, Unavailable,
-    inspect_at, migrate, migrate_at, migrations_at, revert, revert_at, rotate_keys,
-};
+pub use store::{StoreError, Unavailable};

@@ -188,7 +188,7 @@ fn delivery_id(i: u64) -> String {
 }
 
 fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
-    postrider::migrate_at(&DatabaseUrl::Sqlite(path.to_owned())).expect("a schema");
+    postrider::schema::migrate_at(&DatabaseUrl::Sqlite(path.to_owned())).expect("a schema");
     let mut conn = rusqlite::Connection::open(path).expect("a database");
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON",
@@ -250,7 +250,7 @@ fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
 fn cycle_on_postgres(url: &str, count: u64) -> Cost {
     use diesel::sql_types::{Array, Binary, Text};
     let mut conn = PgConnection::establish(url).expect("a connection");
-    postrider::migrate(&mut conn).expect("a schema");
+    postrider::schema::migrate(&mut conn).expect("a schema");
     diesel::sql_query(ENDPOINT)
         .execute(&mut conn)
         .expect("an endpoint");

@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 
     // Retries after 10, 20, 40 and 80 s, ten a minute and three in flight are the defaults.
     let mut config = EngineConfig::default();
-    config.event_id_header = Some("X-SentientFi-Event-Id".into());
+    config.event_id_header = Some("X-Example-Event-Id".into());
     config.allow_networks = vec!["127.0.0.0/8".parse()?]; // for a receiver on this machine
     let postrider = Postrider::builder()
         .database(database.clone())

@@ -80,7 +80,7 @@ macro_rules! trades_on {
         impl Trades for $connection {
             fn migrate(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
                 self.run_pending_migrations(MIGRATIONS)?;
-                Ok(postrider::migrate(self)?)
+                Ok(postrider::schema::migrate(self)?)
             }
 
             fn execute(

@@ -149,6 +149,18 @@ impl EndpointChange {
         }
     }
 
+    /// Returns true if deliveries may no longer have to wait for others of their ordering key.
+    #[must_use]
+    pub fn changes_order(&self) -> bool {
+        self.ordering != Change::Keep || self.on_failed != Change::Keep
+    }
+
+    /// Returns true if it resets the breaker or turns it off, which closes it.
+    #[must_use]
+    pub fn closes_breaker(&self) -> bool {
+        matches!(self.breaker_after, Change::Reset | Change::Set(0))
+    }
+
     /// Checks every new value, and returns all errors.
     #[must_use]
     pub fn check(&self) -> Vec<FieldError> {

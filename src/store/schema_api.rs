@@ -13,7 +13,7 @@ use crate::config::DatabaseUrl;
 /// migrations, and tables of others are never touched.
 ///
 /// # Errors
-/// [`SchemaError`] if a table name is taken or the schema is newer than this program.
+/// [`SchemaError`](crate::schema::SchemaError) if a table name is taken or the schema is newer than this program.
 pub fn migrate<C: HostConnection>(conn: &mut C) -> Result<(), StoreError> {
     with_host_connection(conn, migrate::up)
 }
@@ -22,7 +22,7 @@ pub fn migrate<C: HostConnection>(conn: &mut C) -> Result<(), StoreError> {
 /// its version, or `None` if there was none left.
 ///
 /// # Errors
-/// [`SchemaError`] if the schema is newer than this program.
+/// [`SchemaError`](crate::schema::SchemaError) if the schema is newer than this program.
 pub fn revert<C: HostConnection>(conn: &mut C) -> Result<Option<String>, StoreError> {
     with_host_connection(conn, migrate::down)
 }

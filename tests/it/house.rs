@@ -266,7 +266,7 @@ fn the_tables_of_the_code_are_those_of_the_migrations() {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/schema.rs"))
             .unwrap();
     for url in databases(folder.path()) {
-        postrider::migrate_at(&url).unwrap();
+        postrider::schema::migrate_at(&url).unwrap();
         let (all, columns_of) = catalogue(&url);
         let mut tables = BTreeSet::new();
         for block in schema.split("diesel::table! {").skip(1) {
@@ -302,18 +302,18 @@ fn migrations_go_up_and_down_and_touch_nothing_else() {
         );
         let (all, _) = catalogue(&url);
         for _ in 0..2 {
-            postrider::migrate_at(&url).unwrap();
-            postrider::migrate_at(&url).unwrap();
+            postrider::schema::migrate_at(&url).unwrap();
+            postrider::schema::migrate_at(&url).unwrap();
             assert!(words(&url, all).len() > 9);
             assert_eq!(
-                postrider::revert_at(&url).unwrap().as_deref(),
+                postrider::schema::revert_at(&url).unwrap().as_deref(),
                 Some("20261128010000")
             );
-            assert_eq!(postrider::revert_at(&url).unwrap(), None);
+            assert_eq!(postrider::schema::revert_at(&url).unwrap(), None);
             assert_eq!(words(&url, all), ["orders"]);
         }
         execute(&url, "CREATE TABLE webhook_events (mine TEXT)");
-        let taken = postrider::migrate_at(&url).unwrap_err().to_string();
+        let taken = postrider::schema::migrate_at(&url).unwrap_err().to_string();
         assert!(
             taken.contains("webhook_events") && taken.contains("did not create"),
             "{taken}"
@@ -329,7 +329,7 @@ fn many_that_migrate_at_once_migrate_once() {
         let all: Vec<_> = (0..8)
             .map(|_| {
                 let url = url.clone();
-                std::thread::spawn(move || postrider::migrate_at(&url))
+                std::thread::spawn(move || postrider::schema::migrate_at(&url))
             })
             .collect();
         for one in all {

@@ -80,7 +80,7 @@ impl RotateKeys {
         )?;
         let id = key.id();
         let bar = progress(None, "re-encrypting");
-        let values = postrider::rotate_keys(&settings.database()?, &config, |values| {
+        let values = postrider::schema::rotate_keys(&settings.database()?, &config, |values| {
             bar.set_message(format!("{values} values re-encrypted"));
         })?;
         bar.finish_and_clear();

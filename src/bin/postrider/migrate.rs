@@ -52,7 +52,7 @@ fn up(args: MigrateArgs) -> anyhow::Result<()> {
     let url = args.database.settings()?.database()?;
     // Waits while another process migrates.
     let bar = progress(None, "running migrations");
-    let result = postrider::migrate_at(&url);
+    let result = postrider::schema::migrate_at(&url);
     bar.finish_and_clear();
     result?;
     let newest = newest(&url)?;
@@ -76,7 +76,7 @@ fn down(revert: RevertMigration) -> anyhow::Result<()> {
             "this would revert migration {newest} and delete the data in its tables: stop every server, make a backup, and confirm with --yes"
         );
     }
-    let reverted = postrider::revert_at(&url)?;
+    let reverted = postrider::schema::revert_at(&url)?;
     emit(&if revert.args.json {
         json!({ "version": reverted }).to_string()
     } else {
@@ -89,7 +89,7 @@ fn down(revert: RevertMigration) -> anyhow::Result<()> {
 }
 
 fn status(args: MigrateArgs) -> anyhow::Result<()> {
-    let migrations = postrider::migrations_at(&args.database.settings()?.database()?)?;
+    let migrations = postrider::schema::migrations_at(&args.database.settings()?.database()?)?;
     if args.json {
         let rows = migrations
             .iter()
@@ -113,7 +113,7 @@ fn status(args: MigrateArgs) -> anyhow::Result<()> {
 
 /// Returns the version of the newest migration that has been run, if any.
 fn newest(url: &postrider::config::DatabaseUrl) -> anyhow::Result<Option<String>> {
-    let migrations = postrider::migrations_at(url)?;
+    let migrations = postrider::schema::migrations_at(url)?;
     let newest = migrations.into_iter().rfind(|one| one.run_at.is_some());
     Ok(newest.map(|migration| migration.version))
 }

@@ -91,8 +91,8 @@ impl Postrider {
         if changed.url != present.settings.url {
             self.judge(&changed, &present.tenant).await?;
         }
-        let orders = change.ordering != Change::Keep || change.on_failed != Change::Keep;
-        let closes_breaker = matches!(change.breaker_after, Change::Reset | Change::Set(0));
+        let orders = change.changes_order();
+        let closes_breaker = change.closes_breaker();
         let now = self.now();
         // Validated against the read endpoint, applied to the current one.
         let endpoint = self.edit(id, move |tx, endpoint| {

@@ -25,7 +25,7 @@ fn offsets(received: &[Received]) -> Vec<f64> {
 fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
     on_virtual_time(async {
         let engine = TestEngine::with(|config| {
-            config.event_id_header = Some("X-SentientFi-Event-Id".into());
+            config.event_id_header = Some("X-Example-Event-Id".into());
         });
         let endpoint = engine.endpoint(1, "{}").await;
         engine
@@ -52,10 +52,7 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
         for one in &received {
             let signed_at = one.header("webhook-timestamp").unwrap();
             assert_eq!(one.header("webhook-id"), Some(receipt.id.as_str()));
-            assert_eq!(
-                one.header("x-sentientfi-event-id"),
-                Some(receipt.id.as_str())
-            );
+            assert_eq!(one.header("x-example-event-id"), Some(receipt.id.as_str()));
             let signature = one.header("webhook-signature").unwrap();
             let now = START + (one.at - received[0].at);
             let content = |id| SignedContent::received(id, signed_at, &one.request.body).unwrap();

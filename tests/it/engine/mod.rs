@@ -9,4 +9,5 @@ mod lost_connections;
 mod maintenance;
 mod notices;
 mod observed;
+mod seed;
 mod together;

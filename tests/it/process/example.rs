@@ -102,7 +102,7 @@ fn what_was_committed_is_sent_and_what_was_rolled_back_is_not(database: Database
             one.id.as_str(),
             "in the body, in the header and in what is signed"
         );
-        assert_eq!(one.header("x-sentientfi-event-id"), Some(one.id.as_str()));
+        assert_eq!(one.header("x-example-event-id"), Some(one.id.as_str()));
         assert_ne!(
             sent["trade"]["quantity"], 5000,
             "nobody hears of what never was"
@@ -110,7 +110,7 @@ fn what_was_committed_is_sent_and_what_was_rolled_back_is_not(database: Database
     }
     assert_eq!(number("SELECT count(*) AS n FROM webhook_events"), 2);
 
-    // The API is behind the host's own door, with the mission's limits.
+    // The API is behind the host's own login, with the default limits.
     let ask = |headers: &[(&str, &str)]| {
         api.try_request("GET", "/webhooks/api/v1/endpoints", headers, None)
             .unwrap()

@@ -1,5 +1,6 @@
 //! The real binary as a process, over loopback.
 
+mod acceptance;
 mod access;
 mod browser;
 mod callers;
@@ -17,7 +18,6 @@ mod example;
 mod hostile;
 mod kill;
 mod metrics;
-mod mission;
 mod names;
 mod namespace;
 mod neighbours;

@@ -9,8 +9,9 @@ use postrider::config::DatabaseUrl;
 use postrider::domain::event::{Event, NewEvent};
 use postrider::domain::ids::EventId;
 use postrider::domain::lifecycle::Status;
+use postrider::host::{HostConnection, Outbox};
 use postrider::testing::{TokioClock, on_virtual_time};
-use postrider::{Error, HostConnection, Notification, Outbox, Postrider};
+use postrider::{Error, Notification, Postrider};
 
 use crate::support::database;
 use crate::support::engine::{Database, TestEngine, event, host, secs};
@@ -238,8 +239,8 @@ fn a_hosts_own_migrations_are_left_alone(database: Database) {
             |table: &str| database::number(place, &format!("SELECT count(*) AS n FROM {table}"));
 
         conn.run_pending_migrations(own()).unwrap();
-        postrider::migrate(conn).unwrap();
-        postrider::migrate(conn).unwrap();
+        postrider::schema::migrate(conn).unwrap();
+        postrider::schema::migrate(conn).unwrap();
         assert_eq!(recorded("__diesel_schema_migrations"), 1);
         assert_eq!(recorded("webhook_schema_migrations"), 1);
         conn.revert_all_migrations(own()).unwrap();
@@ -251,8 +252,8 @@ fn a_hosts_own_migrations_are_left_alone(database: Database) {
             (0, 0)
         );
         conn.run_pending_migrations(own()).unwrap();
-        assert!(postrider::revert(conn).unwrap().is_some());
-        assert_eq!(postrider::revert(conn).unwrap(), None);
+        assert!(postrider::schema::revert(conn).unwrap().is_some());
+        assert_eq!(postrider::schema::revert(conn).unwrap(), None);
         assert_eq!(recorded("orders"), 0, "the host's table is there");
 
         // One that is the host's own is named, and left as it is.
@@ -260,7 +261,7 @@ fn a_hosts_own_migrations_are_left_alone(database: Database) {
             "CREATE TABLE webhook_deliveries (mine BIGINT); INSERT INTO webhook_deliveries VALUES (7)",
         )
         .unwrap();
-        let refused = postrider::migrate(conn).unwrap_err().to_string();
+        let refused = postrider::schema::migrate(conn).unwrap_err().to_string();
         assert!(refused.contains("`webhook_deliveries`"), "{refused}");
         assert_eq!(
             database::number(place, "SELECT mine AS n FROM webhook_deliveries"),

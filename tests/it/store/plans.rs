@@ -6,10 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_instrumentation};
-use postrider::MetricsFormat;
-use postrider::domain::ids::EndpointId;
+use postrider::config::DatabaseUrl;
+use postrider::domain::ids::{EndpointId, Tenant};
 use postrider::domain::lifecycle::Status;
+use postrider::domain::query::{EndpointQuery, Page};
 use postrider::testing::{Reply, START, on_virtual_time, pass};
+use postrider::{MetricsFormat, Notification};
 
 use crate::support::database;
 use crate::support::engine::{Database, TestEngine, event, host, secs};
@@ -105,7 +107,7 @@ fn sqlite_reads_by_index_whatever_has_ended() {
         let engine = story(engine, "only").await;
         let path = engine.database();
         let name = match &path {
-            postrider::config::DatabaseUrl::Sqlite(path) => path.to_str().unwrap().to_owned(),
+            DatabaseUrl::Sqlite(path) => path.to_str().unwrap().to_owned(),
             other => panic!("{other:?}"),
         };
         let run = run_so_far().get(&name).cloned().unwrap();
@@ -401,7 +403,7 @@ fn a_change_of_one_endpoint_reads_that_one() {
             engine.metric("postrider_supervisors").await,
             f64::from(LIVE)
         );
-        let postrider::config::DatabaseUrl::Sqlite(path) = engine.database() else {
+        let DatabaseUrl::Sqlite(path) = engine.database() else {
             panic!("a file")
         };
         let path = path.to_str().unwrap().to_owned();
@@ -434,7 +436,7 @@ fn no_statement_only_asks_whether_a_connection_is_alive() {
     set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
     on_virtual_time(async {
         let engine = story(TestEngine::on(Database::Postgres), "only").await;
-        let postrider::config::DatabaseUrl::Postgres(url) = engine.database() else {
+        let DatabaseUrl::Postgres(url) = engine.database() else {
             panic!("a server")
         };
         let of_it = |part: &str| {
@@ -450,4 +452,76 @@ fn no_statement_only_asks_whether_a_connection_is_alive() {
         assert!(of_it("webhook_deliveries") > 5, "statements are noted");
         assert_eq!(of_it("SELECT 1"), 0);
     });
+}
+
+/// The number of statements run on a database so far.
+fn statements(url: &DatabaseUrl) -> usize {
+    let name = match url {
+        DatabaseUrl::Sqlite(path) => path.to_str().unwrap().to_owned(),
+        DatabaseUrl::Postgres(url) => url.reveal().rsplit('/').next().unwrap().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let run = run_so_far();
+    let of_it = run.iter().filter(|(database, _)| database.contains(&name));
+    of_it.flat_map(|(_, run)| run.values()).sum()
+}
+
+/// A list of 50 endpoints was 302 statements, a tenant's overview with as many 419.
+fn lists_and_overviews_are_a_few_statements(database: Database) {
+    set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        let tenant = Tenant::parse("acme").unwrap();
+        for n in 1..=50 {
+            engine.endpoint_of(tenant.clone(), n, "{}").await;
+        }
+        let url = engine.database();
+        let before = statements(&url);
+        let query = EndpointQuery {
+            tenant: Some(tenant.clone()),
+            ..EndpointQuery::default()
+        };
+        let list = engine.postrider.endpoints(query, Page::first(50)).await;
+        assert_eq!(list.unwrap().entries.len(), 50);
+        let after_list = statements(&url);
+        engine.postrider.overview(Some(tenant)).await.unwrap();
+        let list = after_list - before;
+        let overview = statements(&url) - after_list;
+        assert!((1..=8).contains(&list), "{list} statements for a list");
+        assert!(
+            (1..=14).contains(&overview),
+            "{overview} statements for an overview"
+        );
+    });
+}
+
+/// One event to one endpoint was 19 statements in three transactions.
+fn an_event_is_at_most_sixteen_statements(database: Database) {
+    set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
+    on_virtual_time(async {
+        let engine = TestEngine::on(database);
+        engine.endpoint(1, "{}").await;
+        let mut notifications = engine.postrider.subscribe();
+        let mut costs = Vec::new();
+        for _ in 0..5 {
+            let before = statements(&engine.database());
+            engine.publish("a.b").await;
+            while !matches!(
+                notifications.recv().await.unwrap(),
+                Notification::Delivered { .. }
+            ) {}
+            costs.push(statements(&engine.database()) - before);
+        }
+        // Without what happens to run at the same time, such as a poll.
+        let least = *costs.iter().min().unwrap();
+        assert!(
+            (10..=16).contains(&least),
+            "{costs:?} statements for an event"
+        );
+    });
+}
+
+conformance! {
+    lists_and_overviews_are_a_few_statements,
+    an_event_is_at_most_sixteen_statements,
 }

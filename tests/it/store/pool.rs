@@ -9,8 +9,9 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::ids::Tenant;
+use postrider::host::{HostConnection, HostPool};
 use postrider::testing::endpoint_change;
-use postrider::{HostConnection, HostPool, Notification, Postrider};
+use postrider::{Notification, Postrider};
 use tokio::sync::broadcast;
 
 use crate::support::database;

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use postrider::config::{DatabaseUrl, EngineConfig};
 use postrider::domain::clock::Clock as _;
-use postrider::inspect_at;
 use postrider::ports::SystemClock;
+use postrider::schema::inspect_at;
 
 use super::check::Check;
 use crate::settings::ServerSettings;

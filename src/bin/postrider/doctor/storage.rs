@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use postrider::StoreError;
 use postrider::config::DatabaseUrl;
-use postrider::{MigrationStatus, StoreError, inspect_at};
+use postrider::schema::{MigrationStatus, inspect_at};
 
 use super::check::Check;
 use crate::config::without_password;

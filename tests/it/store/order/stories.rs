@@ -178,7 +178,7 @@ impl Story {
 }
 
 fn in_transaction(engine: &TestEngine, events: Vec<NewEvent>, commit: bool) {
-    fn run<C: postrider::HostConnection>(
+    fn run<C: postrider::host::HostConnection>(
         engine: &TestEngine,
         conn: &mut C,
         events: Vec<NewEvent>,

@@ -1,4 +1,4 @@
-//! The mission's own acceptance, with the real binary: a consumer that answers 500, one that hangs,
+//! Acceptance with the real binary: a consumer that answers 500, one that hangs,
 //! and one that recovers.
 
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
     let receiver = Receiver::start();
     let arguments = [
         "--event-id-header",
-        "X-SentientFi-Event-Id",
+        "X-Example-Event-Id",
         "--default-retry-delays-s",
         "1,1",
     ];
@@ -76,7 +76,7 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
         assert_eq!(got.len(), 3, "{path}: one attempt and two retries");
         for one in &got {
             assert_eq!(
-                (one.id.as_str(), one.header("x-sentientfi-event-id")),
+                (one.id.as_str(), one.header("x-example-event-id")),
                 (event.as_str(), Some(event.as_str()))
             );
             let header = |name: &str| one.header(name).unwrap();
