@@ -1,6 +1,6 @@
 //! Headers that an endpoint adds to its requests: the permitted ones, and their masked form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Field, FieldError};
 
@@ -50,51 +50,67 @@ pub fn check_header_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Parses the headers of a change; `present` holds the values that a mask keeps.
+/// Checks the headers of a change.
 ///
 /// # Errors
 /// Names the header that cannot be set, and the reason.
-pub(super) fn parse_headers(
-    headers: BTreeMap<String, String>,
-    present: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, FieldError> {
+pub(super) fn check_headers(headers: &BTreeMap<String, String>) -> Result<(), FieldError> {
     if headers.len() > MAX_HEADERS {
         let detail = format!("at most {MAX_HEADERS} headers");
         return Err(FieldError::new(Field::Headers, detail));
     }
-    let mut parsed = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut bytes = 0;
     for (name, value) in headers {
-        let wrong = |detail: String| Err(FieldError::new(Field::Header(name.clone()), detail));
-        let lower = name.to_ascii_lowercase();
-        if let Err(detail) = check_header_name(&name) {
-            return wrong(detail);
-        }
-        let value = if value == MASK {
-            match present.get(&lower) {
-                Some(value) => value.clone(),
-                None => return wrong(format!("`{MASK}` keeps a stored value, but there is none")),
-            }
-        } else {
-            value
-        };
+        let wrong = |detail: String| FieldError::new(Field::Header(name.clone()), detail);
+        check_header_name(name).map_err(wrong)?;
         if value.len() > MAX_HEADER_VALUE_BYTES || !value.bytes().all(|b| (0x20..0x7f).contains(&b))
         {
-            return wrong(format!(
+            return Err(wrong(format!(
                 "its value must be printable ASCII, at most {MAX_HEADER_VALUE_BYTES} bytes"
-            ));
+            )));
         }
-        if parsed.insert(lower, value).is_some() {
-            return wrong("is given twice (header names are case-insensitive)".into());
+        if !seen.insert(name.to_ascii_lowercase()) {
+            let detail = "is given twice (header names are case-insensitive)";
+            return Err(wrong(detail.to_owned()));
         }
+        bytes += name.len() + value.len();
     }
-    let bytes: usize = parsed
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
+    check_size(bytes)
+}
+
+fn check_size(bytes: usize) -> Result<(), FieldError> {
     if bytes > MAX_HEADERS_BYTES {
         let detail =
             format!("names and values take {bytes} bytes; the limit is {MAX_HEADERS_BYTES}");
         return Err(FieldError::new(Field::Headers, detail));
     }
-    Ok(parsed)
+    Ok(())
+}
+
+/// Lowers the names of checked headers, and puts the `present` values in place of masks.
+///
+/// # Errors
+/// Names the mask without a value, or the total size.
+pub(super) fn unmask(
+    headers: BTreeMap<String, String>,
+    present: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, FieldError> {
+    let mut unmasked = BTreeMap::new();
+    for (name, mut value) in headers {
+        let lower = name.to_ascii_lowercase();
+        if value == MASK {
+            let Some(stored) = present.get(&lower) else {
+                let detail = format!("`{MASK}` keeps a stored value, but there is none");
+                return Err(FieldError::new(Field::Header(name), detail));
+            };
+            value.clone_from(stored);
+        }
+        unmasked.insert(lower, value);
+    }
+    let sizes = unmasked
+        .iter()
+        .map(|(name, value)| name.len() + value.len());
+    check_size(sizes.sum())?;
+    Ok(unmasked)
 }

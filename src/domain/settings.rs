@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::event::EventFilter;
-use super::headers::parse_headers;
+use super::headers::{check_headers, unmask};
 use super::rate_limit::RateLimit;
 use super::retry::RetrySchedule;
 use super::words;
@@ -128,6 +128,16 @@ pub struct EndpointChange {
     pub signing: Change<Vec<Signing>>,
 }
 
+impl<T, E> Change<Result<T, E>> {
+    fn transpose(self) -> Result<Change<T>, E> {
+        match self {
+            Self::Keep => Ok(Change::Keep),
+            Self::Reset => Ok(Change::Reset),
+            Self::Set(value) => value.map(Change::Set),
+        }
+    }
+}
+
 impl EndpointChange {
     /// Creates a new endpoint at `url` that receives all events; the fields refine it.
     ///
@@ -161,15 +171,35 @@ impl EndpointChange {
         matches!(self.breaker_after, Change::Reset | Change::Set(0))
     }
 
+    /// Checks the change of a new endpoint, and returns all errors.
+    #[must_use]
+    pub fn check_new(&self) -> Vec<FieldError> {
+        let mut errors = self.check();
+        if self.url.value().is_none() {
+            errors.retain(|error| error.field != Field::Url);
+            errors.insert(
+                0,
+                FieldError::new(Field::Url, "is required: the URL to send to"),
+            );
+        }
+        errors
+    }
+
     /// Checks every new value, and returns all errors.
     #[must_use]
     pub fn check(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+        let headers = self.headers.value().map_or(Ok(()), check_headers);
+        let mut errors = Vec::from_iter(headers.err());
         let mut check = |field: Field, result: Result<(), String>| {
             errors.extend(result.err().map(|detail| FieldError::new(field, detail)));
         };
-        if let Some(url) = self.url.value() {
-            check(Field::Url, check_url(url));
+        match &self.url {
+            Change::Set(url) => check(Field::Url, check_url(url)),
+            Change::Reset => check(
+                Field::Url,
+                Err("has no default and cannot be reset".to_owned()),
+            ),
+            Change::Keep => {}
         }
         if let Some(description) = self.description.value() {
             check(Field::Description, check_description(description));
@@ -250,8 +280,11 @@ pub struct Settings {
 }
 
 const MAX_URL_BYTES: usize = 2048;
+/// Percent-encoding triples a byte.
+const MAX_ENCODED_URL_BYTES: usize = 3 * MAX_URL_BYTES;
 const MAX_DESCRIPTION_CHARS: usize = 1024;
-const MAX_FILTERS: usize = 100;
+/// Maximum number of event type filters of an endpoint.
+pub const MAX_FILTERS: usize = 100;
 const MIN_MAX_AGE: Duration = Duration::from_secs(60);
 const MAX_MAX_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const MAX_BREAKER_AFTER: u32 = 10_000;
@@ -262,16 +295,15 @@ impl Settings {
     /// # Errors
     /// Returns every invalid field with its fix.
     pub fn create(mut change: EndpointChange) -> Result<Self, Vec<FieldError>> {
-        let Change::Set(url) = std::mem::take(&mut change.url) else {
-            let missing = FieldError::new(Field::Url, "is required: the URL to send to");
-            return Err(std::iter::once(missing).chain(change.check()).collect());
+        let Change::Set(url) = change.url.clone() else {
+            return Err(change.check_new());
         };
         // A reset means the default in a change, but no breaker for a new endpoint.
         if change.breaker_after == Change::Reset {
             change.breaker_after = Change::Set(0);
         }
         let blank = Self {
-            url: url.clone(),
+            url,
             description: String::new(),
             event_types: Vec::new(),
             headers: BTreeMap::new(),
@@ -285,10 +317,7 @@ impl Settings {
             on_failed: OnFailed::Block,
             signing: vec![Signing::V1],
         };
-        blank.changed(EndpointChange {
-            url: Change::Set(url),
-            ..change
-        })
+        blank.changed(change)
     }
 
     /// Returns these settings with a change applied.
@@ -297,15 +326,8 @@ impl Settings {
     /// Returns every invalid field with its fix; nothing is applied then.
     pub fn changed(&self, change: EndpointChange) -> Result<Self, Vec<FieldError>> {
         let mut errors = change.check();
-        if change.url == Change::Reset {
-            let detail = "has no default and cannot be reset";
-            errors.push(FieldError::new(Field::Url, detail));
-        }
-        let headers = match change.headers {
-            Change::Set(headers) => parse_headers(headers, &self.headers).map(Change::Set),
-            kept_or_reset => Ok(kept_or_reset),
-        };
-        let headers = headers.unwrap_or_else(|error| {
+        let headers = change.headers.map(|headers| unmask(headers, &self.headers));
+        let headers = headers.transpose().unwrap_or_else(|error| {
             errors.push(error);
             Change::Keep
         });
@@ -325,9 +347,22 @@ impl Settings {
             breaker_after: change.breaker_after.apply_optional(&self.breaker_after),
             ordering: change.ordering.apply(&self.ordering, || Ordering::None),
             on_failed: change.on_failed.apply(&self.on_failed, || OnFailed::Block),
-            signing: change.signing.apply(&self.signing, || vec![Signing::V1]),
+            signing: change
+                .signing
+                .map(distinct)
+                .apply(&self.signing, || vec![Signing::V1]),
         })
     }
+}
+
+fn distinct(schemes: Vec<Signing>) -> Vec<Signing> {
+    let mut distinct = Vec::new();
+    for scheme in schemes {
+        if !distinct.contains(&scheme) {
+            distinct.push(scheme);
+        }
+    }
+    distinct
 }
 
 /// Checks a maximum of attempts in flight.
@@ -379,8 +414,10 @@ pub fn parse_url(text: &str) -> Result<Url, String> {
 }
 
 fn check_url(url: &Url) -> Result<(), String> {
-    if url.as_str().len() > 3 * MAX_URL_BYTES {
-        return Err(format!("at most {MAX_URL_BYTES} bytes"));
+    if url.as_str().len() > MAX_ENCODED_URL_BYTES {
+        return Err(format!(
+            "at most {MAX_ENCODED_URL_BYTES} bytes when encoded"
+        ));
     }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
@@ -453,13 +490,13 @@ mod tests {
             ..EndpointChange::default()
         };
         let expected = [
+            Field::Header("Webhook-Id".to_owned()),
             Field::Url,
             Field::Concurrency,
             Field::Timeout,
             Field::MaxAge,
             Field::BreakerAfter,
             Field::Signing,
-            Field::Header("Webhook-Id".to_owned()),
         ];
         assert_eq!(fields(wrong), expected);
         let without_url = EndpointChange {

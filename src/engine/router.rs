@@ -59,7 +59,7 @@ impl Router {
         if !others.is_empty() {
             hints.send(Hint::Due(others));
         }
-        if let Some(to) = self.addresses.get() {
+        if let Some(to) = self.addresses.get().filter(|_| !own.is_empty()) {
             let _ = to.registry.try_send(DeliveriesCommitted(own));
         }
     }

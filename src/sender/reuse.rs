@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// Two lost connections within this time stop the reuse.
-const WITHIN: Duration = Duration::from_secs(60);
+const LOSSES_WITHIN: Duration = Duration::from_secs(60);
 
 /// Time for which an origin's connections are then not reused.
-const REST: Duration = Duration::from_secs(600);
+const NO_REUSE_FOR: Duration = Duration::from_secs(600);
 
 /// Maximum number of origins remembered; beyond it the oldest are forgotten.
 const MAX_ORIGINS: usize = 10_000;
@@ -29,7 +29,7 @@ struct Lost {
 
 impl Lost {
     fn end(&self) -> Duration {
-        self.no_reuse_until.unwrap_or(self.at + WITHIN)
+        self.no_reuse_until.unwrap_or(self.at + LOSSES_WITHIN)
     }
 }
 
@@ -61,7 +61,7 @@ impl Reuse {
             oldest.and_then(|oldest| self.origins.remove(&oldest));
         }
         let again = self.origins.contains_key(origin);
-        let no_reuse_until = again.then(|| now + REST);
+        let no_reuse_until = again.then(|| now + NO_REUSE_FOR);
         self.origins.insert(
             origin.to_owned(),
             Lost {

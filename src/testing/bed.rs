@@ -90,11 +90,23 @@ impl TestBed {
     pub fn on(database: DatabaseUrl, configure: impl FnOnce(&mut EngineConfig)) -> Self {
         let mut config = Self::config();
         configure(&mut config);
-        let receivers = ScriptedReceivers::default();
-        let postrider = launch(&database, config.clone(), receivers.clone(), START);
-        let postrider = postrider.expect("an engine on the test database");
+        Self::at(database, config, ScriptedReceivers::default(), START)
+    }
+
+    /// Starts one with all of its parts given, such as a second one on the same database.
+    ///
+    /// # Panics
+    /// Panics if the database cannot be used or a setting is invalid.
+    #[must_use]
+    pub fn at(
+        database: DatabaseUrl,
+        config: EngineConfig,
+        receivers: ScriptedReceivers,
+        now: Timestamp,
+    ) -> Self {
+        let postrider = launch(&database, config.clone(), receivers.clone(), now);
         Self {
-            postrider,
+            postrider: postrider.expect("an engine on the test database"),
             receivers,
             database,
             config,
@@ -122,6 +134,12 @@ impl TestBed {
     #[must_use]
     pub fn postrider(&self) -> &Postrider {
         &self.postrider
+    }
+
+    /// Returns its receivers.
+    #[must_use]
+    pub fn receivers(&self) -> &ScriptedReceivers {
+        &self.receivers
     }
 
     /// Returns the location of its database.
@@ -236,16 +254,20 @@ impl TestBed {
     /// Panics if it does not start.
     pub async fn restart(self) -> Self {
         self.postrider.drain().await;
+        self.start_again()
+    }
+
+    /// Starts another engine on the same database, after this one was stopped.
+    ///
+    /// # Panics
+    /// Panics if it does not start.
+    #[must_use]
+    pub fn start_again(self) -> Self {
         let now = self.postrider.now();
-        let postrider = launch(
-            &self.database,
-            self.config.clone(),
-            self.receivers.clone(),
-            now,
-        );
+        let again = Self::at(self.database, self.config, self.receivers, now);
         Self {
-            postrider: postrider.expect("an engine on the same database"),
-            ..self
+            _folder: self._folder,
+            ..again
         }
     }
 }

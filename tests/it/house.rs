@@ -157,6 +157,24 @@ fn each_package_is_named_in_its_own_layer_only() {
     }
 }
 
+/// The engine asks for intents: statements and row types stay in the store.
+#[test]
+fn the_store_is_extended_in_its_own_folder_only() {
+    for (path, text) in sources("src") {
+        if module(&path) == "store" {
+            continue;
+        }
+        for line in code(&text) {
+            let extends = ["impl Tx", "impl Store", "AnyConnection", "EndpointCodec"];
+            assert!(
+                !extends.iter().any(|name| line.contains(name)),
+                "{}: belongs to the store: {line}",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn every_file_says_what_it_is() {
     for folder in ["src", "tests/it"] {

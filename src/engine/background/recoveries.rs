@@ -12,14 +12,12 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::batches::BATCH;
 use crate::domain::ids::RecoveryId;
 use crate::domain::recovery::Progress;
 use crate::engine::context::EngineContext;
 use crate::engine::registry::{EndpointsDue, Registry};
 use crate::store::StoreError;
-
-/// Rows per transaction.
-const BATCH: i64 = 200;
 
 /// Time left to other writes between two batches.
 const RECOVERY_BATCH_PAUSE: Duration = Duration::from_millis(100);

@@ -1,5 +1,10 @@
 //! The supervisor's actor: one handler per message, each of which consults the lane.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an actor tells another one, which takes every message until it stops"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -3,6 +3,11 @@
 //! Its report reaches the supervisor in every case, a panic included: dropping an attempt that has
 //! not reported sends [`AttemptEnd::Panicked`].
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an actor tells another one, which takes every message until it stops"
+)]
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;

@@ -156,7 +156,7 @@ impl Lane {
 
     /// Adopts a health that another writer has stored. Returns true if it is newer.
     fn adopt_health(&mut self, stored: StoredHealth) -> bool {
-        let is_newer = self.health.is_some_and(|known| known.epoch < stored.epoch);
+        let is_newer = self.health.is_none_or(|known| known.epoch < stored.epoch);
         if is_newer {
             self.health = Some(stored);
         }

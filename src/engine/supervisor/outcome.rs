@@ -24,7 +24,7 @@ pub(super) struct Attempted {
 
 /// Judges an attempt, and returns the outcome to write.
 pub(super) fn judge(
-    attempted: &Attempted,
+    attempted: Attempted,
     endpoint: &Endpoint,
     before: StoredHealth,
     jitter: Jitter,
@@ -40,12 +40,12 @@ pub(super) fn judge(
     };
     let assessment = Assessment::of(&judged, &before.health, &endpoint.breaker_limits());
     Finished {
-        claimed: attempted.claimed.clone(),
+        claimed: attempted.claimed,
         endpoint_id: endpoint.id.clone(),
         started_at: attempted.started_at,
         ended_at: attempted.ended_at,
         due_from: scheduled_end,
-        record: attempted.record.clone(),
+        record: attempted.record,
         jitter,
         verdict: attempted.verdict,
         deferred_until: assessment.deferred_until,

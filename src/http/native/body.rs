@@ -223,9 +223,9 @@ pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 }
 
 /// A request without fields: no body, or an empty object.
-pub(crate) struct NoFields;
+pub(crate) struct EmptyBody;
 
-impl FromRequest for NoFields {
+impl FromRequest for EmptyBody {
     type Error = Problem;
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 

@@ -4,9 +4,9 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::bodies::delivery::{DeliveryBody, FullDeliveryBody};
 use super::bodies::list::ListBody;
-use super::body::NoFields;
+use super::body::EmptyBody;
 use super::extract::Id;
-use super::params::{NoParams, Params};
+use super::params::{NoQuery, Params};
 use super::problem::Problem;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant, is_valid_id};
@@ -33,7 +33,7 @@ routes!(list, show, retry, cancel, release);
 )]
 async fn show(
     access: Access<Read>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<DeliveryId>,
 ) -> Result<HttpResponse, Problem> {
     let view = access.delivery(&id).await?;
@@ -108,9 +108,9 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
 )]
 async fn retry(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<DeliveryId>,
-    _: NoFields,
+    _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
     let view = access.retry_delivery(&id).await?;
     Ok(HttpResponse::Accepted().json(FullDeliveryBody::new(view)))
@@ -134,9 +134,9 @@ async fn retry(
 )]
 async fn cancel(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<DeliveryId>,
-    _: NoFields,
+    _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
     let view = access.cancel_delivery(&id).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))
@@ -160,9 +160,9 @@ async fn cancel(
 )]
 async fn release(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<DeliveryId>,
-    _: NoFields,
+    _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
     let view = access.release_delivery(&id).await?;
     Ok(HttpResponse::Ok().json(FullDeliveryBody::new(view)))

@@ -7,10 +7,11 @@ use super::bodies::endpoint::{EndpointBody, TestBody};
 use super::bodies::endpoint_change::{EndpointChangeBody, NewEndpoint};
 use super::bodies::list::ListBody;
 use super::bodies::shapes::Standing;
-use super::body::{JsonBody, NoFields, Strict, wrong_json};
+use super::body::{EmptyBody, JsonBody, Strict, wrong_json};
 use super::extract::Id;
-use super::params::{NoParams, Params};
+use super::params::{NoQuery, Params};
 use super::problem::Problem;
+use crate::domain::FieldError;
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::query::EndpointQuery;
 use crate::domain::secret::SigningSecret;
@@ -38,13 +39,17 @@ routes!(create, list, show, update, delete, pause, resume, test);
         (status = 201, description = "The endpoint with its secret, which is shown only here.", body = EndpointBody),
     )
 )]
-async fn create(access: Access<Portal>, _: NoParams, body: Body) -> Result<HttpResponse, Problem> {
+async fn create(access: Access<Portal>, _: NoQuery, body: Body) -> Result<HttpResponse, Problem> {
     let mut fields = body.read::<Strict>()?.into_fields();
     let tenant = take_text(&mut fields, "tenant", Tenant::parse)?;
     let secret = take_text(&mut fields, "secret", SigningSecret::parse)?;
     let asymmetric = matches!(secret, Some(SigningSecret::Private(_)));
     let view = access
-        .create_endpoint(tenant, change_of(fields)?, secret)
+        .create_endpoint(
+            tenant,
+            change_of(fields, EndpointChange::check_new)?,
+            secret,
+        )
         .await?;
     let secret = view
         .endpoint
@@ -75,17 +80,20 @@ fn take_text<T>(
 #[cfg(feature = "testing")]
 pub(crate) fn read_change(json: &str) -> Result<EndpointChange, String> {
     let fields = serde_json::from_str(json).map_err(|error| error.to_string())?;
-    change_of(fields).map_err(|problem| problem.to_string())
+    change_of(fields, EndpointChange::check).map_err(|problem| problem.to_string())
 }
 
-fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
+fn change_of(
+    fields: Map<String, Value>,
+    check: fn(&EndpointChange) -> Vec<FieldError>,
+) -> Result<EndpointChange, Problem> {
     let body: Result<EndpointChangeBody, _> =
         serde_path_to_error::deserialize(Value::Object(fields));
     let body = body.map_err(|error| {
         let path = error.path().to_string();
         wrong_json(error.into_inner(), &path)
     });
-    body?.into_change()
+    body?.into_change(check)
 }
 
 /// Change an endpoint
@@ -106,7 +114,7 @@ fn change_of(fields: Map<String, Value>) -> Result<EndpointChange, Problem> {
 )]
 async fn update(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
@@ -122,7 +130,9 @@ async fn update(
             ));
         }
     }
-    let view = access.update_endpoint(&id, change_of(fields)?).await?;
+    let view = access
+        .update_endpoint(&id, change_of(fields, EndpointChange::check)?)
+        .await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
 }
 
@@ -137,7 +147,7 @@ async fn update(
 )]
 async fn show(
     access: Access<Read>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
 ) -> Result<HttpResponse, Problem> {
     let view = access.endpoint(&id).await?;
@@ -205,7 +215,7 @@ async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse
 )]
 async fn delete(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
 ) -> Result<HttpResponse, Problem> {
     access.delete_endpoint(&id).await?;
@@ -229,9 +239,9 @@ async fn delete(
 )]
 async fn pause(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
-    _: NoFields,
+    _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
     let view = access.pause_endpoint(&id).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
@@ -254,9 +264,9 @@ async fn pause(
 )]
 async fn resume(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
-    _: NoFields,
+    _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
     let view = access.resume_endpoint(&id).await?;
     Ok(HttpResponse::Ok().json(EndpointBody::new(view)))
@@ -277,9 +287,9 @@ async fn resume(
 )]
 async fn test(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
-    _: NoFields,
+    _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
     let receipt = access.test_endpoint(&id).await?;
     Ok(HttpResponse::Accepted().json(TestBody::from(receipt)))

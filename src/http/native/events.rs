@@ -8,7 +8,7 @@ use super::bodies::event::{
 use super::bodies::list::ListBody;
 use super::body::{JsonBody, Object};
 use super::extract::Id;
-use super::params::{NoParams, Params};
+use super::params::{NoQuery, Params};
 use super::problem::Problem;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{EventType, NewEvent};
@@ -62,7 +62,7 @@ pub(crate) fn read_event(body: &[u8]) -> Option<NewEvent> {
 )]
 async fn publish(
     access: Access<Publish>,
-    _: NoParams,
+    _: NoQuery,
     request: HttpRequest,
     body: JsonBody<MAX_EVENT_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
@@ -141,7 +141,7 @@ fn receipt_response(receipt: &ReceiptBody) -> actix_web::HttpResponseBuilder {
 )]
 async fn publish_batch(
     access: Access<Publish>,
-    _: NoParams,
+    _: NoQuery,
     request: HttpRequest,
     body: JsonBody<MAX_BATCH_REQUEST>,
 ) -> Result<HttpResponse, Problem> {

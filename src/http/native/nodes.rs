@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 
 use super::bodies::list::ListBody;
 use super::bodies::shapes::NodeShape;
-use super::params::NoParams;
+use super::params::NoQuery;
 use super::problem::Problem;
 use crate::engine::scoped::Read;
 use crate::http::caller::access::Access;
@@ -22,7 +22,7 @@ routes!(list);
         (status = 200, description = "All nodes; one row on SQLite.", body = ListBody<NodeShape>),
     )
 )]
-async fn list(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem> {
+async fn list(access: Access<Read>, _: NoQuery) -> Result<HttpResponse, Problem> {
     let nodes = access.nodes().await?;
     Ok(HttpResponse::Ok().json(ListBody::whole(nodes)))
 }

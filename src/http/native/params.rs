@@ -98,9 +98,9 @@ impl Params {
 }
 
 /// A request without query parameters; any is rejected by name.
-pub(super) struct NoParams;
+pub(super) struct NoQuery;
 
-impl FromRequest for NoParams {
+impl FromRequest for NoQuery {
     type Error = Problem;
     type Future = std::future::Ready<Result<Self, Problem>>;
 

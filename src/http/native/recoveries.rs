@@ -6,7 +6,7 @@ use super::bodies::recovery::{PreviewBody, RecoverRequest};
 use super::bodies::shapes::RecoveryShape;
 use super::body::JsonBody;
 use super::extract::Id;
-use super::params::NoParams;
+use super::params::NoQuery;
 use super::problem::Problem;
 use crate::domain::ids::{EndpointId, RecoveryId};
 use crate::engine::scoped::{Portal, Read};
@@ -36,7 +36,7 @@ type Body = JsonBody<{ 64 * 1024 }>;
 )]
 async fn recover(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
@@ -65,7 +65,7 @@ async fn recover(
 )]
 async fn preview(
     access: Access<Read>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
@@ -93,7 +93,7 @@ async fn preview(
 )]
 async fn show(
     access: Access<Read>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<RecoveryId>,
 ) -> Result<HttpResponse, Problem> {
     let recovery = access.recovery(&id).await?;

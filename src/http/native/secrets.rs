@@ -5,10 +5,10 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::bodies::secret::{OlderKeyBody, RotateRequest, SecretBody, SecretsBody};
-use super::body::{JsonBody, NoFields};
+use super::body::{EmptyBody, JsonBody};
 use super::endpoints::MAX_REQUEST;
 use super::extract::{Id, parse_id};
-use super::params::NoParams;
+use super::params::NoQuery;
 use super::problem::Problem;
 use crate::domain::ids::EndpointId;
 use crate::domain::secret::SigningSecret;
@@ -37,7 +37,7 @@ routes!(secret, rotate, end_key);
 )]
 async fn secret(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
 ) -> Result<HttpResponse, Problem> {
     let (secret, older) = access.endpoint_secrets(&id).await?;
@@ -69,7 +69,7 @@ async fn secret(
 )]
 async fn rotate(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
     body: JsonBody<MAX_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
@@ -103,10 +103,10 @@ async fn rotate(
 )]
 async fn end_key(
     access: Access<Portal>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<EndpointId>,
     request: HttpRequest,
-    _: NoFields,
+    _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
     let key = parse_id(&request, "key", "key")?;
     access.end_key(&id, key).await?;

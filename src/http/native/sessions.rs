@@ -11,7 +11,7 @@ use utoipa::OpenApi;
 use super::bodies::session::{LinkBody, LinkRequest, SessionBody, SessionRequest};
 use super::body::JsonBody;
 use super::extract::parse_id;
-use super::params::NoParams;
+use super::params::NoQuery;
 use super::problem::Problem;
 use crate::domain::ids::Tenant;
 use crate::engine::scoped::Admin;
@@ -68,7 +68,7 @@ pub(super) fn link_routes(config: &mut web::ServiceConfig) {
 async fn open(
     request: HttpRequest,
     gate: web::Data<Gate>,
-    _: NoParams,
+    _: NoQuery,
     body: JsonBody<{ 16 * 1024 }>,
 ) -> Result<HttpResponse, Problem> {
     let SessionRequest { token, portal } = body.read()?;
@@ -118,7 +118,7 @@ fn cookie(request: &HttpRequest, credential: String, lasts: Duration) -> Cookie<
 async fn show(
     request: HttpRequest,
     gate: web::Data<Gate>,
-    _: NoParams,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     if gate.is_trusting() {
         return Ok(HttpResponse::Ok().json(SessionBody::HOST));
@@ -140,7 +140,7 @@ async fn show(
     ),
     security(())
 )]
-async fn close(request: HttpRequest, _: NoParams) -> HttpResponse {
+async fn close(request: HttpRequest, _: NoQuery) -> HttpResponse {
     HttpResponse::NoContent()
         .cookie(cookie(&request, String::new(), Duration::ZERO))
         .finish()
@@ -163,7 +163,7 @@ async fn close(request: HttpRequest, _: NoParams) -> HttpResponse {
 async fn portal_link(
     access: Access<Admin>,
     request: HttpRequest,
-    _: NoParams,
+    _: NoQuery,
     body: JsonBody<1024>,
 ) -> Result<HttpResponse, Problem> {
     let LinkRequest { expires_s } = body.read()?;

@@ -20,7 +20,7 @@ const WINDOWS: std::ops::RangeInclusive<Duration> =
 routes!(overview, stats);
 
 /// Maximum age of an overview: frequent requests share one.
-pub(super) const FRESH: Duration = Duration::from_secs(1);
+pub(super) const OVERVIEW_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Show an overview
 #[utoipa::path(
@@ -39,7 +39,7 @@ async fn overview(access: Access<Read>, request: HttpRequest) -> Result<HttpResp
     let mut params = Params::read(&request, &["tenant"]);
     let tenant = params.take_with("tenant", Tenant::parse);
     params.done()?;
-    let overview = access.overview(tenant, FRESH).await?;
+    let overview = access.overview(tenant, OVERVIEW_MAX_AGE).await?;
     Ok(HttpResponse::Ok().json(OverviewBody::new(&overview)))
 }
 

@@ -18,9 +18,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::bodies::endpoint::EndpointBody;
 use super::bodies::stats::OverviewBody;
-use super::params::NoParams;
+use super::params::NoQuery;
 use super::problem::Problem;
-use super::stats::FRESH;
+use super::stats::OVERVIEW_MAX_AGE;
 use crate::domain::ids::EndpointId;
 use crate::domain::lifecycle::Status;
 use crate::engine::Notification;
@@ -29,24 +29,24 @@ use crate::http::caller::access::Access;
 use crate::http::route::routes;
 
 /// The interval at which notifications are sent.
-const BEAT: Duration = Duration::from_secs(1);
+const STREAM_TICK: Duration = Duration::from_secs(1);
 /// Maximum number of deliveries per interval.
-const MOST_TOLD: usize = 100;
+const MAX_DELIVERIES: usize = 100;
 /// Maximum number of endpoints whose ownership a reader remembers.
-const MOST_TENANTS: usize = 10_000;
+const MAX_REMEMBERED: usize = 10_000;
 /// Intervals after which an overview is sent even without notifications.
-const OVERVIEW_BEATS: u32 = 10;
+const OVERVIEW_TICKS: u32 = 10;
 
 routes!(open);
 
 /// One reader.
 struct Reader {
     access: Access<Read>,
-    happenings: Receiver<Notification>,
+    notifications: Receiver<Notification>,
     /// Endpoints that notifications were about, and whether they are the caller's.
     owned: HashMap<EndpointId, bool>,
-    beat: Interval,
-    beats: u32,
+    ticker: Interval,
+    ticks: u32,
 }
 
 /// Stream notifications
@@ -66,17 +66,17 @@ struct Reader {
         (status = 200, description = "Server-sent events: `overview`, `delivery`, `endpoint`, `lagged`.", body = String, content_type = "text/event-stream", example = "event: delivery\ndata: {}\n\n"),
     )
 )]
-async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem> {
-    let mut beat = interval(BEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn open(access: Access<Read>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    let mut ticker = interval(STREAM_TICK);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let reader = Reader {
-        happenings: access.subscribe(),
+        notifications: access.subscribe(),
         access,
         owned: HashMap::new(),
-        beat,
-        beats: 0,
+        ticker,
+        ticks: 0,
     };
-    let told = stream::unfold(reader, |mut reader| async move {
+    let events = stream::unfold(reader, |mut reader| async move {
         let text = reader.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(text)), reader))
     });
@@ -84,23 +84,23 @@ async fn open(access: Access<Read>, _: NoParams) -> Result<HttpResponse, Problem
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         // A proxy must not buffer the stream.
         .insert_header(("x-accel-buffering", "no"))
-        .streaming(told))
+        .streaming(events))
 }
 
 impl Reader {
     /// Returns the text of the next interval: a comment without notifications, to keep the
     /// connection open; `None` once the credential is no longer valid.
     async fn next(&mut self) -> Option<String> {
-        self.beat.tick().await;
+        self.ticker.tick().await;
         if !self.access.still_holds() {
             return None;
         }
-        let (mut text, mut told, mut lagged) = (String::new(), 0, false);
+        let (mut text, mut sent, mut lagged) = (String::new(), 0, false);
         loop {
-            match self.happenings.try_recv() {
-                Ok(happening) if told < MOST_TOLD => {
-                    if let Some(event) = self.event(&happening).await {
-                        told += 1;
+            match self.notifications.try_recv() {
+                Ok(notification) if sent < MAX_DELIVERIES => {
+                    if let Some(event) = self.event(&notification).await {
+                        sent += 1;
                         text.push_str(&event);
                     }
                 }
@@ -111,11 +111,11 @@ impl Reader {
         if lagged {
             text.push_str(&written("lagged", &json!({})));
         }
-        let due = told > 0 || lagged || self.beats.is_multiple_of(OVERVIEW_BEATS);
-        if due && let Ok(overview) = self.access.overview(None, FRESH).await {
+        let due = sent > 0 || lagged || self.ticks.is_multiple_of(OVERVIEW_TICKS);
+        if due && let Ok(overview) = self.access.overview(None, OVERVIEW_MAX_AGE).await {
             text.push_str(&written("overview", &OverviewBody::new(&overview)));
         }
-        self.beats = self.beats.wrapping_add(1);
+        self.ticks = self.ticks.wrapping_add(1);
         Some(if text.is_empty() {
             ":\n\n".into()
         } else {
@@ -123,8 +123,8 @@ impl Reader {
         })
     }
 
-    async fn event(&mut self, happening: &Notification) -> Option<String> {
-        let endpoint = match happening {
+    async fn event(&mut self, notification: &Notification) -> Option<String> {
+        let endpoint = match notification {
             Notification::Delivered { endpoint, .. }
             | Notification::Failed { endpoint, .. }
             | Notification::Changed { endpoint }
@@ -133,7 +133,7 @@ impl Reader {
         if !self.owns(&endpoint).await {
             return None;
         }
-        Some(match happening {
+        Some(match notification {
             Notification::Delivered {
                 event,
                 delivery,
@@ -172,7 +172,7 @@ impl Reader {
         let Ok(owned) = self.access.owns_endpoint(endpoint).await else {
             return false;
         };
-        if self.owned.len() >= MOST_TENANTS {
+        if self.owned.len() >= MAX_REMEMBERED {
             self.owned.clear();
         }
         self.owned.insert(endpoint.clone(), owned);

@@ -7,7 +7,7 @@ use super::bodies::shapes::TokenShape;
 use super::bodies::token::{CreatedBody, TokenRequest};
 use super::body::JsonBody;
 use super::extract::Id;
-use super::params::{NoParams, Params};
+use super::params::{NoQuery, Params};
 use super::problem::Problem;
 use crate::domain::access::Scope;
 use crate::domain::ids::{Tenant, TokenId};
@@ -32,7 +32,7 @@ routes!(create, list, revoke);
 )]
 async fn create(
     access: Access<Admin>,
-    _: NoParams,
+    _: NoQuery,
     body: JsonBody<MAX_REQUEST>,
 ) -> Result<HttpResponse, Problem> {
     let request: TokenRequest = body.read()?;
@@ -85,7 +85,7 @@ async fn list(access: Access<Admin>, request: HttpRequest) -> Result<HttpRespons
 )]
 async fn revoke(
     access: Access<Admin>,
-    _: NoParams,
+    _: NoQuery,
     Id(id): Id<TokenId>,
 ) -> Result<HttpResponse, Problem> {
     access.revoke_token(&id).await?;

@@ -15,10 +15,8 @@ fn an_attempt_that_panics_is_interrupted_sent_again_and_uses_up_no_retry() {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"event_types": ["one"]}"#).await;
         engine.endpoint(2, r#"{"event_types": ["two"]}"#).await;
-        engine.receivers.next(&host(1), [Reply::Panic]);
-        engine
-            .receivers
-            .otherwise(&host(2), Reply::Status(200, secs(1)));
+        engine.replies(1, [Reply::Panic]);
+        engine.always(2, Reply::Status(200, secs(1)));
         let neighbour = engine.publish_one("two").await;
         let id = engine.publish_one("one").await;
         let view = engine.until(&id, Status::Delivered, secs(5)).await;
@@ -48,9 +46,7 @@ fn five_interruptions_in_a_row_hold_a_delivery_until_a_person_releases_it() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, "{}").await;
-        engine
-            .receivers
-            .next(&host(1), std::iter::repeat_n(Reply::Panic, 5));
+        engine.replies(1, std::iter::repeat_n(Reply::Panic, 5));
         let id = engine.publish_one("a.b").await;
         pass(secs(90)).await;
         let view = engine.delivery(&id).await;
@@ -64,7 +60,7 @@ fn five_interruptions_in_a_row_hold_a_delivery_until_a_person_releases_it() {
         );
         assert_eq!(
             engine
-                .postrider
+                .postrider()
                 .endpoint(&endpoint)
                 .await
                 .unwrap()
@@ -73,7 +69,7 @@ fn five_interruptions_in_a_row_hold_a_delivery_until_a_person_releases_it() {
                 .held,
             1
         );
-        engine.postrider.release_delivery(&id).await.unwrap();
+        engine.postrider().release_delivery(&id).await.unwrap();
         engine.until(&id, Status::Delivered, secs(60)).await;
     });
 }
@@ -86,19 +82,15 @@ fn a_supervisor_that_panics_is_replaced_and_its_work_is_rehydrated() {
             .endpoint(1, r#"{"event_types": ["one"], "rate_limit": "unlimited"}"#)
             .await;
         engine.endpoint(2, r#"{"event_types": ["two"]}"#).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(4)));
-        engine
-            .receivers
-            .otherwise(&host(2), Reply::Status(200, secs(4)));
+        engine.always(1, Reply::Status(200, secs(4)));
+        engine.always(2, Reply::Status(200, secs(4)));
         let mut ids = Vec::new();
         for _ in 0..5 {
             ids.push(engine.publish_one("one").await);
         }
         let neighbour = engine.publish_one("two").await;
         pass(secs(1)).await;
-        assert!(engine.postrider.panic_supervisor(&endpoint).await);
+        assert!(engine.postrider().panic_supervisor(&endpoint).await);
 
         // Three were in flight: broken off, logged as such, and sent again with the same id.
         let mut interrupted = 0;
@@ -113,7 +105,7 @@ fn a_supervisor_that_panics_is_replaced_and_its_work_is_rehydrated() {
         }
         assert_eq!(interrupted, 3);
         assert!(
-            engine.receivers.most_at_once(&host(1)) <= 3,
+            engine.receivers().most_at_once(&host(1)) <= 3,
             "the old attempts end before new ones begin"
         );
         assert_eq!(
@@ -130,14 +122,12 @@ fn a_supervisor_that_panics_again_and_again_holds_what_was_in_flight() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(4)));
+        engine.always(1, Reply::Status(200, secs(4)));
         let id = engine.publish_one("a.b").await;
         for _ in 0..5 {
             engine.until(&id, Status::Sending, secs(5)).await;
             pass(secs(1)).await;
-            assert!(engine.postrider.panic_supervisor(&endpoint).await);
+            assert!(engine.postrider().panic_supervisor(&endpoint).await);
             pass(Duration::from_millis(200)).await;
         }
         pass(secs(5)).await;
@@ -155,15 +145,15 @@ fn no_file_descriptor_left_releases_the_claim_and_fails_nothing() {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"rate_limit": "1/h"}"#).await;
         let nothing_left = TransportError::Exhausted("too many open files".into());
-        engine.receivers.next(
-            &host(1),
+        engine.replies(
+            1,
             [Reply::Fail(nothing_left.clone()), Reply::Fail(nothing_left)],
         );
         let id = engine.publish_one("a.b").await;
         // The rate slot came back too, or this would take an hour.
         let view = engine.until(&id, Status::Delivered, secs(10)).await;
         assert_eq!(view.attempts.len(), 1);
-        assert_eq!(engine.receivers.received(&host(1)).len(), 3);
+        assert_eq!(engine.received(1).len(), 3);
     });
 }
 
@@ -173,10 +163,8 @@ fn a_drain_ends_what_is_in_flight_and_breaks_off_what_takes_too_long() {
         let engine = TestEngine::with(|config| config.drain_timeout = secs(5));
         engine.endpoint(1, r#"{"event_types": ["quick"]}"#).await;
         engine.endpoint(2, r#"{"event_types": ["slow"]}"#).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(2)));
-        engine.receivers.next(&host(2), [Reply::Hang]);
+        engine.always(1, Reply::Status(200, secs(2)));
+        engine.replies(2, [Reply::Hang]);
         let quick = engine.publish_one("quick").await;
         let slow = engine.publish_one("slow").await;
         pass(secs(1)).await;
@@ -196,7 +184,7 @@ fn a_drain_ends_what_is_in_flight_and_breaks_off_what_takes_too_long() {
             0,
             "a clean stop does not count"
         );
-        assert_eq!(engine.receivers.received(&host(1)).len(), 1);
+        assert_eq!(engine.received(1).len(), 1);
     });
 }
 
@@ -206,11 +194,11 @@ fn a_drain_does_not_wait_for_endpoints_where_nothing_is_at_work() {
         let engine = TestEngine::start();
         for n in 1..4 {
             let endpoint = engine.endpoint(n, "{}").await;
-            engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+            engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         }
         engine.publish("order.filled").await;
         let before = tokio::time::Instant::now();
-        engine.postrider.drain().await;
+        engine.postrider().drain().await;
         assert!(before.elapsed() < secs(1), "{:?}", before.elapsed());
     });
 }

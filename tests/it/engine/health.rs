@@ -5,7 +5,7 @@ use postrider::domain::endpoint::PauseReason;
 use postrider::domain::lifecycle::{FailureReason, State, Status};
 use postrider::testing::{Reply, endpoint_change, on_virtual_time, pass};
 
-use crate::support::engine::{TestEngine, host, rarely, secs};
+use crate::support::engine::{TestEngine, rarely, secs};
 
 fn busy(retry_after: &str) -> Reply {
     Reply::Answer(503, vec![("retry-after".into(), retry_after.into())])
@@ -18,7 +18,7 @@ fn a_retry_after_of_nothing_is_an_ordinary_failure_that_uses_a_retry() {
             let engine = TestEngine::start();
             let settings = r#"{"retry_delays_s": [3, 5], "rate_limit": "unlimited"}"#;
             let endpoint = engine.endpoint(1, settings).await;
-            engine.receivers.otherwise(&host(1), busy(value));
+            engine.always(1, busy(value));
             let id = engine.publish_one("a.b").await;
             let view = engine.until(&id, Status::Failed, secs(30)).await;
             assert_eq!(
@@ -27,7 +27,7 @@ fn a_retry_after_of_nothing_is_an_ordinary_failure_that_uses_a_retry() {
             );
             assert_eq!(view.attempts.len(), 3, "`{value}`");
             let health = engine
-                .postrider
+                .postrider()
                 .endpoint(&endpoint)
                 .await
                 .unwrap()
@@ -49,12 +49,12 @@ fn a_short_retry_after_does_not_shorten_the_deliverys_own_delay() {
         engine
             .endpoint(1, r#"{"retry_delays_s": [40], "rate_limit": "unlimited"}"#)
             .await;
-        engine.receivers.next(&host(1), [busy("1")]);
+        engine.replies(1, [busy("1")]);
         let first = engine.publish_one("a.b").await;
         let second = engine.publish_one("a.b").await;
         engine.until(&first, Status::Delivered, secs(60)).await;
         engine.until(&second, Status::Delivered, secs(60)).await;
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         let first = received
             .iter()
             .filter(|one| one.header("webhook-id") == received[0].header("webhook-id"));
@@ -70,10 +70,10 @@ fn each_rest_in_a_row_lasts_longer_and_after_five_days_the_endpoint_is_paused() 
         let endpoint = engine
             .endpoint(1, r#"{"retry_delays_s": [1], "rate_limit": "unlimited"}"#)
             .await;
-        engine.receivers.otherwise(&host(1), busy("1"));
+        engine.always(1, busy("1"));
         let id = engine.publish_one("a.b").await;
         pass(secs(3600)).await;
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         let gaps: Vec<_> = received
             .windows(2)
             .map(|two| (two[1].at - two[0].at).as_secs())
@@ -94,7 +94,7 @@ fn each_rest_in_a_row_lasts_longer_and_after_five_days_the_endpoint_is_paused() 
         pass(secs(4 * 86400)).await;
         assert_eq!(
             engine
-                .postrider
+                .postrider()
                 .endpoint(&endpoint)
                 .await
                 .unwrap()
@@ -104,7 +104,7 @@ fn each_rest_in_a_row_lasts_longer_and_after_five_days_the_endpoint_is_paused() 
         );
         pass(secs(2 * 86400)).await;
         let paused = engine
-            .postrider
+            .postrider()
             .endpoint(&endpoint)
             .await
             .unwrap()
@@ -129,8 +129,8 @@ fn a_2xx_begins_the_rests_anew() {
                 r#"{"retry_delays_s": [0], "rate_limit": "unlimited", "concurrency": 1}"#,
             )
             .await;
-        engine.receivers.next(
-            &host(1),
+        engine.replies(
+            1,
             [
                 busy("1"),
                 busy("1"),
@@ -142,10 +142,10 @@ fn a_2xx_begins_the_rests_anew() {
         let first = engine.publish_one("a.b").await;
         engine.until(&first, Status::Delivered, secs(30)).await;
         let second = engine.publish_one("a.b").await;
-        let before = engine.postrider.now();
+        let before = engine.postrider().now();
         engine.until(&second, Status::Delivered, secs(30)).await;
         assert!(
-            engine.postrider.now().since(before) < secs(3),
+            engine.postrider().now().since(before) < secs(3),
             "one second again"
         );
     });
@@ -159,12 +159,12 @@ fn days_of_silence_and_one_failure_pause_nothing() {
         let endpoint = engine
             .endpoint(1, r#"{"retry_delays_s": [], "breaker_after": 1}"#)
             .await;
-        engine.receivers.otherwise(&host(1), Reply::status(500));
+        engine.always(1, Reply::status(500));
         engine.publish_one("a.b").await;
         pass(secs(6 * 86400)).await;
         engine.publish_one("a.b").await;
         pass(secs(60)).await;
-        let view = engine.postrider.endpoint(&endpoint).await.unwrap();
+        let view = engine.postrider().endpoint(&endpoint).await.unwrap();
         assert_eq!(view.endpoint.paused, None, "{:?}", view.health.state);
     });
 }
@@ -177,12 +177,12 @@ fn the_breaker_closes_when_it_is_taken_away() {
             let settings =
                 r#"{"breaker_after": 1, "retry_delays_s": [], "rate_limit": "unlimited"}"#;
             let endpoint = engine.endpoint(1, settings).await;
-            engine.receivers.next(&host(1), [Reply::status(500)]);
+            engine.replies(1, [Reply::status(500)]);
             engine.publish_one("a.b").await;
             pass(secs(1)).await;
             let state = async || {
                 engine
-                    .postrider
+                    .postrider()
                     .endpoint(&endpoint)
                     .await
                     .unwrap()
@@ -193,7 +193,7 @@ fn the_breaker_closes_when_it_is_taken_away() {
             let waits = engine.publish_one("a.b").await;
             let change = endpoint_change(change).unwrap();
             engine
-                .postrider
+                .postrider()
                 .update_endpoint(&endpoint, change)
                 .await
                 .unwrap();

@@ -10,7 +10,7 @@ use postrider::signature::{ReceiverKey, SignedContent};
 use postrider::testing::{Received, Reply, TransportError, endpoint_change, on_virtual_time, pass};
 
 use crate::support::database;
-use crate::support::engine::{START, TestEngine, host, secs};
+use crate::support::engine::{START, TestEngine, secs};
 
 const AT_ONCE: Duration = Duration::ZERO;
 
@@ -28,16 +28,14 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
             config.event_id_header = Some("X-Example-Event-Id".into());
         });
         let endpoint = engine.endpoint(1, "{}").await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, AT_ONCE));
-        let key = ReceiverKey::Secret(engine.postrider.endpoint_secret(&endpoint).await.unwrap());
+        engine.always(1, Reply::Status(500, AT_ONCE));
+        let key = ReceiverKey::Secret(engine.postrider().endpoint_secret(&endpoint).await.unwrap());
 
         let receipt = engine.publish("order.filled").await;
         let id = receipt.deliveries[0].0.clone();
         let view = engine.until(&id, Status::Failed, secs(200)).await;
 
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         // 10, 20, 40 and 80 s after the end of the attempt before, and up to a tenth more.
         let offsets = offsets(&received);
         assert_eq!(offsets.len(), 5, "{offsets:?}");
@@ -92,15 +90,13 @@ fn a_consumer_that_answers_500_gets_five_attempts_at_the_promised_times() {
         );
 
         // A retry brings it back, with a fresh set of retries and its history.
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(204, AT_ONCE));
-        engine.postrider.retry_delivery(&id).await.unwrap();
+        engine.always(1, Reply::Status(204, AT_ONCE));
+        engine.postrider().retry_delivery(&id).await.unwrap();
         let view = engine.until(&id, Status::Delivered, secs(10)).await;
         assert_eq!(view.attempts.len(), 6);
         assert_eq!(view.attempts[5].number, Some(6));
         assert_eq!(
-            engine.receivers.received(&host(1))[5].header("webhook-id"),
+            engine.received(1)[5].header("webhook-id"),
             Some(receipt.id.as_str())
         );
     });
@@ -113,7 +109,7 @@ fn a_consumer_that_hangs_is_given_its_time_and_the_row_says_sending() {
         engine
             .endpoint(1, r#"{"timeout_ms": 5000, "retry_delays_s": [10]}"#)
             .await;
-        engine.receivers.otherwise(&host(1), Reply::Hang);
+        engine.always(1, Reply::Hang);
         let id = engine.publish_one("a.b").await;
 
         pass(secs(2)).await;
@@ -142,8 +138,8 @@ fn one_that_recovers_ends_delivered_and_every_outcome_is_told_apart() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         engine.endpoint(1, "{}").await;
-        engine.receivers.next(
-            &host(1),
+        engine.replies(
+            1,
             [
                 Reply::Status(302, AT_ONCE),
                 Reply::Fail(TransportError::Dns("no such name".into())),
@@ -176,18 +172,16 @@ fn pause_stops_new_attempts_at_once_and_both_survive_a_restart() {
         let endpoint = engine
             .endpoint(1, r#"{"concurrency": 1, "rate_limit": "unlimited"}"#)
             .await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(3)));
+        engine.always(1, Reply::Status(200, secs(3)));
         let first = engine.publish_one("a.b").await;
         let second = engine.publish_one("a.b").await;
         pass(secs(1)).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
 
         // What is in flight ends and is recorded; nothing new begins.
         engine.until(&first, Status::Delivered, secs(5)).await;
         pass(secs(60)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), 1);
+        assert_eq!(engine.received(1).len(), 1);
         assert_eq!(
             engine.delivery(&second).await.waiting_for,
             Some(WaitingFor::Paused)
@@ -196,8 +190,8 @@ fn pause_stops_new_attempts_at_once_and_both_survive_a_restart() {
 
         let engine = engine.restart().await;
         pass(secs(60)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), 1, "still paused");
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        assert_eq!(engine.received(1).len(), 1, "still paused");
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         engine.until(&second, Status::Delivered, secs(10)).await;
         engine.until(&third, Status::Delivered, secs(10)).await;
 
@@ -212,19 +206,17 @@ fn a_failure_while_paused_leaves_its_retry_waiting() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, "{}").await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, secs(3))]);
+        engine.replies(1, [Reply::Status(500, secs(3))]);
         let id = engine.publish_one("a.b").await;
         pass(secs(1)).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         pass(secs(120)).await;
         let view = engine.delivery(&id).await;
         assert_eq!(
             (view.attempts.len(), view.delivery.life.state.status()),
             (1, Status::Pending)
         );
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         engine.until(&id, Status::Delivered, secs(5)).await;
     });
 }
@@ -234,13 +226,11 @@ fn a_deleted_endpoint_fails_what_waits_and_what_was_in_flight_when_it_fails() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, r#"{"concurrency": 1}"#).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, secs(3)));
+        engine.always(1, Reply::Status(500, secs(3)));
         let in_flight = engine.publish_one("a.b").await;
         let waiting = engine.publish_one("a.b").await;
         pass(secs(1)).await;
-        engine.postrider.delete_endpoint(&endpoint).await.unwrap();
+        engine.postrider().delete_endpoint(&endpoint).await.unwrap();
         for id in [&waiting, &in_flight] {
             let view = engine.until(id, Status::Failed, secs(5)).await;
             assert_eq!(
@@ -248,12 +238,12 @@ fn a_deleted_endpoint_fails_what_waits_and_what_was_in_flight_when_it_fails() {
                 State::Failed(FailureReason::EndpointDeleted)
             );
             assert!(matches!(
-                engine.postrider.retry_delivery(id).await,
+                engine.postrider().retry_delivery(id).await,
                 Err(Error::Refused(_))
             ));
         }
         assert!(matches!(
-            engine.postrider.endpoint(&endpoint).await,
+            engine.postrider().endpoint(&endpoint).await,
             Err(Error::NotFound("endpoint"))
         ));
         assert_eq!(
@@ -270,21 +260,19 @@ fn cancel_works_from_pending_and_is_refused_while_sending() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"concurrency": 1}"#).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, secs(3)));
+        engine.always(1, Reply::Status(500, secs(3)));
         let first = engine.publish_one("a.b").await;
         let second = engine.publish_one("a.b").await;
         pass(secs(1)).await;
         assert!(matches!(
-            engine.postrider.cancel_delivery(&first).await,
+            engine.postrider().cancel_delivery(&first).await,
             Err(Error::Refused(_))
         ));
         assert!(matches!(
-            engine.postrider.release_delivery(&second).await,
+            engine.postrider().release_delivery(&second).await,
             Err(Error::Refused(_))
         ));
-        let view = engine.postrider.cancel_delivery(&second).await.unwrap();
+        let view = engine.postrider().cancel_delivery(&second).await.unwrap();
         assert_eq!(
             view.delivery.life.state,
             State::Failed(FailureReason::Cancelled)
@@ -299,15 +287,13 @@ fn an_endpoint_that_is_made_from_a_changed_schedule_follows_it_at_once() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, "{}").await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, secs(1)));
+        engine.always(1, Reply::Status(500, secs(1)));
         let id = engine.publish_one("a.b").await;
         pass(Duration::from_millis(500)).await;
         // The budget is judged against the schedule as it stands when the attempt ends.
         let none = endpoint_change(r#"{"retry_delays_s": []}"#).unwrap();
         engine
-            .postrider
+            .postrider()
             .update_endpoint(&endpoint, none)
             .await
             .unwrap();
@@ -322,17 +308,17 @@ fn rotated_keys_sign_beside_the_new_ones_until_their_grace_ends() {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, r#"{"signing": ["v1", "v1a"]}"#).await;
         let public = |view: &postrider::EndpointView| view.endpoint.public_key().unwrap();
-        let before = engine.postrider.endpoint(&endpoint).await.unwrap();
+        let before = engine.postrider().endpoint(&endpoint).await.unwrap();
         let old = [
-            ReceiverKey::Secret(engine.postrider.endpoint_secret(&endpoint).await.unwrap()),
+            ReceiverKey::Secret(engine.postrider().endpoint_secret(&endpoint).await.unwrap()),
             ReceiverKey::Public(public(&before)),
         ];
         let secret = engine
-            .postrider
+            .postrider()
             .rotate_secret(&endpoint, None, secs(60))
             .await
             .unwrap();
-        let after = engine.postrider.endpoint(&endpoint).await.unwrap();
+        let after = engine.postrider().endpoint(&endpoint).await.unwrap();
         assert_ne!(public(&before), public(&after));
         let SigningSecret::Symmetric(secret) = secret else {
             panic!("no key pair was asked for")
@@ -345,14 +331,14 @@ fn rotated_keys_sign_beside_the_new_ones_until_their_grace_ends() {
         let sent_and_verified = async |keys: &[ReceiverKey]| {
             let id = engine.publish_one("a.b").await;
             engine.until(&id, Status::Delivered, secs(5)).await;
-            let received = engine.receivers.received(&host(1)).pop().unwrap();
+            let received = engine.received(1).pop().unwrap();
             let header = |name: &str| received.header(name).unwrap();
             let content = SignedContent::received(
                 header("webhook-id"),
                 header("webhook-timestamp"),
                 &received.request.body,
             );
-            let (content, now) = (content.unwrap(), engine.postrider.now());
+            let (content, now) = (content.unwrap(), engine.postrider().now());
             let good = keys.iter().filter(|key| {
                 content
                     .verify(key, header("webhook-signature"), now)

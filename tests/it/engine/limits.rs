@@ -39,12 +39,12 @@ fn ten_a_minute_is_ten_in_any_sixty_seconds() {
             ids.push(engine.publish_one("a.b").await);
         }
         pass(secs(30)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), 10);
+        assert_eq!(engine.received(1).len(), 10);
         assert_eq!(
             engine.delivery(&ids[34]).await.waiting_for,
             Some(WaitingFor::RateLimit)
         );
-        let health = engine.postrider.endpoint(&endpoint).await.unwrap().health;
+        let health = engine.postrider().endpoint(&endpoint).await.unwrap().health;
         assert_eq!(
             (health.backlog.pending, health.estimated_drain),
             (25, Some(secs(150)))
@@ -53,7 +53,7 @@ fn ten_a_minute_is_ten_in_any_sixty_seconds() {
 
         engine.until(&ids[34], Status::Delivered, secs(300)).await;
         assert_eq!(
-            most_in(&engine.receivers.received(&host(1)), secs(60)),
+            most_in(&engine.received(1), secs(60)),
             10,
             "and it is used fully"
         );
@@ -77,17 +77,17 @@ fn the_limit_is_remembered_while_the_supervisor_is_gone_and_across_a_restart() {
         );
         let last = engine.publish_one("a.b").await;
         pass(secs(5)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), 10);
+        assert_eq!(engine.received(1).len(), 10);
 
         let engine = engine.restart().await;
         pass(secs(10)).await;
         assert_eq!(
-            engine.receivers.received(&host(1)).len(),
+            engine.received(1).len(),
             10,
             "the log knows, whoever reads it"
         );
         engine.until(&last, Status::Delivered, secs(30)).await;
-        assert_eq!(most_in(&engine.receivers.received(&host(1)), secs(60)), 10);
+        assert_eq!(most_in(&engine.received(1), secs(60)), 10);
     });
 }
 
@@ -98,23 +98,21 @@ fn a_changed_limit_holds_for_what_was_sent_before_it() {
         let endpoint = engine
             .endpoint(1, r#"{"rate_limit": "5/s", "concurrency": 100}"#)
             .await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(1)));
+        engine.always(1, Reply::Status(200, secs(1)));
         for _ in 0..60 {
             engine.publish_one("a.b").await;
         }
         pass(secs(4)).await;
-        let before = engine.receivers.received(&host(1)).len();
+        let before = engine.received(1).len();
         assert!((20..=25).contains(&before), "{before}");
         let slower = endpoint_change(r#"{"rate_limit": "30/min"}"#).unwrap();
         engine
-            .postrider
+            .postrider()
             .update_endpoint(&endpoint, slower)
             .await
             .unwrap();
         pass(secs(200)).await;
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         assert_eq!(received.len(), 60);
         // From the change on no window holds more than 30, what went before included.
         let since = &received[before..];
@@ -137,9 +135,7 @@ fn three_in_flight_are_never_four() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(2)));
+        engine.always(1, Reply::Status(200, secs(2)));
         let mut last = None;
         for _ in 0..30 {
             last = Some(engine.publish_one("a.b").await);
@@ -148,7 +144,7 @@ fn three_in_flight_are_never_four() {
             .until(&last.unwrap(), Status::Delivered, secs(60))
             .await;
         assert_eq!(
-            engine.receivers.most_at_once(&host(1)),
+            engine.receivers().most_at_once(&host(1)),
             3,
             "and three are used"
         );
@@ -165,7 +161,7 @@ fn one_that_hangs_does_not_delay_another() {
         engine
             .endpoint(2, r#"{"event_types": ["fine"], "rate_limit": "unlimited"}"#)
             .await;
-        engine.receivers.otherwise(&host(1), Reply::Hang);
+        engine.always(1, Reply::Hang);
         for _ in 0..50 {
             engine.publish_one("hang").await;
         }
@@ -184,15 +180,13 @@ fn deliveries_of_one_endpoint_go_out_oldest_first() {
         engine
             .endpoint(1, r#"{"rate_limit": "unlimited", "concurrency": 1}"#)
             .await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, Duration::from_millis(10)));
+        engine.always(1, Reply::Status(200, Duration::from_millis(10)));
         let mut ids = Vec::new();
         for _ in 0..50 {
             ids.push(engine.publish("a.b").await.id);
         }
         pass(secs(5)).await;
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         let got: Vec<_> = received
             .iter()
             .map(|one| one.header("webhook-id").unwrap().to_owned())
@@ -219,7 +213,7 @@ fn a_limit_that_changes_again_and_again_ends_as_the_last_one() {
             for limit in ["5/min", "3/h"] {
                 let change = endpoint_change(&format!(r#"{{"rate_limit": "{limit}"}}"#)).unwrap();
                 engine
-                    .postrider
+                    .postrider()
                     .update_endpoint(&endpoint, change)
                     .await
                     .unwrap();
@@ -228,7 +222,7 @@ fn a_limit_that_changes_again_and_again_ends_as_the_last_one() {
         }
         pass(secs(600)).await;
         assert_eq!(
-            engine.receivers.received(&host(1)).len(),
+            engine.received(1).len(),
             5,
             "five in this hour are more than three"
         );
@@ -242,9 +236,7 @@ fn the_engine_as_a_whole_has_a_limit_and_every_endpoint_gets_its_turn() {
         for n in 1..=5 {
             let settings = format!(r#"{{"event_types": ["e{n}"], "rate_limit": "unlimited"}}"#);
             engine.endpoint(n, &settings).await;
-            engine
-                .receivers
-                .otherwise(&host(n), Reply::Status(200, secs(1)));
+            engine.always(n, Reply::Status(200, secs(1)));
         }
         let mut ids = Vec::new();
         for n in (1..=5).flat_map(|n| [n; 4]) {
@@ -253,20 +245,13 @@ fn the_engine_as_a_whole_has_a_limit_and_every_endpoint_gets_its_turn() {
         pass(Duration::from_millis(3900)).await;
         let waiting = engine.delivery(&ids[19]).await;
         assert_eq!(waiting.waiting_for, Some(WaitingFor::Concurrency));
-        let starts: Vec<_> = (1..=5)
-            .flat_map(|n| engine.receivers.received(&host(n)))
-            .collect();
+        let starts: Vec<_> = (1..=5).flat_map(|n| engine.received(n)).collect();
         assert_eq!(starts.len(), 8, "two each second");
         for n in 1..=5 {
-            assert!(
-                !engine.receivers.received(&host(n)).is_empty(),
-                "endpoint {n} had no turn"
-            );
+            assert!(!engine.received(n).is_empty(), "endpoint {n} had no turn");
         }
         engine.until(&ids[19], Status::Delivered, secs(10)).await;
-        let mut starts: Vec<_> = (1..=5)
-            .flat_map(|n| engine.receivers.received(&host(n)))
-            .collect();
+        let mut starts: Vec<_> = (1..=5).flat_map(|n| engine.received(n)).collect();
         starts.sort_by_key(|one| one.at);
         assert_eq!(
             (starts.len(), most_in(&starts, Duration::from_millis(900))),

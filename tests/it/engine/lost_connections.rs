@@ -8,12 +8,12 @@ use postrider::domain::lifecycle::{State, Status, Wait};
 use postrider::testing::{Reply, TransportError, on_virtual_time, pass};
 
 use crate::support::database;
-use crate::support::engine::{TestEngine, host, secs};
+use crate::support::engine::{TestEngine, secs};
 
 const LOST: Reply = Reply::Fail(TransportError::ConnectionLost);
 
 fn ids_received(engine: &TestEngine) -> Vec<String> {
-    let received = engine.receivers.received(&host(1));
+    let received = engine.received(1);
     received
         .iter()
         .map(|one| one.header("webhook-id").unwrap().to_owned())
@@ -26,10 +26,8 @@ fn a_lost_connection_has_a_row_costs_nothing_and_goes_first_on_a_new_connection(
         let engine = TestEngine::start();
         let settings = r#"{"retry_delays_s": [], "breaker_after": 1, "concurrency": 1, "rate_limit": "unlimited"}"#;
         let endpoint = engine.endpoint(1, settings).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(1)));
-        engine.receivers.next(&host(1), [LOST]);
+        engine.always(1, Reply::Status(200, secs(1)));
+        engine.replies(1, [LOST]);
         let first = engine.publish_one("a.b").await;
         let second = engine.publish_one("a.b").await;
         let view = engine.until(&first, Status::Delivered, secs(3)).await;
@@ -59,7 +57,7 @@ fn a_lost_connection_has_a_row_costs_nothing_and_goes_first_on_a_new_connection(
         let interruptions = "SELECT sum(interruptions) AS n FROM webhook_deliveries";
         assert_eq!(database::number(&engine.database(), interruptions), 0);
 
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         assert_eq!(
             ids_received(&engine)[0],
             ids_received(&engine)[1],
@@ -77,7 +75,7 @@ fn a_lost_connection_has_a_row_costs_nothing_and_goes_first_on_a_new_connection(
         assert_eq!(attempts, 3, "each request has its row");
 
         let health = engine
-            .postrider
+            .postrider()
             .endpoint(&endpoint)
             .await
             .unwrap()
@@ -88,7 +86,7 @@ fn a_lost_connection_has_a_row_costs_nothing_and_goes_first_on_a_new_connection(
             (0, BreakerState::Closed)
         );
         let stats = engine
-            .postrider
+            .postrider()
             .endpoint_stats(&endpoint, secs(3600))
             .await
             .unwrap();
@@ -109,15 +107,10 @@ fn each_request_takes_a_slot_of_the_rate_limit() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"rate_limit": "2/min"}"#).await;
-        engine.receivers.next(&host(1), [LOST, LOST, LOST]);
+        engine.replies(1, [LOST, LOST, LOST]);
         let id = engine.publish_one("a.b").await;
         engine.until(&id, Status::Delivered, secs(70)).await;
-        let at: Vec<_> = engine
-            .receivers
-            .received(&host(1))
-            .iter()
-            .map(|one| one.at)
-            .collect();
+        let at: Vec<_> = engine.received(1).iter().map(|one| one.at).collect();
         assert_eq!(at.len(), 4);
         assert!(
             at[2] - at[0] >= secs(60) && at[3] - at[1] >= secs(60),
@@ -136,12 +129,12 @@ fn it_stays_the_head_of_its_ordering_key() {
                 r#"{"ordering": "key", "rate_limit": "unlimited", "concurrency": 5}"#,
             )
             .await;
-        engine.receivers.next(&host(1), [LOST, LOST]);
+        engine.replies(1, [LOST, LOST]);
         let mut published = Vec::new();
         for data in ["1", "2", "3"] {
             let mut event = crate::support::engine::event("a.b", data);
             event.ordering_key = Some("k".into());
-            let receipt = engine.postrider.publish(event).await.unwrap();
+            let receipt = engine.postrider().publish(event).await.unwrap();
             published.push((receipt.id.to_string(), receipt.deliveries[0].0.clone()));
         }
         engine
@@ -164,17 +157,15 @@ fn where_it_was_the_breakers_probe_it_is_the_next_probe() {
         let endpoint = engine.endpoint(1, settings).await;
         let state = async || {
             engine
-                .postrider
+                .postrider()
                 .endpoint(&endpoint)
                 .await
                 .unwrap()
                 .health
                 .state
         };
-        engine.receivers.next(&host(1), [Reply::status(500), LOST]);
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(2)));
+        engine.replies(1, [Reply::status(500), LOST]);
+        engine.always(1, Reply::Status(200, secs(2)));
         let first = engine.publish_one("a.b").await;
         pass(secs(1)).await;
         assert_eq!(state().await.breaker.state(), BreakerState::Open);
@@ -188,7 +179,7 @@ fn where_it_was_the_breakers_probe_it_is_the_next_probe() {
         }
         let ids = ids_received(&engine);
         assert_eq!(ids[1], ids[2], "the lost probe is the next one: {ids:?}");
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         assert!(
             received[2].at - received[1].at < secs(1),
             "at once, not a breaker's wait later"
@@ -203,7 +194,7 @@ fn after_a_restart_it_is_due_at_once() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, r#"{"rate_limit": "1/min"}"#).await;
-        engine.receivers.next(&host(1), [LOST]);
+        engine.replies(1, [LOST]);
         let id = engine.publish_one("a.b").await;
         pass(secs(5)).await;
         let view = engine.delivery(&id).await;
@@ -211,12 +202,12 @@ fn after_a_restart_it_is_due_at_once() {
             panic!("{:?}", view.delivery)
         };
         assert!(
-            due <= engine.postrider.now(),
+            due <= engine.postrider().now(),
             "due at once; the rate limit makes it wait"
         );
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let engine = engine.restart().await;
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         let view = engine
             .until(&id, Status::Delivered, Duration::from_secs(70))
             .await;

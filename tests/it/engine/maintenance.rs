@@ -7,14 +7,14 @@ use postrider::domain::lifecycle::{FailureReason, State, Status};
 use postrider::testing::{Reply, on_virtual_time, pass};
 
 use crate::support::database;
-use crate::support::engine::{TestEngine, host, rarely, secs};
+use crate::support::engine::{TestEngine, rarely, secs};
 
 #[test]
 fn what_waits_longer_than_max_age_expires_even_when_paused() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, r#"{"max_age_s": 600}"#).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let id = engine.publish_one("a.b").await;
         pass(secs(590)).await;
         assert_eq!(
@@ -26,10 +26,10 @@ fn what_waits_longer_than_max_age_expires_even_when_paused() {
             view.delivery.life.state,
             State::Failed(FailureReason::Expired)
         );
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         pass(secs(60)).await;
         assert!(
-            engine.receivers.received(&host(1)).is_empty(),
+            engine.received(1).is_empty(),
             "nothing old is sent on resume"
         );
     });
@@ -43,12 +43,10 @@ fn what_a_person_retries_starts_to_age_anew() {
         engine
             .endpoint(1, r#"{"max_age_s": 600, "retry_delays_s": [60]}"#)
             .await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, std::time::Duration::ZERO));
+        engine.always(1, Reply::Status(500, std::time::Duration::ZERO));
         let id = engine.publish_one("a.b").await;
         pass(secs(3600)).await;
-        engine.postrider.retry_delivery(&id).await.unwrap();
+        engine.postrider().retry_delivery(&id).await.unwrap();
         let view = engine.until(&id, Status::Failed, secs(200)).await;
         assert_eq!(
             view.delivery.life.state,
@@ -71,7 +69,7 @@ fn retention_removes_what_has_ended_and_nothing_else() {
             .endpoint(1, r#"{"event_types": ["done"], "rate_limit": "unlimited"}"#)
             .await;
         let paused = engine.endpoint(2, r#"{"event_types": ["waits"]}"#).await;
-        engine.postrider.pause_endpoint(&paused).await.unwrap();
+        engine.postrider().pause_endpoint(&paused).await.unwrap();
         let mut done = Vec::new();
         for _ in 0..450 {
             done.push(engine.publish("done").await);
@@ -94,12 +92,12 @@ fn retention_removes_what_has_ended_and_nothing_else() {
             (1, 1, 0)
         );
         let gone = engine
-            .postrider
+            .postrider()
             .event(&Tenant::default(), &done[0].id)
             .await;
         assert!(matches!(gone, Err(Error::NotFound("event"))));
         let view = engine
-            .postrider
+            .postrider()
             .event(&Tenant::default(), &waits.id)
             .await
             .unwrap();

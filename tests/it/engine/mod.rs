@@ -1,13 +1,13 @@
 //! The engine on virtual time, and two of them on real time.
 
-mod etiquette;
 mod faults;
 mod health;
 mod lifecycle;
 mod limits;
 mod lost_connections;
 mod maintenance;
-mod notices;
 mod observed;
+mod operational_events;
+mod response_verdict;
 mod seed;
 mod together;

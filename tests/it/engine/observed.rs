@@ -12,7 +12,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use crate::support::engine::{TestEngine, event, host, secs};
+use crate::support::engine::{TestEngine, event, secs};
 
 #[test]
 fn metrics_follow_what_becomes_of_deliveries() {
@@ -22,10 +22,10 @@ fn metrics_follow_what_becomes_of_deliveries() {
         engine
             .endpoint(2, r#"{"event_types": ["bad"], "retry_delays_s": [10]}"#)
             .await;
-        engine.receivers.otherwise(&host(2), Reply::status(500));
+        engine.always(2, Reply::status(500));
         let good = event("good", "1");
-        engine.postrider.publish(good.clone()).await.unwrap();
-        engine.postrider.publish(good).await.unwrap();
+        engine.postrider().publish(good.clone()).await.unwrap();
+        engine.postrider().publish(good).await.unwrap();
         let bad = engine.publish_one("bad").await;
         pass(secs(6)).await;
         assert_eq!(engine.metric("postrider_events_total").await, 2.0);
@@ -99,12 +99,10 @@ fn metrics_follow_pauses_breakers_holds_and_what_a_person_gives_up() {
         assert_eq!(engine.metric(&endpoints("none")).await, 4.0);
         assert_eq!(engine.metric(&breakers("closed")).await, 4.0);
 
-        engine.postrider.pause_endpoint(&paused).await.unwrap();
-        engine.receivers.otherwise(&host(2), Reply::status(500));
-        engine
-            .receivers
-            .next(&host(3), std::iter::repeat_n(Reply::Panic, 5));
-        engine.receivers.otherwise(&host(4), Reply::Hang);
+        engine.postrider().pause_endpoint(&paused).await.unwrap();
+        engine.always(2, Reply::status(500));
+        engine.replies(3, std::iter::repeat_n(Reply::Panic, 5));
+        engine.always(4, Reply::Hang);
         let waits = engine.publish_one("paused").await;
         engine.publish_one("broken").await;
         engine.publish_one("fatal").await;
@@ -113,7 +111,7 @@ fn metrics_follow_pauses_breakers_holds_and_what_a_person_gives_up() {
                 ordering_key: Some("k".into()),
                 ..event("ordered", "1")
             };
-            engine.postrider.publish(keyed).await.unwrap();
+            engine.postrider().publish(keyed).await.unwrap();
         }
         pass(secs(90)).await;
         assert_eq!(engine.metric(&endpoints("operator")).await, 1.0);
@@ -127,10 +125,10 @@ fn metrics_follow_pauses_breakers_holds_and_what_a_person_gives_up() {
         );
         assert!(engine.metric("postrider_waiting").await >= 5.0);
 
-        engine.postrider.cancel_delivery(&waits).await.unwrap();
+        engine.postrider().cancel_delivery(&waits).await.unwrap();
         let cancelled = r#"postrider_deliveries_failed_total{reason="cancelled"}"#;
         assert_eq!(engine.metric(cancelled).await, 1.0);
-        engine.postrider.delete_endpoint(&ordered).await.unwrap();
+        engine.postrider().delete_endpoint(&ordered).await.unwrap();
         pass(secs(120)).await;
         let deleted = r#"postrider_deliveries_failed_total{reason="endpoint_deleted"}"#;
         assert_eq!(engine.metric(deleted).await, 3.0);
@@ -143,7 +141,7 @@ fn what_is_looked_up_for_metrics_is_kept_for_some_seconds() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, "{}").await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         assert_eq!(engine.metric("postrider_waiting").await, 0.0);
         engine.publish_one("a.b").await;
         assert_eq!(engine.metric("postrider_waiting").await, 0.0);
@@ -168,17 +166,15 @@ fn a_publishers_trace_goes_on_to_the_receiver_with_each_retry_and_after_a_restar
         engine
             .endpoint(1, r#"{"retry_delays_s": [10, 20, 40]}"#)
             .await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::status(500), Reply::status(500)]);
-        let receipt = engine.postrider.publish(traced("a.b")).await.unwrap();
+        engine.replies(1, [Reply::status(500), Reply::status(500)]);
+        let receipt = engine.postrider().publish(traced("a.b")).await.unwrap();
         pass(secs(1)).await;
         let engine = engine.restart().await;
         engine
             .until(&receipt.deliveries[0].0, Status::Delivered, secs(60))
             .await;
 
-        let received = engine.receivers.received(&host(1));
+        let received = engine.received(1);
         let of_publisher = TraceParent::parse(PUBLISHERS).unwrap();
         let sent: Vec<TraceParent> = received
             .iter()
@@ -206,17 +202,14 @@ fn without_a_trace_none_is_sent_and_it_is_no_part_of_what_tells_duplicates() {
         let engine = TestEngine::start();
         engine.endpoint(1, r#"{"headers": {"x-own": "1"}}"#).await;
         let plain = event("a.b", "1");
-        engine.postrider.publish(plain.clone()).await.unwrap();
+        engine.postrider().publish(plain.clone()).await.unwrap();
         pass(secs(1)).await;
-        assert_eq!(
-            engine.receivers.received(&host(1))[0].header("traceparent"),
-            None
-        );
+        assert_eq!(engine.received(1)[0].header("traceparent"), None);
         let again = NewEvent {
             traceparent: traced("a.b").traceparent,
             ..plain
         };
-        assert!(engine.postrider.publish(again).await.unwrap().duplicate);
+        assert!(engine.postrider().publish(again).await.unwrap().duplicate);
     });
 }
 
@@ -268,8 +261,8 @@ fn spans_tell_of_publishing_and_of_each_attempt() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, "{}").await;
-        engine.receivers.next(&host(1), [Reply::status(500)]);
-        let receipt = engine.postrider.publish(traced("a.b")).await.unwrap();
+        engine.replies(1, [Reply::status(500)]);
+        let receipt = engine.postrider().publish(traced("a.b")).await.unwrap();
         let delivery = receipt.deliveries[0].0.clone();
         engine.until(&delivery, Status::Delivered, secs(30)).await;
 

@@ -648,7 +648,7 @@ fn behind_a_hosts_login_another_page_changes_nothing() {
     on_virtual_time(async {
         let engine = TestEngine::start();
         let endpoint = engine.endpoint(1, "{}").await;
-        let scope = web::scope("/webhooks").configure(engine.postrider.api());
+        let scope = web::scope("/webhooks").configure(engine.postrider().api());
         let app = init_service(App::new().service(scope)).await;
         let pause = format!("/webhooks/api/v1/endpoints/{endpoint}/pause");
         for (site, status) in [

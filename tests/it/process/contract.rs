@@ -234,6 +234,11 @@ fn every_error_of_an_endpoint_names_its_field() {
     let (_folder, _server, api) = server();
     let cases: &[(&str, u16, &[&str])] = &[
         ("{}", 422, &["url"]),
+        (
+            r#"{"concurrency":0,"rate_limit":"fast","headers":{"Webhook-Id":"x"}}"#,
+            422,
+            &["rate_limit", "url", "headers.Webhook-Id", "concurrency"],
+        ),
         (r#"{"url":"not a url"}"#, 422, &["url"]),
         (r#"{"url":"ftp://a.example/"}"#, 422, &["url"]),
         (r#"{"url":"http://10.0.0.1/"}"#, 422, &["url"]),

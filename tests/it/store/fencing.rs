@@ -7,13 +7,13 @@ use postrider::domain::lifecycle::Status;
 use postrider::testing::{Reply, on_virtual_time, pass};
 
 use crate::support::database as look;
-use crate::support::engine::{Database, TestEngine, host, secs};
+use crate::support::engine::{Database, TestEngine, secs};
 
 fn a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let endpoint = engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let id = engine.publish_one("a.b").await;
         // What a commit leaves behind of which only the answer was lost.
         look::execute(
@@ -21,7 +21,7 @@ fn a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll(database: Dat
             "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
              claimed_at = created_at, owner_epoch = (SELECT epoch FROM webhook_shards WHERE shard = webhook_deliveries.shard)",
         );
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         let view = engine.until(&id, Status::Delivered, secs(10)).await;
         assert_eq!(
             view.attempts.len(),
@@ -35,9 +35,7 @@ fn an_outcome_whose_claim_was_taken_away_is_counted_and_dropped(database: Databa
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine.endpoint(1, "{}").await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, secs(3))]);
+        engine.replies(1, [Reply::Status(500, secs(3))]);
         let id = engine.publish_one("a.b").await;
         pass(secs(1)).await;
         // Another owner took it over: its claim has the next number.
@@ -57,7 +55,7 @@ fn a_claim_of_a_paused_endpoint_that_no_attempt_holds_is_taken_back(database: Da
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let endpoint = engine.endpoint(1, "{}").await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let id = engine.publish_one("a.b").await;
         pass(secs(30)).await;
         look::execute(
@@ -68,10 +66,7 @@ fn a_claim_of_a_paused_endpoint_that_no_attempt_holds_is_taken_back(database: Da
         pass(secs(5)).await;
         let view = engine.delivery(&id).await;
         assert_eq!(view.delivery.life.state.status(), Status::Pending);
-        assert!(
-            engine.receivers.received(&host(1)).is_empty(),
-            "and it is still paused"
-        );
+        assert!(engine.received(1).is_empty(), "and it is still paused");
     });
 }
 
@@ -80,7 +75,7 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let endpoint = engine.endpoint(1, "{}").await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let id = engine.publish_one("a.b").await;
         let engine = {
             let file = engine.database();
@@ -105,7 +100,7 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
             (view.attempts[0].number, view.attempts[0].record.outcome),
             (None, Outcome::Interrupted)
         );
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         let view = engine.until(&id, Status::Delivered, secs(5)).await;
         assert_eq!((view.attempts.len(), view.attempts[1].number), (2, Some(1)));
     });
@@ -118,9 +113,7 @@ fn a_change_that_nobody_told_of_is_heard_within_a_poll(database: Database) {
         engine
             .endpoint(1, r#"{"rate_limit": "unlimited", "concurrency": 1}"#)
             .await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(1)));
+        engine.always(1, Reply::Status(200, secs(1)));
         for _ in 0..100 {
             engine.publish_one("a.b").await;
         }
@@ -135,15 +128,12 @@ fn a_change_that_nobody_told_of_is_heard_within_a_poll(database: Database) {
         };
         pause("'operator'");
         pass(secs(3)).await;
-        let paused = engine.receivers.received(&host(1)).len();
+        let paused = engine.received(1).len();
         pass(secs(5)).await;
-        assert_eq!(engine.receivers.received(&host(1)).len(), paused);
+        assert_eq!(engine.received(1).len(), paused);
         pause("NULL");
         pass(secs(5)).await;
-        assert!(
-            engine.receivers.received(&host(1)).len() > paused,
-            "and resumed"
-        );
+        assert!(engine.received(1).len() > paused, "and resumed");
     });
 }
 
@@ -165,10 +155,10 @@ fn claims_of_a_former_owner_are_refused(database: Database) {
             engine.delivery(&second).await.delivery.life.state.status(),
             Status::Pending
         );
-        assert_eq!(engine.receivers.received(&host(1)).len(), 1);
-        let nodes = engine.postrider.nodes().await.unwrap();
+        assert_eq!(engine.received(1).len(), 1);
+        let nodes = engine.postrider().nodes().await.unwrap();
         assert_eq!((nodes.len(), nodes[0].alive, nodes[0].shards), (1, true, 0));
-        engine.postrider.drain().await;
+        engine.postrider().drain().await;
     });
 }
 

@@ -33,7 +33,7 @@ fn keyed(key: &str, id: &str) -> NewEvent {
 
 async fn publish(engine: &TestEngine, key: &str, id: &str) -> DeliveryId {
     engine
-        .postrider
+        .postrider()
         .publish(keyed(key, id))
         .await
         .unwrap()
@@ -43,7 +43,7 @@ async fn publish(engine: &TestEngine, key: &str, id: &str) -> DeliveryId {
 }
 
 fn received(engine: &TestEngine) -> Vec<String> {
-    ids(&engine.receivers)
+    ids(engine.receivers())
 }
 
 fn ids(receivers: &ScriptedReceivers) -> Vec<String> {
@@ -61,9 +61,7 @@ fn a_retry_keeps_its_key_waiting_and_no_other(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine.endpoint(1, IN_ORDER).await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, secs(0))]);
+        engine.replies(1, [Reply::Status(500, secs(0))]);
         publish(&engine, "k", "k1").await;
         pass(std::time::Duration::from_millis(100)).await;
         let second = publish(&engine, "k", "k2").await;
@@ -73,7 +71,7 @@ fn a_retry_keeps_its_key_waiting_and_no_other(database: Database) {
         pass(std::time::Duration::from_millis(200)).await;
         assert_eq!(waits_for(&engine, &second).await, Some(WaitingFor::Order));
         let refused = engine
-            .postrider
+            .postrider()
             .release_delivery(&second)
             .await
             .unwrap_err();
@@ -102,10 +100,8 @@ fn a_failed_one_blocks_until_it_is_released_or_retried(database: Database) {
         let endpoint = engine.endpoint(1, ONE_TRY).await;
         for way in ["release", "retry", "recover"] {
             let before = received(&engine).len();
-            let since = engine.postrider.now();
-            engine
-                .receivers
-                .next(&host(1), [Reply::Status(500, secs(0))]);
+            let since = engine.postrider().now();
+            engine.replies(1, [Reply::Status(500, secs(0))]);
             let first = publish(&engine, way, &format!("{way}1")).await;
             let second = publish(&engine, way, &format!("{way}2")).await;
             engine.until(&first, Status::Failed, secs(5)).await;
@@ -115,27 +111,31 @@ fn a_failed_one_blocks_until_it_is_released_or_retried(database: Database) {
                 Status::Pending
             );
             assert_eq!(waits_for(&engine, &second).await, Some(WaitingFor::Order));
-            let view = engine.postrider.endpoint(&endpoint).await.unwrap();
+            let view = engine.postrider().endpoint(&endpoint).await.unwrap();
             assert_eq!(
                 (view.health.backlog.pending, view.health.backlog.held),
                 (1, 0)
             );
             match way {
                 "release" => {
-                    let released = engine.postrider.release_delivery(&first).await.unwrap();
+                    let released = engine.postrider().release_delivery(&first).await.unwrap();
                     assert_eq!(
                         released.delivery.life.state,
                         State::Failed(FailureReason::RetriesExhausted)
                     );
-                    let again = engine.postrider.release_delivery(&first).await.unwrap_err();
+                    let again = engine
+                        .postrider()
+                        .release_delivery(&first)
+                        .await
+                        .unwrap_err();
                     assert!(matches!(again, Error::Refused(_)), "{again}");
                 }
                 "retry" => {
-                    engine.postrider.retry_delivery(&first).await.unwrap();
+                    engine.postrider().retry_delivery(&first).await.unwrap();
                 }
                 _ => {
                     engine
-                        .postrider
+                        .postrider()
                         .recover_endpoint(&endpoint, Include::Failed, since, None)
                         .await
                         .unwrap();
@@ -151,7 +151,7 @@ fn a_failed_one_blocks_until_it_is_released_or_retried(database: Database) {
                 ),
             }
             // A person's resend, out of any line.
-            engine.postrider.retry_delivery(&first).await.unwrap();
+            engine.postrider().retry_delivery(&first).await.unwrap();
             engine.until(&first, Status::Delivered, secs(5)).await;
         }
     });
@@ -162,9 +162,7 @@ fn with_skip_the_next_one_goes_on(database: Database) {
         let engine = TestEngine::on(database);
         let settings = ONE_TRY.replace("\"ordering\"", "\"on_failed\": \"skip\", \"ordering\"");
         engine.endpoint(1, &settings).await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, secs(1))]);
+        engine.replies(1, [Reply::Status(500, secs(1))]);
         let first = publish(&engine, "k", "k1").await;
         let second = publish(&engine, "k", "k2").await;
         engine.until(&second, Status::Delivered, secs(5)).await;
@@ -181,14 +179,14 @@ fn what_is_cancelled_or_expires_lets_the_next_one_go_on(database: Database) {
         let engine = TestEngine::on(database);
         let settings = IN_ORDER.replace("\"ordering\"", "\"max_age_s\": 3600, \"ordering\"");
         let endpoint = engine.endpoint(1, &settings).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let mut all = Vec::new();
         for n in 1..=4 {
             all.push(publish(&engine, "k", &format!("k{n}")).await);
         }
-        engine.postrider.cancel_delivery(&all[0]).await.unwrap();
-        engine.postrider.cancel_delivery(&all[2]).await.unwrap();
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().cancel_delivery(&all[0]).await.unwrap();
+        engine.postrider().cancel_delivery(&all[2]).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         engine.until(&all[3], Status::Delivered, secs(5)).await;
         assert_eq!(received(&engine), ["k2", "k4"]);
     });
@@ -198,23 +196,19 @@ fn a_pause_and_a_restart_keep_the_order(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let endpoint = engine.endpoint(1, IN_ORDER).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, secs(0)));
+        engine.always(1, Reply::Status(500, secs(0)));
         let mut last = publish(&engine, "k", "k1").await;
         for n in 2..=20 {
             last = publish(&engine, "k", &format!("k{n}")).await;
         }
         pass(secs(1)).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(0)));
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
+        engine.always(1, Reply::Status(200, secs(0)));
         let engine = engine.restart().await;
         pass(secs(10)).await;
         let before = received(&engine);
         assert!(before.iter().all(|id| id == "k1"), "{before:?}");
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         engine.until(&last, Status::Delivered, secs(20)).await;
         let mut seen = received(&engine);
         seen.dedup();
@@ -229,24 +223,22 @@ fn a_long_line_does_not_hold_other_keys_up(database: Database) {
         engine
             .endpoint(1, &IN_ORDER.replace("[1, 1]", "[600]"))
             .await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, secs(0))]);
+        engine.replies(1, [Reply::Status(500, secs(0))]);
         publish(&engine, "k", "k0").await;
         pass(secs(1)).await;
         let many: Vec<NewEvent> = (1..=900).map(|n| keyed("k", &format!("k{n}"))).collect();
-        engine.postrider.publish_batch(many).await.unwrap();
+        engine.postrider().publish_batch(many).await.unwrap();
         let other = publish(&engine, "other", "o1").await;
-        let before = engine.postrider.now();
+        let before = engine.postrider().now();
         engine.until(&other, Status::Delivered, secs(30)).await;
-        let took = engine.postrider.now().since(before);
+        let took = engine.postrider().now().since(before);
         assert!(took < secs(5), "it took {took:?}");
         let last = DeliveryQuery {
             status: Some(Status::Pending),
             ..DeliveryQuery::default()
         };
         let last = engine
-            .postrider
+            .postrider()
             .deliveries(last, Page::first(1))
             .await
             .unwrap();
@@ -266,12 +258,10 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
         let endpoint = engine.endpoint(1, ONE_TRY).await;
         let change = |json: &str| {
             let change = endpoint_change(json).unwrap();
-            engine.postrider.update_endpoint(&endpoint, change)
+            engine.postrider().update_endpoint(&endpoint, change)
         };
         // From blocking to skipping.
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, secs(0))]);
+        engine.replies(1, [Reply::Status(500, secs(0))]);
         let first = publish(&engine, "a", "a1").await;
         let second = publish(&engine, "a", "a2").await;
         engine.until(&first, Status::Failed, secs(5)).await;
@@ -280,7 +270,7 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
         engine.until(&second, Status::Delivered, secs(5)).await;
         // From an order to none.
         change(r#"{"on_failed": "block"}"#).await.unwrap();
-        engine.receivers.next(&host(1), [Reply::Hang]);
+        engine.replies(1, [Reply::Hang]);
         let mut all = Vec::new();
         for n in 1..=4 {
             all.push(publish(&engine, "b", &format!("b{n}")).await);
@@ -294,16 +284,14 @@ fn a_change_of_the_order_holds_for_what_waits(database: Database) {
         );
         engine.until(&all[0], Status::Failed, secs(20)).await;
         // And back: what waits is put in order, what failed before blocks nobody.
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let mut all = vec![publish(&engine, "b", "b5").await];
         for n in 1..=4 {
             all.push(publish(&engine, "c", &format!("c{n}")).await);
         }
         change(r#"{"ordering": "key"}"#).await.unwrap();
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(1)));
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine.always(1, Reply::Status(200, secs(1)));
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         engine.until(&all[0], Status::Delivered, secs(3)).await;
         engine.until(&all[4], Status::Delivered, secs(10)).await;
         let of_c: Vec<_> = received(&engine)
@@ -327,12 +315,10 @@ fn a_line_goes_on_after_its_order_was_taken_away_and_given_back(database: Databa
             .await;
         let change = |json: &str| {
             let change = endpoint_change(json).unwrap();
-            engine.postrider.update_endpoint(&endpoint, change)
+            engine.postrider().update_endpoint(&endpoint, change)
         };
         for round in 0..3 {
-            engine
-                .receivers
-                .next(&host(1), [Reply::Status(500, secs(0))]);
+            engine.replies(1, [Reply::Status(500, secs(0))]);
             let mut all = Vec::new();
             for n in 0..4 {
                 all.push(publish(&engine, "k", &format!("r{round}-{n}")).await);
@@ -358,9 +344,7 @@ fn what_blocks_is_removed_in_the_end(database: Database) {
             config.retention = secs(5 * 3600);
         });
         engine.endpoint(1, ONE_TRY).await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, secs(0))]);
+        engine.replies(1, [Reply::Status(500, secs(0))]);
         let first = publish(&engine, "k", "k1").await;
         engine.until(&first, Status::Failed, secs(5)).await;
         pass(secs(3 * 3600)).await;
@@ -370,7 +354,7 @@ fn what_blocks_is_removed_in_the_end(database: Database) {
         pass(secs(2 * 3600)).await;
         engine.until(&second, Status::Delivered, secs(1)).await;
         pass(secs(4 * 3600)).await;
-        let gone = engine.postrider.delivery(&first).await.unwrap_err();
+        let gone = engine.postrider().delivery(&first).await.unwrap_err();
         assert!(matches!(gone, Error::NotFound(_)), "{gone}");
     });
 }
@@ -379,12 +363,12 @@ fn what_blocks_is_removed_in_the_end(database: Database) {
 fn missing_events_come_in_order(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
-        let since = engine.postrider.now();
-        let none = engine.postrider.publish(keyed("k", "k1")).await.unwrap();
+        let since = engine.postrider().now();
+        let none = engine.postrider().publish(keyed("k", "k1")).await.unwrap();
         assert!(none.deliveries.is_empty());
         for n in 2..=5 {
             engine
-                .postrider
+                .postrider()
                 .publish(keyed("k", &format!("k{n}")))
                 .await
                 .unwrap();
@@ -392,7 +376,7 @@ fn missing_events_come_in_order(database: Database) {
         pass(secs(1)).await;
         let endpoint = engine.endpoint(1, IN_ORDER).await;
         engine
-            .postrider
+            .postrider()
             .recover_endpoint(&endpoint, Include::Missing, since, None)
             .await
             .unwrap();
@@ -414,11 +398,11 @@ fn an_open_transaction_holds_up_its_own_key_alone(database: Database) {
         let mut conn = PgConnection::establish(url.reveal()).unwrap();
         AnsiTransactionManager::begin_transaction(&mut conn).unwrap();
         engine
-            .postrider
+            .postrider()
             .publish_in(&mut conn, &keyed("k", "k1"))
             .unwrap();
         let refused = engine
-            .postrider
+            .postrider()
             .publish(keyed("k", "k2"))
             .await
             .unwrap_err();

@@ -14,7 +14,7 @@ use postrider::testing::{Reply, START, on_virtual_time, pass};
 use postrider::{MetricsFormat, Notification};
 
 use crate::support::database;
-use crate::support::engine::{Database, TestEngine, event, host, secs};
+use crate::support::engine::{Database, TestEngine, event, secs};
 
 /// What was run on each database, and how often.
 static RUN: Mutex<BTreeMap<String, BTreeMap<String, usize>>> = Mutex::new(BTreeMap::new());
@@ -73,8 +73,8 @@ async fn story(engine: TestEngine, round: &str) -> TestEngine {
             &format!(r#"{{"event_types":["{ordered}"],"ordering":"key"}}"#),
         )
         .await;
-    engine.receivers.next(
-        &host(2),
+    engine.replies(
+        2,
         [
             Reply::Status(500, Duration::ZERO),
             Reply::Status(500, Duration::ZERO),
@@ -82,17 +82,17 @@ async fn story(engine: TestEngine, round: &str) -> TestEngine {
     );
     let failed = engine.publish_one(&flaky).await;
     let batch = (0..40).map(|_| event(&many, "1")).collect();
-    let receipts = engine.postrider.publish_batch(batch).await.unwrap();
+    let receipts = engine.postrider().publish_batch(batch).await.unwrap();
     for _ in 0..3 {
         let mut next = event(&ordered, "1");
         next.ordering_key = Some("k".into());
-        engine.postrider.publish(next).await.unwrap();
+        engine.postrider().publish(next).await.unwrap();
     }
     let last = receipts.last().unwrap().deliveries[0].0.clone();
     engine.until(&last, Status::Delivered, secs(60)).await;
     engine.until(&failed, Status::Failed, secs(60)).await;
     let engine = engine.restart().await;
-    engine.postrider.retry_delivery(&failed).await.unwrap();
+    engine.postrider().retry_delivery(&failed).await.unwrap();
     engine.until(&failed, Status::Delivered, secs(60)).await;
     pass(secs(130)).await; // The poll, and maintenance.
     engine.stop().await
@@ -103,7 +103,7 @@ fn sqlite_reads_by_index_whatever_has_ended() {
     set_default_instrumentation(|| Some(Box::<Notes>::default())).unwrap();
     on_virtual_time(async {
         let engine = TestEngine::on(Database::Sqlite);
-        engine.postrider.metrics(MetricsFormat::Text).await;
+        engine.postrider().metrics(MetricsFormat::Text).await;
         let engine = story(engine, "only").await;
         let path = engine.database();
         let name = match &path {
@@ -310,7 +310,7 @@ fn postgres_reads_for_metrics_what_waits_and_no_history() {
             database::number(&place, what)
         };
         let before = read();
-        let metrics = engine.postrider.metrics(MetricsFormat::Text).await;
+        let metrics = engine.postrider().metrics(MetricsFormat::Text).await;
         assert!(metrics.contains("\npostrider_waiting 0\n"), "{metrics}");
         drop(engine);
         let rows = read() - before;
@@ -395,7 +395,7 @@ fn a_change_of_one_endpoint_reads_that_one() {
                     .endpoint(n, r#"{"rate_limit": "1/h", "concurrency": 1}"#)
                     .await,
             );
-            engine.receivers.otherwise(&host(n), Reply::Hang);
+            engine.always(n, Reply::Hang);
         }
         engine.publish("a.b").await;
         pass(secs(5)).await;
@@ -481,10 +481,10 @@ fn lists_and_overviews_are_a_few_statements(database: Database) {
             tenant: Some(tenant.clone()),
             ..EndpointQuery::default()
         };
-        let list = engine.postrider.endpoints(query, Page::first(50)).await;
+        let list = engine.postrider().endpoints(query, Page::first(50)).await;
         assert_eq!(list.unwrap().entries.len(), 50);
         let after_list = statements(&url);
-        engine.postrider.overview(Some(tenant)).await.unwrap();
+        engine.postrider().overview(Some(tenant)).await.unwrap();
         let list = after_list - before;
         let overview = statements(&url) - after_list;
         assert!((1..=8).contains(&list), "{list} statements for a list");
@@ -501,7 +501,7 @@ fn an_event_is_at_most_sixteen_statements(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine.endpoint(1, "{}").await;
-        let mut notifications = engine.postrider.subscribe();
+        let mut notifications = engine.postrider().subscribe();
         let mut costs = Vec::new();
         for _ in 0..5 {
             let before = statements(&engine.database());

@@ -21,9 +21,17 @@ fn the_same_event_twice_is_stored_once_and_answered_with_the_first_deliveries(da
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine.endpoint(1, "{}").await;
-        let first = engine.postrider.publish(with_id("e1", "1")).await.unwrap();
+        let first = engine
+            .postrider()
+            .publish(with_id("e1", "1"))
+            .await
+            .unwrap();
         engine.endpoint(2, "{}").await;
-        let second = engine.postrider.publish(with_id("e1", "1")).await.unwrap();
+        let second = engine
+            .postrider()
+            .publish(with_id("e1", "1"))
+            .await
+            .unwrap();
         assert!(!first.duplicate && second.duplicate);
         assert_eq!(
             first.deliveries, second.deliveries,
@@ -43,8 +51,12 @@ fn the_same_event_twice_is_stored_once_and_answered_with_the_first_deliveries(da
 fn the_same_id_with_other_content_is_a_conflict_and_changes_nothing(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
-        engine.postrider.publish(with_id("e1", "1")).await.unwrap();
-        let other = engine.postrider.publish(with_id("e1", "2")).await;
+        engine
+            .postrider()
+            .publish(with_id("e1", "1"))
+            .await
+            .unwrap();
+        let other = engine.postrider().publish(with_id("e1", "2")).await;
         assert!(
             matches!(other, Err(Error::EventIdConflict { field, .. }) if field == Field::EventId)
         );
@@ -53,7 +65,12 @@ fn the_same_id_with_other_content_is_a_conflict_and_changes_nothing(database: Da
             ..with_id("e1", "2")
         };
         assert!(
-            !engine.postrider.publish(elsewhere).await.unwrap().duplicate,
+            !engine
+                .postrider()
+                .publish(elsewhere)
+                .await
+                .unwrap()
+                .duplicate,
             "ids are unique per tenant"
         );
     });
@@ -64,7 +81,7 @@ fn a_batch_is_stored_whole_or_not_at_all(database: Database) {
         let engine = TestEngine::on(database);
         engine.endpoint(1, "{}").await;
         engine
-            .postrider
+            .postrider()
             .publish(with_id("taken", "1"))
             .await
             .unwrap();
@@ -74,7 +91,7 @@ fn a_batch_is_stored_whole_or_not_at_all(database: Database) {
             with_id("taken", "2"),
             with_id("n3", "1"),
         ];
-        let refused = engine.postrider.publish_batch(batch).await;
+        let refused = engine.postrider().publish_batch(batch).await;
         assert!(
             matches!(refused, Err(Error::EventIdConflict { field, .. }) if field == Field::EventId.of_event(Some(2)))
         );
@@ -86,12 +103,12 @@ fn a_batch_is_stored_whole_or_not_at_all(database: Database) {
             with_id("taken", "1"),
             with_id("n1", "1"),
         ];
-        let receipts = engine.postrider.publish_batch(batch).await.unwrap();
+        let receipts = engine.postrider().publish_batch(batch).await.unwrap();
         let marks: Vec<_> = receipts.iter().map(|receipt| receipt.duplicate).collect();
         assert_eq!(marks, [false, true, true]);
         assert_eq!(receipts[0].deliveries, receipts[2].deliveries);
         assert_eq!(database::number(&engine.database(), events), 2);
-        assert!(engine.postrider.publish_batch(vec![]).await.is_err());
+        assert!(engine.postrider().publish_batch(vec![]).await.is_err());
     });
 }
 
@@ -118,7 +135,7 @@ fn events_go_to_the_endpoints_of_their_tenant_that_want_them(database: Database)
         };
         assert!(
             engine
-                .postrider
+                .postrider()
                 .publish(elsewhere)
                 .await
                 .unwrap()
@@ -127,7 +144,7 @@ fn events_go_to_the_endpoints_of_their_tenant_that_want_them(database: Database)
         );
 
         // A test event goes to one endpoint, whatever it wants.
-        let receipt = engine.postrider.test_endpoint(&prefix).await.unwrap();
+        let receipt = engine.postrider().test_endpoint(&prefix).await.unwrap();
         assert_eq!(receipt.deliveries.len(), 1);
         assert_eq!(receipt.event_type.as_str(), "postrider.test");
     });
@@ -137,7 +154,7 @@ fn many_publishers_at_once_share_commits_and_get_their_own_answers(database: Dat
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let publish = |i: u32| {
-            let postrider = engine.postrider.clone();
+            let postrider = engine.postrider().clone();
             // Every tenth is a conflict, which fails no neighbour in its group.
             let id = if i.is_multiple_of(10) {
                 "same".to_owned()
@@ -175,20 +192,20 @@ fn what_a_refused_batch_leaves_free_is_its_next_publishers(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine
-            .postrider
+            .postrider()
             .publish(with_id("taken", "1"))
             .await
             .unwrap();
         // Both queue before the committer runs: they share a commit.
         let batch = vec![with_id("free", r#""refused""#), with_id("taken", "2")];
         let (refused, stored) = tokio::join!(
-            engine.postrider.publish_batch(batch),
-            engine.postrider.publish(with_id("free", r#""stored""#)),
+            engine.postrider().publish_batch(batch),
+            engine.postrider().publish(with_id("free", r#""stored""#)),
         );
         assert!(refused.is_err() && !stored.unwrap().duplicate);
         let id = EventId::parse("free").unwrap();
         let found = engine
-            .postrider
+            .postrider()
             .event(&Tenant::default(), &id)
             .await
             .unwrap()
@@ -196,7 +213,7 @@ fn what_a_refused_batch_leaves_free_is_its_next_publishers(database: Database) {
         let body = String::from_utf8_lossy(&found.body).into_owned();
         assert!(body.contains(r#""data":"stored""#), "{body}");
         let again = engine
-            .postrider
+            .postrider()
             .publish(with_id("free", r#""stored""#))
             .await
             .unwrap();
@@ -209,7 +226,7 @@ fn lists_go_through_everything_once_newest_first(database: Database) {
         let engine = TestEngine::on(database);
         for i in 0..25 {
             engine
-                .postrider
+                .postrider()
                 .publish(with_id(&format!("e{i}"), "1"))
                 .await
                 .unwrap();
@@ -218,7 +235,7 @@ fn lists_go_through_everything_once_newest_first(database: Database) {
         loop {
             let page = Page { after, limit: 10 };
             let page = engine
-                .postrider
+                .postrider()
                 .events(EventQuery::default(), page)
                 .await
                 .unwrap();

@@ -7,12 +7,12 @@ use postrider::testing::{Reply, on_virtual_time, pass};
 use postrider::{Error, Notification};
 
 use crate::support::database;
-use crate::support::engine::{Database, START, TestEngine, host, secs};
+use crate::support::engine::{Database, START, TestEngine, secs};
 
 /// Lets time pass until a recovery is done.
 async fn until_done(engine: &TestEngine, recovery: &Recovery) -> Recovery {
     for _ in 0..600 {
-        let seen = engine.postrider.recovery(&recovery.id).await.unwrap();
+        let seen = engine.postrider().recovery(&recovery.id).await.unwrap();
         if seen.progress == Progress::Done {
             return seen;
         }
@@ -46,17 +46,19 @@ fn what_was_given_up_is_sent_again_and_nothing_else(database: Database) {
         let arrived = engine.publish_one("a.b").await;
         engine.until(&arrived, Status::Delivered, secs(5)).await;
         // Given up before the span, cancelled in it, and 450 that failed in it.
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, secs(0)));
+        engine.always(1, Reply::Status(500, secs(0)));
         let before = engine.publish_one("a.b").await;
         engine.until(&before, Status::Failed, secs(5)).await;
         pass(secs(10)).await;
-        let since = engine.postrider.now();
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        let since = engine.postrider().now();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let cancelled = engine.publish_one("a.b").await;
-        engine.postrider.cancel_delivery(&cancelled).await.unwrap();
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
+        engine
+            .postrider()
+            .cancel_delivery(&cancelled)
+            .await
+            .unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         for _ in 0..450 {
             engine.publish_one("a.b").await;
         }
@@ -65,16 +67,14 @@ fn what_was_given_up_is_sent_again_and_nothing_else(database: Database) {
         }
         assert_eq!(count(&engine, "failed"), 452);
 
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(200, secs(0)));
+        engine.always(1, Reply::Status(200, secs(0)));
         let wrong = engine
-            .postrider
+            .postrider()
             .recover_endpoint(&endpoint, Include::Failed, since, Some(START))
             .await;
         assert!(matches!(wrong, Err(Error::Invalid(_))));
         let recovery = engine
-            .postrider
+            .postrider()
             .recover_endpoint(&endpoint, Include::Failed, since, None)
             .await;
         let recovery = recovery.unwrap();
@@ -89,7 +89,7 @@ fn what_was_given_up_is_sent_again_and_nothing_else(database: Database) {
             2,
             "what was cancelled, and what failed before"
         );
-        assert_eq!(engine.receivers.received(&host(1)).len(), 1 + 1 + 450 + 450);
+        assert_eq!(engine.received(1).len(), 1 + 1 + 450 + 450);
     });
 }
 
@@ -98,21 +98,21 @@ fn what_an_endpoint_never_got_is_sent_where_it_wants_it_now(database: Database) 
         let engine = TestEngine::on(database);
         engine.publish("a.b").await;
         pass(secs(60)).await;
-        let since = engine.postrider.now();
+        let since = engine.postrider().now();
         for _ in 0..300 {
             engine.publish("a.b").await;
         }
         engine.publish("other").await;
-        let until = engine.postrider.now() + secs(1);
+        let until = engine.postrider().now() + secs(1);
         pass(secs(60)).await;
         engine.publish("a.b").await;
         let endpoint = engine.endpoint(1, ONE_TRY).await;
         let had = engine.publish_one("a.b").await;
         engine.until(&had, Status::Delivered, secs(5)).await;
-        let mut happenings = engine.postrider.subscribe();
+        let mut happenings = engine.postrider().subscribe();
 
         let span = engine
-            .postrider
+            .postrider()
             .recover_endpoint(&endpoint, Include::Missing, since, Some(until))
             .await;
         let done = until_done(&engine, &span.unwrap()).await;
@@ -124,7 +124,7 @@ fn what_an_endpoint_never_got_is_sent_where_it_wants_it_now(database: Database) 
         ));
 
         let all = engine
-            .postrider
+            .postrider()
             .recover_endpoint(&endpoint, Include::All, START, None)
             .await
             .unwrap();
@@ -132,12 +132,12 @@ fn what_an_endpoint_never_got_is_sent_where_it_wants_it_now(database: Database) 
         assert_eq!(done.matched, 2, "one before, and one after the span");
         until_delivered(&engine, 303).await;
         let again = engine
-            .postrider
+            .postrider()
             .recover_endpoint(&endpoint, Include::All, START, None)
             .await
             .unwrap();
         assert_eq!(until_done(&engine, &again).await.matched, 0);
-        assert_eq!(engine.receivers.received(&host(1)).len(), 303);
+        assert_eq!(engine.received(1).len(), 303);
         assert_eq!(again.tenant, Tenant::default());
     });
 }

@@ -1,5 +1,6 @@
 //! An engine on virtual time against scripted receivers, over a real SQLite file.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use postrider::domain::ids::{DeliveryId, EndpointId, Tenant};
 use postrider::domain::lease::Terms;
 use postrider::domain::lifecycle::Status;
 pub use postrider::testing::START;
-use postrider::testing::{ScriptedReceivers, endpoint_change, launch, pass};
-use postrider::{DeliveryView, MetricsFormat, Postrider, Receipt};
+use postrider::testing::{Received, Reply, ScriptedReceivers, TestBed, endpoint_change, pass};
+use postrider::{DeliveryView, MetricsFormat, Receipt};
 use serde_json::value::RawValue;
 
 use super::postgres::Cluster;
@@ -48,11 +49,18 @@ impl Database {
     }
 }
 
+/// A test bed on either database, with numbered receivers.
 pub struct TestEngine {
-    pub postrider: Postrider,
-    pub receivers: ScriptedReceivers,
-    database: DatabaseUrl,
-    _dir: Option<tempfile::TempDir>,
+    bed: TestBed,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Deref for TestEngine {
+    type Target = TestBed;
+
+    fn deref(&self) -> &TestBed {
+        &self.bed
+    }
 }
 
 impl TestEngine {
@@ -71,51 +79,61 @@ impl TestEngine {
     }
 
     pub fn on_with(database: Database, configure: impl FnOnce(&mut EngineConfig)) -> Self {
-        let receivers = ScriptedReceivers::default();
-        let dir = tempfile::tempdir().unwrap();
-        let database = database.fresh(dir.path()).expect("there is one");
-        let postrider = start(&database, receivers.clone(), START, configure);
+        let folder = tempfile::tempdir().unwrap();
+        let database = database.fresh(folder.path()).expect("there is one");
+        let mut config = local_config();
+        configure(&mut config);
         Self {
-            postrider,
-            receivers,
-            database,
-            _dir: Some(dir),
+            bed: TestBed::at(database, config, ScriptedReceivers::default(), START),
+            _folder: Some(folder),
         }
     }
 
     /// One more on a database that was there before.
     pub fn again(database: &DatabaseUrl, receivers: &ScriptedReceivers, now: Timestamp) -> Self {
-        let postrider = start(database, receivers.clone(), now, |_| {});
         Self {
-            postrider,
-            receivers: receivers.clone(),
-            database: database.clone(),
-            _dir: None,
+            bed: TestBed::at(database.clone(), local_config(), receivers.clone(), now),
+            _folder: None,
         }
     }
 
     /// Stops the engine and starts another one on the same database.
     pub async fn restart(self) -> Self {
-        self.stop().await.start_again()
+        Self {
+            bed: self.bed.restart().await,
+            ..self
+        }
     }
 
     pub async fn stop(self) -> Self {
-        self.postrider.drain().await;
+        self.postrider().drain().await;
         self
     }
 
     pub fn start_again(self) -> Self {
-        let postrider = start(
-            &self.database,
-            self.receivers.clone(),
-            self.postrider.now(),
-            |_| {},
-        );
-        Self { postrider, ..self }
+        Self {
+            bed: self.bed.start_again(),
+            ..self
+        }
     }
 
     pub fn database(&self) -> DatabaseUrl {
-        self.database.clone()
+        self.bed.database().clone()
+    }
+
+    /// The requests that receiver `n` got.
+    pub fn received(&self, n: u8) -> Vec<Received> {
+        self.receivers().received(&host(n))
+    }
+
+    /// Scripts the next replies of receiver `n`.
+    pub fn replies(&self, n: u8, replies: impl IntoIterator<Item = Reply>) {
+        self.receivers().next(&host(n), replies);
+    }
+
+    /// The reply of receiver `n` to all requests without a scripted one.
+    pub fn always(&self, n: u8, reply: Reply) {
+        self.receivers().otherwise(&host(n), reply);
     }
 
     /// An endpoint at `http://127.0.0.{n}/`, which the receivers know as `host(n)`.
@@ -128,7 +146,7 @@ impl TestEngine {
         fields["url"] = format!("http://{}/hook", host(n)).into();
         let change = endpoint_change(&fields.to_string()).unwrap();
         let view = self
-            .postrider
+            .postrider()
             .create_endpoint(tenant, change, None)
             .await
             .unwrap();
@@ -136,7 +154,7 @@ impl TestEngine {
     }
 
     pub async fn publish(&self, event_type: &str) -> Receipt {
-        self.postrider
+        self.postrider()
             .publish(event(event_type, "1"))
             .await
             .unwrap()
@@ -154,19 +172,19 @@ impl TestEngine {
     }
 
     pub async fn delivery(&self, id: &DeliveryId) -> DeliveryView {
-        self.postrider.delivery(id).await.unwrap()
+        self.postrider().delivery(id).await.unwrap()
     }
 
     /// Lets time pass until a delivery is in `status`.
     pub async fn until(&self, id: &DeliveryId, status: Status, patience: Duration) -> DeliveryView {
-        let deadline = self.postrider.now() + patience;
+        let deadline = self.postrider().now() + patience;
         loop {
             let view = self.delivery(id).await;
             if view.delivery.life.state.status() == status {
                 return view;
             }
             assert!(
-                self.postrider.now() < deadline,
+                self.postrider().now() < deadline,
                 "{id} is not {status} within {patience:?}: {:?}",
                 view.delivery
             );
@@ -176,7 +194,7 @@ impl TestEngine {
 
     /// The value of one metric's line.
     pub async fn metric(&self, line: &str) -> f64 {
-        let text = self.postrider.metrics(MetricsFormat::Text).await;
+        let text = self.postrider().metrics(MetricsFormat::Text).await;
         let found = text
             .lines()
             .find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
@@ -197,16 +215,10 @@ pub fn rarely(config: &mut EngineConfig, poll_interval: Duration) {
     };
 }
 
-fn start(
-    database: &DatabaseUrl,
-    receivers: ScriptedReceivers,
-    now: Timestamp,
-    configure: impl FnOnce(&mut EngineConfig),
-) -> Postrider {
+fn local_config() -> EngineConfig {
     let mut config = EngineConfig::default();
     config.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
-    configure(&mut config);
-    launch(database, config, receivers, now).unwrap()
+    config
 }
 
 pub fn host(n: u8) -> String {

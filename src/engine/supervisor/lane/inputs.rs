@@ -30,7 +30,7 @@ impl Lane {
         match history {
             Ok(history) => {
                 self.limiter = history.limiter(moment.wall, moment.monotonic, starts);
-                self.health.get_or_insert(history.health);
+                self.adopt_health(history.health);
                 if self.phase == Phase::LoadingHistory {
                     self.phase = Phase::Running;
                 }
@@ -230,7 +230,8 @@ impl Lane {
     /// meanwhile.
     fn record(&mut self, attempted: Attempted, jitter: Jitter) -> Vec<Action> {
         let before = self.health.unwrap_or_default();
-        let finished = outcome::judge(&attempted, &self.endpoint, before, jitter);
+        let event = Arc::clone(&attempted.event);
+        let finished = outcome::judge(attempted, &self.endpoint, before, jitter);
         let mut actions = vec![Action::Report(Report::AttemptFinished {
             outcome: finished.record.outcome,
             started_at: finished.started_at,
@@ -243,7 +244,7 @@ impl Lane {
         }
         let recorded = RecordedOutcome {
             id: finished.claimed.id.clone(),
-            event: attempted.event,
+            event,
             claim_no: finished.claimed.claim_no,
             outcome: finished.record.outcome,
             paused: finished.pause,
@@ -289,6 +290,9 @@ impl Lane {
                 life,
                 health_is_current,
             }) => {
+                if !matches!(life.state, State::Pending(Wait::Until(_))) {
+                    self.lost.remove(&recorded.id);
+                }
                 self.requeue(&recorded, life, moment);
                 let mut actions = vec![Action::Report(Report::OutcomeRecorded(
                     recorded, life.state,
@@ -298,8 +302,12 @@ impl Lane {
                 }
                 actions
             }
-            Ok(Recorded::Stale) => vec![Action::Report(Report::OutcomeStale(recorded.id))],
+            Ok(Recorded::Stale) => {
+                self.lost.remove(&recorded.id);
+                vec![Action::Report(Report::OutcomeStale(recorded.id))]
+            }
             Err(error) => {
+                self.lost.remove(&recorded.id);
                 vec![Action::Report(Report::OutcomeNotWritten(
                     recorded.id,
                     error,

@@ -13,8 +13,10 @@ use crate::domain::event::EventFilter;
 use crate::domain::ids::Tenant;
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry::RetrySchedule;
-use crate::domain::settings::{Change, EndpointChange, OnFailed, Ordering, Signing, parse_url};
-use crate::domain::{Field, FieldError};
+use crate::domain::settings::{
+    Change, EndpointChange, MAX_FILTERS, OnFailed, Ordering, Signing, parse_url,
+};
+use crate::domain::{Field, FieldError, UnknownWord};
 use crate::http::native::problem::Problem;
 
 /// Absent: kept; `null`: reset; a value: set.
@@ -80,8 +82,11 @@ pub(crate) struct EndpointChangeBody {
 }
 
 impl EndpointChangeBody {
-    /// Parses and checks every field.
-    pub(crate) fn into_change(self) -> Result<EndpointChange, Problem> {
+    /// Parses every field, and checks them by `check`. All errors are reported at once.
+    pub(crate) fn into_change(
+        self,
+        check: fn(&EndpointChange) -> Vec<FieldError>,
+    ) -> Result<EndpointChange, Problem> {
         let mut errors = Vec::new();
         let change = EndpointChange {
             url: parsed(self.url, Field::Url, &mut errors, |text| parse_url(&text)),
@@ -109,7 +114,9 @@ impl EndpointChangeBody {
             }),
             signing: parsed(self.signing, Field::Signing, &mut errors, schemes),
         };
-        errors.extend(change.check());
+        let unparsed: Vec<Field> = errors.iter().map(|error| error.field.clone()).collect();
+        let checked = check(&change).into_iter();
+        errors.extend(checked.filter(|error| !unparsed.contains(&error.field)));
         if errors.is_empty() {
             Ok(change)
         } else {
@@ -139,27 +146,26 @@ fn parsed<T, U, E: ToString>(
 }
 
 fn filters(change: Change<Vec<String>>, errors: &mut Vec<FieldError>) -> Change<Vec<EventFilter>> {
-    change.map(|filters| {
-        let parse = |(i, text)| match EventFilter::try_from(text) {
-            Ok(filter) => Some(filter),
-            Err(detail) => {
-                errors.push(FieldError::new(Field::EventTypeAt(i), detail));
-                None
-            }
-        };
-        filters.into_iter().enumerate().filter_map(parse).collect()
-    })
+    let Change::Set(texts) = change else {
+        return change.map(|_| Vec::new());
+    };
+    if texts.len() > MAX_FILTERS {
+        let detail = format!("at most {MAX_FILTERS} filters");
+        errors.push(FieldError::new(Field::EventTypes, detail));
+        return Change::Keep;
+    }
+    let parse = |(i, text)| match EventFilter::try_from(text) {
+        Ok(filter) => Some(filter),
+        Err(detail) => {
+            errors.push(FieldError::new(Field::EventTypeAt(i), detail));
+            None
+        }
+    };
+    Change::Set(texts.into_iter().enumerate().filter_map(parse).collect())
 }
 
-fn schemes(words: Vec<String>) -> Result<Vec<Signing>, String> {
-    let mut schemes = Vec::new();
-    for word in words {
-        match word.parse().map_err(|error| format!("{error}"))? {
-            scheme if schemes.contains(&scheme) => {}
-            scheme => schemes.push(scheme),
-        }
-    }
-    Ok(schemes)
+fn schemes(words: Vec<String>) -> Result<Vec<Signing>, UnknownWord> {
+    words.iter().map(|word| word.parse()).collect()
 }
 
 /// Fields that can only be set when an endpoint is created.

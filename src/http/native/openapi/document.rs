@@ -15,7 +15,7 @@ use crate::engine::scoped::Read;
 use crate::http::caller::access::Access;
 use crate::http::caller::session::COOKIE;
 use crate::http::native::bodies::shapes::ProblemShape;
-use crate::http::native::params::NoParams;
+use crate::http::native::params::NoQuery;
 use crate::http::native::problem::{Kind, type_of};
 use crate::http::native::{
     deliveries, endpoints, events, nodes, recoveries, secrets, sessions, stats, stream, tokens,
@@ -46,7 +46,7 @@ use crate::http::route::routes;
     ),
     components(schemas(ProblemShape))
 )]
-struct Whole;
+struct OpenApiDoc;
 
 routes!(show);
 
@@ -57,7 +57,7 @@ const AT_TIMES: [(&str, &str); 2] = [("Endpoint", "secret"), ("Problem", "errors
 type Applies = fn(&Value) -> bool;
 
 /// Problems common to operations, each with the operations that can return it.
-const REFUSALS: [(Kind, Applies); 11] = [
+const ERROR_RESPONSES: [(Kind, Applies); 11] = [
     (Kind::MalformedJson, has_body),
     (Kind::Unauthorized, is_guarded),
     (Kind::Forbidden, is_guarded),
@@ -97,7 +97,7 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| openapi().into());
     tag = "Operating",
     responses((status = 200, description = "OpenAPI 3.1.", body = serde_json::Value, example = json!({"openapi": "3.1.0"})))
 )]
-async fn show(_: Access<Read>, _: NoParams) -> HttpResponse {
+async fn show(_: Access<Read>, _: NoQuery) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("application/json")
         .body(DOCUMENT.clone())
@@ -105,7 +105,7 @@ async fn show(_: Access<Read>, _: NoParams) -> HttpResponse {
 
 /// Returns the API's OpenAPI 3.1 document as JSON, as `GET /api/v1/openapi.json` serves it.
 pub fn openapi() -> String {
-    let mut document = serde_json::to_value(Whole::openapi()).unwrap_or_default();
+    let mut document = serde_json::to_value(OpenApiDoc::openapi()).unwrap_or_default();
     document["components"]["securitySchemes"] = json!({
         "token": {"type": "http", "scheme": "bearer", "description": "The operator's token, or one created with it."},
         "session": {"type": "apiKey", "in": "cookie", "name": COOKIE,
@@ -116,13 +116,13 @@ pub fn openapi() -> String {
     let schemas = schemas.map(std::mem::take).unwrap_or_default();
     let mut schemas: Map<String, Value> = schemas
         .into_iter()
-        .map(|(name, schema)| (name.clone(), complete(&name, schema)))
+        .map(|(name, schema)| (name.clone(), mark_required(&name, schema)))
         .collect();
-    bind(&mut schemas);
+    add_field_constraints(&mut schemas);
     for operation in operations(&mut document) {
-        refuse(operation);
-        ease(operation, &schemas);
-        exemplify(operation, &schemas);
+        add_error_responses(operation);
+        make_body_optional(operation, &schemas);
+        add_examples(operation, &schemas);
     }
     document["components"]["schemas"] = schemas.into();
     document["components"]["responses"] = refusals().into();
@@ -140,7 +140,7 @@ fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
 }
 
 /// Adds constraints between the fields of a request, by schema.
-fn bind(schemas: &mut Map<String, Value>) {
+fn add_field_constraints(schemas: &mut Map<String, Value>) {
     let null = |name: &str| (name.to_owned(), json!({"type": "null"}));
     let none = |names: &[&str]| Value::Object(names.iter().map(|name| null(name)).collect());
     schemas["NewEvent"]["oneOf"] = json!([
@@ -168,7 +168,7 @@ fn bind(schemas: &mut Map<String, Value>) {
 }
 
 /// Marks all fields of a response as required, null or not.
-fn complete(name: &str, mut schema: Value) -> Value {
+fn mark_required(name: &str, mut schema: Value) -> Value {
     let closed = schema.get("additionalProperties").is_some();
     let parts = schema
         .get("allOf")
@@ -193,8 +193,8 @@ fn complete(name: &str, mut schema: Value) -> Value {
 }
 
 /// Adds the problems that an operation can return.
-fn refuse(operation: &mut Value) {
-    for (kind, applies) in REFUSALS {
+fn add_error_responses(operation: &mut Value) {
+    for (kind, applies) in ERROR_RESPONSES {
         if !applies(operation) {
             continue;
         }
@@ -226,7 +226,7 @@ fn refusals() -> Map<String, Value> {
             json!({"description": title, "content": problem(Some(example))}),
         )
     };
-    REFUSALS.iter().map(answer).collect()
+    ERROR_RESPONSES.iter().map(answer).collect()
 }
 
 fn problem(example: Option<Value>) -> Value {
@@ -238,7 +238,7 @@ fn problem(example: Option<Value>) -> Value {
 }
 
 /// Makes a body optional if none of its fields is required.
-fn ease(operation: &mut Value, schemas: &Map<String, Value>) {
+fn make_body_optional(operation: &mut Value, schemas: &Map<String, Value>) {
     let schema = operation
         .pointer("/requestBody/content/application~1json/schema/$ref")
         .and_then(Value::as_str);
@@ -251,7 +251,7 @@ fn ease(operation: &mut Value, schemas: &Map<String, Value>) {
 }
 
 /// Adds an example to every body: its own, or that of its schema.
-fn exemplify(operation: &mut Value, schemas: &Map<String, Value>) {
+fn add_examples(operation: &mut Value, schemas: &Map<String, Value>) {
     let answers = operation
         .get("responses")
         .and_then(Value::as_object)

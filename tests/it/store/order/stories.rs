@@ -77,9 +77,9 @@ impl Story {
             status: Some(Status::Failed),
             ..DeliveryQuery::default()
         };
-        let failed = engine.postrider.deliveries(list, Page::first(100)).await;
+        let failed = engine.postrider().deliveries(list, Page::first(100)).await;
         for failed in failed.unwrap().entries {
-            let _ = engine.postrider.retry_delivery(&failed.id).await;
+            let _ = engine.postrider().retry_delivery(&failed.id).await;
         }
     }
 
@@ -90,7 +90,7 @@ impl Story {
             match step {
                 Step::Publish(key) => {
                     let (event, id) = self.event(key);
-                    engine.postrider.publish(event).await.unwrap();
+                    engine.postrider().publish(event).await.unwrap();
                     self.committed.entry(key).or_default().push(id);
                 }
                 Step::Transaction(keys, commit) => {
@@ -106,14 +106,14 @@ impl Story {
                 }
                 Step::Pause => drop(
                     engine
-                        .postrider
+                        .postrider()
                         .pause_endpoint(&self.endpoint)
                         .await
                         .unwrap(),
                 ),
                 Step::Resume => drop(
                     engine
-                        .postrider
+                        .postrider()
                         .resume_endpoint(&self.endpoint)
                         .await
                         .unwrap(),
@@ -126,14 +126,14 @@ impl Story {
                 Step::Pass(ms) => pass(std::time::Duration::from_millis(ms.into())).await,
                 Step::Crash => {
                     self.crashes.push(self.receivers.received(&host(1)).len());
-                    self.now = engine.postrider.now();
+                    self.now = engine.postrider().now();
                     return true;
                 }
             }
         }
         // Whatever happened, all of it arrives.
         engine
-            .postrider
+            .postrider()
             .resume_endpoint(&self.endpoint)
             .await
             .unwrap();
@@ -184,7 +184,7 @@ fn in_transaction(engine: &TestEngine, events: Vec<NewEvent>, commit: bool) {
         events: Vec<NewEvent>,
         commit: bool,
     ) -> Result<(), Error> {
-        engine.postrider.transaction(conn, |host| {
+        engine.postrider().transaction(conn, |host| {
             for event in events {
                 host.publish(&event)?;
             }

@@ -8,13 +8,13 @@ use postrider::testing::{Reply, on_virtual_time, pass};
 use serde_json::{Value, json};
 
 use crate::support::database;
-use crate::support::engine::{TestEngine, host, secs};
+use crate::support::engine::{TestEngine, secs};
 
 const LISTENER: u8 = 9;
 
 /// What the listener got, as (type, data).
 fn heard(engine: &TestEngine) -> Vec<(String, Value)> {
-    let received = engine.receivers.received(&host(LISTENER));
+    let received = engine.received(LISTENER);
     let bodies = received
         .iter()
         .map(|one| serde_json::from_slice::<Value>(&one.request.body).unwrap());
@@ -45,8 +45,8 @@ fn an_operator_hears_of_pauses_recoveries_and_failures() {
             .await;
         let settings = r#"{"event_types": ["fails"], "retry_delays_s": [], "breaker_after": 2, "concurrency": 1, "description": "d"}"#;
         let endpoint = engine.endpoint(1, settings).await;
-        engine.receivers.next(
-            &host(1),
+        engine.replies(
+            1,
             [
                 Reply::Status(500, Duration::ZERO),
                 Reply::Status(502, Duration::ZERO),
@@ -88,15 +88,13 @@ fn an_operator_hears_of_pauses_recoveries_and_failures() {
             (&json!(endpoint), &json!("d"))
         );
 
-        engine
-            .receivers
-            .next(&host(1), [Reply::Answer(410, Vec::new())]);
+        engine.replies(1, [Reply::Answer(410, Vec::new())]);
         engine.publish_one("fails").await;
         pass(secs(5)).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
-        engine.postrider.resume_endpoint(&endpoint).await.unwrap();
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().resume_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         pass(secs(5)).await;
         let told = heard(&engine);
         let reasons: Vec<_> = told[3..]
@@ -124,10 +122,14 @@ fn what_expires_is_told_and_what_a_person_gives_up_is_not() {
             )
             .await;
         let endpoint = engine.endpoint(1, r#"{"max_age_s": 60}"#).await;
-        engine.postrider.pause_endpoint(&endpoint).await.unwrap();
+        engine.postrider().pause_endpoint(&endpoint).await.unwrap();
         let cancelled = engine.publish_one("a.b").await;
         let expired = engine.publish_one("a.b").await;
-        engine.postrider.cancel_delivery(&cancelled).await.unwrap();
+        engine
+            .postrider()
+            .cancel_delivery(&cancelled)
+            .await
+            .unwrap();
         engine.until(&expired, Status::Failed, secs(300)).await;
         pass(secs(5)).await;
         let told = heard(&engine);
@@ -149,12 +151,8 @@ fn a_listener_in_trouble_is_told_nothing_of_itself() {
             .endpoint_of(Tenant::reserved(), LISTENER, settings)
             .await;
         engine.endpoint(1, settings).await;
-        engine
-            .receivers
-            .next(&host(1), [Reply::Status(500, Duration::ZERO)]);
-        engine
-            .receivers
-            .next(&host(LISTENER), [Reply::Status(500, Duration::ZERO)]);
+        engine.replies(1, [Reply::Status(500, Duration::ZERO)]);
+        engine.replies(LISTENER, [Reply::Status(500, Duration::ZERO)]);
         engine.publish("a.b").await;
         pass(secs(300)).await;
         assert_eq!(
@@ -164,7 +162,7 @@ fn a_listener_in_trouble_is_told_nothing_of_itself() {
         );
         engine.publish("a.b").await;
         pass(secs(300)).await;
-        engine.postrider.pause_endpoint(&listener).await.unwrap();
+        engine.postrider().pause_endpoint(&listener).await.unwrap();
         let told = heard(&engine);
         assert_eq!(
             told.iter()
@@ -189,9 +187,7 @@ fn nothing_is_stored_that_nobody_asks_for() {
             )
             .await;
         engine.endpoint(1, r#"{"retry_delays_s": []}"#).await;
-        engine
-            .receivers
-            .otherwise(&host(1), Reply::Status(500, Duration::ZERO));
+        engine.always(1, Reply::Status(500, Duration::ZERO));
         engine.publish("a.b").await;
         pass(secs(60)).await;
         assert_eq!(stored(&engine), 0);
