@@ -65,6 +65,15 @@ impl Postrider {
     }
 }
 
+/// Calls about one endpoint or delivery: each checks its tenant, and then is the handle's.
+macro_rules! delegate {
+    ($owner:ident: $id:ty; $($call:ident($($arg:ident: $of:ty),*) -> $answer:ty;)+) => { $(
+        pub(crate) async fn $call(&self, id: &$id $(, $arg: $of)*) -> Result<$answer, Error> {
+            self.$owner(id).await?.$call(id $(, $arg)*).await
+        }
+    )+ };
+}
+
 impl<N> Scoped<N> {
     pub(crate) fn grant(&self) -> &Grant {
         &self.grant
@@ -102,8 +111,14 @@ impl<N> Scoped<N> {
 }
 
 impl Scoped<Read> {
-    pub(crate) async fn endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
-        self.of_endpoint(id).await?.endpoint(id).await
+    delegate! { of_endpoint: EndpointId;
+        endpoint() -> EndpointView;
+        endpoint_stats(window: Duration) -> EndpointStats;
+        preview_recovery(include: Include, since: Timestamp, until: Option<Timestamp>) -> RecoveryPreview;
+    }
+
+    delegate! { of_delivery: DeliveryId;
+        delivery() -> DeliveryView;
     }
 
     pub(crate) async fn endpoints(
@@ -115,33 +130,10 @@ impl Scoped<Read> {
         self.postrider.endpoints(query, page).await
     }
 
-    pub(crate) async fn endpoint_stats(
-        &self,
-        id: &EndpointId,
-        window: Duration,
-    ) -> Result<EndpointStats, Error> {
-        self.of_endpoint(id).await?.endpoint_stats(id, window).await
-    }
-
-    pub(crate) async fn preview_recovery(
-        &self,
-        id: &EndpointId,
-        include: Include,
-        since: Timestamp,
-        until: Option<Timestamp>,
-    ) -> Result<RecoveryPreview, Error> {
-        let postrider = self.of_endpoint(id).await?;
-        postrider.preview_recovery(id, include, since, until).await
-    }
-
     pub(crate) async fn recovery(&self, id: &RecoveryId) -> Result<Recovery, Error> {
         let recovery = self.postrider.recovery(id).await?;
         self.require(&recovery.tenant, "recovery")?;
         Ok(recovery)
-    }
-
-    pub(crate) async fn delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
-        self.of_delivery(id).await?.delivery(id).await
     }
 
     pub(crate) async fn deliveries(
@@ -225,6 +217,24 @@ impl Scoped<Publish> {
 }
 
 impl Scoped<Portal> {
+    delegate! { of_endpoint: EndpointId;
+        update_endpoint(change: EndpointChange) -> EndpointView;
+        delete_endpoint() -> ();
+        pause_endpoint() -> EndpointView;
+        resume_endpoint() -> EndpointView;
+        test_endpoint() -> Receipt;
+        endpoint_secrets() -> (Secret, Vec<OlderKey>);
+        rotate_secret(secret: Option<SigningSecret>, grace: Duration) -> SigningSecret;
+        end_key(key: &str) -> ();
+        recover_endpoint(include: Include, since: Timestamp, until: Option<Timestamp>) -> Recovery;
+    }
+
+    delegate! { of_delivery: DeliveryId;
+        retry_delivery() -> DeliveryView;
+        cancel_delivery() -> DeliveryView;
+        release_delivery() -> DeliveryView;
+    }
+
     pub(crate) async fn create_endpoint(
         &self,
         tenant: Option<Tenant>,
@@ -233,75 +243,6 @@ impl Scoped<Portal> {
     ) -> Result<EndpointView, Error> {
         let tenant = self.grant.tenant(tenant)?;
         self.postrider.create_endpoint(tenant, change, secret).await
-    }
-
-    pub(crate) async fn update_endpoint(
-        &self,
-        id: &EndpointId,
-        change: EndpointChange,
-    ) -> Result<EndpointView, Error> {
-        let postrider = self.of_endpoint(id).await?;
-        postrider.update_endpoint(id, change).await
-    }
-
-    pub(crate) async fn delete_endpoint(&self, id: &EndpointId) -> Result<(), Error> {
-        self.of_endpoint(id).await?.delete_endpoint(id).await
-    }
-
-    pub(crate) async fn pause_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
-        self.of_endpoint(id).await?.pause_endpoint(id).await
-    }
-
-    pub(crate) async fn resume_endpoint(&self, id: &EndpointId) -> Result<EndpointView, Error> {
-        self.of_endpoint(id).await?.resume_endpoint(id).await
-    }
-
-    pub(crate) async fn test_endpoint(&self, id: &EndpointId) -> Result<Receipt, Error> {
-        self.of_endpoint(id).await?.test_endpoint(id).await
-    }
-
-    pub(crate) async fn endpoint_secrets(
-        &self,
-        id: &EndpointId,
-    ) -> Result<(Secret, Vec<OlderKey>), Error> {
-        self.of_endpoint(id).await?.endpoint_secrets(id).await
-    }
-
-    pub(crate) async fn rotate_secret(
-        &self,
-        id: &EndpointId,
-        secret: Option<SigningSecret>,
-        grace: Duration,
-    ) -> Result<SigningSecret, Error> {
-        let postrider = self.of_endpoint(id).await?;
-        postrider.rotate_secret(id, secret, grace).await
-    }
-
-    pub(crate) async fn end_key(&self, id: &EndpointId, key: &str) -> Result<(), Error> {
-        self.of_endpoint(id).await?.end_key(id, key).await
-    }
-
-    pub(crate) async fn recover_endpoint(
-        &self,
-        id: &EndpointId,
-        include: Include,
-        since: Timestamp,
-        until: Option<Timestamp>,
-    ) -> Result<Recovery, Error> {
-        let postrider = self.of_endpoint(id).await?;
-        postrider.recover_endpoint(id, include, since, until).await
-    }
-
-    pub(crate) async fn retry_delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
-        self.of_delivery(id).await?.retry_delivery(id).await
-    }
-
-    pub(crate) async fn cancel_delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
-        self.of_delivery(id).await?.cancel_delivery(id).await
-    }
-
-    pub(crate) async fn release_delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
-        self.of_delivery(id).await?.release_delivery(id).await
     }
 }
 

@@ -8,3 +8,4 @@ mod dialect;
 mod publishing;
 mod retention;
 mod sending;
+mod update;

@@ -2,12 +2,12 @@
 
 use diesel::prelude::*;
 
+use super::update::{Plain, Update};
 use crate::domain::delivery::{Claimed, Seen};
 use crate::domain::lifecycle::{Life, State, Status};
 use crate::store::codec;
 use crate::store::dialect::Leaving;
 use crate::store::error::StoreError;
-use crate::store::prepared::{Plain, Update};
 use crate::store::rows::int;
 use crate::store::schema::webhook_deliveries as deliveries;
 use crate::store::status_is::{StatusIsPending, StatusIsSending};

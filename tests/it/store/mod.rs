@@ -24,6 +24,7 @@ macro_rules! conformance {
         }
     };
 }
+mod calls;
 mod fencing;
 mod order;
 mod outbox;

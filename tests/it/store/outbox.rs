@@ -179,7 +179,7 @@ fn a_hosts_own_transaction_is_joined(database: Database) {
             })
             .unwrap();
             // And one of its own, where none is open.
-            assert!(own.publish_in(conn, &event).unwrap().duplicate);
+            assert!(own.outbox().publish_in(conn, &event).unwrap().duplicate);
         });
         let view = own.event(&event.tenant, &event.id).await.unwrap();
         engine
