@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 
 use crate::domain::SettingError;
-use crate::domain::endpoint::EndpointDefaults;
+use crate::domain::endpoint::EndpointLimits;
 use crate::domain::headers::check_header_name;
 use crate::domain::lease::Terms;
 use crate::domain::secret::EncryptionKey;
@@ -221,7 +221,7 @@ impl std::str::FromStr for DatabaseUrl {
 #[non_exhaustive]
 pub struct EngineConfig {
     /// Limits of endpoints that do not set their own.
-    pub endpoint_defaults: EndpointDefaults,
+    pub endpoint_defaults: EndpointLimits,
     /// Non-public networks that webhooks may be sent to.
     pub allow_networks: Vec<IpNet>,
     /// Networks that webhooks are never sent to, even if they are public or in `allow_networks`.
@@ -266,7 +266,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            endpoint_defaults: EndpointDefaults::default(),
+            endpoint_defaults: EndpointLimits::default(),
             allow_networks: Vec::new(),
             deny_networks: Vec::new(),
             https_only: false,

@@ -4,7 +4,6 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::clock::Timestamp;
@@ -44,7 +43,7 @@ impl Scope {
 }
 
 /// The permissions of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The allowed operations.
     pub scope: Scope,
@@ -135,7 +134,7 @@ pub enum Forbidden {
 }
 
 /// An issued token without its value: only the hash is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Token {
     /// `tok_…`
@@ -143,7 +142,6 @@ pub struct Token {
     /// A name shown in lists.
     pub name: String,
     /// Its permissions.
-    #[serde(flatten)]
     pub grant: Grant,
     /// Time of creation.
     pub created_at: Timestamp,

@@ -1,9 +1,8 @@
 //! Deliveries (one event on its way to one endpoint) and their attempts.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::breaker::{BreakerState, Health, Verdict};
 use super::clock::Timestamp;
@@ -112,7 +111,7 @@ pub struct Claimed {
 
 /// One finished attempt, to be stored.
 #[derive(Debug, Clone)]
-pub struct Finished {
+pub struct FinishedAttempt {
     /// The claim it belongs to.
     pub claimed: Claimed,
     /// Endpoint of the delivery.
@@ -159,7 +158,7 @@ pub enum Stored {
 /// Note in an attempt's `error` that texts were left out.
 const LEFT_OUT: &str = "the database refused text of this response; replacement text is shown";
 
-impl Finished {
+impl FinishedAttempt {
     /// Reduces the stored part after the database refused it. Returns false if nothing is left to
     /// leave out.
     pub fn reduce(&mut self) -> bool {
@@ -195,7 +194,7 @@ impl Finished {
 }
 
 /// Request and response of one attempt.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AttemptRecord {
     /// Result of the attempt.
@@ -207,10 +206,8 @@ pub struct AttemptRecord {
     /// Up to 16 KiB of the response body, as text.
     pub response_body: Option<String>,
     /// Headers of the response.
-    #[serde(serialize_with = "as_object")]
     pub response_headers: Option<Headers>,
     /// Headers of the request; values set on the endpoint are masked.
-    #[serde(serialize_with = "as_object")]
     pub request_headers: Option<Headers>,
     /// Address that the request was sent to.
     pub remote_address: Option<String>,
@@ -248,24 +245,6 @@ impl AttemptRecord {
 /// Header names and values in wire order.
 pub type Headers = Vec<(String, String)>;
 
-/// Serializes headers as a JSON object; repeated ones are joined by commas (RFC 9110, section 5.3).
-fn as_object<S: Serializer>(headers: &Option<Headers>, serializer: S) -> Result<S::Ok, S::Error> {
-    let joined = headers.as_ref().map(|headers| {
-        let mut object = BTreeMap::<&str, String>::new();
-        for (name, value) in headers {
-            object
-                .entry(name)
-                .and_modify(|joined| {
-                    joined.push_str(", ");
-                    joined.push_str(value);
-                })
-                .or_insert_with(|| value.clone());
-        }
-        object
-    });
-    joined.serialize(serializer)
-}
-
 /// Milliseconds since the attempt's start; null if not measured or if the connection was reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -279,7 +258,7 @@ pub struct Timings {
 }
 
 /// An attempt as shown to callers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Attempt {
     /// `att_…`
@@ -291,7 +270,6 @@ pub struct Attempt {
     /// Duration in milliseconds.
     pub duration_ms: f64,
     /// Request and response.
-    #[serde(flatten)]
     pub record: AttemptRecord,
 }
 

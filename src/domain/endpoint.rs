@@ -1,11 +1,9 @@
 //! Endpoints: the URLs that webhooks are sent to, and their limits.
 //!
 //! [`Endpoint`] has the effective values: its [`Settings`], with unset ones filled from
-//! [`EndpointDefaults`]. An unset value follows the defaults when they change.
+//! [`EndpointLimits`]. An unset value follows the defaults when they change.
 
 use std::time::Duration;
-
-use serde::Serialize;
 
 use super::SettingError;
 use super::breaker::{Health, Limits};
@@ -30,10 +28,10 @@ words! {
     }
 }
 
-/// Limits of endpoints that do not set their own.
+/// Limits of an endpoint; those of the configuration are the defaults of all endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct EndpointDefaults {
+pub struct EndpointLimits {
     /// Maximum rate of attempt starts.
     pub rate_limit: RateLimit,
     /// Maximum attempts in flight, 1 to 1,000.
@@ -44,11 +42,25 @@ pub struct EndpointDefaults {
     pub retry_schedule: RetrySchedule,
     /// Maximum age of a pending delivery before it expires.
     pub max_age: Duration,
-    /// Consecutive failed attempts that open the breaker.
+    /// Consecutive failed attempts that open the breaker; 0: no breaker.
     pub breaker_after: u32,
 }
 
-impl EndpointDefaults {
+impl EndpointLimits {
+    /// Returns these limits with those that `settings` sets.
+    #[must_use]
+    pub fn overridden_by(&self, settings: &Settings) -> Self {
+        let schedule = settings.retry_schedule.as_ref();
+        Self {
+            rate_limit: settings.rate_limit.unwrap_or(self.rate_limit),
+            concurrency: settings.concurrency.unwrap_or(self.concurrency),
+            timeout: settings.timeout.unwrap_or(self.timeout),
+            retry_schedule: schedule.unwrap_or(&self.retry_schedule).clone(),
+            max_age: settings.max_age.unwrap_or(self.max_age),
+            breaker_after: settings.breaker_after.unwrap_or(self.breaker_after),
+        }
+    }
+
     /// Checks the defaults against the bounds of an endpoint's own settings.
     ///
     /// # Errors
@@ -65,7 +77,7 @@ impl EndpointDefaults {
     }
 }
 
-impl Default for EndpointDefaults {
+impl Default for EndpointLimits {
     fn default() -> Self {
         Self {
             rate_limit: RateLimit::default(),
@@ -136,18 +148,8 @@ pub struct Endpoint {
     pub tenant: Tenant,
     /// Its settings; unset ones are `None`.
     pub settings: Settings,
-    /// Maximum rate of attempt starts.
-    pub rate_limit: RateLimit,
-    /// Maximum attempts in flight.
-    pub concurrency: u32,
-    /// Timeout of a request including the response body.
-    pub timeout: Duration,
-    /// Delays between attempts.
-    pub retry_schedule: RetrySchedule,
-    /// Maximum age of a pending delivery.
-    pub max_age: Duration,
-    /// Consecutive failed attempts that open the breaker; `None`: no breaker.
-    pub breaker_after: Option<u32>,
+    /// Its limits: what its settings leave out is the default.
+    pub limits: EndpointLimits,
     /// Newest first; expired ones are still listed but no longer sign.
     pub keys: Vec<SigningKeys>,
     /// Reason for its pause; `None`: active.
@@ -167,52 +169,35 @@ impl Endpoint {
         id: EndpointId,
         tenant: Tenant,
         settings: Settings,
-        defaults: &EndpointDefaults,
+        defaults: &EndpointLimits,
         created_at: Timestamp,
     ) -> Self {
-        let mut endpoint = Self {
+        Self {
             id,
             tenant,
-            rate_limit: defaults.rate_limit,
-            concurrency: defaults.concurrency,
-            timeout: defaults.timeout,
-            retry_schedule: defaults.retry_schedule.clone(),
-            max_age: defaults.max_age,
-            breaker_after: None,
+            limits: defaults.overridden_by(&settings),
             settings,
             keys: Vec::new(),
             paused: None,
             created_at,
             updated_at: created_at,
             version: 0,
-        };
-        endpoint.fill_gaps(defaults);
-        endpoint
+        }
     }
 
     /// The limits that its breaker is held to.
     #[must_use]
     pub fn breaker_limits(&self) -> Limits {
         Limits {
-            breaker_after: self.breaker_after,
-            concurrency: self.concurrency,
+            breaker_after: self.breaker_after(),
+            concurrency: self.limits.concurrency,
         }
     }
 
-    /// Fills unset values from `defaults`.
-    pub fn fill_gaps(&mut self, defaults: &EndpointDefaults) {
-        let settings = &self.settings;
-        self.rate_limit = settings.rate_limit.unwrap_or(defaults.rate_limit);
-        self.concurrency = settings.concurrency.unwrap_or(defaults.concurrency);
-        self.timeout = settings.timeout.unwrap_or(defaults.timeout);
-        self.retry_schedule = settings
-            .retry_schedule
-            .clone()
-            .unwrap_or_else(|| defaults.retry_schedule.clone());
-        self.max_age = settings.max_age.unwrap_or(defaults.max_age);
-        let breaker_after = settings.breaker_after.unwrap_or(defaults.breaker_after);
-        // 0 turns the breaker off.
-        self.breaker_after = Some(breaker_after).filter(|after| *after > 0);
+    /// Returns the number of consecutive failures that open the breaker; `None`: no breaker.
+    #[must_use]
+    pub fn breaker_after(&self) -> Option<u32> {
+        Some(self.limits.breaker_after).filter(|after| *after > 0)
     }
 
     /// Returns the keys that sign at `now`, newest first.
@@ -254,7 +239,7 @@ impl Endpoint {
     /// the end of the endpoint's rest or breaker wait. `health` is within reach of `now`.
     #[must_use]
     pub fn latest_retry(&self, health: &Health, now: Timestamp) -> Timestamp {
-        (now + self.retry_schedule.longest_delay()).max(health.opens_at().unwrap_or(now))
+        (now + self.limits.retry_schedule.longest_delay()).max(health.opens_at().unwrap_or(now))
     }
 
     /// Returns whether a failed delivery blocks later ones with the same ordering key.
@@ -265,7 +250,7 @@ impl Endpoint {
 }
 
 /// Backlog of an endpoint.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backlog {
     /// Deliveries that are `pending`, including those on hold.

@@ -24,6 +24,7 @@ pub mod query;
 pub mod random;
 pub mod rate_limit;
 pub mod recovery;
+mod resource;
 pub mod retry;
 pub mod secret;
 pub mod series;
@@ -33,5 +34,6 @@ pub mod trace;
 mod words;
 
 pub use self::field_error::{Field, FieldError, SettingError};
+pub use self::resource::Resource;
 pub use self::words::UnknownWord;
 pub(crate) use self::words::words;

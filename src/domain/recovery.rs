@@ -42,7 +42,7 @@ impl Include {
 }
 
 /// A recovery and its progress.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
     /// Recovery id.
@@ -58,7 +58,6 @@ pub struct Recovery {
     /// End of the span, exclusive.
     pub until: Timestamp,
     /// Current progress.
-    #[serde(rename = "status")]
     pub progress: Progress,
     /// Number of matching deliveries.
     pub matched: u64,

@@ -1,7 +1,7 @@
 //! Settings of an endpoint, and the validation that reports every invalid field with its fix.
 //!
 //! [`EndpointChange`] serves both creating and changing. Settings that were not given stay unset;
-//! `EndpointDefaults` fill them.
+//! `EndpointLimits` fill them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

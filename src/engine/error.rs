@@ -3,7 +3,7 @@
 use crate::domain::access::Forbidden;
 use crate::domain::event::EventError;
 use crate::domain::lifecycle;
-use crate::domain::{Field, FieldError, SettingError};
+use crate::domain::{Field, FieldError, Resource, SettingError};
 use crate::store::{StoreError, Unavailable};
 
 /// Reason for which a call failed.
@@ -15,7 +15,7 @@ pub enum Error {
     Forbidden(#[from] Forbidden),
     /// The requested object does not exist.
     #[error("no such {0}")]
-    NotFound(&'static str),
+    NotFound(Resource),
     /// Invalid fields.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<FieldError>),

@@ -14,7 +14,6 @@ use super::{
     DeliveryView, EndpointStats, EndpointView, Error, EventView, MetricsFormat, Node, Notification,
     OlderKey, Overview, PortalLink, Postrider, Receipt, RecoveryPreview,
 };
-use crate::domain::Field;
 use crate::domain::access::{Forbidden, Grant, Scope, Token};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Delivery;
@@ -25,6 +24,7 @@ use crate::domain::query::{DeliveryQuery, EndpointQuery, EventQuery, EventSeq, L
 use crate::domain::recovery::{Include, Recovery};
 use crate::domain::secret::{Secret, SigningSecret};
 use crate::domain::settings::EndpointChange;
+use crate::domain::{Field, Resource};
 
 /// A scope as a type.
 pub(crate) trait Needs {
@@ -84,7 +84,7 @@ impl<N> Scoped<N> {
         Ok(self.grant.tenant(None)?)
     }
 
-    fn require(&self, tenant: &Tenant, what: &'static str) -> Result<(), Error> {
+    fn require(&self, tenant: &Tenant, what: Resource) -> Result<(), Error> {
         // Objects of other tenants do not exist for the caller: 403 would reveal them.
         if self.grant.allows_tenant(tenant) {
             Ok(())
@@ -96,7 +96,7 @@ impl<N> Scoped<N> {
     async fn of_endpoint(&self, id: &EndpointId) -> Result<&Postrider, Error> {
         if self.grant.tenant.is_some() {
             let tenant = self.postrider.tenant_of_endpoint(id).await?;
-            self.require(&tenant, "endpoint")?;
+            self.require(&tenant, Resource::Endpoint)?;
         }
         Ok(&self.postrider)
     }
@@ -104,7 +104,7 @@ impl<N> Scoped<N> {
     async fn of_delivery(&self, id: &DeliveryId) -> Result<&Postrider, Error> {
         if self.grant.tenant.is_some() {
             let tenant = self.postrider.tenant_of_delivery(id).await?;
-            self.require(&tenant, "delivery")?;
+            self.require(&tenant, Resource::Delivery)?;
         }
         Ok(&self.postrider)
     }
@@ -132,7 +132,7 @@ impl Scoped<Read> {
 
     pub(crate) async fn recovery(&self, id: &RecoveryId) -> Result<Recovery, Error> {
         let recovery = self.postrider.recovery(id).await?;
-        self.require(&recovery.tenant, "recovery")?;
+        self.require(&recovery.tenant, Resource::Recovery)?;
         Ok(recovery)
     }
 

@@ -228,12 +228,12 @@ impl<C: Clock> Clock for SharedClock<C> {
         self.steps.cutoff(self.now(), self.monotonic(), age)
     }
 
-    fn learn(&self, told: Timestamp, asked: Duration, answered: Duration) {
+    fn learn(&self, reported: Timestamp, asked: Duration, answered: Duration) {
         // The database read its clock between question and answer. A lead that fits stays, so that
         // the round trip does not make the clock jitter.
         let (least, most) = (
-            told.as_micros() - micros(answered),
-            told.as_micros() - micros(asked),
+            reported.as_micros() - micros(answered),
+            reported.as_micros() - micros(asked),
         );
         let present = self.ahead.load(Ordering::Relaxed);
         let ahead = present.clamp(least, most.max(least));
@@ -267,14 +267,14 @@ mod tests {
     fn a_shared_clock_shows_what_the_database_told_and_does_not_jitter() {
         let clock = SharedClock::new(Wrong);
         let at = |seconds: u64| Duration::from_millis(seconds * 1000);
-        let told = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        let reported = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
         // Asked at 98 and answered at 100: the database's 3600 lies in between.
-        clock.learn(told(3600), at(98), at(100));
-        assert_eq!(clock.now(), told(3602), "no earlier than it can be");
-        clock.learn(told(3600), at(96), at(99));
-        assert_eq!(clock.now(), told(3602), "still possible, so it stays");
-        clock.learn(told(3600), at(99), at(100));
-        assert_eq!(clock.now(), told(3601), "nearer now");
+        clock.learn(reported(3600), at(98), at(100));
+        assert_eq!(clock.now(), reported(3602), "no earlier than it can be");
+        clock.learn(reported(3600), at(96), at(99));
+        assert_eq!(clock.now(), reported(3602), "still possible, so it stays");
+        clock.learn(reported(3600), at(99), at(100));
+        assert_eq!(clock.now(), reported(3601), "nearer now");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::domain::delivery::Headers;
 const LEAST_REST: Duration = Duration::from_secs(1);
 
 /// Returns the meaning of a response received at `at`.
-pub(crate) fn verdict_of_response(status: u16, headers: &Headers, at: Timestamp) -> Verdict {
+pub fn verdict_of_response(status: u16, headers: &Headers, at: Timestamp) -> Verdict {
     let asked = retry_after(headers).filter(|asked| asked.delay(at) >= LEAST_REST);
     match (status, asked) {
         (200..=299, _) => Verdict::Accepted,

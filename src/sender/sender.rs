@@ -99,7 +99,7 @@ impl Sender {
             url: url.clone(),
             headers,
             body: event.body.clone(),
-            timeout: endpoint.timeout,
+            timeout: endpoint.limits.timeout,
             tenant: endpoint.tenant.clone(),
             fresh_connection: outgoing.fresh_connection,
         };

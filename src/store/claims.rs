@@ -23,7 +23,7 @@ use super::write_request::WriteRequest;
 use super::writes::{Claim, ClaimResult, Interruption, Recorded, Scope};
 use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{ClaimName, Claimed, Finished, Stored};
+use crate::domain::delivery::{ClaimName, Claimed, FinishedAttempt, Stored};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
 use crate::domain::lease::{Lease, Shard};
@@ -141,7 +141,7 @@ impl Tx<'_> {
     /// has changed the endpoint's health.
     fn after_outcome(
         &mut self,
-        finished: &Finished,
+        finished: &FinishedAttempt,
         life: &Life,
         endpoint: Option<&Endpoint>,
     ) -> Result<bool, StoreError> {
@@ -244,12 +244,12 @@ impl Tx<'_> {
 }
 
 /// Maps an attempt's outcome to a lifecycle cause. `endpoint` is `None` once it has been deleted.
-fn cause_of<'a>(finished: &Finished, endpoint: Option<&'a Endpoint>) -> Cause<'a> {
+fn cause_of<'a>(finished: &FinishedAttempt, endpoint: Option<&'a Endpoint>) -> Cause<'a> {
     if finished.stored == Stored::Held {
         return Cause::RefusedByDatabase;
     }
     let at = finished.due_from;
-    let schedule = endpoint.map(|endpoint| &endpoint.retry_schedule);
+    let schedule = endpoint.map(|endpoint| &endpoint.limits.retry_schedule);
     // The delivery of a failed probe, or one in flight when the breaker opened, waits for the next
     // probe.
     let changed = finished.health != finished.health_before;

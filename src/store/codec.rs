@@ -13,7 +13,7 @@ use crate::domain::access::{Grant, Token, TokenHash};
 use crate::domain::breaker::{Breaker, BreakerState, Health, StoredHealth};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
-    Attempt, AttemptRecord, Claimed, Delivery, Finished, Outcome, Timings,
+    Attempt, AttemptRecord, Claimed, Delivery, FinishedAttempt, Outcome, Timings,
 };
 use crate::domain::event::{EventType, StoredEvent};
 use crate::domain::ids::{
@@ -253,7 +253,7 @@ pub(super) fn health_row(endpoint_id: &EndpointId, stored: &StoredHealth) -> Hea
 }
 
 /// Builds the row of a finished attempt; `number` is its number if it counts.
-pub(super) fn attempt_row(finished: &Finished, number: u32) -> AttemptRow {
+pub(super) fn attempt_row(finished: &FinishedAttempt, number: u32) -> AttemptRow {
     let record = &finished.record;
     AttemptRow {
         delivery_id: finished.claimed.id.to_string(),

@@ -71,12 +71,15 @@ impl RateLimitHistory {
         &self,
         now: Timestamp,
         monotonic: Duration,
-        unlogged: Vec<Duration>,
+        starts_in_flight: Vec<Duration>,
     ) -> SlidingWindow {
         // A start in the future, after a clock step, counts as now; one before this clock's origin
         // counts as the origin, which only makes waits longer.
         let age = |at: &Timestamp| monotonic.saturating_sub(now.since(*at));
-        SlidingWindow::seeded(self.limit, self.starts.iter().map(age).chain(unlogged))
+        SlidingWindow::seeded(
+            self.limit,
+            self.starts.iter().map(age).chain(starts_in_flight),
+        )
     }
 }
 

@@ -15,12 +15,12 @@ use super::schema::{
 use super::tx::Tx;
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Endpoint, EndpointDefaults, SigningKeys};
+use crate::domain::endpoint::{Endpoint, EndpointLimits, SigningKeys};
 use crate::domain::ids::EndpointId;
 
 impl Tx<'_> {
     /// Returns the defaults of endpoint settings.
-    pub(crate) fn endpoint_defaults(&self) -> &EndpointDefaults {
+    pub(crate) fn endpoint_defaults(&self) -> &EndpointLimits {
         self.codec.defaults()
     }
 

@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::key_ring::{KeyRing, SealedColumn};
 use super::rows::{EndpointRow, SecretRow};
 use crate::config::EngineConfig;
-use crate::domain::endpoint::{Endpoint, EndpointDefaults, SigningKeys};
+use crate::domain::endpoint::{Endpoint, EndpointLimits, SigningKeys};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::random::Random;
 use crate::domain::secret::{PrivateKey, Secret};
@@ -20,7 +20,7 @@ const SECRETS: &str = "webhook_endpoint_secrets";
 
 /// Reads endpoints from rows: fills in defaults, and decrypts secrets.
 pub(super) struct EndpointCodec {
-    defaults: EndpointDefaults,
+    defaults: EndpointLimits,
     ring: KeyRing,
 }
 
@@ -57,7 +57,7 @@ impl EndpointCodec {
         }
     }
 
-    pub(super) fn defaults(&self) -> &EndpointDefaults {
+    pub(super) fn defaults(&self) -> &EndpointLimits {
         &self.defaults
     }
 

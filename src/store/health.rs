@@ -11,7 +11,7 @@ use super::schema::{webhook_endpoint_health as health, webhook_endpoints as endp
 use super::store::Store;
 use super::tx::Tx;
 use crate::domain::breaker::{Health, StoredHealth};
-use crate::domain::delivery::Finished;
+use crate::domain::delivery::FinishedAttempt;
 use crate::domain::endpoint::PauseReason;
 use crate::domain::ids::EndpointId;
 
@@ -74,7 +74,7 @@ pub(super) fn health(
 /// changed it meanwhile.
 pub(super) fn record_health(
     conn: &mut AnyConnection,
-    finished: &Finished,
+    finished: &FinishedAttempt,
 ) -> Result<bool, StoreError> {
     let (id, epoch) = (finished.endpoint_id.as_str(), finished.health_epoch);
     let mut current = true;

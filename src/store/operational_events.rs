@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::tx::Tx;
 use super::writes::Publish;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::Finished;
+use crate::domain::delivery::FinishedAttempt;
 use crate::domain::endpoint::{Endpoint, PauseReason};
 use crate::domain::ids::{DeliveryId, Tenant};
 use crate::domain::lifecycle::{FailureReason, Life, State};
@@ -19,7 +19,7 @@ impl Tx<'_> {
     /// Publishes the operational events of an attempt's outcome.
     pub(super) fn publish_outcome_events(
         &mut self,
-        finished: &Finished,
+        finished: &FinishedAttempt,
         life: &Life,
         endpoint: &Endpoint,
     ) -> Result<(), StoreError> {

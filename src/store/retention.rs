@@ -172,7 +172,7 @@ fn overdue(
 ) -> Result<Vec<(DeliveryId, Overdue)>, StoreError> {
     let (cutoff, why) = match endpoint(conn, codec, &scan.endpoint_id)? {
         Some(endpoint) => (
-            scan.clock.cutoff(endpoint.max_age),
+            scan.clock.cutoff(endpoint.limits.max_age),
             Overdue::Expired {
                 blocks: endpoint.blocks_on_failure(),
             },

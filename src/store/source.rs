@@ -46,7 +46,7 @@ where
 }
 
 trait HostPoolAdapter: Send + Sync {
-    fn lend(&self) -> Result<Box<dyn HostPoolConnection>, StoreError>;
+    fn acquire(&self) -> Result<Box<dyn HostPoolConnection>, StoreError>;
 }
 
 trait HostPoolConnection: Send {
@@ -57,7 +57,7 @@ impl<C> HostPoolAdapter for diesel::r2d2::Pool<ConnectionManager<C>>
 where
     C: HostConnection + R2D2Connection + Send + 'static,
 {
-    fn lend(&self) -> Result<Box<dyn HostPoolConnection>, StoreError> {
+    fn acquire(&self) -> Result<Box<dyn HostPoolConnection>, StoreError> {
         let conn = self
             .get()
             .map_err(|error| Unavailable::Pool(error.to_string()))?;
@@ -77,11 +77,11 @@ where
 /// A connection that is held until it is dropped.
 pub(super) enum HeldConnection {
     Owned(Box<AnyConnection>),
-    Lent(LentConnection),
+    OfHost(HostConnectionGuard),
 }
 
 /// A connection of a host's pool, to be returned.
-pub(super) struct LentConnection(Box<dyn HostPoolConnection>);
+pub(super) struct HostConnectionGuard(Box<dyn HostPoolConnection>);
 
 impl HeldConnection {
     pub(super) fn owned(conn: AnyConnection) -> Self {
@@ -95,7 +95,7 @@ impl HeldConnection {
     pub(super) fn with<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> T) -> T {
         match self {
             Self::Owned(conn) => work(conn),
-            Self::Lent(LentConnection(lent)) => {
+            Self::OfHost(HostConnectionGuard(lent)) => {
                 let (mut work, mut done) = (Some(work), None);
                 lent.with(&mut |conn| done = work.take().map(|work| work(conn)));
                 done.expect("the work has run")
@@ -169,7 +169,9 @@ impl Source {
     pub(super) fn acquire(&self) -> Result<HeldConnection, StoreError> {
         match self {
             Self::Url(url) => Ok(HeldConnection::owned(open_for_schema(url)?)),
-            Self::Host(pool) => Ok(HeldConnection::Lent(LentConnection(pool.adapter.lend()?))),
+            Self::Host(pool) => Ok(HeldConnection::OfHost(HostConnectionGuard(
+                pool.adapter.acquire()?,
+            ))),
         }
     }
 

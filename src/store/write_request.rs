@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::error::StoreError;
 use super::tx::Tx;
 use super::writes::{Claim, ClaimResult, Publish, PublishOutcome, Recorded};
-use crate::domain::delivery::Finished;
+use crate::domain::delivery::FinishedAttempt;
 use crate::domain::fair_queue::Cost;
 use crate::domain::ids::Tenant;
 
@@ -72,7 +72,7 @@ where
 /// One write of a group commit.
 pub(crate) enum WriteRequest {
     /// Retried until it is written: a receiver's response must not be lost.
-    Record(Box<PendingWrite<Finished, Recorded>>),
+    Record(Box<PendingWrite<FinishedAttempt, Recorded>>),
     Claim(PendingWrite<Claim, ClaimResult>),
     Publish(PendingWrite<Publish, PublishOutcome>),
     Transact(Transact),
@@ -82,7 +82,7 @@ pub(crate) enum WriteRequest {
 pub(crate) struct Transact(pub(super) Box<dyn ErasedWrite>);
 
 impl WriteRequest {
-    pub(crate) fn record(finished: Finished) -> (Self, WriteResult<Recorded>) {
+    pub(crate) fn record(finished: FinishedAttempt) -> (Self, WriteResult<Recorded>) {
         let (write, answer) = PendingWrite::new(finished);
         (Self::Record(Box::new(write)), answer)
     }
@@ -107,7 +107,7 @@ impl WriteRequest {
         (Self::Transact(Transact(Box::new(write))), answer)
     }
 
-    pub(super) fn as_record(&mut self) -> Option<&mut PendingWrite<Finished, Recorded>> {
+    pub(super) fn as_record(&mut self) -> Option<&mut PendingWrite<FinishedAttempt, Recorded>> {
         if let Self::Record(write) = self {
             Some(write)
         } else {

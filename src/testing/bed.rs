@@ -375,12 +375,3 @@ impl Received {
             .unwrap_or_default()
     }
 }
-
-/// Reads a change of an endpoint from the JSON of the HTTP API.
-///
-/// # Errors
-/// Returns the problem's detail.
-#[cfg(feature = "http")]
-pub fn endpoint_change(json: &str) -> Result<EndpointChange, String> {
-    crate::http::read_change(json)
-}

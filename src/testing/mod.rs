@@ -6,13 +6,13 @@
 mod bed;
 mod clock;
 #[cfg(feature = "http")]
-pub mod invariants;
+pub mod parsers;
 mod receivers;
 
-#[cfg(feature = "http")]
-pub use self::bed::endpoint_change;
 pub use self::bed::{START, TestBed, TestReceiver, launch};
 pub use self::clock::{TokioClock, on_virtual_time, pass};
+#[cfg(feature = "http")]
+pub use self::parsers::endpoint_change;
 pub use self::receivers::{Received, Reply, ScriptedReceivers};
 pub use crate::sender::{
     BoxFuture, Transport, TransportError, TransportResult, WireAnswer, WireRequest,

@@ -1,7 +1,8 @@
 //! Input from outside, however odd. `tests/fuzz` looks for what these do not find.
 
-use postrider::testing::invariants;
 use proptest::prelude::*;
+
+use crate::support::invariants;
 
 /// Text that is made of what matters to who reads it.
 fn text_of(parts: &'static [&'static str]) -> impl Strategy<Value = String> {

@@ -93,7 +93,7 @@ fn a_hosts_own_test_database() {
                 if stock {
                     Ok(())
                 } else {
-                    Err(postrider::Error::NotFound("stock"))
+                    Err(postrider::Error::EndpointDeleted)
                 }
             });
             assert_eq!(done.is_ok(), stock, "{done:?}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::clock::Clock;
-use crate::domain::delivery::Finished;
+use crate::domain::delivery::FinishedAttempt;
 use crate::metrics::Metrics;
 use crate::store::{
     Claim, ClaimResult, Publish, PublishRejection, Published, Recorded, StoreError, Tx,
@@ -102,7 +102,7 @@ impl Committer {
     }
 
     /// Records the outcome of an attempt, retrying until it is written.
-    pub(crate) async fn record(&self, finished: Finished) -> Result<Recorded, StoreError> {
+    pub(crate) async fn record(&self, finished: FinishedAttempt) -> Result<Recorded, StoreError> {
         self.send(&self.queue, WriteRequest::record(finished)).await
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Postrider;
 use super::views::DeliveryView;
+use crate::domain::Resource;
 use crate::domain::breaker::{BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Delivery, WaitingFor};
@@ -22,7 +23,7 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
         let detail = self.store().delivery_detail(id).await?;
-        let detail = detail.ok_or(Error::NotFound("delivery"))?;
+        let detail = detail.ok_or(Error::NotFound(Resource::Delivery))?;
         let waiting_for = self.waiting_for(&detail).await;
         let DeliveryDetail {
             delivery, attempts, ..
@@ -42,7 +43,7 @@ impl Postrider {
         self.store()
             .tenant_of_delivery(id)
             .await?
-            .ok_or(Error::NotFound("delivery"))
+            .ok_or(Error::NotFound(Resource::Delivery))
     }
 
     async fn waiting_for(&self, detail: &DeliveryDetail) -> Option<WaitingFor> {
@@ -123,7 +124,7 @@ impl Postrider {
         let at = self.now();
         let write = move |tx: &mut Tx<'_>| {
             let Some(delivery) = tx.delivery_to_change(&of)? else {
-                return Ok(Err(Error::NotFound("delivery")));
+                return Ok(Err(Error::NotFound(Resource::Delivery)));
             };
             let is_deleted = tx.endpoint(&delivery.endpoint_id)?.is_none();
             let next = match lifecycle::next(&delivery.life, &cause) {

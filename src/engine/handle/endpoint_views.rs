@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Postrider;
 use super::views::{EndpointHealth, EndpointView};
+use crate::domain::Resource;
 use crate::domain::endpoint::{Backlog, Endpoint};
 use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
@@ -51,7 +52,7 @@ impl Postrider {
 
     pub(super) async fn view(&self, endpoint: Endpoint) -> Result<EndpointView, Error> {
         let mut views = self.views(vec![endpoint]).await?;
-        views.pop().ok_or(Error::NotFound("endpoint"))
+        views.pop().ok_or(Error::NotFound(Resource::Endpoint))
     }
 
     /// Adds the states to endpoints, with one read for all.
@@ -64,13 +65,13 @@ impl Postrider {
         let mut views = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let EndpointState { health, backlog } = states.remove(&endpoint.id).unwrap_or_default();
-            let status = self.status(&endpoint, &backlog).await;
             let waiting = backlog.pending - backlog.held.min(backlog.pending);
+            let status = self.status(&endpoint, &backlog).await;
             let health = EndpointHealth {
                 state: health,
                 backlog,
                 next_slot_at: status.and_then(|status| status.next_slot_at),
-                estimated_drain: endpoint.rate_limit.drain_time(waiting),
+                estimated_drain: endpoint.limits.rate_limit.drain_time(waiting),
             };
             views.push(EndpointView { endpoint, health });
         }
@@ -89,9 +90,12 @@ impl Postrider {
             let inspect = InspectEndpoint(endpoint.id.clone());
             return self.inner.registry.send(inspect).await.ok().flatten();
         }
-        // Without logged attempts there is no slot to wait for.
+        // Nothing waits for a slot: a list must not read a history per endpoint.
+        if backlog.pending <= backlog.held {
+            return None;
+        }
         let clock = Arc::clone(&context.clock);
-        let limit = endpoint.rate_limit;
+        let limit = endpoint.limits.rate_limit;
         let history = self
             .store()
             .rate_limit_history(&endpoint.id, limit, clock)

@@ -9,13 +9,13 @@ use url::Host;
 use super::Postrider;
 use super::handle::send;
 use super::views::{EndpointView, Receipt};
-use crate::domain::Field;
 use crate::domain::breaker::{Health, StoredHealth};
 use crate::domain::endpoint::{Endpoint, PauseReason, SigningKeys};
 use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::secret::SigningSecret;
 use crate::domain::settings::{Change, EndpointChange, Settings, Signing};
+use crate::domain::{Field, Resource};
 use crate::engine::background::{fail_overdue, unblock_unordered};
 use crate::engine::error::Error;
 use crate::engine::notifications::Notification;
@@ -138,7 +138,7 @@ impl Postrider {
             .run(move |tx| tx.delete_endpoint(&of, now))
             .await?;
         if !deleted {
-            return Err(Error::NotFound("endpoint"));
+            return Err(Error::NotFound(Resource::Endpoint));
         }
         // Its supervisor treats a deleted endpoint as permanently paused: no change under way has a
         // higher version.
@@ -215,14 +215,14 @@ impl Postrider {
         receipts
             .into_iter()
             .next()
-            .ok_or(Error::NotFound("endpoint"))
+            .ok_or(Error::NotFound(Resource::Endpoint))
     }
 
     pub(super) async fn find_endpoint(&self, id: &EndpointId) -> Result<Endpoint, Error> {
         self.store()
             .endpoint(id)
             .await?
-            .ok_or(Error::NotFound("endpoint"))
+            .ok_or(Error::NotFound(Resource::Endpoint))
     }
 
     /// Returns an endpoint's tenant.
@@ -233,7 +233,7 @@ impl Postrider {
         self.store()
             .tenant_of_endpoint(id)
             .await?
-            .ok_or(Error::NotFound("endpoint"))
+            .ok_or(Error::NotFound(Resource::Endpoint))
     }
 
     /// Notifies the registry, or another node, that something is due at an endpoint.
@@ -253,7 +253,7 @@ impl Postrider {
         let of = id.clone();
         let write = move |tx: &mut Tx<'_>| {
             let Some(mut endpoint) = tx.endpoint_to_change(&of)? else {
-                return Ok(Err(Error::NotFound("endpoint")));
+                return Ok(Err(Error::NotFound(Resource::Endpoint)));
             };
             let health = match change(tx, &mut endpoint)? {
                 Ok(health) => health,
@@ -262,7 +262,7 @@ impl Postrider {
             endpoint.version += 1;
             tx.update_endpoint(&endpoint)?;
             // Includes rows that the change wrote beside the endpoint's own.
-            let edited = tx.endpoint(&of)?.ok_or(Error::NotFound("endpoint"));
+            let edited = tx.endpoint(&of)?.ok_or(Error::NotFound(Resource::Endpoint));
             Ok(edited.map(|edited| (edited, health)))
         };
         let (edited, health) = self.context().committer.run(write).await??;

@@ -7,7 +7,7 @@ use crate::domain::clock::Timestamp;
 use crate::engine::error::Error;
 
 /// A process that sends.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Node {
     /// Name of the node (`node_name`).

@@ -8,12 +8,12 @@ use tracing::Instrument as _;
 
 use super::Postrider;
 use super::views::{EventView, Receipt};
-use crate::domain::Field;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{MAX_BATCH, NewEvent, StoredEvent};
 use crate::domain::idempotency;
 use crate::domain::ids::{EndpointId, EventId, Tenant};
 use crate::domain::query::{EventQuery, EventSeq, Listed, Page};
+use crate::domain::{Field, Resource};
 use crate::engine::error::Error;
 use crate::engine::trace;
 use crate::store::{Publish, PublishRejection, Published, Unavailable};
@@ -33,7 +33,7 @@ impl Postrider {
         let stored = Arc::new(freeze(event, self.now(), None)?);
         let publish = self.publish_stored(vec![stored], None, |_| None);
         let mut receipts = publish.instrument(span).await?;
-        receipts.pop().ok_or(Error::NotFound("event"))
+        receipts.pop().ok_or(Error::NotFound(Resource::Event))
     }
 
     /// Returns the event id that an idempotency key determines.
@@ -137,7 +137,7 @@ impl Postrider {
     /// [`Error::NotFound`], including after the retention.
     pub async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<EventView, Error> {
         let found = self.store().event(tenant, id).await?;
-        let (event, deliveries) = found.ok_or(Error::NotFound("event"))?;
+        let (event, deliveries) = found.ok_or(Error::NotFound(Resource::Event))?;
         Ok(EventView { event, deliveries })
     }
 
@@ -164,7 +164,7 @@ pub(super) fn rejected(
             field: Field::EventId.of_event(batch_index(index)),
             id: id.to_string(),
         },
-        PublishRejection::NoEndpoint => Error::NotFound("endpoint"),
+        PublishRejection::NoEndpoint => Error::NotFound(Resource::Endpoint),
         PublishRejection::KeyTaken => Error::from(Unavailable::KeyTaken),
     }
 }

@@ -3,11 +3,11 @@
 use super::Postrider;
 use super::handle::send;
 use super::views::RecoveryPreview;
-use crate::domain::Field;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{EndpointId, RecoveryId};
 use crate::domain::recovery::{Include, Progress, Recovery};
+use crate::domain::{Field, Resource};
 use crate::engine::background::ResumeRecoveries;
 use crate::engine::error::Error;
 use crate::store::Hint;
@@ -86,7 +86,7 @@ impl Postrider {
         self.store()
             .recovery(id)
             .await?
-            .ok_or(Error::NotFound("recovery"))
+            .ok_or(Error::NotFound(Resource::Recovery))
     }
 
     async fn recovery_of(&self, id: &EndpointId, span: TimeRange) -> Result<Recovery, Error> {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Postrider;
 use super::views::OlderKey;
-use crate::domain::Field;
 use crate::domain::endpoint::SigningKeys;
 use crate::domain::ids::EndpointId;
 use crate::domain::secret::{Secret, SigningSecret};
+use crate::domain::{Field, Resource};
 use crate::engine::error::Error;
 
 /// Maximum grace period of a rotated secret: seven days.
@@ -26,7 +26,7 @@ impl Postrider {
         endpoint
             .current_keys()
             .map(|keys| keys.secret.clone())
-            .ok_or(Error::NotFound("secret"))
+            .ok_or(Error::NotFound(Resource::Secret))
     }
 
     /// Returns the secret that the receiver should have, and the older keys that still sign, newest
@@ -47,7 +47,10 @@ impl Postrider {
                 id: keys.id(),
                 signs_until,
             });
-        Ok((current.ok_or(Error::NotFound("secret"))?, older.collect()))
+        Ok((
+            current.ok_or(Error::NotFound(Resource::Secret))?,
+            older.collect(),
+        ))
     }
 
     /// Rotates an endpoint's keys; the previous ones also sign for the grace period. Without a
@@ -97,7 +100,7 @@ impl Postrider {
         self.edit(id, move |tx, endpoint| {
             let found = endpoint.older_keys(now).find(|(keys, _)| keys.id() == key);
             let Some((keys, _)) = found else {
-                return Ok(Err(Error::NotFound("key")));
+                return Ok(Err(Error::NotFound(Resource::Key)));
             };
             tx.end_older_keys(&endpoint.id, Some(keys.created_at))?;
             Ok(Ok(None))

@@ -1,10 +1,10 @@
 //! API tokens: check, create, list and revoke.
 
 use super::Postrider;
-use crate::domain::Field;
 use crate::domain::access::{Grant, Token, TokenHash, check_token_name, generate_token};
 use crate::domain::ids::{Tenant, TokenId};
 use crate::domain::query::{Listed, Page};
+use crate::domain::{Field, Resource};
 use crate::engine::error::Error;
 use crate::store::Hint;
 
@@ -74,7 +74,7 @@ impl Postrider {
             .committer
             .run(move |tx| tx.delete_token(&of, tenant.as_ref()));
         if !delete.await? {
-            return Err(Error::NotFound("token"));
+            return Err(Error::NotFound(Resource::Token));
         }
         self.tokens_changed().await?;
         tracing::info!(token = %id, "token {id} was revoked");

@@ -53,10 +53,10 @@ impl Handler<EndpointChanged> for Registry {
         let Some(supervisor) = self.supervisor(&endpoint, ctx) else {
             return Box::pin(async {});
         };
-        let told = supervisor.address.send(Changed { endpoint, health });
+        let notified = supervisor.address.send(Changed { endpoint, health });
         // A supervisor that has died meanwhile reads the endpoint again when it is replaced.
         Box::pin(async move {
-            let _ = told.await;
+            let _ = notified.await;
         })
     }
 }

@@ -8,7 +8,7 @@ use super::read_ahead::Share;
 use super::report::Report;
 use super::wakeup::Wakeup;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{ClaimName, Claimed, Finished};
+use crate::domain::delivery::{ClaimName, Claimed, FinishedAttempt};
 use crate::domain::event::StoredEvent;
 use crate::domain::lease::Lease;
 use crate::store::{Claim, DueScan, Interruption};
@@ -54,7 +54,7 @@ pub(super) enum Work {
     AwaitPermit,
     /// Release claims that are not started after all.
     Release(Vec<Claimed>, Timestamp),
-    Record(Box<Finished>, RecordedOutcome),
+    Record(Box<FinishedAttempt>, RecordedOutcome),
     Interrupt(Claimed, Interruption),
     /// Release claims that no attempt holds.
     Reclaim(Vec<ClaimName>),

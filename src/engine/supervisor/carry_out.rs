@@ -126,7 +126,7 @@ async fn run(
     match work {
         Work::LoadHistory => {
             let clock = Arc::clone(&context.clock);
-            let limit = endpoint.rate_limit;
+            let limit = endpoint.limits.rate_limit;
             let read = context.store.rate_limit_history(&endpoint.id, limit, clock);
             supervisor.do_send(HistoryLoaded(read.await));
         }

@@ -73,7 +73,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(endpoint: Arc<Endpoint>, idle_timeout: Duration) -> Self {
         Self {
-            limiter: SlidingWindow::seeded(endpoint.rate_limit, []),
+            limiter: SlidingWindow::seeded(endpoint.limits.rate_limit, []),
             endpoint,
             idle_timeout,
             phase: Phase::LoadingHistory,
@@ -135,13 +135,13 @@ impl Lane {
     }
 
     fn window_limit(&self, moment: &Moment) -> usize {
-        moment.share.window(self.endpoint.concurrency)
+        moment.share.window(self.endpoint.limits.concurrency)
     }
 
     /// Returns the number of attempts in flight that the breaker, a rest and the concurrency allow.
     fn allowance(&self, moment: &Moment) -> usize {
         self.health()
-            .allowance(moment.schedule, self.endpoint.concurrency) as usize
+            .allowance(moment.schedule, self.endpoint.limits.concurrency) as usize
     }
 
     /// Returns the number of attempts that could start now.
@@ -198,7 +198,7 @@ impl Lane {
 
     /// Returns true if a changed rate limit counts another period than the one that was read.
     fn must_load_history(&self) -> bool {
-        self.limiter.limit() != self.endpoint.rate_limit
+        self.limiter.limit() != self.endpoint.limits.rate_limit
     }
 
     /// Reads the history once all ended attempts are in the log; nothing starts meanwhile.

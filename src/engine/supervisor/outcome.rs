@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::assessment::Assessment;
 use crate::domain::breaker::{JudgedAttempt, StoredHealth, Verdict};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{AttemptRecord, Claimed, Finished, Stored};
+use crate::domain::delivery::{AttemptRecord, Claimed, FinishedAttempt, Stored};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::StoredEvent;
 use crate::domain::retry::Jitter;
@@ -28,7 +28,7 @@ pub(super) fn judge(
     endpoint: &Endpoint,
     before: StoredHealth,
     jitter: Jitter,
-) -> Finished {
+) -> FinishedAttempt {
     let (scheduled_start, scheduled_end) = attempted.scheduled;
     let retries_used = attempted.claimed.life.retries_used;
     let judged = JudgedAttempt {
@@ -36,10 +36,10 @@ pub(super) fn judge(
         started_at: scheduled_start,
         at: scheduled_end,
         wall: attempted.ended_at,
-        next_delay: endpoint.retry_schedule.delay(retries_used, jitter),
+        next_delay: endpoint.limits.retry_schedule.delay(retries_used, jitter),
     };
     let assessment = Assessment::of(&judged, &before.health, &endpoint.breaker_limits());
-    Finished {
+    FinishedAttempt {
         claimed: attempted.claimed,
         endpoint_id: endpoint.id.clone(),
         started_at: attempted.started_at,

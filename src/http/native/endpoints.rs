@@ -3,10 +3,9 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 
-use super::bodies::endpoint::{EndpointBody, TestBody};
+use super::bodies::endpoint::{EndpointBody, Standing, TestBody};
 use super::bodies::endpoint_change::{EndpointChangeBody, NewEndpoint};
 use super::bodies::list::ListBody;
-use super::bodies::shapes::Standing;
 use super::body::{EmptyBody, JsonBody, Strict, wrong_json};
 use super::extract::Id;
 use super::params::{NoQuery, Params};

@@ -8,6 +8,7 @@ use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 
 use super::problem::Problem;
+use crate::domain::Resource;
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, RecoveryId, TokenId, is_valid_id};
 use crate::engine::Error;
 use crate::engine::scoped::Needs;
@@ -40,14 +41,14 @@ pub(crate) struct Id<T>(pub(crate) T);
 
 /// A kind of id in paths.
 pub(crate) trait PathId: Sized {
-    const WHAT: &'static str;
+    const WHAT: Resource;
     fn from_path(text: &str) -> Self;
 }
 
 macro_rules! path_ids {
-    ($($id:ident: $what:literal,)+) => {$(
+    ($($id:ident: $what:ident,)+) => {$(
         impl PathId for $id {
-            const WHAT: &'static str = $what;
+            const WHAT: Resource = Resource::$what;
 
             fn from_path(text: &str) -> Self {
                 Self::from_text(text)
@@ -56,11 +57,11 @@ macro_rules! path_ids {
     )+};
 }
 path_ids! {
-    DeliveryId: "delivery",
-    EndpointId: "endpoint",
-    EventId: "event",
-    RecoveryId: "recovery",
-    TokenId: "token",
+    DeliveryId: Delivery,
+    EndpointId: Endpoint,
+    EventId: Event,
+    RecoveryId: Recovery,
+    TokenId: Token,
 }
 
 impl<T: PathId> FromRequest for Id<T> {
@@ -76,7 +77,7 @@ impl<T: PathId> FromRequest for Id<T> {
 pub(super) fn parse_id<'r>(
     request: &'r HttpRequest,
     place: &str,
-    what: &'static str,
+    what: Resource,
 ) -> Result<&'r str, Problem> {
     let id = request.match_info().get(place);
     id.filter(|id| is_valid_id(id))

@@ -3,13 +3,15 @@
 use std::fmt;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::{Field, FieldError};
 
-/// An invalid field of a request.
-#[derive(Debug, Clone, Serialize)]
+/// An invalid field.
+#[derive(Debug, Clone, ToSchema, Serialize)]
+#[schema(as = FieldError)]
 pub(crate) struct InvalidField {
-    /// Path such as `rate_limit` or `events[17].type`; empty for the whole request.
+    /// Path of the field, such as `events[17].type`; empty for the whole body.
     field: String,
     detail: String,
 }

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 
 use super::bodies::list::ListBody;
-use super::bodies::shapes::NodeShape;
+use super::bodies::node::NodeBody;
 use super::params::NoQuery;
 use super::problem::Problem;
 use crate::engine::scoped::Read;
@@ -19,10 +19,12 @@ routes!(list);
     operation_id = "listNodes",
     tag = "Operating",
     responses(
-        (status = 200, description = "All nodes; one row on SQLite.", body = ListBody<NodeShape>),
+        (status = 200, description = "All nodes; one row on SQLite.", body = ListBody<NodeBody>),
     )
 )]
 async fn list(access: Access<Read>, _: NoQuery) -> Result<HttpResponse, Problem> {
     let nodes = access.nodes().await?;
-    Ok(HttpResponse::Ok().json(ListBody::whole(nodes)))
+    Ok(HttpResponse::Ok().json(ListBody::whole(
+        nodes.into_iter().map(NodeBody::from).collect(),
+    )))
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
-use serde::Serialize;
 
+use super::bodies::problem::ProblemBody;
 use super::field::{InvalidField, name_of};
 use crate::engine::Error;
 use crate::http::caller::rejection::{Credential, CsrfRule, Rejection};
@@ -177,16 +177,6 @@ pub(crate) fn type_of(name: &str) -> String {
     format!("urn:postrider:problem:{name}")
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: String,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [InvalidField],
-}
-
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
@@ -210,12 +200,12 @@ impl ResponseError for Problem {
         if let Some(seconds) = self.retry_after_s {
             response.insert_header((RETRY_AFTER, seconds));
         }
-        let body = Body {
+        let body = ProblemBody {
             r#type: type_of(name),
-            title,
+            title: title.to_owned(),
             status: status.as_u16(),
-            detail: &self.detail,
-            errors: &self.errors,
+            detail: self.detail.clone(),
+            errors: (!self.errors.is_empty()).then(|| self.errors.clone()),
         };
         response
             .insert_header((CONTENT_TYPE, "application/problem+json"))

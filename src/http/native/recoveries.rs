@@ -2,8 +2,7 @@
 
 use actix_web::HttpResponse;
 
-use super::bodies::recovery::{PreviewBody, RecoverRequest};
-use super::bodies::shapes::RecoveryShape;
+use super::bodies::recovery::{PreviewBody, RecoverRequest, RecoveryBody};
 use super::body::JsonBody;
 use super::extract::Id;
 use super::params::NoQuery;
@@ -31,7 +30,7 @@ type Body = JsonBody<{ 64 * 1024 }>;
     ),
     request_body(content = RecoverRequest),
     responses(
-        (status = 202, description = "Started; it runs throttled in the background.", body = RecoveryShape),
+        (status = 202, description = "Started; it runs throttled in the background.", body = RecoveryBody),
     )
 )]
 async fn recover(
@@ -46,7 +45,7 @@ async fn recover(
         include,
     } = body.read()?;
     let recovery = access.recover_endpoint(&id, include, since, until).await?;
-    Ok(HttpResponse::Accepted().json(recovery))
+    Ok(HttpResponse::Accepted().json(RecoveryBody::from(recovery)))
 }
 
 /// Preview a recovery
@@ -88,7 +87,7 @@ async fn preview(
         ("id" = RecoveryId, Path),
     ),
     responses(
-        (status = 200, description = "The recovery.", body = RecoveryShape),
+        (status = 200, description = "The recovery.", body = RecoveryBody),
     )
 )]
 async fn show(
@@ -97,5 +96,5 @@ async fn show(
     Id(id): Id<RecoveryId>,
 ) -> Result<HttpResponse, Problem> {
     let recovery = access.recovery(&id).await?;
-    Ok(HttpResponse::Ok().json(recovery))
+    Ok(HttpResponse::Ok().json(RecoveryBody::from(recovery)))
 }

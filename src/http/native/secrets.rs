@@ -10,6 +10,7 @@ use super::endpoints::MAX_REQUEST;
 use super::extract::{Id, parse_id};
 use super::params::NoQuery;
 use super::problem::Problem;
+use crate::domain::Resource;
 use crate::domain::ids::EndpointId;
 use crate::domain::secret::SigningSecret;
 use crate::engine::OlderKey;
@@ -108,7 +109,7 @@ async fn end_key(
     request: HttpRequest,
     _: EmptyBody,
 ) -> Result<HttpResponse, Problem> {
-    let key = parse_id(&request, "key", "key")?;
+    let key = parse_id(&request, "key", Resource::Key)?;
     access.end_key(&id, key).await?;
     Ok(HttpResponse::NoContent().finish())
 }

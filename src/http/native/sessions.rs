@@ -13,6 +13,7 @@ use super::body::JsonBody;
 use super::extract::parse_id;
 use super::params::NoQuery;
 use super::problem::Problem;
+use crate::domain::Resource;
 use crate::domain::ids::Tenant;
 use crate::engine::scoped::Admin;
 use crate::http::caller::access::Access;
@@ -167,7 +168,7 @@ async fn portal_link(
     body: JsonBody<1024>,
 ) -> Result<HttpResponse, Problem> {
     let LinkRequest { expires_s } = body.read()?;
-    let tenant = Tenant::parse(parse_id(&request, "tenant", "tenant")?)
+    let tenant = Tenant::parse(parse_id(&request, "tenant", Resource::Tenant)?)
         .map_err(|detail| Problem::field("tenant", detail))?;
     let lasts = Duration::from_secs(expires_s.unwrap_or(DEFAULT_LINK_S));
     let link = access.portal_link(tenant, lasts)?;

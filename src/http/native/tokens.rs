@@ -3,8 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::bodies::list::ListBody;
-use super::bodies::shapes::TokenShape;
-use super::bodies::token::{CreatedBody, TokenRequest};
+use super::bodies::token::{CreatedBody, TokenBody, TokenRequest};
 use super::body::JsonBody;
 use super::extract::Id;
 use super::params::{NoQuery, Params};
@@ -43,7 +42,10 @@ async fn create(
     let tenant = request.tenant.as_deref().map(Tenant::parse).transpose();
     let tenant = tenant.map_err(|detail| Problem::field("tenant", detail))?;
     let (token, text) = access.create_token(&request.name, scope, tenant).await?;
-    Ok(HttpResponse::Created().json(CreatedBody { token, text }))
+    Ok(HttpResponse::Created().json(CreatedBody {
+        token: token.into(),
+        text,
+    }))
 }
 
 /// List tokens
@@ -58,7 +60,7 @@ async fn create(
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page.", pattern = "^tokens:[A-Za-z0-9_-]{1,64}$"),
     ),
     responses(
-        (status = 200, description = "A page of tokens.", body = ListBody<TokenShape>),
+        (status = 200, description = "A page of tokens.", body = ListBody<TokenBody>),
     )
 )]
 async fn list(access: Access<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -67,7 +69,7 @@ async fn list(access: Access<Admin>, request: HttpRequest) -> Result<HttpRespons
     let tenant = params.take_with("tenant", Tenant::parse);
     params.done()?;
     let listed = access.tokens(tenant, page).await?;
-    Ok(HttpResponse::Ok().json(ListBody::new(listed)))
+    Ok(HttpResponse::Ok().json(ListBody::new(listed.map(TokenBody::from))))
 }
 
 /// Revoke a token

@@ -1,4 +1,8 @@
 //! `Retry-After`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|value: &str| postrider::testing::invariants::retry_after(value));
+#[path = "../../it/support/invariants.rs"]
+#[allow(dead_code, reason = "each target checks one of them")]
+mod invariants;
+
+libfuzzer_sys::fuzz_target!(|value: &str| invariants::retry_after(value));

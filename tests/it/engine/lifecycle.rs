@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postrider::Error;
+use postrider::domain::Resource;
 use postrider::domain::delivery::{Outcome, WaitingFor};
 use postrider::domain::lifecycle::{FailureReason, State, Status};
 use postrider::domain::secret::SigningSecret;
@@ -244,7 +245,7 @@ fn a_deleted_endpoint_fails_what_waits_and_what_was_in_flight_when_it_fails() {
         }
         assert!(matches!(
             engine.postrider().endpoint(&endpoint).await,
-            Err(Error::NotFound("endpoint"))
+            Err(Error::NotFound(Resource::Endpoint))
         ));
         assert_eq!(
             engine.delivery(&in_flight).await.attempts.len(),

@@ -2,6 +2,7 @@
 
 use postrider::Error;
 use postrider::config::DatabaseUrl;
+use postrider::domain::Resource;
 use postrider::domain::ids::Tenant;
 use postrider::domain::lifecycle::{FailureReason, State, Status};
 use postrider::testing::{Reply, on_virtual_time, pass};
@@ -95,7 +96,7 @@ fn retention_removes_what_has_ended_and_nothing_else() {
             .postrider()
             .event(&Tenant::default(), &done[0].id)
             .await;
-        assert!(matches!(gone, Err(Error::NotFound("event"))));
+        assert!(matches!(gone, Err(Error::NotFound(Resource::Event))));
         let view = engine
             .postrider()
             .event(&Tenant::default(), &waits.id)

@@ -130,7 +130,7 @@ fn what_is_published_in_a_transaction_is_kept_or_forgotten_with_it(database: Dat
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
-        let mut happenings = engine.postrider().subscribe();
+        let mut notifications = engine.postrider().subscribe();
         let (kept, after) = on_host!(engine.database(), |conn| tell(conn, &engine));
         for event in [&kept, &after] {
             let view = engine
@@ -151,7 +151,7 @@ fn what_is_published_in_a_transaction_is_kept_or_forgotten_with_it(database: Dat
             "as the host wrote it"
         );
         assert_eq!(received[0].header("webhook-id"), Some(kept.id.as_str()));
-        let told = happenings.recv().await.unwrap();
+        let told = notifications.recv().await.unwrap();
         assert!(matches!(told, Notification::Delivered { event, .. } if event == kept.id));
     });
 }

@@ -56,9 +56,9 @@ async fn start(pool: impl Into<HostPool>) -> Result<Postrider, String> {
 }
 
 /// Waits until so many deliveries have succeeded, and nothing else has happened.
-async fn delivered(happenings: &mut broadcast::Receiver<Notification>, count: usize) {
+async fn delivered(notifications: &mut broadcast::Receiver<Notification>, count: usize) {
     for _ in 0..count {
-        let next = tokio::time::timeout(Duration::from_secs(20), happenings.recv()).await;
+        let next = tokio::time::timeout(Duration::from_secs(20), notifications.recv()).await;
         let next = next.expect("it happens within 20 s").unwrap();
         assert!(matches!(next, Notification::Delivered { .. }), "{next:?}");
     }
@@ -86,7 +86,7 @@ where
                 .await
                 .unwrap();
         }
-        let mut happenings = postrider.subscribe();
+        let mut notifications = postrider.subscribe();
         for _ in 0..20 {
             let mut conn = pool.get().unwrap();
             let done: Result<_, postrider::Error> =
@@ -94,7 +94,7 @@ where
             done.unwrap();
         }
         postrider.publish(event("a.b", "2")).await.unwrap();
-        delivered(&mut happenings, 21).await;
+        delivered(&mut notifications, 21).await;
         assert_eq!(receiver.got().len(), 21 * round);
         postrider.drain().await;
         drop(postrider);
@@ -175,11 +175,11 @@ fn what_runs_for_each_delivery_is_prepared_once(database: Database) {
             .create_endpoint(Tenant::default(), change, None)
             .await
             .unwrap();
-        let mut happenings = postrider.subscribe();
+        let mut notifications = postrider.subscribe();
         for _ in 0..EVENTS {
             postrider.publish(event("a.b", "1")).await.unwrap();
         }
-        delivered(&mut happenings, EVENTS).await;
+        delivered(&mut notifications, EVENTS).await;
         assert_eq!(receiver.got().len(), EVENTS);
         postrider.drain().await;
     }

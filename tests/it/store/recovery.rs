@@ -109,7 +109,7 @@ fn what_an_endpoint_never_got_is_sent_where_it_wants_it_now(database: Database) 
         let endpoint = engine.endpoint(1, ONE_TRY).await;
         let had = engine.publish_one("a.b").await;
         engine.until(&had, Status::Delivered, secs(5)).await;
-        let mut happenings = engine.postrider().subscribe();
+        let mut notifications = engine.postrider().subscribe();
 
         let span = engine
             .postrider()
@@ -119,7 +119,7 @@ fn what_an_endpoint_never_got_is_sent_where_it_wants_it_now(database: Database) 
         assert_eq!((done.matched, done.requeued), (300, 300));
         until_delivered(&engine, 301).await;
         assert!(matches!(
-            happenings.recv().await.unwrap(),
+            notifications.recv().await.unwrap(),
             Notification::Delivered { .. }
         ));
 

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod database;
 pub mod document;
 pub mod engine;
+pub mod invariants;
 pub mod namespace;
 pub mod postgres;
 pub mod proxy;

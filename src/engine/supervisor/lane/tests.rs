@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::EngineConfig;
 use crate::domain::breaker::Verdict;
-use crate::domain::delivery::{AttemptRecord, Claimed, Finished, Outcome, Seen};
-use crate::domain::endpoint::PauseReason;
+use crate::domain::delivery::{AttemptRecord, Claimed, FinishedAttempt, Outcome, Seen};
+use crate::domain::endpoint::{EndpointLimits, PauseReason};
 use crate::domain::event::{Content, EventType, NewEvent};
 use crate::domain::ids::{EndpointId, Tenant};
 use crate::domain::lease::{Lease, Shard};
@@ -41,15 +41,15 @@ fn moment(seconds: u64) -> Moment {
 fn endpoint() -> Endpoint {
     let url = "https://a.example".parse().unwrap();
     let settings = Settings::create(EndpointChange::to(url)).unwrap();
-    let defaults = EngineConfig::default().endpoint_defaults;
-    let id = EndpointId::from_text("ep_1");
-    let at = Timestamp::from_micros(ORIGIN);
-    Endpoint {
+    let limits = EndpointLimits {
         rate_limit: "4/min".parse().unwrap(),
         concurrency: 3,
         retry_schedule: RetrySchedule::new(vec![10]).unwrap(),
-        ..Endpoint::resolve(id, Tenant::default(), settings, &defaults, at)
-    }
+        ..EngineConfig::default().endpoint_defaults
+    };
+    let id = EndpointId::from_text("ep_1");
+    let at = Timestamp::from_micros(ORIGIN);
+    Endpoint::resolve(id, Tenant::default(), settings, &limits, at)
 }
 
 fn queued(number: usize, due: Timestamp) -> Queued {
@@ -73,7 +73,7 @@ struct World {
     reads: Vec<DueScan>,
     claims: Vec<Claim>,
     attempts: Vec<Start>,
-    records: Vec<(Box<Finished>, RecordedOutcome)>,
+    records: Vec<(Box<FinishedAttempt>, RecordedOutcome)>,
     interruptions: Vec<DeliveryId>,
     permits_asked: usize,
     /// Deliveries in the database with a due time.
@@ -201,7 +201,7 @@ impl Bench {
 
     fn answer_history(&mut self) {
         if self.world.history.pop().is_some() {
-            let limit = self.lane.endpoint().rate_limit;
+            let limit = self.lane.endpoint().limits.rate_limit;
             let history = RateLimitHistory::empty(limit);
             let moment = self.moment();
             let actions = self.lane.on_history_loaded(Ok(history), &moment);
@@ -459,7 +459,7 @@ fn a_claim_that_is_answered_after_a_pause_is_released() {
 fn a_changed_rate_limit_waits_for_its_history() {
     let mut bench = Bench::running(endpoint());
     let mut changed = endpoint();
-    changed.rate_limit = RateLimit::Unlimited;
+    changed.limits.rate_limit = RateLimit::Unlimited;
     changed.version = 1;
     let moment = bench.moment();
     bench.lane.on_changed(

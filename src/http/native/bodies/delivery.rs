@@ -3,9 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::shapes::AttemptShape;
+use super::attempt::AttemptBody;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Attempt, Delivery, WaitingFor};
+use crate::domain::delivery::{Delivery, WaitingFor};
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::lifecycle::{FailureReason, HoldReason, State, Status, Wait};
 use crate::engine::DeliveryView;
@@ -75,8 +75,7 @@ impl DeliveryBody {
 pub(crate) struct FullDeliveryBody {
     #[serde(flatten)]
     pub(crate) delivery: DeliveryBody,
-    #[schema(value_type = Vec<AttemptShape>)]
-    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) attempts: Vec<AttemptBody>,
 }
 
 impl FullDeliveryBody {
@@ -87,7 +86,7 @@ impl FullDeliveryBody {
         };
         Self {
             delivery,
-            attempts: view.attempts,
+            attempts: view.attempts.into_iter().map(Into::into).collect(),
         }
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::shapes::Standing;
 use crate::domain::breaker::{Breaker, BreakerState};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::PauseReason;
@@ -15,6 +14,14 @@ use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::settings::{OnFailed, Ordering, Signing};
 use crate::engine::{EndpointView, Receipt};
+
+/// State of an endpoint.
+#[derive(Clone, Copy, ToSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Standing {
+    Active,
+    Paused,
+}
 
 /// The health of an endpoint.
 #[derive(Serialize, ToSchema)]
@@ -60,8 +67,7 @@ pub(crate) struct EndpointBody {
     pub(crate) ordering: Ordering,
     pub(crate) on_failed: OnFailed,
     pub(crate) signing: Vec<Signing>,
-    #[schema(value_type = Standing)]
-    pub(crate) status: &'static str,
+    pub(crate) status: Standing,
     pub(crate) pause_reason: Option<PauseReason>,
     pub(crate) public_key: Option<String>,
     pub(crate) created_at: Timestamp,
@@ -78,6 +84,7 @@ impl EndpointBody {
             endpoint, health, ..
         } = view;
         let public_key = endpoint.public_key().map(|key| key.to_string());
+        let breaker_after = endpoint.breaker_after();
         let settings = endpoint.settings;
         Self {
             id: endpoint.id,
@@ -90,19 +97,18 @@ impl EndpointBody {
                 .into_keys()
                 .map(|name| (name, MASK))
                 .collect(),
-            rate_limit: endpoint.rate_limit,
-            concurrency: endpoint.concurrency,
-            timeout_ms: u64::try_from(endpoint.timeout.as_millis()).unwrap_or(u64::MAX),
-            retry_delays_s: endpoint.retry_schedule.delays_s().to_vec(),
-            max_age_s: endpoint.max_age.as_secs(),
-            breaker_after: endpoint.breaker_after,
+            rate_limit: endpoint.limits.rate_limit,
+            concurrency: endpoint.limits.concurrency,
+            timeout_ms: u64::try_from(endpoint.limits.timeout.as_millis()).unwrap_or(u64::MAX),
+            retry_delays_s: endpoint.limits.retry_schedule.delays_s().to_vec(),
+            max_age_s: endpoint.limits.max_age.as_secs(),
+            breaker_after,
             ordering: settings.ordering,
             on_failed: settings.on_failed,
             signing: settings.signing,
-            status: if endpoint.paused.is_some() {
-                "paused"
-            } else {
-                "active"
+            status: match endpoint.paused {
+                Some(_) => Standing::Paused,
+                None => Standing::Active,
             },
             pause_reason: endpoint.paused,
             public_key,
@@ -134,7 +140,7 @@ impl EndpointBody {
 #[derive(Serialize)]
 pub(crate) struct EndpointOutline {
     pub(crate) id: EndpointId,
-    pub(crate) status: &'static str,
+    pub(crate) status: Standing,
     pub(crate) pause_reason: Option<PauseReason>,
     pub(crate) breaker: BreakerState,
 }

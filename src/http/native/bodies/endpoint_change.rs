@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::shapes::NewSecretText;
+use super::secret::NewSecretText;
 use crate::domain::event::EventFilter;
 use crate::domain::ids::Tenant;
 use crate::domain::rate_limit::RateLimit;

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::shapes::NewSecretText;
 use crate::domain::clock::Timestamp;
 use crate::http::native::body::whole;
 
@@ -46,3 +45,8 @@ pub(crate) struct RotateRequest {
     #[serde(default, deserialize_with = "whole")]
     pub(crate) grace_s: Option<u64>,
 }
+
+/// `whsec_` and 24 to 75 bytes in base64, or `whsk_` and an Ed25519 key; generated if absent.
+#[derive(ToSchema, Deserialize)]
+#[schema(as = SecretText, pattern = "^(whsec_([A-Za-z0-9+/]{4}){8,24}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?|whsk_[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$", example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+pub(crate) struct NewSecretText(#[expect(dead_code, reason = "only described")] String);

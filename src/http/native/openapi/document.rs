@@ -14,7 +14,7 @@ use crate::domain::access::Scope;
 use crate::engine::scoped::Read;
 use crate::http::caller::access::Access;
 use crate::http::caller::session::COOKIE;
-use crate::http::native::bodies::shapes::ProblemShape;
+use crate::http::native::bodies::problem::ProblemBody;
 use crate::http::native::params::NoQuery;
 use crate::http::native::problem::{Kind, type_of};
 use crate::http::native::{
@@ -44,7 +44,7 @@ use crate::http::route::routes;
         (path = "/api/v1", api = Api),
         (path = "/", api = probes::ProbesApi),
     ),
-    components(schemas(ProblemShape))
+    components(schemas(ProblemBody))
 )]
 struct OpenApiDoc;
 

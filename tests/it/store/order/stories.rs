@@ -191,7 +191,7 @@ fn in_transaction(engine: &TestEngine, events: Vec<NewEvent>, commit: bool) {
             if commit {
                 Ok(())
             } else {
-                Err(Error::NotFound("a reason to commit"))
+                Err(Error::EndpointDeleted)
             }
         })
     }

@@ -1,26 +1,20 @@
-//! Invariants for arbitrary input from outside, for property tests and fuzzers. Each function
+//! Invariants for arbitrary input from outside, for property tests and the fuzz targets. Each function
 //! panics if its invariant is broken.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use postrider::domain::breaker::{LONGEST_HOLD, Verdict};
+use postrider::domain::clock::Timestamp;
+use postrider::domain::event::{Content, MAX_BODY_BYTES};
+use postrider::domain::settings::{Change, EndpointChange, Settings, parse_url};
+use postrider::testing::parsers::{AddressPolicy, read_event, verdict_of_response};
 use url::{Host, Url};
-
-use crate::domain::breaker::{LONGEST_HOLD, Verdict};
-use crate::domain::clock::Timestamp;
-use crate::domain::event::{Content, MAX_BODY_BYTES};
-use crate::domain::settings::{Change, EndpointChange, Settings, parse_url};
-use crate::http::read_event;
-use crate::sender::guard::AddressPolicy;
-use crate::sender::response_verdict::verdict_of_response;
 
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// Checks that a valid endpoint URL leads to no address of this machine or network.
-///
-/// # Panics
-/// Panics if it does.
 pub fn url_and_address_policy(text: &str) {
     let Ok(url) = parse_url(text) else {
         return;
@@ -65,9 +59,6 @@ pub fn url_and_address_policy(text: &str) {
 }
 
 /// Checks that valid endpoint headers can be sent unchanged and include no reserved ones.
-///
-/// # Panics
-/// Panics otherwise.
 pub fn header_map(headers: BTreeMap<String, String>) {
     let change = EndpointChange {
         headers: Change::Set(headers),
@@ -107,9 +98,6 @@ pub fn header_map(headers: BTreeMap<String, String>) {
 }
 
 /// Checks that `Retry-After` always yields a delay, and at most a day.
-///
-/// # Panics
-/// Panics otherwise.
 pub fn retry_after(value: &str) {
     for status in [200, 410, 429, 500, 503] {
         let verdict = verdict_of_response(
@@ -129,9 +117,6 @@ pub fn retry_after(value: &str) {
 }
 
 /// Checks that an accepted event is sent with its data byte for byte, inside one JSON object.
-///
-/// # Panics
-/// Panics otherwise.
 pub fn publish_json(request: &[u8]) {
     let Some(event) = read_event(request) else {
         return;
