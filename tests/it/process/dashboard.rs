@@ -63,7 +63,7 @@ fn overview_and_statistics_count_attempts_and_list_troubled_endpoints() {
         &receiver.url("/ok"),
         r#"{"event_types":["a.good"],"rate_limit":"unlimited"}"#,
     );
-    let bad = r#"{"event_types":["a.bad"],"rate_limit":"unlimited","retry_delays_s":[],"breaker_after":2}"#;
+    let bad = r#"{"event_types":["a.bad"],"rate_limit":"unlimited","concurrency":1,"retry_delays_s":[],"breaker_after":2}"#;
     let bad = api.endpoint("http://127.0.0.1:9/", bad);
     for kind in ["good", "good", "good", "bad", "bad", "bad"] {
         api.post(
