@@ -171,20 +171,30 @@ fn take() {
         .expect("it serves");
 }
 
-/// The columns of a new delivery, and what they hold; `$id` and `$seq` differ.
-const NEW_DELIVERY: &str = "id, event_seq, shard, endpoint_id, tenant, status, next_attempt_at, retries_used, \
-    attempt_count, interruptions, owner_epoch, claim_no, created_at, updated_at, in_line";
-const NEW_ATTEMPT: &str = "delivery_id, claim_no, endpoint_id, number, started_at, ended_at, outcome, status_code, \
-    response_body, response_headers, request_headers, remote_address, timings";
-const ATTEMPT: &str = "1, 'ep_raw', 1, 1, 2, 'delivered', 200, '', '[[\"content-length\",\"0\"]]', \
-    '[[\"content-type\",\"application/json\"],[\"webhook-id\",\"raw\"],[\"webhook-signature\",\"v1,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=\"]]', \
-    '127.0.0.1:9000', '[null,null,0.4]'";
-const ENDPOINT: &str = "INSERT INTO webhook_endpoints (id, tenant, url, description, event_types, headers, \
-    settings, created_at, updated_at, version) VALUES ('ep_raw', 'default', 'http://127.0.0.1/', '', '[]', \
+/// The columns of a new delivery, and of an attempt.
+const NEW_DELIVERY: &str = "event_seq, endpoint, status, due_at, retries_used, \
+    attempt_count, interruptions, owner_epoch, claim_no, created_at, updated_at, in_order";
+const NEW_ATTEMPT: &str = "event_seq, endpoint, claim_no, number, started_at, ended_at, outcome, status_code, \
+    response_body, response_headers, request_parts, remote_address, timings";
+const ENDPOINT: &str = "INSERT INTO webhook_tenants (tenant) VALUES ('default'); \
+    INSERT INTO webhook_endpoints (number, id, tenant, url, description, event_types, headers, \
+    settings, created_at, updated_at, version) VALUES (1, 'ep_raw', 1, 'http://127.0.0.1/', '', '[]', \
     '{}', '{}', 0, 0, 0)";
 
-fn delivery_id(i: u64) -> String {
-    format!("dlv_{:032x}", 0x1990_0000_0000_u64 + i)
+/// The rest of an attempt's values; `blob` writes bytes in hexadecimal.
+fn attempt_values(blob: impl Fn(&str) -> String) -> String {
+    format!(
+        "1, 1, 1, 2, 'delivered', 200, '', '[[\"content-length\",\"0\"]]', {}, {}, {}",
+        blob(&"ab".repeat(55)),
+        blob("00007f000001a846"),
+        blob("000001e807")
+    )
+}
+
+fn event_id(i: u64) -> Vec<u8> {
+    (0x1990_0000_0000_4000_8000_0000_0000_0000_u128 + u128::from(i))
+        .to_be_bytes()
+        .to_vec()
 }
 
 fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
@@ -194,19 +204,22 @@ fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON",
     )
     .expect("the same settings as the server's");
-    conn.execute(ENDPOINT, []).expect("an endpoint");
+    conn.execute_batch(ENDPOINT).expect("an endpoint");
     let body = vec![b'x'; 1100];
-    let event = "INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
-        VALUES ('default', ?1, 'a.b', 'application/json', ?2, ?3, ?4) ON CONFLICT DO NOTHING RETURNING seq";
+    let event = "INSERT INTO webhook_events (seq, tenant, id, event_type, content_type, content_hash, body, created_at) \
+        VALUES (?5, 1, ?1, 'a.b', 'application/json', ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     let delivery = format!(
-        "INSERT INTO webhook_deliveries ({NEW_DELIVERY}) VALUES (?1, ?2, 1, 'ep_raw', 'default', 'pending', ?3, 0, 0, \
-         0, 0, 0, ?3, ?3, 0)"
+        "INSERT INTO webhook_deliveries ({NEW_DELIVERY}) VALUES (?1, 1, 'pending', ?2, 0, 0, 0, 0, 0, ?2, ?2, 0)"
     );
-    let claim = "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = claim_no + 1, \
-        owner_epoch = 1, claimed_at = 1, updated_at = 1 WHERE id = ?1 AND status = 'pending'";
-    let end = "UPDATE webhook_deliveries SET status = 'delivered', claimed_at = NULL, delivered_at = 2, \
-        attempt_count = 1, updated_at = 2 WHERE id = ?1 AND status = 'sending' AND claim_no = 1 AND owner_epoch = 1";
-    let attempt = format!("INSERT INTO webhook_attempts ({NEW_ATTEMPT}) VALUES (?1, {ATTEMPT})");
+    let claim = "UPDATE webhook_deliveries SET status = 'sending', claim_no = claim_no + 1, owner_epoch = 1, \
+        claimed_at = 1, updated_at = 1 WHERE event_seq = ?1 AND endpoint = 1 AND +status = 'pending'";
+    let end = "UPDATE webhook_deliveries SET status = 'delivered', due_at = NULL, claimed_at = NULL, delivered_at = 2, \
+        attempt_count = 1, updated_at = 2 WHERE event_seq = ?1 AND endpoint = 1 AND +status = 'sending' \
+        AND claim_no = 1 AND owner_epoch = 1";
+    let attempt = format!(
+        "INSERT INTO webhook_attempts ({NEW_ATTEMPT}) VALUES (?1, 1, {})",
+        attempt_values(|hex| format!("x'{hex}'"))
+    );
     measured(count, || {
         for first in (0..count).step_by(BATCH as usize) {
             let batch = || first..(first + BATCH).min(count);
@@ -217,27 +230,23 @@ fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
                 tx.commit()
             };
             let published = commit(&|conn, i| {
-                let seq: i64 = conn
-                    .prepare_cached(event)?
-                    .query_row((format!("raw-{i}"), [7_u8; 32], &body, i as i64), |row| {
-                        row.get(0)
-                    })?;
-                conn.prepare_cached(&delivery)?
-                    .execute((delivery_id(i), seq, i as i64))
-                    .map(drop)
+                let (seq, at) = ((i as i64 + 1) * 256, i as i64);
+                conn.prepare_cached(event)?
+                    .execute((event_id(i), [7_u8; 32], &body, at, seq))?;
+                conn.prepare_cached(&delivery)?.execute((seq, at)).map(drop)
             });
             let claimed = published.and_then(|()| {
                 commit(&|conn, i| {
                     conn.prepare_cached(claim)?
-                        .execute([delivery_id(i)])
+                        .execute([(i as i64 + 1) * 256])
                         .map(drop)
                 })
             });
             let ended = claimed.and_then(|()| {
                 commit(&|conn, i| {
-                    conn.prepare_cached(end)?.execute([delivery_id(i)])?;
+                    conn.prepare_cached(end)?.execute([(i as i64 + 1) * 256])?;
                     conn.prepare_cached(&attempt)?
-                        .execute([delivery_id(i)])
+                        .execute([(i as i64 + 1) * 256])
                         .map(drop)
                 })
             });
@@ -248,44 +257,43 @@ fn cycle_on_sqlite(path: &std::path::Path, count: u64) -> Cost {
 
 /// What it costs the one that asks; the server's own time is not in it.
 fn cycle_on_postgres(url: &str, count: u64) -> Cost {
-    use diesel::sql_types::{Array, Binary, Text};
+    use diesel::connection::SimpleConnection as _;
+    use diesel::sql_types::{Array, BigInt, Binary};
     let mut conn = PgConnection::establish(url).expect("a connection");
     postrider::schema::migrate(&mut conn).expect("a schema");
-    diesel::sql_query(ENDPOINT)
-        .execute(&mut conn)
-        .expect("an endpoint");
+    conn.batch_execute(ENDPOINT).expect("an endpoint");
     let publish = format!(
-        "WITH e AS (INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
-         SELECT 'default', e, 'a.b', 'application/json', $3, $4, 1 FROM unnest($1) AS e RETURNING seq, id), \
-         d AS (SELECT * FROM unnest($1, $2) AS x (event, id)) \
-         INSERT INTO webhook_deliveries ({NEW_DELIVERY}) SELECT d.id, e.seq, 1, 'ep_raw', 'default', 'pending', 1, 0, 0, \
-         0, 0, 0, 1, 1, false FROM e JOIN d ON d.event = e.id"
+        "WITH e AS (INSERT INTO webhook_events (seq, tenant, id, event_type, content_type, content_hash, body, created_at) \
+         SELECT seq, 1, id, 'a.b', 'application/json', $3, $4, 1 FROM unnest($1, $2) AS new (id, seq) RETURNING seq) \
+         INSERT INTO webhook_deliveries ({NEW_DELIVERY}) SELECT seq, 1, 'pending', 1, 0, 0, 0, 0, 0, 1, 1, false FROM e"
     );
-    let claim = "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = claim_no + 1, \
-        owner_epoch = 1, claimed_at = 1, updated_at = 1 WHERE id = ANY($1) AND status = 'pending'";
+    let claim = "UPDATE webhook_deliveries SET status = 'sending', claim_no = claim_no + 1, owner_epoch = 1, \
+        claimed_at = 1, updated_at = 1 WHERE event_seq = ANY($1) AND endpoint = 1 AND status = 'pending'";
     let end = format!(
-        "WITH ended AS (UPDATE webhook_deliveries SET status = 'delivered', claimed_at = NULL, delivered_at = 2, \
-         attempt_count = 1, updated_at = 2 WHERE id = ANY($1) AND status = 'sending' RETURNING id) \
-         INSERT INTO webhook_attempts ({NEW_ATTEMPT}) SELECT id, {ATTEMPT} FROM ended"
+        "WITH ended AS (UPDATE webhook_deliveries SET status = 'delivered', due_at = NULL, claimed_at = NULL, \
+         delivered_at = 2, attempt_count = 1, updated_at = 2 WHERE event_seq = ANY($1) AND endpoint = 1 \
+         AND status = 'sending' RETURNING event_seq) \
+         INSERT INTO webhook_attempts ({NEW_ATTEMPT}) SELECT event_seq, 1, {} FROM ended",
+        attempt_values(|hex| format!("'\\x{hex}'::bytea"))
     );
     let body = vec![b'x'; 1100];
     measured(count, || {
         for first in (0..count).step_by(BATCH as usize) {
             let batch = first..(first + BATCH).min(count);
-            let ids: Vec<String> = batch.clone().map(delivery_id).collect();
-            let events: Vec<String> = batch.map(|i| format!("raw-{i}")).collect();
+            let ids: Vec<Vec<u8>> = batch.clone().map(event_id).collect();
+            let seqs: Vec<i64> = batch.map(|i| (i as i64 + 1) * 256).collect();
             let published = diesel::sql_query(&publish)
-                .bind::<Array<Text>, _>(&events)
-                .bind::<Array<Text>, _>(&ids)
+                .bind::<Array<Binary>, _>(&ids)
+                .bind::<Array<BigInt>, _>(&seqs)
                 .bind::<Binary, _>(&[7_u8; 32][..])
                 .bind::<Binary, _>(&body);
             published.execute(&mut conn).expect("published");
             diesel::sql_query(claim)
-                .bind::<Array<Text>, _>(&ids)
+                .bind::<Array<BigInt>, _>(&seqs)
                 .execute(&mut conn)
                 .expect("claimed");
             diesel::sql_query(&end)
-                .bind::<Array<Text>, _>(&ids)
+                .bind::<Array<BigInt>, _>(&seqs)
                 .execute(&mut conn)
                 .expect("ended");
         }

@@ -8,7 +8,7 @@ use super::breaker::{BreakerState, Health, Verdict};
 use super::clock::Timestamp;
 use super::endpoint::PauseReason;
 use super::event::StoredEvent;
-use super::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use super::ids::{DeliveryId, DeliveryKey, EndpointId, EventId, Tenant};
 use super::lifecycle::Life;
 use super::retry::Jitter;
 use super::words;
@@ -72,8 +72,8 @@ words! {
 /// A delivery that waits to be claimed, with the event it sends.
 #[derive(Debug, Clone)]
 pub struct Queued {
-    /// Delivery id.
-    pub id: DeliveryId,
+    /// Key of the delivery.
+    pub key: DeliveryKey,
     /// Earliest time of a claim.
     pub due: Timestamp,
     /// The event, shared with its other deliveries.
@@ -92,13 +92,13 @@ pub struct Seen {
 }
 
 /// A delivery and the number of its claim: one period of being `sending`.
-pub type ClaimName = (DeliveryId, i64);
+pub type ClaimName = (DeliveryKey, i64);
 
 /// A delivery that is `sending`. It comes only out of a committed claim.
 #[derive(Debug, Clone)]
 pub struct Claimed {
-    /// Delivery id.
-    pub id: DeliveryId,
+    /// Key of the delivery.
+    pub key: DeliveryKey,
     /// Number of the claim: with the owner's epoch it fences the outcome.
     pub claim_no: i64,
     /// Epoch of the owner that claimed it.
@@ -116,6 +116,8 @@ pub struct FinishedAttempt {
     pub claimed: Claimed,
     /// Endpoint of the delivery.
     pub endpoint_id: EndpointId,
+    /// Event of the delivery.
+    pub event: Arc<StoredEvent>,
     /// Start of the request.
     pub started_at: Timestamp,
     /// Time at which the outcome was known.

@@ -14,6 +14,8 @@ pub enum Field {
     TokenName,
     /// Tenant.
     Tenant,
+    /// Place at which a page of a list begins.
+    Cursor,
     /// Grace period of a rotated secret.
     Grace,
     /// Target URL of an endpoint.
@@ -82,6 +84,7 @@ impl fmt::Display for Field {
             Self::Since => "since",
             Self::TokenName => "name",
             Self::Tenant => "tenant",
+            Self::Cursor => "cursor",
             Self::Grace => "grace",
             Self::Url => "url",
             Self::Description => "description",

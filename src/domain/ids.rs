@@ -50,7 +50,7 @@ id! {
     EndpointId
 }
 id! {
-    /// Id of a delivery, `dlv_…`: one event on its way to one endpoint. Ids sort by creation.
+    /// Id of a delivery, `dlv_…`: one event on its way to one endpoint.
     DeliveryId
 }
 id! {
@@ -68,6 +68,16 @@ id! {
 id! {
     /// Owner of events and endpoints. Event ids are unique within a tenant.
     Tenant
+}
+
+/// Key of a delivery in its database: an event, and the endpoint that it goes to. Callers see a
+/// [`DeliveryId`], which does not reveal how much all tenants send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryKey {
+    /// The event's place in the order of publishing.
+    pub event_seq: i64,
+    /// The endpoint's number.
+    pub endpoint: i32,
 }
 
 /// The tenant of operational events; callers cannot publish to it.
@@ -125,15 +135,6 @@ impl Default for Tenant {
 #[must_use]
 pub fn is_valid_id(text: &str) -> bool {
     word_of(text, 128).is_ok()
-}
-
-/// Returns the id of the attempt made by claim number `claim_no` of a delivery, `att_…`.
-#[must_use]
-pub fn attempt_id(delivery: &DeliveryId, claim_no: i64) -> String {
-    format!(
-        "att_{}_{claim_no}",
-        delivery.as_str().trim_start_matches("dlv_")
-    )
 }
 
 fn word_of(text: &str, max: usize) -> Result<Arc<str>, String> {

@@ -15,6 +15,9 @@ use super::ids::{EndpointId, InstanceId};
 /// Number of shards. Stored rows contain their shard, so it never changes.
 pub const SHARDS: i32 = 64;
 
+/// Bits of an endpoint's number below its shard: a counter. Stored rows contain such numbers.
+pub const ENDPOINT_BITS: u32 = 25;
+
 /// A fixed part of all endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard(i32);
@@ -28,6 +31,12 @@ impl Shard {
         Self(i32::try_from(number % SHARDS.unsigned_abs()).unwrap_or_default())
     }
 
+    /// Returns the shard of an endpoint's number.
+    #[must_use]
+    pub const fn of_number(endpoint: i32) -> Self {
+        Self(endpoint >> ENDPOINT_BITS)
+    }
+
     /// Creates a shard from its stored number.
     #[must_use]
     pub const fn from_number(number: i32) -> Self {
@@ -38,6 +47,13 @@ impl Shard {
     #[must_use]
     pub const fn number(self) -> i32 {
         self.0
+    }
+
+    /// Returns the numbers of its endpoints, which are a range.
+    #[must_use]
+    pub const fn endpoint_numbers(self) -> std::ops::RangeInclusive<i32> {
+        let first = self.0 << ENDPOINT_BITS;
+        first..=first + ((1 << ENDPOINT_BITS) - 1)
     }
 
     /// Returns all shards.

@@ -20,6 +20,7 @@ pub mod ids;
 pub mod lease;
 pub mod lifecycle;
 pub mod operational_event;
+pub mod public_ids;
 pub mod query;
 pub mod random;
 pub mod rate_limit;

@@ -1,7 +1,7 @@
 //! Lists: their filters, and the pages that they are read in, newest first.
 
 use super::clock::Timestamp;
-use super::ids::{DeliveryId, EndpointId, EventId, Tenant, TokenId};
+use super::ids::{DeliveryKey, EndpointId, EventId, Tenant, TokenId};
 use super::lifecycle::Status;
 
 /// A filter of the list of events.
@@ -45,57 +45,124 @@ pub struct EndpointQuery {
     pub search: Option<String>,
 }
 
-/// The key that a page of a list ends with; the next page begins after it.
-pub trait PageKey: Sized {
-    /// Name of the list, as its cursors carry it.
+/// A filter of the list of tokens.
+#[derive(Debug, Clone, Default)]
+pub struct TokenQuery {
+    /// Only this tenant's.
+    pub tenant: Option<Tenant>,
+}
+
+/// A list: its filters, and the key by which it is sorted.
+pub trait ListQuery: std::fmt::Debug {
+    /// Name of the list.
     const LIST: &'static str;
 
-    /// Reads a key; `None` where `text` is not one of this list.
-    fn parse(text: &str) -> Option<Self>;
+    /// The key by which the list is sorted.
+    type Key: PageKey;
+
+    /// Returns what a cursor is bound to: the list and its filters.
+    fn binding(&self) -> Vec<u8> {
+        format!("{} {self:?}", Self::LIST).into_bytes()
+    }
+}
+
+impl ListQuery for EventQuery {
+    const LIST: &'static str = "events";
+    type Key = EventSeq;
+}
+
+impl ListQuery for DeliveryQuery {
+    const LIST: &'static str = "deliveries";
+    type Key = DeliveryKey;
+}
+
+impl ListQuery for EndpointQuery {
+    const LIST: &'static str = "endpoints";
+    type Key = EndpointId;
+}
+
+impl ListQuery for TokenQuery {
+    const LIST: &'static str = "tokens";
+    type Key = TokenId;
+}
+
+/// The key that a page of a list ends with; the next page begins after it.
+pub trait PageKey: Sized {
+    /// Returns the key as bytes.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reads a key; `None` where the bytes are not one.
+    fn decode(bytes: &[u8]) -> Option<Self>;
 }
 
 /// An event's place in the order of publishing: the key of the list of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventSeq(pub i64);
 
-impl std::fmt::Display for EventSeq {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
+impl PageKey for EventSeq {
+    fn encode(&self) -> Vec<u8> {
+        self.0.to_be_bytes().to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(i64::from_be_bytes).map(Self)
     }
 }
 
-impl PageKey for EventSeq {
-    const LIST: &'static str = "events";
+impl PageKey for DeliveryKey {
+    fn encode(&self) -> Vec<u8> {
+        let (seq, endpoint) = (self.event_seq.to_be_bytes(), self.endpoint.to_be_bytes());
+        [&seq[..], &endpoint[..]].concat()
+    }
 
-    fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self)
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (seq, endpoint) = bytes.split_first_chunk()?;
+        Some(Self {
+            event_seq: i64::from_be_bytes(*seq),
+            endpoint: i32::from_be_bytes(endpoint.try_into().ok()?),
+        })
     }
 }
 
 macro_rules! key_is_an_id {
-    ($($id:ty, $list:literal, $prefix:literal;)+) => {$(
+    ($($id:ty),+) => {$(
         impl PageKey for $id {
-            const LIST: &'static str = $list;
+            fn encode(&self) -> Vec<u8> {
+                self.as_str().as_bytes().to_vec()
+            }
 
-            fn parse(text: &str) -> Option<Self> {
-                let hex = text.strip_prefix($prefix)?;
-                let is_uuid = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-                is_uuid.then(|| Self::from_text(text))
+            fn decode(bytes: &[u8]) -> Option<Self> {
+                std::str::from_utf8(bytes).ok().map(Self::from_text)
             }
         }
     )+};
 }
 
-key_is_an_id! {
-    DeliveryId, "deliveries", "dlv_";
-    EndpointId, "endpoints", "ep_";
-    TokenId, "tokens", "tok_";
+key_is_an_id!(EndpointId, TokenId);
+
+/// The place at which a page of a list ended: opaque, and only valid for the same list with the
+/// same filters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// Wraps the text of a cursor without checking it.
+    #[must_use]
+    pub fn from_text(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the cursor as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// One page of a list.
 #[derive(Debug, Clone)]
-pub struct Page<K> {
-    /// The key that the page before ended with.
+pub struct Page<K = Cursor> {
+    /// The place at which the page before ended.
     pub after: Option<K>,
     /// The most entries of the page.
     pub limit: usize,
@@ -128,10 +195,10 @@ impl<K> Page<K> {
 /// A page that was read.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Listed<T, K> {
+pub struct Listed<T, K = Cursor> {
     /// The entries, newest first.
     pub entries: Vec<T>,
-    /// The key after which the next page begins; `None` on the last one.
+    /// The place after which the next page begins; `None` on the last one.
     pub next: Option<K>,
 }
 
@@ -170,14 +237,5 @@ mod tests {
             (vec![9, 8], Some(EventSeq(8)))
         );
         assert_eq!(page.of(vec![9, 8], |seq| EventSeq(*seq)).next, None);
-    }
-
-    #[test]
-    fn a_key_of_a_list_is_one_that_the_list_can_answer_with() {
-        assert!(DeliveryId::parse("dlv_01a2116c8d0f7c22a1c04c7d3f2b9e10").is_some());
-        assert!(EndpointId::parse("dlv_01a2116c8d0f7c22a1c04c7d3f2b9e10").is_none());
-        assert!(DeliveryId::parse("abc").is_none());
-        assert_eq!(EventSeq::parse("17"), Some(EventSeq(17)));
-        assert!(EventSeq::parse("x").is_none());
     }
 }

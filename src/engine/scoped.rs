@@ -20,7 +20,7 @@ use crate::domain::delivery::Delivery;
 use crate::domain::event::{NewEvent, StoredEvent};
 use crate::domain::idempotency;
 use crate::domain::ids::{DeliveryId, EndpointId, EventId, RecoveryId, Tenant, TokenId};
-use crate::domain::query::{DeliveryQuery, EndpointQuery, EventQuery, EventSeq, Listed, Page};
+use crate::domain::query::{DeliveryQuery, EndpointQuery, EventQuery, Listed, Page, TokenQuery};
 use crate::domain::recovery::{Include, Recovery};
 use crate::domain::secret::{Secret, SigningSecret};
 use crate::domain::settings::EndpointChange;
@@ -124,8 +124,8 @@ impl Scoped<Read> {
     pub(crate) async fn endpoints(
         &self,
         mut query: EndpointQuery,
-        page: Page<EndpointId>,
-    ) -> Result<Listed<EndpointView, EndpointId>, Error> {
+        page: Page,
+    ) -> Result<Listed<EndpointView>, Error> {
         query.tenant = self.grant.tenant_filter(query.tenant)?;
         self.postrider.endpoints(query, page).await
     }
@@ -139,8 +139,8 @@ impl Scoped<Read> {
     pub(crate) async fn deliveries(
         &self,
         mut query: DeliveryQuery,
-        page: Page<DeliveryId>,
-    ) -> Result<Listed<Delivery, DeliveryId>, Error> {
+        page: Page,
+    ) -> Result<Listed<Delivery>, Error> {
         query.tenant = self.grant.tenant_filter(query.tenant)?;
         self.postrider.deliveries(query, page).await
     }
@@ -156,8 +156,8 @@ impl Scoped<Read> {
     pub(crate) async fn events(
         &self,
         mut query: EventQuery,
-        page: Page<EventSeq>,
-    ) -> Result<Listed<Arc<StoredEvent>, EventSeq>, Error> {
+        page: Page,
+    ) -> Result<Listed<Arc<StoredEvent>>, Error> {
         query.tenant = self.grant.tenant_filter(query.tenant)?;
         self.postrider.events(query, page).await
     }
@@ -266,11 +266,11 @@ impl Scoped<Admin> {
 
     pub(crate) async fn tokens(
         &self,
-        tenant: Option<Tenant>,
-        page: Page<TokenId>,
-    ) -> Result<Listed<Token, TokenId>, Error> {
-        let tenant = self.grant.tenant_filter(tenant)?;
-        self.postrider.tokens(tenant, page).await
+        mut query: TokenQuery,
+        page: Page,
+    ) -> Result<Listed<Token>, Error> {
+        query.tenant = self.grant.tenant_filter(query.tenant)?;
+        self.postrider.tokens(query, page).await
     }
 
     pub(crate) async fn revoke_token(&self, id: &TokenId) -> Result<(), Error> {

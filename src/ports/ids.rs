@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use uuid::{Builder, Variant, Version};
 
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{DeliveryId, EndpointId, EventId, InstanceId, RecoveryId, TokenId};
+use crate::domain::ids::{EndpointId, EventId, InstanceId, RecoveryId, TokenId};
 use crate::domain::random::{Random, bytes};
 
 /// Bits of the counter that orders ids of the same millisecond (RFC 9562, section 6.2, method 1).
@@ -39,10 +39,6 @@ impl IdSource {
 
     pub(crate) fn instance(&self) -> InstanceId {
         InstanceId::from_text(format!("in_{}", self.random_uuid().simple()))
-    }
-
-    pub(crate) fn delivery(&self, now: Timestamp) -> DeliveryId {
-        DeliveryId::from_text(format!("dlv_{}", self.time_ordered(now)))
     }
 
     pub(crate) fn endpoint(&self, now: Timestamp) -> EndpointId {
@@ -97,17 +93,17 @@ mod tests {
     use crate::ports::OsRandom;
 
     #[test]
-    fn delivery_ids_sort_by_creation() {
+    fn endpoint_ids_sort_by_creation() {
         let ids = IdSource::new(Arc::new(OsRandom));
-        let early = ids.delivery(Timestamp::from_micros(1_700_000_000_000_000));
-        let late = ids.delivery(Timestamp::from_micros(1_700_000_000_001_000));
+        let early = ids.endpoint(Timestamp::from_micros(1_700_000_000_000_000));
+        let late = ids.endpoint(Timestamp::from_micros(1_700_000_000_001_000));
         assert!(early < late, "{early} {late}");
         let mut same = Vec::new();
         same.resize_with(1000, || {
-            ids.delivery(Timestamp::from_micros(1_800_000_000_000_000))
+            ids.endpoint(Timestamp::from_micros(1_800_000_000_000_000))
         });
         assert!(same.is_sorted());
-        let text = same[0].as_str().trim_start_matches("dlv_");
+        let text = same[0].as_str().trim_start_matches("ep_");
         assert_eq!(uuid::Uuid::parse_str(text).unwrap().get_version_num(), 7);
     }
 

@@ -7,15 +7,16 @@ use diesel::sql_types::{BigInt, Bool, Nullable};
 
 use super::codec;
 use super::connection::AnyConnection;
+use super::due_index::{DueIndex, count_sending, first_pending, walk};
 use super::error::StoreError;
-use super::polling::endpoint_walk_cte;
+use super::numbers::endpoints_of;
 use super::schema::{webhook_endpoint_health as health, webhook_endpoints as endpoints};
 use super::store::Store;
 use crate::domain::breaker::BreakerState;
 use crate::domain::census::Census;
 use crate::domain::ids::Tenant;
 use crate::domain::lease::Shard;
-use crate::domain::lifecycle::{HoldReason, Status};
+use crate::domain::lifecycle::HoldReason;
 
 impl Store {
     /// Counts deliveries and endpoints in the whole database.
@@ -27,57 +28,64 @@ impl Store {
 /// Limit of counting.
 const MAX_COUNTED: i64 = 1_000_000;
 
+/// Counts of an index of pending deliveries.
 #[derive(QueryableByName)]
-struct PendingCounts {
+struct Counted {
     #[diesel(sql_type = BigInt)]
-    waiting: i64,
-    /// Waiting deliveries with a due time.
+    rows: i64,
     #[diesel(sql_type = BigInt)]
-    timed: i64,
+    waits_for_order: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     oldest: Option<i64>,
 }
 
 #[derive(QueryableByName)]
-struct HeldCount {
+struct SendingCount {
     #[diesel(sql_type = BigInt)]
-    held: i64,
+    sending: i64,
 }
 
 fn census(conn: &mut AnyConnection) -> Result<Census, StoreError> {
     let mut census = Census::default();
-    // The index of pending deliveries covers this.
-    let sql = format!(
-        "SELECT count(*) AS waiting, count(next_attempt_at) AS timed, min(created_at) AS oldest \
-         FROM (SELECT next_attempt_at, created_at FROM webhook_deliveries \
-               WHERE status = '{}' LIMIT {MAX_COUNTED}) AS pending",
-        Status::Pending
-    );
-    let pending: PendingCounts = diesel::sql_query(sql).get_result(conn)?;
-    census.waiting = pending.waiting.unsigned_abs();
-    census.oldest_waiting_at = pending.oldest.map(codec::time);
-    if pending.timed < pending.waiting {
-        census.held = held(conn)?;
-    }
+    let live = counted(conn, "due_at")?;
+    let held = counted(conn, "hold_reason")?;
+    let waiting = (live.rows - sending(conn)?).max(0) + held.rows;
+    census.waiting = waiting.unsigned_abs();
+    census.held = (held.rows - held.waits_for_order).unsigned_abs();
+    let oldest = live.oldest.into_iter().chain(held.oldest).min();
+    census.oldest_waiting_at = oldest.filter(|_| waiting > 0).map(codec::time);
     count_endpoints(conn, None, &mut census)?;
     Ok(census)
 }
 
-/// Counts held deliveries endpoint by endpoint: most deliveries without a due time are deferred for
-/// their order.
-fn held(conn: &mut AnyConnection) -> Result<u64, StoreError> {
-    let shards: Vec<i32> = Shard::all().map(Shard::number).collect();
-    let walk = endpoint_walk_cte(conn, &shards);
+/// Counts the rows of the partial index where `column` is set, which covers this.
+fn counted(conn: &mut AnyConnection, column: &str) -> Result<Counted, StoreError> {
+    let order = if column == "hold_reason" {
+        format!("CASE WHEN hold_reason = '{}' THEN 1 END", HoldReason::Order)
+    } else {
+        "NULL".to_owned()
+    };
     let sql = format!(
-        "WITH RECURSIVE {walk} SELECT CAST(coalesce(sum((SELECT count(*) FROM webhook_deliveries AS d \
-             WHERE d.status = '{pending}' AND d.shard = walk.shard AND d.endpoint_id = walk.endpoint_id \
-             AND d.next_attempt_at IS NULL AND d.hold_reason <> '{reason}')), 0) AS BIGINT) AS held \
-         FROM walk WHERE endpoint_id IS NOT NULL",
-        pending = Status::Pending,
-        reason = HoldReason::Order,
+        "SELECT count(*) AS rows, count({order}) AS waits_for_order, min(created_at) AS oldest \
+         FROM (SELECT {column}, created_at FROM webhook_deliveries \
+               WHERE {column} IS NOT NULL LIMIT {MAX_COUNTED}) AS pending"
     );
-    let found: HeldCount = diesel::sql_query(sql).get_result(conn)?;
-    Ok(found.held.unsigned_abs())
+    Ok(diesel::sql_query(sql).get_result(conn)?)
+}
+
+/// Counts the deliveries that are `sending`, endpoint by endpoint.
+fn sending(conn: &mut AnyConnection) -> Result<i64, StoreError> {
+    let shards: Vec<i32> = Shard::all().map(Shard::number).collect();
+    let sql = format!(
+        "WITH RECURSIVE {walk}, live AS MATERIALIZED ( \
+             SELECT endpoint, {next} AS next FROM walk WHERE endpoint IS NOT NULL \
+         ) SELECT CAST(coalesce(sum({sending}), 0) AS BIGINT) AS sending FROM live",
+        walk = walk("walk", DueIndex::Live, &shards),
+        next = first_pending("walk.endpoint"),
+        sending = count_sending("live.endpoint", "live.next"),
+    );
+    let found: SendingCount = diesel::sql_query(sql).get_result(conn)?;
+    Ok(found.sending)
 }
 
 /// Counts only the endpoints of one tenant.
@@ -95,8 +103,9 @@ fn count_endpoints(
     tenant: Option<&Tenant>,
     census: &mut Census,
 ) -> Result<(), StoreError> {
-    let (name, all) = (tenant.map_or("", Tenant::as_str), tenant.is_none());
-    let of = || endpoints::tenant.eq(name).or(all.into_sql::<Bool>());
+    let all = tenant.is_none();
+    let none = Tenant::from_text("");
+    let of = || endpoints_of(tenant.unwrap_or(&none)).or(all.into_sql::<Bool>());
     let live = || {
         endpoints::table
             .filter(endpoints::deleted_at.is_null())

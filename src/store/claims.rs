@@ -4,20 +4,21 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use diesel::prelude::*;
 
+use super::attempt_codec;
 use super::codec;
-use super::connection::AnyConnection;
-use super::delivery_rows::{of_endpoint, shard_numbers};
+use super::connection::{AnyBackend, AnyConnection};
+use super::delivery_rows::shard_numbers;
 use super::dialect::Leaving;
+use super::due_index::{DueIndex, FAR, walk};
 use super::error::StoreError;
 use super::health::record_health;
+use super::numbers::of_endpoint;
 use super::ordering::{BlockedDelivery, blocked_by_order};
-use super::rows::DeliveryRow;
+use super::rows::{DeliveryRow, KeyColumns};
 use super::schema::webhook_deliveries as deliveries;
-use super::status_is::StatusIsSending;
 use super::tx::Tx;
 use super::write_request::WriteRequest;
 use super::writes::{Claim, ClaimResult, Interruption, Recorded, Scope};
@@ -25,17 +26,19 @@ use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Claimed, FinishedAttempt, Stored};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::EndpointId;
+use crate::domain::ids::DeliveryKey;
 use crate::domain::lease::{Lease, Shard};
-use crate::domain::lifecycle::{Cause, Life};
+use crate::domain::lifecycle::{Cause, Life, Status};
 use crate::domain::settings::Ordering;
+
+/// Claims read at once.
+const ROWS_AT_ONCE: usize = 500;
 
 /// A claim whose lease and endpoint have been checked.
 struct CheckedClaim<'c> {
     /// The claim without the deliveries that are blocked by their ordering key.
     claim: Cow<'c, Claim>,
     blocked: Vec<BlockedDelivery>,
-    endpoint: Arc<Endpoint>,
     output: &'c mut Option<ClaimResult>,
 }
 
@@ -64,7 +67,6 @@ impl Tx<'_> {
                 checked.push(CheckedClaim {
                     claim,
                     blocked,
-                    endpoint,
                     output: &mut write.output,
                 });
             }
@@ -72,7 +74,7 @@ impl Tx<'_> {
         let claims: Vec<&Claim> = checked.iter().map(|one| &*one.claim).collect();
         let claimed = self.conn.dialect().claim(&claims)?;
         for (one, claimed) in checked.into_iter().zip(claimed) {
-            let deferred = self.defer_for_order(&one.endpoint, &one.blocked, one.claim.at)?;
+            let deferred = self.defer_for_order(&one.blocked, one.claim.at)?;
             *one.output = Some(ClaimResult { claimed, deferred });
         }
         Ok(())
@@ -87,11 +89,12 @@ impl Tx<'_> {
         if endpoint.settings.ordering == Ordering::None {
             return Ok((Cow::Borrowed(claim), Vec::new()));
         }
-        let blocked = blocked_by_order(self.conn, &endpoint.id, claim.ids())?;
+        let keys: Vec<DeliveryKey> = claim.keys().collect();
+        let blocked = blocked_by_order(self.conn, &keys)?;
         let mut claim = claim.clone();
         claim
             .wanted
-            .retain(|(id, _)| blocked.iter().all(|one| one.id != *id));
+            .retain(|(key, _)| blocked.iter().all(|one| one.key != *key));
         Ok((Cow::Owned(claim), blocked))
     }
 
@@ -125,7 +128,7 @@ impl Tx<'_> {
             };
             let mut health_is_current = true;
             if write.input.stored != Stored::Held {
-                rows.push(codec::attempt_row(&write.input, life.attempt_count));
+                rows.push(attempt_codec::attempt_row(&write.input, life.attempt_count));
                 health_is_current = self.after_outcome(&write.input, &life, endpoint.as_deref())?;
             }
             write.output = Some(Recorded::Written {
@@ -146,7 +149,7 @@ impl Tx<'_> {
         endpoint: Option<&Endpoint>,
     ) -> Result<bool, StoreError> {
         if finished.claimed.life.leaves_order(life) {
-            self.promote_next(&finished.claimed.id, finished.ended_at)?;
+            self.promote_next(finished.claimed.key, finished.ended_at)?;
         }
         let Some(endpoint) = endpoint else {
             return Ok(true);
@@ -188,8 +191,7 @@ impl Tx<'_> {
         scope: &Scope,
         interruption: Interruption,
     ) -> Result<usize, StoreError> {
-        let sending = sending(self.conn, scope)?;
-        let claims: Vec<_> = sending.iter().map(|(id, claimed)| (id, claimed)).collect();
+        let claims = sending(self.conn, scope)?;
         self.interrupt_claims(&claims, interruption)
     }
 
@@ -197,28 +199,27 @@ impl Tx<'_> {
     /// reclaimed already.
     pub(crate) fn interrupt_claim(
         &mut self,
-        endpoint_id: &EndpointId,
         claimed: &Claimed,
         interruption: Interruption,
     ) -> Result<bool, StoreError> {
-        Ok(self.interrupt_claims(&[(endpoint_id, claimed)], interruption)? > 0)
+        Ok(self.interrupt_claims(std::slice::from_ref(claimed), interruption)? > 0)
     }
 
     fn interrupt_claims(
         &mut self,
-        claims: &[(&EndpointId, &Claimed)],
+        claims: &[Claimed],
         interruption: Interruption,
     ) -> Result<usize, StoreError> {
         let Interruption { at, counts, reason } = interruption;
         let cause = Cause::Interrupted { at, counts };
         let leaving = claims
             .iter()
-            .map(|(_, claimed)| Leaving::by(claimed, &cause, at))
+            .map(|claimed| Leaving::by(claimed, &cause, at))
             .collect();
         let lives = self.leave(leaving)?;
         let left = claims.iter().zip(lives).filter(|(_, life)| life.is_some());
         let rows: Vec<_> = left
-            .map(|((id, claimed), _)| codec::interrupted_row(claimed, id.as_str(), at, reason))
+            .map(|(claimed, _)| attempt_codec::interrupted_row(claimed, at, reason))
             .collect();
         self.conn.dialect().insert_attempts(&rows)?;
         Ok(rows.len())
@@ -275,38 +276,76 @@ fn cause_of<'a>(finished: &FinishedAttempt, endpoint: Option<&'a Endpoint>) -> C
     }
 }
 
-/// Reads the claims of a scope, each with its endpoint.
-fn sending(
-    conn: &mut AnyConnection,
-    scope: &Scope,
-) -> Result<Vec<(EndpointId, Claimed)>, StoreError> {
-    let all = deliveries::table
-        .filter(StatusIsSending)
-        .select(DeliveryRow::as_select());
+/// Reads the claims of a scope.
+fn sending(conn: &mut AnyConnection, scope: &Scope) -> Result<Vec<Claimed>, StoreError> {
     let (rows, leases): (Vec<DeliveryRow>, &[Lease]) = match scope {
-        Scope::Shards(leases) => (
-            all.filter(deliveries::shard.eq_any(shard_numbers(leases)))
-                .load(conn)?,
-            leases,
-        ),
+        Scope::Shards(leases) => {
+            let keys = sending_keys(conn, &shard_numbers(leases))?;
+            let mut rows = Vec::with_capacity(keys.len());
+            for part in keys.chunks(ROWS_AT_ONCE) {
+                rows.extend(rows_of(conn, part)?);
+            }
+            (rows, leases)
+        }
         Scope::Endpoint(id, lease) => (
-            all.filter(of_endpoint(id)).load(conn)?,
+            claim_rows().filter(of_endpoint(id)).load(conn)?,
             std::slice::from_ref(lease),
         ),
     };
     let mut found = Vec::with_capacity(rows.len());
     for row in &rows {
-        let endpoint = EndpointId::from_text(row.endpoint_id.as_str());
         let claimed = codec::claimed(row)?;
-        let shard = Shard::of(&endpoint);
+        let shard = Shard::of_number(claimed.key.endpoint);
         if leases
             .iter()
             .any(|lease| lease.shard == shard && claimed.epoch <= lease.epoch)
         {
-            found.push((endpoint, claimed));
+            found.push(claimed);
         }
     }
     Ok(found)
+}
+
+/// Reads the keys of all claims in shards: endpoint by endpoint, through the index of what is due.
+fn sending_keys(conn: &mut AnyConnection, shards: &[i32]) -> Result<Vec<DeliveryKey>, StoreError> {
+    let sending = conn.dialect().join_each_delivery(
+        "live",
+        "found.event_seq",
+        &format!(
+            "found.endpoint = live.endpoint AND found.due_at IS NOT NULL \
+             AND found.due_at <= {FAR} AND found.status = '{}'",
+            Status::Sending
+        ),
+    );
+    let sql = format!(
+        "WITH RECURSIVE {walk}, live AS MATERIALIZED ( \
+             SELECT endpoint FROM walk WHERE endpoint IS NOT NULL \
+         ) SELECT found.event_seq, live.endpoint FROM {sending} WHERE found.event_seq IS NOT NULL",
+        walk = walk("walk", DueIndex::Live, shards),
+    );
+    let keys: Vec<KeyColumns> = diesel::sql_query(sql).load(conn)?;
+    Ok(keys.into_iter().map(DeliveryKey::from).collect())
+}
+
+/// Reads those of the deliveries that are `sending`.
+fn rows_of(conn: &mut AnyConnection, keys: &[DeliveryKey]) -> Result<Vec<DeliveryRow>, StoreError> {
+    let mut rows: Vec<DeliveryRow> = claim_rows()
+        .filter(deliveries::event_seq.eq_any(keys.iter().map(|key| key.event_seq)))
+        .filter(deliveries::endpoint.eq_any(keys.iter().map(|key| key.endpoint)))
+        .load(conn)?;
+    rows.retain(|row| keys.contains(&row.key.into()));
+    Ok(rows)
+}
+
+/// Selects all claims.
+#[diesel::dsl::auto_type]
+fn claim_rows() -> _ {
+    let row: diesel::dsl::AsSelect<DeliveryRow, AnyBackend> = DeliveryRow::as_select();
+    let sending: &'static str = Status::Sending.as_str();
+    deliveries::table
+        .filter(deliveries::due_at.is_not_null())
+        .filter(deliveries::status.eq(sending))
+        .select(row)
 }
 
 /// Reads those of the claims that are still valid.
@@ -314,20 +353,12 @@ fn standing_claims(
     conn: &mut AnyConnection,
     names: &[ClaimName],
 ) -> Result<Vec<Claimed>, StoreError> {
-    let ids: Vec<&str> = names.iter().map(|(id, _)| id.as_str()).collect();
-    let rows: Vec<DeliveryRow> = deliveries::table
-        .filter(StatusIsSending)
-        .filter(deliveries::id.eq_any(ids))
-        .select(DeliveryRow::as_select())
-        .load(conn)?;
+    let keys: Vec<DeliveryKey> = names.iter().map(|(key, _)| *key).collect();
+    let rows = rows_of(conn, &keys)?;
     let claims = rows
         .iter()
         .map(codec::claimed)
         .collect::<Result<Vec<_>, _>>()?;
-    let named = |claim: &Claimed| {
-        names
-            .iter()
-            .any(|(id, claim_no)| *id == claim.id && *claim_no == claim.claim_no)
-    };
+    let named = |claim: &Claimed| names.contains(&(claim.key, claim.claim_no));
     Ok(claims.into_iter().filter(named).collect())
 }

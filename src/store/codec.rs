@@ -5,43 +5,28 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::error::StoreError;
+use super::error::{StoreError, corrupt};
+use super::event_id;
 use super::rows::{
-    AttemptRow, DeliveryRow, EventRow, HealthRow, LifeColumns, NodeRow, RecoveryRow, TokenRow, int,
+    DeliveryRow, EventRow, HealthRow, LifeColumns, NodeRow, RecoveryRow, TokenRow, int,
 };
 use crate::domain::access::{Grant, Token, TokenHash};
 use crate::domain::breaker::{Breaker, BreakerState, Health, StoredHealth};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{
-    Attempt, AttemptRecord, Claimed, Delivery, FinishedAttempt, Outcome, Timings,
-};
+use crate::domain::delivery::{Claimed, Delivery};
 use crate::domain::event::{EventType, StoredEvent};
-use crate::domain::ids::{
-    DeliveryId, EndpointId, EventId, InstanceId, RecoveryId, Tenant, TokenId, attempt_id,
-};
+use crate::domain::ids::{EndpointId, InstanceId, RecoveryId, Tenant, TokenId};
 use crate::domain::lease::{NodeRecord, Shard};
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
+use crate::domain::public_ids::PublicIds;
 use crate::domain::recovery::Recovery;
 use crate::domain::trace::TraceParent;
 
 const DELIVERIES: &str = "webhook_deliveries";
 const HEALTH: &str = "webhook_endpoint_health";
 const EVENTS: &str = "webhook_events";
-const ATTEMPTS: &str = "webhook_attempts";
 const TOKENS: &str = "webhook_tokens";
 const RECOVERIES: &str = "webhook_recoveries";
-
-pub(super) fn corrupt(
-    table: &'static str,
-    column: &'static str,
-    detail: impl Display,
-) -> StoreError {
-    StoreError::Corrupt {
-        table,
-        column,
-        detail: detail.to_string(),
-    }
-}
 
 pub(super) fn word<T>(
     table: &'static str,
@@ -85,7 +70,7 @@ pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
             .ok_or_else(|| corrupt(DELIVERIES, column, "is missing"))
     };
     let state = match word(DELIVERIES, "status", &columns.status)? {
-        Status::Pending => State::Pending(match columns.next_attempt_at {
+        Status::Pending => State::Pending(match columns.due_at {
             Some(at) => Wait::Until(time(at)),
             None => {
                 let hold = reason("hold_reason", &columns.hold_reason)?;
@@ -109,12 +94,12 @@ pub(super) fn life(columns: &LifeColumns) -> Result<Life, StoreError> {
         attempt_count: unsigned(DELIVERIES, "attempt_count", columns.attempt_count.into())?,
         interruptions: unsigned(DELIVERIES, "interruptions", columns.interruptions.into())?,
         delivered_at: columns.delivered_at.map(time),
-        in_order: columns.in_line,
+        in_order: columns.in_order,
     })
 }
 
 pub(super) fn life_columns(life: &Life) -> LifeColumns {
-    let (next_attempt_at, hold_reason, failure_reason) = match life.state {
+    let (due_at, hold_reason, failure_reason) = match life.state {
         State::Pending(Wait::Until(at)) => (Some(at.as_micros()), None, None),
         State::Pending(Wait::Held(hold)) => (None, Some(hold.to_string()), None),
         State::Failed(failure) => (None, None, Some(failure.to_string())),
@@ -122,29 +107,32 @@ pub(super) fn life_columns(life: &Life) -> LifeColumns {
     };
     LifeColumns {
         status: life.state.status().as_str().to_owned(),
-        next_attempt_at,
+        due_at,
         hold_reason,
         failure_reason,
         retries_used: int(life.retries_used),
         attempt_count: int(life.attempt_count),
         interruptions: int(life.interruptions),
         delivered_at: life.delivered_at.map(Timestamp::as_micros),
-        in_line: life.in_order,
+        in_order: life.in_order,
     }
 }
 
+/// A delivery with the parts of its event and its endpoint that callers see.
+pub(super) type JoinedDelivery = (DeliveryRow, Vec<u8>, String, String, String);
+
+/// Reads a delivery with the id and type of its event, the id of its endpoint, and its tenant.
 pub(super) fn delivery(
-    row: DeliveryRow,
-    event_id: String,
-    event_type: String,
+    ids: &PublicIds,
+    (row, event_id, event_type, endpoint_id, tenant): JoinedDelivery,
 ) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         life: life(&row.life)?,
-        id: DeliveryId::from_text(row.id),
-        event_id: EventId::from_text(event_id),
+        id: ids.delivery(row.key.into()),
+        event_id: event_id::parse(event_id)?,
         event_type,
-        endpoint_id: EndpointId::from_text(row.endpoint_id),
-        tenant: Tenant::from_text(row.tenant),
+        endpoint_id: EndpointId::from_text(endpoint_id),
+        tenant: Tenant::from_text(tenant),
         created_at: time(row.created_at),
         updated_at: time(row.updated_at),
     })
@@ -156,7 +144,7 @@ pub(super) fn claimed(row: &DeliveryRow) -> Result<Claimed, StoreError> {
         .claimed_at
         .ok_or_else(|| corrupt(DELIVERIES, "claimed_at", "is missing"))?;
     Ok(Claimed {
-        id: DeliveryId::from_text(row.id.as_str()),
+        key: row.key.into(),
         claim_no: row.claim_no,
         epoch: row.owner_epoch,
         claimed_at: time(claimed_at),
@@ -168,7 +156,8 @@ pub(super) fn event_type(text: &str) -> Result<EventType, StoreError> {
     EventType::parse(text).map_err(|error| corrupt(EVENTS, "event_type", error))
 }
 
-pub(super) fn event(row: EventRow) -> Result<StoredEvent, StoreError> {
+/// Reads an event that all of its deliveries share.
+pub(super) fn event(row: EventRow, tenant: &Tenant) -> Result<Arc<StoredEvent>, StoreError> {
     let event_type = event_type(&row.event_type)?;
     let content_hash = <[u8; 32]>::try_from(row.content_hash.as_slice())
         .map_err(|_| corrupt(EVENTS, "content_hash", "is not 32 bytes"))?;
@@ -178,9 +167,9 @@ pub(super) fn event(row: EventRow) -> Result<StoredEvent, StoreError> {
         .map(TraceParent::parse)
         .transpose();
     let traceparent = traceparent.map_err(|error| corrupt(EVENTS, "traceparent", error))?;
-    Ok(StoredEvent {
-        id: EventId::from_text(row.id),
-        tenant: Tenant::from_text(row.tenant),
+    Ok(Arc::new(StoredEvent {
+        id: event_id::parse(row.id)?,
+        tenant: tenant.clone(),
         event_type,
         ordering_key: row.ordering_key,
         content_type: row.content_type,
@@ -188,7 +177,7 @@ pub(super) fn event(row: EventRow) -> Result<StoredEvent, StoreError> {
         content_hash,
         created_at: time(row.created_at),
         traceparent,
-    })
+    }))
 }
 
 pub(super) fn health(row: &HealthRow) -> Result<StoredHealth, StoreError> {
@@ -252,80 +241,6 @@ pub(super) fn health_row(endpoint_id: &EndpointId, stored: &StoredHealth) -> Hea
     }
 }
 
-/// Builds the row of a finished attempt; `number` is its number if it counts.
-pub(super) fn attempt_row(finished: &FinishedAttempt, number: u32) -> AttemptRow {
-    let record = &finished.record;
-    AttemptRow {
-        delivery_id: finished.claimed.id.to_string(),
-        claim_no: finished.claimed.claim_no,
-        endpoint_id: finished.endpoint_id.to_string(),
-        number: record.outcome.is_conclusive().then(|| int(number)),
-        started_at: finished.started_at.as_micros(),
-        ended_at: finished.ended_at.as_micros(),
-        outcome: record.outcome.as_str().to_owned(),
-        status_code: record.status_code.map(i32::from),
-        error: record.error.clone(),
-        response_body: record.response_body.clone(),
-        response_headers: record.response_headers.as_ref().map(to_json),
-        request_headers: record.request_headers.as_ref().map(to_json),
-        remote_address: record.remote_address.clone(),
-        timings: to_json(&record.timings_ms),
-    }
-}
-
-/// Builds the row of an interrupted attempt.
-pub(super) fn interrupted_row(
-    claimed: &Claimed,
-    endpoint_id: &str,
-    at: Timestamp,
-    why: &str,
-) -> AttemptRow {
-    AttemptRow {
-        delivery_id: claimed.id.to_string(),
-        claim_no: claimed.claim_no,
-        endpoint_id: endpoint_id.to_owned(),
-        number: None,
-        started_at: claimed.claimed_at.as_micros(),
-        ended_at: at.as_micros(),
-        outcome: Outcome::Interrupted.to_string(),
-        status_code: None,
-        error: Some(why.to_owned()),
-        response_body: None,
-        response_headers: None,
-        request_headers: None,
-        remote_address: None,
-        timings: to_json(&Timings::default()),
-    }
-}
-
-pub(super) fn attempt(row: AttemptRow) -> Result<Attempt, StoreError> {
-    let headers =
-        |column, text: Option<String>| text.map(|text| json(ATTEMPTS, column, &text)).transpose();
-    let number = row
-        .number
-        .map(|number| unsigned(ATTEMPTS, "number", number.into()));
-    let status = row
-        .status_code
-        .map(|code| u16::try_from(code).map_err(|error| corrupt(ATTEMPTS, "status_code", error)));
-    let (started_at, ended_at) = (time(row.started_at), time(row.ended_at));
-    Ok(Attempt {
-        id: attempt_id(&DeliveryId::from_text(row.delivery_id), row.claim_no),
-        number: number.transpose()?,
-        started_at,
-        duration_ms: ended_at.since(started_at).as_secs_f64() * 1000.0,
-        record: AttemptRecord {
-            outcome: word(ATTEMPTS, "outcome", &row.outcome)?,
-            status_code: status.transpose()?,
-            error: row.error,
-            response_body: row.response_body,
-            response_headers: headers("response_headers", row.response_headers)?,
-            request_headers: headers("request_headers", row.request_headers)?,
-            remote_address: row.remote_address,
-            timings_ms: json(ATTEMPTS, "timings", &row.timings)?,
-        },
-    })
-}
-
 pub(super) fn token(row: TokenRow) -> Result<(TokenHash, Token), StoreError> {
     let hash = <[u8; 32]>::try_from(row.hash.as_slice());
     let hash = hash.map_err(|_| corrupt(TOKENS, "hash", "is not 32 bytes"))?;
@@ -382,11 +297,6 @@ pub(super) fn recovery_row(recovery: &Recovery) -> RecoveryRow {
         requeued: i64::try_from(recovery.requeued).unwrap_or(i64::MAX),
         created_at: recovery.created_at.as_micros(),
     }
-}
-
-/// Reads an event that all of its deliveries share.
-pub(super) fn shared_event(row: EventRow) -> Result<Arc<StoredEvent>, StoreError> {
-    event(row).map(Arc::new)
 }
 
 pub(super) fn node(row: NodeRow) -> NodeRecord {

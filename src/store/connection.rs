@@ -21,6 +21,9 @@ pub(super) enum AnyConnection {
     Postgres(diesel::PgConnection),
 }
 
+/// The backend of [`AnyConnection`].
+pub(super) type AnyBackend = <AnyConnection as diesel::Connection>::Backend;
+
 impl AnyConnection {
     /// Returns the database-specific operations.
     pub(super) fn dialect(&mut self) -> &mut dyn Dialect {

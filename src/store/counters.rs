@@ -1,4 +1,4 @@
-//! Counters: versions of endpoints and tokens, and the readiness probe.
+//! Counters: versions of endpoints and tokens, numbers that were given, and the readiness probe.
 
 use diesel::prelude::*;
 
@@ -8,6 +8,10 @@ use super::schema::webhook_counters as counters;
 
 /// The counter that the readiness probe raises.
 const PROBE: &str = "probe";
+
+/// The last place in the order of publishing, in a file.
+#[cfg(feature = "sqlite")]
+pub(super) const EVENTS: &str = "events";
 
 /// The counter that each change of an endpoint raises.
 pub(super) const ENDPOINTS: &str = "endpoints";
@@ -33,4 +37,12 @@ pub(super) fn raise_counter(conn: &mut AnyConnection, name: &str) -> Result<(), 
         .set(counters::value.eq(counters::value + 1))
         .execute(conn)?;
     Ok(())
+}
+
+/// Raises a counter. Returns its new value.
+pub(super) fn raised(conn: &mut AnyConnection, name: &str, by: i64) -> Result<i64, StoreError> {
+    diesel::update(counters::table.find(name))
+        .set(counters::value.eq(counters::value + by))
+        .execute(conn)?;
+    counter(conn, name)
 }

@@ -1,26 +1,37 @@
 //! Deliveries and their attempts.
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 
-use super::codec;
+use super::attempt_codec;
+use super::attempt_parts::Repeated;
+use super::codec::{self, JoinedDelivery};
 use super::connection::AnyConnection;
-use super::delivery_rows::{delivery, life};
+use super::delivery_rows::{delivery, joined, life};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::endpoint;
 use super::error::StoreError;
+use super::event_id;
+use super::numbers::{events_of, of_endpoint};
 use super::ordering::blocked_by_order;
-use super::rows::{AttemptRow, DeliveryRow};
+use super::rows::AttemptRow;
+#[cfg(feature = "testing")]
+use super::rows::KeyColumns;
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_events as events,
+    webhook_tenants as tenants,
 };
-use super::status_is::{StatusIsPending, StatusIsSending};
 use super::store::Store;
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::{DeliveryId, Tenant};
+#[cfg(feature = "testing")]
+use crate::domain::ids::DeliveryId;
+use crate::domain::ids::{DeliveryKey, EventId, Tenant};
 use crate::domain::lifecycle::{Life, Status};
+use crate::domain::public_ids::PublicIds;
 use crate::domain::query::{DeliveryQuery, Listed, Page};
 use crate::domain::settings::Ordering;
 
@@ -39,11 +50,10 @@ impl Store {
     /// Reads a delivery with everything that explains its state.
     pub(crate) async fn delivery_detail(
         &self,
-        id: &DeliveryId,
+        key: DeliveryKey,
     ) -> Result<Option<DeliveryDetail>, StoreError> {
-        let id = id.clone();
         self.read("delivery", move |conn, codec| {
-            delivery_detail(conn, codec, &id)
+            delivery_detail(conn, codec, key)
         })
         .await
     }
@@ -51,10 +61,9 @@ impl Store {
     /// Returns a delivery's tenant.
     pub(crate) async fn tenant_of_delivery(
         &self,
-        id: &DeliveryId,
+        key: DeliveryKey,
     ) -> Result<Option<Tenant>, StoreError> {
-        let id = id.clone();
-        self.read("tenant", move |conn, _| tenant_of_delivery(conn, &id))
+        self.read("tenant", move |conn, _| tenant_of_delivery(conn, key))
             .await
     }
 
@@ -62,11 +71,11 @@ impl Store {
     pub(crate) async fn deliveries(
         &self,
         query: DeliveryQuery,
-        page: Page<DeliveryId>,
-    ) -> Result<Listed<Delivery, DeliveryId>, StoreError> {
-        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
-            let rows = deliveries_page(conn, &query, &page)?;
-            Ok(page.of(rows, |delivery| delivery.id.clone()))
+        page: Page<DeliveryKey>,
+    ) -> Result<Listed<Delivery, DeliveryKey>, StoreError> {
+        let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| {
+            let rows = deliveries_page(conn, codec.ids(), &query, &page)?;
+            Ok(page.of(rows, |(key, _)| *key).map(|(_, delivery)| delivery))
         };
         self.read("deliveries", read).await
     }
@@ -74,12 +83,19 @@ impl Store {
     /// Reads the ids of all deliveries that have not ended.
     #[cfg(feature = "testing")]
     pub(crate) async fn live_deliveries(&self) -> Result<Vec<DeliveryId>, StoreError> {
-        let read = |conn: &mut AnyConnection, _: &EndpointCodec| {
-            let live = deliveries::table
-                .filter(StatusIsPending.or(StatusIsSending))
-                .select(deliveries::id);
-            let ids: Vec<String> = live.load(conn)?;
-            Ok(ids.into_iter().map(DeliveryId::from_text).collect())
+        let read = |conn: &mut AnyConnection, codec: &EndpointCodec| {
+            let keys: Vec<KeyColumns> = deliveries::table
+                .filter(
+                    deliveries::due_at
+                        .is_not_null()
+                        .or(deliveries::hold_reason.is_not_null()),
+                )
+                .select(KeyColumns::as_select())
+                .load(conn)?;
+            Ok(keys
+                .into_iter()
+                .map(|key| codec.ids().delivery(key.into()))
+                .collect())
         };
         self.read("live deliveries", read).await
     }
@@ -89,25 +105,25 @@ impl Tx<'_> {
     /// Reads and locks a delivery until the end of this transaction.
     pub(crate) fn delivery_to_change(
         &mut self,
-        id: &DeliveryId,
+        key: DeliveryKey,
     ) -> Result<Option<Delivery>, StoreError> {
-        self.conn.dialect().lock_delivery(id)?;
-        delivery(self.conn, id)
+        self.conn.dialect().lock_delivery(key)?;
+        delivery(self.conn, self.codec.ids(), key)
     }
 
     /// Reads and locks a delivery's life until the end of this transaction.
-    pub(crate) fn life_to_change(&mut self, id: &DeliveryId) -> Result<Option<Life>, StoreError> {
-        self.conn.dialect().lock_delivery(id)?;
-        life(self.conn, id)
+    pub(crate) fn life_to_change(&mut self, key: DeliveryKey) -> Result<Option<Life>, StoreError> {
+        self.conn.dialect().lock_delivery(key)?;
+        life(self.conn, key)
     }
 
     /// Notes that a person asked for a retry: the age of a pending delivery restarts.
     pub(crate) fn mark_retried(
         &mut self,
-        id: &DeliveryId,
+        key: DeliveryKey,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        diesel::update(deliveries::table.find(id.as_str()))
+        diesel::update(deliveries::table.find((key.event_seq, key.endpoint)))
             .set(deliveries::retried_at.eq(Some(at.as_micros())))
             .execute(self.conn)?;
         Ok(())
@@ -117,16 +133,15 @@ impl Tx<'_> {
 fn delivery_detail(
     conn: &mut AnyConnection,
     codec: &EndpointCodec,
-    id: &DeliveryId,
+    key: DeliveryKey,
 ) -> Result<Option<DeliveryDetail>, StoreError> {
-    let Some(delivery) = delivery(conn, id)? else {
+    let Some(delivery) = delivery(conn, codec.ids(), key)? else {
         return Ok(None);
     };
-    let attempts = attempts_of(conn, id)?;
+    let attempts = attempts_of(conn, codec.ids(), key, &delivery.event_id)?;
     let endpoint = endpoint(conn, codec, &delivery.endpoint_id)?;
     let ordering = endpoint.as_ref().map(|endpoint| endpoint.settings.ordering);
-    let is_blocked = ordering == Some(Ordering::Key)
-        && !blocked_by_order(conn, &delivery.endpoint_id, std::iter::once(id))?.is_empty();
+    let is_blocked = ordering == Some(Ordering::Key) && !blocked_by_order(conn, &[key])?.is_empty();
     Ok(Some(DeliveryDetail {
         delivery,
         attempts,
@@ -138,40 +153,48 @@ fn delivery_detail(
 /// Returns a delivery's tenant.
 fn tenant_of_delivery(
     conn: &mut AnyConnection,
-    id: &DeliveryId,
+    key: DeliveryKey,
 ) -> Result<Option<Tenant>, StoreError> {
-    let of = deliveries::table
-        .find(id.as_str())
-        .select(deliveries::tenant);
-    let tenant: Option<String> = of.first(conn).optional()?;
+    let tenant: Option<String> = deliveries::table
+        .find((key.event_seq, key.endpoint))
+        .inner_join(events::table.inner_join(tenants::table))
+        .select(tenants::tenant)
+        .first(conn)
+        .optional()?;
     Ok(tenant.map(Tenant::from_text))
 }
 
+/// Selects what is pending or sending, from the indexes of both.
+const LIVE: &str = "(webhook_deliveries.event_seq, webhook_deliveries.endpoint) IN ( \
+    SELECT event_seq, endpoint FROM webhook_deliveries WHERE due_at IS NOT NULL \
+    UNION ALL SELECT event_seq, endpoint FROM webhook_deliveries WHERE hold_reason IS NOT NULL)";
+
 fn deliveries_page(
     conn: &mut AnyConnection,
+    ids: &PublicIds,
     filter: &DeliveryQuery,
-    page: &Page<DeliveryId>,
-) -> Result<Vec<Delivery>, StoreError> {
-    let mut query = deliveries::table
-        .inner_join(events::table)
-        .select((DeliveryRow::as_select(), events::id, events::event_type))
-        .order(deliveries::id.desc())
+    page: &Page<DeliveryKey>,
+) -> Result<Vec<(DeliveryKey, Delivery)>, StoreError> {
+    let mut query = joined()
+        .order((deliveries::event_seq.desc(), deliveries::endpoint.desc()))
         .limit(page.rows())
         .into_boxed();
     if let Some(id) = &filter.endpoint_id {
-        query = query.filter(deliveries::endpoint_id.eq(id.to_string()));
+        query = query.filter(of_endpoint(id));
     }
     if let Some(id) = &filter.event_id {
-        query = query.filter(events::id.eq(id.to_string()));
+        query = query.filter(events::id.eq(event_id::stored(id)));
     }
     if let Some(tenant) = &filter.tenant {
-        query = query.filter(deliveries::tenant.eq(tenant.to_string()));
+        query = query.filter(events_of(tenant));
     }
-    match filter.status {
-        Some(Status::Pending) => query = query.filter(StatusIsPending),
-        Some(Status::Sending) => query = query.filter(StatusIsSending),
-        Some(status) => query = query.filter(deliveries::status.eq(status.as_str())),
-        None => {}
+    if let Some(status) = filter.status {
+        query = query.filter(deliveries::status.eq(status.as_str()));
+        match status {
+            Status::Pending | Status::Sending => query = query.filter(sql::<Bool>(LIVE)),
+            Status::Failed => query = query.filter(deliveries::failed_at.is_not_null()),
+            Status::Delivered => {}
+        }
     }
     if let Some(since) = filter.since {
         query = query.filter(deliveries::created_at.ge(since.as_micros()));
@@ -180,20 +203,43 @@ fn deliveries_page(
         query = query.filter(deliveries::created_at.lt(until.as_micros()));
     }
     if let Some(after) = &page.after {
-        query = query.filter(deliveries::id.lt(after.to_string()));
+        let earlier = deliveries::event_seq.eq(after.event_seq);
+        query = query
+            .filter(deliveries::event_seq.le(after.event_seq))
+            .filter(
+                deliveries::event_seq
+                    .lt(after.event_seq)
+                    .or(earlier.and(deliveries::endpoint.lt(after.endpoint))),
+            );
     }
-    let rows: Vec<(DeliveryRow, String, String)> = query.load(conn)?;
+    let rows: Vec<JoinedDelivery> = query.load(conn)?;
     rows.into_iter()
-        .map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type))
+        .map(|row| Ok((row.0.key.into(), codec::delivery(ids, row)?)))
         .collect()
 }
 
 /// Reads a delivery's attempts, oldest first.
-fn attempts_of(conn: &mut AnyConnection, id: &DeliveryId) -> Result<Vec<Attempt>, StoreError> {
+fn attempts_of(
+    conn: &mut AnyConnection,
+    ids: &PublicIds,
+    key: DeliveryKey,
+    event_id: &EventId,
+) -> Result<Vec<Attempt>, StoreError> {
+    let content_type: String = events::table
+        .find(key.event_seq)
+        .select(events::content_type)
+        .first(conn)?;
+    let repeated = Repeated {
+        event_id: event_id.as_str(),
+        content_type: &content_type,
+    };
     let rows: Vec<AttemptRow> = attempts::table
-        .filter(attempts::delivery_id.eq(id.as_str()))
+        .filter(attempts::event_seq.eq(key.event_seq))
+        .filter(attempts::endpoint.eq(key.endpoint))
         .order(attempts::claim_no)
         .select(AttemptRow::as_select())
         .load(conn)?;
-    rows.into_iter().map(codec::attempt).collect()
+    rows.into_iter()
+        .map(|row| attempt_codec::attempt(ids, row, repeated))
+        .collect()
 }

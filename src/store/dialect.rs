@@ -7,50 +7,54 @@ use std::sync::Arc;
 
 use super::error::StoreError;
 use super::rows::{AttemptRow, EventRow};
-use super::writes::{
-    Claim, OrderingKey, Publish, PublishOutcome, RetentionBatch, RetentionResult, Subscriber,
-    Subscribers,
-};
+use super::writes::{Claim, OrderingKey, Publish, PublishOutcome, Subscriber, Subscribers};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued, Seen};
 use crate::domain::event::StoredEvent;
-use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
+use crate::domain::ids::{DeliveryKey, EndpointId, InstanceId, Tenant};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::{self, Cause, Life};
-use crate::ports::IdSource;
 
-/// Events to store, all or none, each with its endpoints.
+/// Events to store, all or none, each with its target.
 pub(super) struct Publishing<'a> {
     pub(super) publish: &'a Publish,
-    pub(super) subscribers: Vec<Subscribers>,
+    pub(super) targets: Vec<Target>,
+}
+
+/// The number of an event's tenant, and its endpoints.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) tenant: i32,
+    pub(super) subscribers: Subscribers,
 }
 
 /// The deliveries that a transaction creates, in the order of their events.
-pub(super) struct NewDeliveries<'a> {
-    ids: &'a IdSource,
+#[derive(Default)]
+pub(super) struct NewDeliveries {
     created: Vec<(EndpointId, Queued)>,
 }
 
-impl<'a> NewDeliveries<'a> {
-    pub(super) fn new(ids: &'a IdSource) -> Self {
-        Self {
-            ids,
-            created: Vec::new(),
-        }
-    }
-
-    /// Adds a delivery of a published event. Returns its id.
-    pub(super) fn add(&mut self, event: &Arc<StoredEvent>, to: &Subscriber) -> DeliveryId {
-        let id = self.ids.delivery(event.created_at);
+impl NewDeliveries {
+    /// Adds a delivery of a published event. Returns its key.
+    pub(super) fn add(
+        &mut self,
+        event_seq: i64,
+        event: &Arc<StoredEvent>,
+        to: &Subscriber,
+    ) -> DeliveryKey {
+        let key = DeliveryKey {
+            event_seq,
+            endpoint: to.number,
+        };
         let life = Life::published(event.created_at, event.ordering_key.is_some());
         let queued = Queued {
-            id: id.clone(),
+            key,
             due: event.created_at,
             event: Arc::clone(event),
             seen: Seen { claim_no: 0, life },
         };
         self.created.push((to.id.clone(), queued));
-        id
+        key
     }
 
     #[cfg(feature = "sqlite")]
@@ -92,16 +96,6 @@ pub(super) struct Taking<'a> {
     pub(super) gone: &'a [InstanceId],
     pub(super) now: Timestamp,
     pub(super) until: Timestamp,
-}
-
-/// A batch of events for retention.
-pub(super) struct Aged {
-    /// Outdated events, in the order of publishing.
-    pub(super) outdated: Vec<i64>,
-    /// The last event that was read; `None` if there is none.
-    pub(super) last_seq: Option<i64>,
-    /// True if there may be outdated events after it.
-    pub(super) more: bool,
 }
 
 /// Database-specific operations of a connection. Every function from [`time`](Self::time) on
@@ -154,7 +148,7 @@ pub(super) trait Dialect {
     fn publish(
         &mut self,
         all: &[&Publishing<'_>],
-        new: &mut NewDeliveries<'_>,
+        new: &mut NewDeliveries,
     ) -> Result<Vec<PublishOutcome>, StoreError>;
 
     /// Returns the valid ones of the leases, and keeps others from taking them over until this
@@ -166,7 +160,7 @@ pub(super) trait Dialect {
     fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError>;
 
     /// Locks a delivery until the end of this transaction.
-    fn lock_delivery(&mut self, id: &DeliveryId) -> Result<(), StoreError>;
+    fn lock_delivery(&mut self, key: DeliveryKey) -> Result<(), StoreError>;
 
     /// Locks an endpoint in the same way.
     fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError>;
@@ -183,7 +177,7 @@ pub(super) trait Dialect {
 
     /// Keeps a delivery in its key's order until the end of this transaction. Returns false if it
     /// has left the order, or another transaction is changing it.
-    fn keep_in_order(&mut self, id: &DeliveryId) -> Result<bool, StoreError>;
+    fn keep_in_order(&mut self, key: DeliveryKey) -> Result<bool, StoreError>;
 
     /// Makes due deliveries `sending`. Deliveries that have changed since they were read are
     /// skipped.
@@ -199,17 +193,16 @@ pub(super) trait Dialect {
     /// Stores a database key, unless its name exists.
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError>;
 
-    /// Returns true if the database seeks an index by both halves of a pair compared with `>`.
-    fn supports_row_value_seek(&self) -> bool;
+    /// Adds a tenant, unless it exists.
+    fn insert_tenant(&mut self, tenant: &Tenant) -> Result<(), StoreError>;
+
+    /// Returns a FROM clause: each row of `outer` with the `columns` of its deliveries, which are
+    /// named `found` and looked up row by row; with NULLs for a row without any.
+    fn join_each_delivery(&self, outer: &str, columns: &str, condition: &str) -> String;
 
     /// Appends to the attempt log.
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;
 
-    /// Removes outdated events whose deliveries have all ended, oldest first, with all dependent
-    /// rows.
-    fn delete_expired_events(
-        &mut self,
-        batch: &RetentionBatch,
-        aged: Aged,
-    ) -> Result<RetentionResult, StoreError>;
+    /// Returns some of the pages that deleted rows have freed to the file system.
+    fn return_free_pages(&mut self) -> Result<(), StoreError>;
 }

@@ -9,24 +9,26 @@ use diesel::prelude::*;
 
 use super::codec;
 use super::connection::AnyConnection;
-use super::delivery_rows::of_endpoint;
 use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
 use super::health::health;
+use super::numbers::{attempts_of, of_endpoint};
 use super::rows::DueRow;
 use super::schema::{webhook_attempts as attempts, webhook_deliveries as deliveries};
-use super::status_is::StatusIsPending;
 use super::store::Store;
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Outcome, Queued, Seen};
-use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::ids::{DeliveryKey, EndpointId, Tenant};
+use crate::domain::lifecycle::Status;
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
 
 /// Due deliveries to read.
 #[derive(Debug, Clone)]
 pub(crate) struct DueScan {
     pub(crate) endpoint_id: EndpointId,
+    /// The endpoint's tenant, whose events they are.
+    pub(crate) tenant: Tenant,
     /// Time by which they are due.
     pub(crate) now: Timestamp,
     /// Maximum number of deliveries, including those at hand.
@@ -34,7 +36,7 @@ pub(crate) struct DueScan {
     /// Bytes of bodies after which reading stops.
     pub(crate) max_bytes: usize,
     /// Deliveries that count but are not read again.
-    pub(crate) at_hand: HashSet<DeliveryId>,
+    pub(crate) at_hand: HashSet<DeliveryKey>,
 }
 
 /// Due deliveries of an endpoint, oldest first.
@@ -144,13 +146,13 @@ fn rate_limit_history(
 
 fn due(conn: &mut AnyConnection, scan: &DueScan) -> Result<DuePage, StoreError> {
     let rows: Vec<DueRow> = deliveries::table
-        .filter(StatusIsPending)
         .filter(of_endpoint(&scan.endpoint_id))
-        .filter(deliveries::next_attempt_at.is_not_null())
+        .filter(deliveries::due_at.is_not_null())
+        .filter(deliveries::status.eq(Status::Pending.as_str()))
         .order((
-            deliveries::next_attempt_at,
+            deliveries::due_at,
             deliveries::created_at,
-            deliveries::id,
+            deliveries::event_seq,
         ))
         .limit(i64::try_from(scan.limit).map_or(i64::MAX, |limit| limit.saturating_add(1)))
         .select(DueRow::as_select())
@@ -158,18 +160,18 @@ fn due(conn: &mut AnyConnection, scan: &DueScan) -> Result<DuePage, StoreError> 
     let mut page = DuePage::default();
     let mut wanted = Vec::new();
     for (read, row) in rows.into_iter().enumerate() {
-        let at = codec::time(row.life.next_attempt_at.unwrap_or_default());
+        let at = codec::time(row.life.due_at.unwrap_or_default());
         if at > scan.now || read >= scan.limit {
             page.next = Some(at);
             break;
         }
-        let id = DeliveryId::from_text(row.id);
-        if !scan.at_hand.contains(&id) {
+        let key = DeliveryKey::from(row.key);
+        if !scan.at_hand.contains(&key) {
             let seen = Seen {
                 claim_no: row.claim_no,
                 life: codec::life(&row.life)?,
             };
-            wanted.push((id, at, row.event_seq, seen));
+            wanted.push((key, at, seen));
         }
     }
     let mut bytes = 0;
@@ -179,16 +181,16 @@ fn due(conn: &mut AnyConnection, scan: &DueScan) -> Result<DuePage, StoreError> 
             page.next = part.first().map(|(_, at, ..)| *at);
             break;
         }
-        let seqs: Vec<i64> = part.iter().map(|(_, _, seq, _)| *seq).collect();
+        let seqs: Vec<i64> = part.iter().map(|(key, ..)| key.event_seq).collect();
         for row in conn.dialect().events(&seqs)? {
             bytes += row.body.len();
-            events.insert(row.seq, codec::shared_event(row)?);
+            events.insert(row.seq, codec::event(row, &scan.tenant)?);
         }
-        for (id, due, seq, seen) in part {
-            if let Some(event) = events.get(seq) {
+        for (key, due, seen) in part {
+            if let Some(event) = events.get(&key.event_seq) {
                 let event = Arc::clone(event);
                 page.queued.push(Queued {
-                    id: id.clone(),
+                    key: *key,
                     due: *due,
                     event,
                     seen: *seen,
@@ -208,7 +210,7 @@ fn recent_starts(
     limit: i64,
 ) -> Result<Vec<Timestamp>, StoreError> {
     let rows: Vec<(i64, i64, String)> = attempts::table
-        .filter(attempts::endpoint_id.eq(id.as_str()))
+        .filter(attempts_of(id))
         .filter(attempts::ended_at.gt(since.as_micros()))
         .order(attempts::ended_at.desc())
         .limit(limit)

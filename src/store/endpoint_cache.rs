@@ -11,6 +11,7 @@ use super::counters::{ENDPOINTS, counter};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::{changed_after, endpoint, subscribers_of};
 use super::error::StoreError;
+use super::tenants::number_of;
 use super::writes::Subscribers;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::EventType;
@@ -23,6 +24,9 @@ const MAX_REFERENCES: usize = 100_000;
 /// Maximum number of cached endpoints.
 const MAX_ENDPOINTS: usize = 100_000;
 
+/// Maximum number of cached tenants.
+const MAX_TENANTS: usize = 100_000;
+
 /// Maximum number of changed endpoints that are dropped one by one; above it, all are.
 const MAX_CHANGES: i64 = 1000;
 
@@ -34,6 +38,8 @@ pub(super) struct EndpointCache {
     /// the number of endpoints.
     by_type: HashMap<(Tenant, EventType), Subscribers>,
     by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
+    /// Numbers of tenants, which never change.
+    tenants: HashMap<Tenant, i32>,
     /// Subscribers named in `by_tenant` and `by_type`, and one for each of their entries.
     references: usize,
 }
@@ -131,6 +137,24 @@ impl EndpointCache {
         self.by_tenant
             .insert(tenant.clone(), Arc::clone(&subscribers));
         Ok(subscribers)
+    }
+
+    /// Returns a tenant's number; `None` for a tenant without events and endpoints.
+    pub(super) fn tenant(
+        &mut self,
+        conn: &mut AnyConnection,
+        tenant: &Tenant,
+    ) -> Result<Option<i32>, StoreError> {
+        if let Some(number) = self.tenants.get(tenant) {
+            return Ok(Some(*number));
+        }
+        let number = number_of(conn, tenant)?;
+        if self.tenants.len() >= MAX_TENANTS {
+            self.tenants.clear();
+        }
+        self.tenants
+            .extend(number.map(|number| (tenant.clone(), number)));
+        Ok(number)
     }
 
     /// Returns an endpoint, or `None` once it has been deleted.

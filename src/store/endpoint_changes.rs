@@ -5,13 +5,15 @@ use diesel::prelude::*;
 
 use super::codec;
 use super::connection::AnyConnection;
-use super::counters::{ENDPOINTS, counter, raise_counter};
+use super::counters::{ENDPOINTS, raised};
 use super::endpoints::endpoint;
 use super::error::StoreError;
+use super::numbers::next_number;
 use super::schema::{
     webhook_endpoint_health as health, webhook_endpoint_secrets as secrets,
     webhook_endpoints as endpoints,
 };
+use super::tenants::number_for;
 use super::tx::Tx;
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::Timestamp;
@@ -40,8 +42,14 @@ impl Tx<'_> {
 
     /// Stores a new endpoint, without keys.
     pub(crate) fn insert_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), StoreError> {
+        let tenant = number_for(self.conn, &endpoint.tenant)?;
+        let number = next_number(self.conn, &endpoint.id)?;
         diesel::insert_into(endpoints::table)
-            .values(self.codec.row(endpoint)?)
+            .values((
+                self.codec.row(endpoint)?,
+                endpoints::number.eq(number),
+                endpoints::tenant.eq(tenant),
+            ))
             .execute(self.conn)?;
         // Inserted now, so that a later change finds a row, and no two transactions insert it.
         let health = codec::health_row(&endpoint.id, &StoredHealth::default());
@@ -137,8 +145,7 @@ pub(super) fn endpoint_changed(
     conn: &mut AnyConnection,
     id: &EndpointId,
 ) -> Result<(), StoreError> {
-    raise_counter(conn, ENDPOINTS)?;
-    let change_no = counter(conn, ENDPOINTS)?;
+    let change_no = raised(conn, ENDPOINTS, 1)?;
     diesel::update(endpoints::table.find(id.as_str()))
         .set(endpoints::change_no.eq(change_no))
         .execute(conn)?;

@@ -1,17 +1,18 @@
-//! Conversion between an endpoint and its rows, whose secrets the key ring encrypts.
+//! Conversion between an endpoint and its rows, whose secrets the key ring encrypts; and the public
+//! ids of deliveries.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::codec::{corrupt, json, time, to_json, word};
-use super::error::StoreError;
+use super::codec::{json, time, to_json, word};
+use super::error::{StoreError, corrupt};
 use super::key_ring::{KeyRing, SealedColumn};
 use super::rows::{EndpointRow, SecretRow};
 use crate::config::EngineConfig;
 use crate::domain::endpoint::{Endpoint, EndpointLimits, SigningKeys};
 use crate::domain::ids::{EndpointId, Tenant};
-use crate::domain::random::Random;
+use crate::domain::public_ids::PublicIds;
 use crate::domain::secret::{PrivateKey, Secret};
 use crate::domain::settings::Settings;
 
@@ -22,6 +23,7 @@ const SECRETS: &str = "webhook_endpoint_secrets";
 pub(super) struct EndpointCodec {
     defaults: EndpointLimits,
     ring: KeyRing,
+    ids: Arc<PublicIds>,
 }
 
 /// Column of an endpoint's encrypted headers.
@@ -50,11 +52,17 @@ fn private_key_of(id: &str) -> SealedColumn<'_> {
 }
 
 impl EndpointCodec {
-    pub(super) fn new(config: &EngineConfig, random: Arc<dyn Random>) -> Self {
+    pub(super) fn new(config: &EngineConfig, ring: KeyRing, ids: PublicIds) -> Self {
         Self {
             defaults: config.endpoint_defaults.clone(),
-            ring: KeyRing::new(&config.encryption_keys, random),
+            ring,
+            ids: Arc::new(ids),
         }
+    }
+
+    /// Makes the ids that callers see.
+    pub(super) fn ids(&self) -> &Arc<PublicIds> {
+        &self.ids
     }
 
     pub(super) fn defaults(&self) -> &EndpointLimits {
@@ -68,6 +76,7 @@ impl EndpointCodec {
     pub(super) fn endpoint(
         &self,
         row: EndpointRow,
+        tenant: Tenant,
         secrets: Vec<SecretRow>,
     ) -> Result<Endpoint, StoreError> {
         let settings = self.settings(&row)?;
@@ -76,7 +85,7 @@ impl EndpointCodec {
             .pause_reason
             .as_deref()
             .map(|text| word(ENDPOINTS, "pause_reason", text));
-        let (id, tenant) = (EndpointId::from_text(row.id), Tenant::from_text(row.tenant));
+        let id = EndpointId::from_text(row.id);
         let created_at = time(row.created_at);
         Ok(Endpoint {
             keys: secrets
@@ -175,7 +184,6 @@ impl EndpointCodec {
         let headers = to_json(&settings.headers);
         Ok(EndpointRow {
             id: endpoint.id.to_string(),
-            tenant: endpoint.tenant.to_string(),
             url: settings.url.to_string(),
             description: settings.description.clone(),
             event_types: to_json(&settings.event_types),

@@ -3,11 +3,14 @@
 use diesel::prelude::*;
 
 use super::codec;
-use super::connection::AnyConnection;
+use super::connection::{AnyBackend, AnyConnection};
 use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
+use super::numbers;
 use super::rows::{EndpointRow, SecretRow};
-use super::schema::{webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints};
+use super::schema::{
+    webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints, webhook_tenants as tenants,
+};
 use super::store::Store;
 use super::writes::Subscriber;
 use crate::domain::endpoint::Endpoint;
@@ -63,14 +66,22 @@ pub(super) fn endpoints_of(
     codec: &EndpointCodec,
     ids: &[EndpointId],
 ) -> Result<Vec<Endpoint>, StoreError> {
-    let rows: Vec<EndpointRow> = endpoints::table
+    let rows: Vec<(EndpointRow, String)> = present()
         .filter(endpoints::id.eq_any(ids.iter().map(EndpointId::as_str)))
-        .filter(endpoints::deleted_at.is_null())
-        .select(EndpointRow::as_select())
         .load(conn)?;
     let mut found = with_secrets(conn, codec, rows)?;
     found.sort_by_key(|endpoint| ids.iter().position(|id| *id == endpoint.id));
     Ok(found)
+}
+
+/// Selects the endpoints that have not been deleted, with their tenants.
+#[diesel::dsl::auto_type]
+fn present() -> _ {
+    let row: diesel::dsl::AsSelect<EndpointRow, AnyBackend> = EndpointRow::as_select();
+    endpoints::table
+        .inner_join(tenants::table)
+        .filter(endpoints::deleted_at.is_null())
+        .select((row, tenants::tenant))
 }
 
 /// Reads an endpoint that has not been deleted.
@@ -79,10 +90,8 @@ pub(super) fn endpoint(
     codec: &EndpointCodec,
     id: &EndpointId,
 ) -> Result<Option<Endpoint>, StoreError> {
-    let row = endpoints::table
-        .find(id.as_str())
-        .filter(endpoints::deleted_at.is_null())
-        .select(EndpointRow::as_select())
+    let row = present()
+        .filter(endpoints::id.eq(id.as_str()))
         .first(conn)
         .optional()?;
     Ok(with_secrets(conn, codec, row.into_iter().collect())?.pop())
@@ -93,10 +102,13 @@ pub(super) fn tenant_of_endpoint(
     conn: &mut AnyConnection,
     id: &EndpointId,
 ) -> Result<Option<Tenant>, StoreError> {
-    let of = endpoints::table
-        .find(id.as_str())
-        .filter(endpoints::deleted_at.is_null());
-    let tenant: Option<String> = of.select(endpoints::tenant).first(conn).optional()?;
+    let tenant: Option<String> = endpoints::table
+        .inner_join(tenants::table)
+        .filter(endpoints::id.eq(id.as_str()))
+        .filter(endpoints::deleted_at.is_null())
+        .select(tenants::tenant)
+        .first(conn)
+        .optional()?;
     Ok(tenant.map(Tenant::from_text))
 }
 
@@ -105,17 +117,17 @@ pub(super) fn subscribers_of(
     conn: &mut AnyConnection,
     tenant: &Tenant,
 ) -> Result<Vec<Subscriber>, StoreError> {
-    let rows: Vec<(String, String)> = endpoints::table
-        .filter(endpoints::tenant.eq(tenant.as_str()))
+    let rows: Vec<(String, i32, String)> = endpoints::table
+        .filter(numbers::endpoints_of(tenant))
         .filter(endpoints::deleted_at.is_null())
         .order(endpoints::id)
-        .select((endpoints::id, endpoints::event_types))
+        .select((endpoints::id, endpoints::number, endpoints::event_types))
         .load(conn)?;
-    let subscriber = |(id, event_types): (String, String)| {
+    let subscriber = |(id, number, event_types): (String, i32, String)| {
         let event_types = codec::json("webhook_endpoints", "event_types", &event_types)?;
         Ok(Subscriber {
             id: EndpointId::from_text(id),
-            tenant: tenant.clone(),
+            number,
             event_types,
         })
     };
@@ -134,14 +146,12 @@ fn endpoints_page(
     query: &EndpointQuery,
     page: &Page<EndpointId>,
 ) -> Result<Vec<Endpoint>, StoreError> {
-    let mut rows = endpoints::table
-        .filter(endpoints::deleted_at.is_null())
-        .select(EndpointRow::as_select())
+    let mut rows = present()
         .order(endpoints::id.desc())
         .limit(page.rows())
         .into_boxed();
     if let Some(tenant) = &query.tenant {
-        rows = rows.filter(endpoints::tenant.eq(tenant.to_string()));
+        rows = rows.filter(numbers::endpoints_of(tenant));
     }
     match query.paused {
         Some(true) => rows = rows.filter(endpoints::pause_reason.is_not_null()),
@@ -177,9 +187,9 @@ fn containing(search: &str) -> String {
 fn with_secrets(
     conn: &mut AnyConnection,
     codec: &EndpointCodec,
-    rows: Vec<EndpointRow>,
+    rows: Vec<(EndpointRow, String)>,
 ) -> Result<Vec<Endpoint>, StoreError> {
-    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let ids: Vec<&str> = rows.iter().map(|(row, _)| row.id.as_str()).collect();
     let mut found: Vec<SecretRow> = match ids[..] {
         [] => return Ok(Vec::new()),
         // The usual case; its statement stays prepared.
@@ -195,10 +205,10 @@ fn with_secrets(
             .load(conn)?,
     };
     let mut complete = Vec::with_capacity(rows.len());
-    for row in rows {
+    for (row, tenant) in rows {
         let own = found.extract_if(.., |secret| secret.endpoint_id == row.id);
         let own: Vec<SecretRow> = own.collect();
-        complete.push(codec.endpoint(row, own)?);
+        complete.push(codec.endpoint(row, Tenant::from_text(tenant), own)?);
     }
     Ok(complete)
 }
@@ -211,10 +221,11 @@ pub(super) fn changed_after(
     limit: i64,
 ) -> Result<Vec<(EndpointId, Tenant)>, StoreError> {
     let rows: Vec<(String, String)> = endpoints::table
+        .inner_join(tenants::table)
         .filter(endpoints::change_no.gt(change_no))
         .order(endpoints::change_no)
         .limit(limit)
-        .select((endpoints::id, endpoints::tenant))
+        .select((endpoints::id, tenants::tenant))
         .load(conn)?;
     Ok(rows
         .into_iter()

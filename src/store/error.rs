@@ -1,6 +1,8 @@
 //! Errors of the database, and the distinction between an unavailable database and a wrong
 //! statement.
 
+use std::fmt::Display;
+
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 /// Reason for which a database operation failed.
@@ -227,4 +229,17 @@ pub(super) fn pooler_in_transaction_mode() -> StoreError {
         "the database URL leads to a pooler in transaction mode (such as PgBouncer): add pooler=transaction to its parameters, or connect to Postgres itself"
             .into(),
     )
+}
+
+/// Returns the error of an unreadable value.
+pub(super) fn corrupt(
+    table: &'static str,
+    column: &'static str,
+    detail: impl Display,
+) -> StoreError {
+    StoreError::Corrupt {
+        table,
+        column,
+        detail: detail.to_string(),
+    }
 }

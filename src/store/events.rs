@@ -4,17 +4,23 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::codec;
+use super::codec::{self, JoinedDelivery};
 use super::connection::AnyConnection;
+use super::delivery_rows::joined;
 use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
-use super::rows::{DeliveryRow, EventRow};
-use super::schema::{webhook_deliveries as deliveries, webhook_events as events};
+use super::event_id;
+use super::numbers::events_of;
+use super::rows::EventRow;
+use super::schema::{
+    webhook_deliveries as deliveries, webhook_events as events, webhook_tenants as tenants,
+};
 use super::store::Store;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::StoredEvent;
 use crate::domain::ids::{EventId, Tenant};
+use crate::domain::public_ids::PublicIds;
 use crate::domain::query::{EventQuery, EventSeq, Listed, Page};
 
 impl Store {
@@ -26,11 +32,11 @@ impl Store {
     ) -> Result<Option<(Arc<StoredEvent>, Vec<Delivery>)>, StoreError> {
         let tenant = tenant.clone();
         let id = id.clone();
-        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
+        let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| {
             let Some((seq, event)) = event(conn, &tenant, &id)? else {
                 return Ok(None);
             };
-            Ok(Some((event, deliveries_of_event(conn, seq)?)))
+            Ok(Some((event, deliveries_of_event(conn, codec.ids(), seq)?)))
         };
         self.read("event", read).await
     }
@@ -61,12 +67,12 @@ fn event(
     id: &EventId,
 ) -> Result<Option<(EventSeq, Arc<StoredEvent>)>, StoreError> {
     let row: Option<EventRow> = events::table
-        .filter(events::tenant.eq(tenant.as_str()))
-        .filter(events::id.eq(id.as_str()))
+        .filter(events::id.eq(event_id::stored(id)))
+        .filter(events_of(tenant))
         .select(EventRow::as_select())
         .first(conn)
         .optional()?;
-    row.map(stored_event).transpose()
+    row.map(|row| stored_event(row, tenant)).transpose()
 }
 
 fn events_page(
@@ -75,7 +81,8 @@ fn events_page(
     page: &Page<EventSeq>,
 ) -> Result<Vec<(EventSeq, Arc<StoredEvent>)>, StoreError> {
     let mut query = events::table
-        .select(EventRow::as_select())
+        .inner_join(tenants::table)
+        .select((EventRow::as_select(), tenants::tenant))
         .order(events::seq.desc())
         .limit(page.rows())
         .into_boxed();
@@ -83,7 +90,7 @@ fn events_page(
         query = query.filter(events::event_type.eq(event_type.clone()));
     }
     if let Some(tenant) = &filter.tenant {
-        query = query.filter(events::tenant.eq(tenant.to_string()));
+        query = query.filter(events_of(tenant));
     }
     if let Some(since) = filter.since {
         query = query.filter(events::created_at.ge(since.as_micros()));
@@ -94,12 +101,17 @@ fn events_page(
     if let Some(EventSeq(after)) = page.after {
         query = query.filter(events::seq.lt(after));
     }
-    let rows: Vec<EventRow> = query.load(conn)?;
-    rows.into_iter().map(stored_event).collect()
+    let rows: Vec<(EventRow, String)> = query.load(conn)?;
+    rows.into_iter()
+        .map(|(row, tenant)| stored_event(row, &Tenant::from_text(tenant)))
+        .collect()
 }
 
-fn stored_event(row: EventRow) -> Result<(EventSeq, Arc<StoredEvent>), StoreError> {
-    Ok((EventSeq(row.seq), codec::shared_event(row)?))
+fn stored_event(
+    row: EventRow,
+    tenant: &Tenant,
+) -> Result<(EventSeq, Arc<StoredEvent>), StoreError> {
+    Ok((EventSeq(row.seq), codec::event(row, tenant)?))
 }
 
 /// Returns the time at which the newest event was published, if there is one.
@@ -112,18 +124,17 @@ pub(super) fn newest_event_at(conn: &mut AnyConnection) -> Result<Option<Timesta
     Ok(newest.map(codec::time))
 }
 
-/// Reads an event's deliveries, in the order of their creation.
+/// Reads an event's deliveries.
 fn deliveries_of_event(
     conn: &mut AnyConnection,
+    ids: &PublicIds,
     EventSeq(seq): EventSeq,
 ) -> Result<Vec<Delivery>, StoreError> {
-    let rows: Vec<(DeliveryRow, String, String)> = deliveries::table
-        .inner_join(events::table)
+    let rows: Vec<JoinedDelivery> = joined()
         .filter(deliveries::event_seq.eq(seq))
-        .order(deliveries::id)
-        .select((DeliveryRow::as_select(), events::id, events::event_type))
+        .order(deliveries::endpoint)
         .load(conn)?;
     rows.into_iter()
-        .map(|(row, event_id, event_type)| codec::delivery(row, event_id, event_type))
+        .map(|row| codec::delivery(ids, row))
         .collect()
 }

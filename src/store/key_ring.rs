@@ -13,10 +13,10 @@ use base64::prelude::BASE64_STANDARD_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
-use super::codec::corrupt;
-use super::error::StoreError;
+use super::error::{StoreError, corrupt};
 use crate::domain::random::{Random, bytes};
 use crate::domain::secret::EncryptionKey;
+use crate::ports::OsRandom;
 
 const MARK: &str = "enc:v1:";
 const NONCE_BYTES: usize = 24;
@@ -51,6 +51,11 @@ impl KeyRing {
             keys: keys.iter().map(cipher).collect(),
             random,
         }
+    }
+
+    /// A ring that encrypts nothing.
+    pub(super) fn without_keys() -> Self {
+        Self::new(&[], Arc::new(OsRandom))
     }
 
     pub(super) fn random(&self) -> &dyn Random {
@@ -136,6 +141,11 @@ impl KeyRing {
         }
     }
 
+    /// Returns true if a stored value is encrypted.
+    pub(super) fn is_encrypted(stored: &str) -> bool {
+        sealed_by(stored).is_some()
+    }
+
     /// Returns the id of a missing key that a stored value, or its beginning, requires.
     pub(super) fn missing<'t>(&self, stored: &'t str) -> Option<&'t str> {
         sealed_by(stored).filter(|id| !self.keys.iter().any(|(known, _)| known == id))
@@ -149,7 +159,6 @@ fn sealed_by(stored: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::OsRandom;
 
     const PLACE: SealedColumn<'static> = SealedColumn {
         table: "t",

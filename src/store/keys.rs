@@ -6,11 +6,10 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
-use super::codec::corrupt;
 use super::connection::AnyConnection;
 use super::endpoint_codec::EndpointCodec;
-use super::error::StoreError;
-use super::key_ring::{MARK_AND_ID, SealedColumn};
+use super::error::{StoreError, corrupt};
+use super::key_ring::{KeyRing, MARK_AND_ID, SealedColumn};
 use super::rows::SecretRow;
 use super::schema::{
     webhook_endpoint_secrets as secrets, webhook_endpoints as endpoints, webhook_keys as keys,
@@ -26,7 +25,7 @@ impl Tx<'_> {
         key: DatabaseKey,
         now: Timestamp,
     ) -> Result<[u8; BYTES], StoreError> {
-        database_key(self.conn, self.codec, key, now)
+        database_key(self.conn, self.codec.ring(), key, now)
     }
 }
 
@@ -37,15 +36,18 @@ pub(crate) enum DatabaseKey {
     Sessions,
     /// Derives event ids from idempotency keys.
     Idempotency,
+    /// Makes the ids that callers see.
+    PublicIds,
 }
 
 impl DatabaseKey {
-    const ALL: [Self; 2] = [Self::Sessions, Self::Idempotency];
+    const ALL: [Self; 3] = [Self::Sessions, Self::Idempotency, Self::PublicIds];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Sessions => "sessions",
             Self::Idempotency => "idempotency",
+            Self::PublicIds => "public_ids",
         }
     }
 
@@ -59,21 +61,29 @@ impl DatabaseKey {
 }
 
 /// Reads a database key, creating it on first use.
-fn database_key<const BYTES: usize>(
+pub(super) fn database_key<const BYTES: usize>(
     conn: &mut AnyConnection,
-    codec: &EndpointCodec,
+    ring: &KeyRing,
     key: DatabaseKey,
     now: Timestamp,
 ) -> Result<[u8; BYTES], StoreError> {
-    let new: [u8; BYTES] = bytes(codec.ring().random());
-    let new = BASE64_STANDARD_NO_PAD.encode(new);
-    let sealed = codec.ring().seal(&key.column(), &new)?;
+    let new: [u8; BYTES] = bytes(ring.random());
+    let sealed = ring.seal(&key.column(), &BASE64_STANDARD_NO_PAD.encode(new))?;
     conn.dialect().insert_key(key.name(), &sealed, now)?;
+    stored_key(conn, ring, key)
+}
+
+/// Reads a database key that exists.
+pub(super) fn stored_key<const BYTES: usize>(
+    conn: &mut AnyConnection,
+    ring: &KeyRing,
+    key: DatabaseKey,
+) -> Result<[u8; BYTES], StoreError> {
     let stored: String = keys::table
         .find(key.name())
         .select(keys::key)
         .get_result(conn)?;
-    let text = codec.ring().open(&key.column(), &stored)?;
+    let text = ring.open(&key.column(), &stored)?;
     let bytes = BASE64_STANDARD_NO_PAD
         .decode(text.as_bytes())
         .ok()
@@ -87,9 +97,19 @@ fn database_key<const BYTES: usize>(
     })
 }
 
-fn reseal_database_key(
+/// Returns true if a database key is encrypted.
+pub(super) fn is_sealed(conn: &mut AnyConnection, key: DatabaseKey) -> Result<bool, StoreError> {
+    let stored: String = keys::table
+        .find(key.name())
+        .select(keys::key)
+        .get_result(conn)?;
+    Ok(KeyRing::is_encrypted(&stored))
+}
+
+/// Encrypts a database key with the current key. Returns the number of rewritten values.
+pub(super) fn reseal_database_key(
     conn: &mut AnyConnection,
-    codec: &EndpointCodec,
+    ring: &KeyRing,
     key: DatabaseKey,
 ) -> Result<u64, StoreError> {
     let stored: Option<String> = keys::table
@@ -98,7 +118,7 @@ fn reseal_database_key(
         .get_result(conn)
         .optional()?;
     let resealed = stored
-        .map(|stored| codec.ring().reseal(&key.column(), &stored))
+        .map(|stored| ring.reseal(&key.column(), &stored))
         .transpose()?
         .flatten();
     let Some(resealed) = resealed else {
@@ -141,12 +161,12 @@ fn beginnings(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
 /// [`StoreError::MissingKey`] if a value cannot be decrypted.
 pub(super) fn keys_are_current(
     conn: &mut AnyConnection,
-    codec: &EndpointCodec,
+    ring: &KeyRing,
 ) -> Result<bool, StoreError> {
     let found = beginnings(conn)?;
-    match found.iter().find_map(|stored| codec.ring().missing(stored)) {
+    match found.iter().find_map(|stored| ring.missing(stored)) {
         Some(id) => Err(StoreError::MissingKey(id.to_owned())),
-        None => Ok(found.iter().all(|stored| codec.ring().is_current(stored))),
+        None => Ok(found.iter().all(|stored| ring.is_current(stored))),
     }
 }
 
@@ -179,7 +199,7 @@ pub(super) fn reseal(
     };
     if after.is_empty() {
         for key in DatabaseKey::ALL {
-            resealed.values += reseal_database_key(conn, codec, key)?;
+            resealed.values += reseal_database_key(conn, codec.ring(), key)?;
         }
     }
     for (id, headers) in rows {

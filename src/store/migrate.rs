@@ -14,10 +14,13 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 use super::connection::AnyConnection;
 use super::error::{SchemaError, StoreError};
+use super::key_ring::KeyRing;
+use super::keys::{DatabaseKey, database_key};
 use super::rows::MigrationRow;
 use super::schema::webhook_schema_migrations as applied;
 use super::transaction::in_transaction_within;
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::public_ids::ID_KEY_BYTES;
 use crate::ports::SystemClock;
 
 /// All tables of the migrations, and the one that records them.
@@ -25,6 +28,7 @@ pub(super) const TABLES: &[&str] = &[
     "webhook_counters",
     "webhook_shards",
     "webhook_nodes",
+    "webhook_tenants",
     "webhook_endpoints",
     "webhook_endpoint_secrets",
     "webhook_endpoint_health",
@@ -38,7 +42,7 @@ pub(super) const TABLES: &[&str] = &[
 pub(super) const RECORD: &str = "webhook_schema_migrations";
 
 /// Versions of the first migration before the first release.
-const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000"];
+const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000", "20261128010000"];
 
 #[cfg(feature = "sqlite")]
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -46,8 +50,8 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
 /// Migrates the schema to the newest version in one transaction. If several processes do this at
-/// once, only one migrates.
-pub(super) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
+/// once, only one migrates. A new database gets its id key, encrypted with `ring`.
+pub(super) fn up(conn: &mut AnyConnection, ring: &KeyRing) -> Result<(), StoreError> {
     alone(conn, |conn| {
         check_may_create(conn)?;
         let (done, all) = (applied_versions(conn)?, known_versions(conn)?);
@@ -55,15 +59,19 @@ pub(super) fn up(conn: &mut AnyConnection) -> Result<(), StoreError> {
         if done.is_empty() {
             refuse_taken_names(conn)?;
         }
+        let now = SystemClock::new().now();
         for version in all.into_iter().filter(|version| !done.contains(version)) {
             apply(conn, &version, Direction::Up)?;
             let row = MigrationRow {
                 version,
-                run_at: SystemClock::new().now().as_micros(),
+                run_at: now.as_micros(),
             };
             diesel::insert_into(applied::table)
                 .values(row)
                 .execute(conn)?;
+        }
+        if done.is_empty() {
+            database_key::<ID_KEY_BYTES>(conn, ring, DatabaseKey::PublicIds, now)?;
         }
         Ok(())
     })
@@ -104,7 +112,7 @@ pub(super) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationStatus {
-    /// Version, such as `20261128010000`.
+    /// Version, such as `20261128020000`.
     pub version: String,
     /// Time at which it was applied, if it was.
     pub run_at: Option<Timestamp>,

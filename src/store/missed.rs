@@ -7,13 +7,14 @@ use diesel::prelude::*;
 
 use super::codec;
 use super::connection::AnyConnection;
-use super::delivery_rows::of_endpoint;
 use super::error::StoreError;
 use super::event_search::event_before;
+use super::numbers::of_endpoint;
+use super::rows::KeyColumns;
 use super::schema::{webhook_deliveries as deliveries, webhook_events as events};
-use super::status_is::StatusIsFailed;
+use super::tenants::number_of;
 use crate::domain::event::EventFilter;
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::DeliveryKey;
 use crate::domain::lifecycle::FailureReason;
 use crate::domain::recovery::Recovery;
 
@@ -30,47 +31,43 @@ const TEST_EVENT: &str = "postrider.test";
 /// The place at which a recovery continues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct RecoveryCursor {
-    /// The last failed delivery: its time and id.
-    pub(super) failed: Option<(i64, String)>,
+    /// The last failed delivery: its time and its event.
+    pub(super) failed: Option<(i64, i64)>,
     /// The last event that was checked for a delivery.
     pub(super) seq: Option<i64>,
 }
 
-/// Reads failed deliveries in the span after `cursor`, each with the values of its cursor.
-/// Cancelled and once delivered ones are left out.
+/// Reads failed deliveries in the span after `cursor`, each with its time. Cancelled and once delivered ones are left out.
 pub(super) fn failed_deliveries_after(
     conn: &mut AnyConnection,
     recovery: &Recovery,
     cursor: &RecoveryCursor,
     limit: i64,
-) -> Result<Vec<(i64, DeliveryId)>, StoreError> {
-    let (after_at, after_id) = cursor
-        .failed
-        .clone()
-        .unwrap_or_else(|| (recovery.since.as_micros(), String::new()));
-    let rows: Vec<(i64, String)> = deliveries::table
-        .filter(StatusIsFailed)
-        .filter(deliveries::endpoint_id.eq(recovery.endpoint_id.as_str()))
-        .filter(deliveries::updated_at.ge(after_at))
+) -> Result<Vec<(i64, DeliveryKey)>, StoreError> {
+    let (after_at, after_seq) = cursor.failed.unwrap_or((recovery.since.as_micros(), 0));
+    let rows: Vec<(Option<i64>, KeyColumns)> = deliveries::table
+        .filter(of_endpoint(&recovery.endpoint_id))
+        .filter(deliveries::failed_at.ge(after_at))
         .filter(
-            deliveries::updated_at
+            deliveries::failed_at
                 .gt(after_at)
-                .or(deliveries::id.gt(after_id)),
+                .assume_not_null()
+                .or(deliveries::event_seq.gt(after_seq)),
         )
-        .filter(deliveries::updated_at.lt(recovery.until.as_micros()))
+        .filter(deliveries::failed_at.lt(recovery.until.as_micros()))
         .filter(
             deliveries::failure_reason
                 .ne(FailureReason::Cancelled.as_str())
                 .assume_not_null(),
         )
         .filter(deliveries::delivered_at.is_null())
-        .order((deliveries::updated_at, deliveries::id))
+        .order((deliveries::failed_at, deliveries::event_seq))
         .limit(limit)
-        .select((deliveries::updated_at, deliveries::id))
+        .select((deliveries::failed_at, KeyColumns::as_select()))
         .load(conn)?;
     Ok(rows
         .into_iter()
-        .map(|(at, id)| (at, DeliveryId::from_text(id)))
+        .filter_map(|(at, key)| Some((at?, key.into())))
         .collect())
 }
 
@@ -96,7 +93,8 @@ pub(super) fn undelivered_events_after(
         Some(seq) => seq,
         None => seq_before(conn, (recovery.since - SLACK).as_micros())?,
     };
-    let rows: Vec<(i64, String, String, Option<String>, i64)> = events::table
+    let tenant = number_of(conn, &recovery.tenant)?;
+    let rows: Vec<(i64, i32, String, Option<String>, i64)> = events::table
         .filter(events::seq.gt(after))
         .order(events::seq)
         .limit(limit)
@@ -119,11 +117,8 @@ pub(super) fn undelivered_events_after(
     };
     let span = recovery.since.as_micros()..recovery.until.as_micros();
     let mut wanted = Vec::new();
-    for (seq, tenant, event_type, ordering_key, created_at) in rows {
-        if tenant != recovery.tenant.as_str()
-            || event_type == TEST_EVENT
-            || !span.contains(&created_at)
-        {
+    for (seq, of, event_type, ordering_key, created_at) in rows {
+        if Some(of) != tenant || event_type == TEST_EVENT || !span.contains(&created_at) {
             continue;
         }
         let event_type = codec::event_type(&event_type)?;

@@ -10,6 +10,8 @@
 //!
 //! Transitions are decided by `domain::lifecycle` and only written down here.
 
+mod attempt_codec;
+mod attempt_parts;
 mod census;
 mod claims;
 mod codec;
@@ -19,11 +21,13 @@ mod deliveries;
 mod delivery_rows;
 mod dialect;
 mod due;
+mod due_index;
 mod endpoint_cache;
 mod endpoint_changes;
 mod endpoint_codec;
 mod endpoints;
 mod error;
+mod event_id;
 mod event_search;
 mod events;
 mod file_watch;
@@ -38,6 +42,7 @@ mod keys;
 mod leases;
 mod migrate;
 mod missed;
+mod numbers;
 mod open;
 mod operational_events;
 mod ordering;
@@ -57,9 +62,9 @@ mod source;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stats;
-mod status_is;
 #[expect(clippy::module_inception, reason = "the folder's main type")]
 mod store;
+mod tenants;
 mod tokens;
 mod transaction;
 mod tx;
@@ -73,7 +78,7 @@ pub use self::error::{SchemaError, StoreError, Unavailable};
 pub(crate) use self::hint::Hint;
 pub(crate) use self::hints::Hints;
 pub use self::host::HostConnection;
-pub(crate) use self::host_api::{hazard_on, publish_on, transaction_on};
+pub(crate) use self::host_api::{hazard_on, public_ids_on, publish_on, transaction_on};
 pub use self::inspect::{Inspection, inspect_at};
 pub(crate) use self::keys::DatabaseKey;
 pub(crate) use self::leases::{LeaseTerm, LeaseView};

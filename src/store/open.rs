@@ -6,12 +6,14 @@ use super::connection::AnyConnection;
 use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
 use super::file_watch::FileWatch;
-use super::keys::keys_are_current;
+use super::key_ring::KeyRing;
+use super::keys::{DatabaseKey, is_sealed, keys_are_current, reseal_database_key, stored_key};
 use super::migrate;
 use super::source::Source;
 use super::store::{Store, readers};
 use super::transaction::in_transaction;
 use crate::config::EngineConfig;
+use crate::domain::public_ids::PublicIds;
 use crate::domain::random::Random;
 use crate::ports::{Blocking, IdSource};
 
@@ -23,13 +25,15 @@ impl Store {
         random: &Arc<dyn Random>,
         blocking: Blocking,
     ) -> Result<Self, StoreError> {
-        let codec = Arc::new(EndpointCodec::new(config, Arc::clone(random)));
+        let ring = KeyRing::new(&config.encryption_keys, Arc::clone(random));
         source.check_sessions()?;
         let mut held = source.writer()?;
-        let all_current = held.with(|conn| {
-            check_schema(conn, config.migrate_on_start)?;
-            keys_are_current(conn, &codec)
+        let (all_current, ids) = held.with(|conn| {
+            check_schema(conn, &ring, config.migrate_on_start)?;
+            let ids = public_ids(conn, &ring)?;
+            Ok::<_, StoreError>((keys_are_current(conn, &ring)?, ids))
         })?;
+        let codec = Arc::new(EndpointCodec::new(config, ring, ids));
         let watch = source.file()?.as_deref().and_then(FileWatch::new);
         let pool = readers(source, config, watch.as_ref())?;
         if codec.ring().is_empty() {
@@ -52,17 +56,36 @@ impl Store {
         })
     }
 
+    /// Makes the ids that callers see.
+    pub(crate) fn public_ids(&self) -> &Arc<PublicIds> {
+        self.codec.ids()
+    }
+
     /// Returns the source of this engine's ids.
     pub(crate) fn ids(&self) -> &Arc<IdSource> {
         &self.ids
     }
 }
 
-fn check_schema(conn: &mut AnyConnection, migrate_first: bool) -> Result<(), StoreError> {
+/// Reads the key of public ids. A migration by a host does not know the encryption keys: a key that
+/// is not encrypted yet is encrypted now.
+fn public_ids(conn: &mut AnyConnection, ring: &KeyRing) -> Result<PublicIds, StoreError> {
+    let key = stored_key(conn, ring, DatabaseKey::PublicIds)?;
+    if !is_sealed(conn, DatabaseKey::PublicIds)? && !ring.is_empty() {
+        reseal_database_key(conn, ring, DatabaseKey::PublicIds)?;
+    }
+    Ok(PublicIds::new(key))
+}
+
+fn check_schema(
+    conn: &mut AnyConnection,
+    ring: &KeyRing,
+    migrate_first: bool,
+) -> Result<(), StoreError> {
     conn.dialect()
         .check_before_schema(migrate::TABLES, migrate::RECORD)?;
     if migrate_first {
-        migrate::up(conn)?;
+        migrate::up(conn, ring)?;
     } else {
         migrate::check(conn)?;
     }

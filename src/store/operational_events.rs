@@ -11,7 +11,7 @@ use super::writes::Publish;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::FinishedAttempt;
 use crate::domain::endpoint::{Endpoint, PauseReason};
-use crate::domain::ids::{DeliveryId, Tenant};
+use crate::domain::ids::{DeliveryKey, Tenant};
 use crate::domain::lifecycle::{FailureReason, Life, State};
 use crate::domain::operational_event::{OperationalEvent, OperationalEventType};
 
@@ -26,7 +26,7 @@ impl Tx<'_> {
         let at = finished.ended_at;
         if let State::Failed(reason) = life.state
             && self.has_subscriber(OperationalEventType::DeliveryFailed, &endpoint.tenant)?
-            && let Some(delivery) = delivery(self.conn, &finished.claimed.id)?
+            && let Some(delivery) = delivery(self.conn, self.codec.ids(), finished.claimed.key)?
         {
             self.publish_operational_event(
                 &OperationalEvent::DeliveryFailed(&delivery, reason, Some(&finished.record)),
@@ -63,10 +63,10 @@ impl Tx<'_> {
     /// Publishes that a delivery expired.
     pub(crate) fn publish_expiry_event(
         &mut self,
-        id: &DeliveryId,
+        key: DeliveryKey,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let Some(delivery) = delivery(self.conn, id)? else {
+        let Some(delivery) = delivery(self.conn, self.codec.ids(), key)? else {
             return Ok(());
         };
         if self.has_subscriber(OperationalEventType::DeliveryFailed, &delivery.tenant)? {

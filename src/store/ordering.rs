@@ -12,20 +12,20 @@ use diesel::prelude::*;
 
 use super::codec;
 use super::connection::AnyConnection;
-use super::delivery_rows::{of_endpoint, set_life, shard_numbers};
+use super::delivery_rows::set_life;
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::endpoint;
 use super::error::StoreError;
-use super::rows::LifeColumns;
-use super::schema::webhook_deliveries as deliveries;
-use super::status_is::{StatusIsFailed, StatusIsPending, StatusIsSending};
+use super::numbers::of_endpoint;
+use super::rows::{KeyColumns, LifeColumns};
+use super::schema::{webhook_deliveries as deliveries, webhook_endpoints as endpoints};
 use super::store::Store;
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::{DeliveryId, EndpointId};
-use crate::domain::lease::{Lease, Shard};
-use crate::domain::lifecycle::{self, Cause, HoldReason, Life, State, Wait};
+use crate::domain::ids::{DeliveryKey, EndpointId};
+use crate::domain::lease::Lease;
+use crate::domain::lifecycle::{self, Cause, HoldReason, Life, State, Status, Wait};
 use crate::domain::settings::Ordering;
 
 /// Maximum number of deliveries of a key that one claim defers.
@@ -38,7 +38,7 @@ impl Store {
         &self,
         id: &EndpointId,
         limit: i64,
-    ) -> Result<Vec<DeliveryId>, StoreError> {
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
         let id = id.clone();
         let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| match endpoint(
             conn, codec, &id,
@@ -56,7 +56,7 @@ impl Store {
         held: Vec<Lease>,
         cutoff: Timestamp,
         limit: i64,
-    ) -> Result<Vec<DeliveryId>, StoreError> {
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
             blocking_since(conn, &held, cutoff, limit)
         };
@@ -69,37 +69,40 @@ impl Tx<'_> {
     /// `blocked` that no longer have a due time.
     pub(super) fn defer_for_order(
         &mut self,
-        endpoint: &Endpoint,
         blocked: &[BlockedDelivery],
         at: Timestamp,
-    ) -> Result<Vec<DeliveryId>, StoreError> {
-        if blocked.is_empty() {
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
+        let Some(number) = blocked.first().map(|one| one.key.endpoint) else {
             return Ok(Vec::new());
-        }
+        };
         let mut first_of_key: BTreeMap<&str, i64> = BTreeMap::new();
         for one in blocked {
             let from = first_of_key
                 .entry(&one.ordering_key)
-                .or_insert(one.event_seq);
-            *from = (*from).min(one.event_seq);
+                .or_insert(one.key.event_seq);
+            *from = (*from).min(one.key.event_seq);
         }
         let mut deferred = Vec::new();
-        for (key, from) in first_of_key {
-            let Some(head) = head_of_key(self.conn, &endpoint.id, key)? else {
+        for (ordering_key, from) in first_of_key {
+            let key = OfKey {
+                endpoint: number,
+                ordering_key,
+            };
+            let Some(head) = head_of_key(self.conn, key)? else {
                 continue;
             };
             // If it left before the deferred ones are committed, nobody would promote them.
-            if !self.conn.dialect().keep_in_order(&head.id)? {
+            if !self.conn.dialect().keep_in_order(head.key)? {
                 continue;
             }
-            for (id, life) in blocked_candidates(self.conn, &endpoint.id, key, &head, from)? {
+            for (one, life) in blocked_candidates(self.conn, key, &head, from)? {
                 if lifecycle::next(&life, &Cause::BlockedByOrder).is_ok() {
-                    deferred.push(id);
+                    deferred.push(one);
                 }
             }
         }
-        defer(self.conn, &deferred, at)?;
-        deferred.retain(|id| blocked.iter().any(|one| one.id == *id));
+        defer(self.conn, number, &deferred, at)?;
+        deferred.retain(|key| blocked.iter().any(|one| one.key == *key));
         Ok(deferred)
     }
 
@@ -107,14 +110,14 @@ impl Tx<'_> {
     /// leaves the order of its key.
     pub(crate) fn change_life(
         &mut self,
-        id: &DeliveryId,
+        key: DeliveryKey,
         life: &Life,
         next: &Life,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        set_life(self.conn, id, next, at)?;
+        set_life(self.conn, key, next, at)?;
         if life.leaves_order(next) {
-            self.promote_next(id, at)
+            self.promote_next(key, at)
         } else {
             Ok(())
         }
@@ -123,25 +126,29 @@ impl Tx<'_> {
     /// Makes the next delivery of a key due, after `left` has left the order.
     pub(super) fn promote_next(
         &mut self,
-        left: &DeliveryId,
+        left: DeliveryKey,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let Some((endpoint_id, key)) = ordering_key_of(self.conn, left)? else {
+        let Some((endpoint_id, ordering_key)) = ordering_key_of(self.conn, left)? else {
             return Ok(());
         };
         let endpoint = self.cache.get(self.conn, self.codec, &endpoint_id)?;
         if endpoint.is_none_or(|endpoint| endpoint.settings.ordering == Ordering::None) {
             return Ok(());
         }
-        while let Some(head) = head_of_key(self.conn, &endpoint_id, &key)? {
+        let of_key = OfKey {
+            endpoint: left.endpoint,
+            ordering_key: &ordering_key,
+        };
+        while let Some(head) = head_of_key(self.conn, of_key)? {
             if head.life.state != State::Pending(Wait::Held(HoldReason::Order)) {
                 break;
             }
             // Another transaction may have just released this one; then the next in the key is due.
-            if let Some(life) = self.life_to_change(&head.id)?
+            if let Some(life) = self.life_to_change(head.key)?
                 && let Ok(next) = lifecycle::next(&life, &Cause::OrderReached { at })
             {
-                set_life(self.conn, &head.id, &next, at)?;
+                set_life(self.conn, head.key, &next, at)?;
                 break;
             }
         }
@@ -149,9 +156,13 @@ impl Tx<'_> {
     }
 
     /// Unblocks deliveries: deferred ones become due, blocking ones no longer block.
-    pub(crate) fn unblock(&mut self, ids: &[DeliveryId], at: Timestamp) -> Result<(), StoreError> {
-        for id in ids {
-            let Some(life) = self.life_to_change(id)? else {
+    pub(crate) fn unblock(
+        &mut self,
+        keys: &[DeliveryKey],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        for key in keys.iter().copied() {
+            let Some(life) = self.life_to_change(key)? else {
                 continue;
             };
             let cause = match life.state {
@@ -159,7 +170,7 @@ impl Tx<'_> {
                 _ => Cause::HoldLifted { at },
             };
             if let Ok(next) = lifecycle::next(&life, &cause) {
-                self.change_life(id, &life, &next, at)?;
+                self.change_life(key, &life, &next, at)?;
             }
         }
         Ok(())
@@ -171,58 +182,63 @@ diesel::alias!(deliveries as ahead: Ahead);
 /// A delivery that is blocked by an earlier one with its ordering key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockedDelivery {
-    pub(super) id: DeliveryId,
+    pub(super) key: DeliveryKey,
     pub(super) ordering_key: String,
-    pub(super) event_seq: i64,
 }
 
-/// Selects an endpoint's deliveries that precede the outer statement's row in its key.
+/// The deliveries of an endpoint with one ordering key.
+#[derive(Clone, Copy)]
+struct OfKey<'k> {
+    endpoint: i32,
+    ordering_key: &'k str,
+}
+
+/// Selects the deliveries that precede the outer statement's row in its key.
 #[diesel::dsl::auto_type]
-fn earlier_of(endpoint: &EndpointId) -> _ {
-    let (shard, id): (i32, String) = (Shard::of(endpoint).number(), endpoint.to_string());
+fn earlier() -> _ {
     ahead
-        .filter(ahead.field(deliveries::shard).eq(shard))
-        .filter(ahead.field(deliveries::endpoint_id).eq(id))
+        .filter(ahead.field(deliveries::endpoint).eq(deliveries::endpoint))
         .filter(
             ahead
                 .field(deliveries::ordering_key)
                 .eq(deliveries::ordering_key),
         )
-        .filter(ahead.field(deliveries::in_line))
+        .filter(ahead.field(deliveries::in_order))
         .filter(ahead.field(deliveries::event_seq).lt(deliveries::event_seq))
 }
 
-/// Reads those of the pending deliveries that are blocked by an earlier one with their ordering
-/// key.
-pub(super) fn blocked_by_order<'a>(
+/// Reads those of an endpoint's pending deliveries that are blocked by an earlier one with their
+/// ordering key.
+pub(super) fn blocked_by_order(
     conn: &mut AnyConnection,
-    endpoint: &EndpointId,
-    ids: impl Iterator<Item = &'a DeliveryId>,
+    keys: &[DeliveryKey],
 ) -> Result<Vec<BlockedDelivery>, StoreError> {
-    let ids: Vec<&str> = ids.map(DeliveryId::as_str).collect();
+    let Some(endpoint) = keys.first().map(|key| key.endpoint) else {
+        return Ok(Vec::new());
+    };
+    let seqs: Vec<i64> = keys.iter().map(|key| key.event_seq).collect();
     let asked = || {
         deliveries::table
-            .filter(deliveries::id.eq_any(&ids))
-            .filter(StatusIsPending)
-            .filter(deliveries::in_line)
+            .filter(deliveries::event_seq.eq_any(&seqs))
+            .filter(deliveries::endpoint.eq(endpoint))
+            .filter(deliveries::status.eq(Status::Pending.as_str()))
+            .filter(deliveries::in_order)
             .filter(deliveries::ordering_key.is_not_null())
             .select((
-                deliveries::id,
-                deliveries::ordering_key.assume_not_null(),
                 deliveries::event_seq,
+                deliveries::ordering_key.assume_not_null(),
             ))
     };
-    let mut rows: Vec<(String, String, i64)> =
-        asked().filter(exists(earlier_of(endpoint))).load(conn)?;
+    let mut rows: Vec<(i64, String)> = asked().filter(exists(earlier())).load(conn)?;
     // A recovered delivery can precede one that is under way; it waits for that one.
     let under_way: Vec<Option<String>> = deliveries::table
-        .filter(StatusIsSending)
-        .filter(of_endpoint(endpoint))
-        .filter(deliveries::in_line)
+        .filter(deliveries::endpoint.eq(endpoint))
+        .filter(deliveries::in_order)
+        .filter(deliveries::status.eq(Status::Sending.as_str()))
         .select(deliveries::ordering_key)
         .load(conn)?;
     if !under_way.is_empty() {
-        let more: Vec<(String, String, i64)> = asked()
+        let more: Vec<(i64, String)> = asked()
             .filter(deliveries::ordering_key.eq_any(under_way))
             .load(conn)?;
         rows.extend(
@@ -231,37 +247,35 @@ pub(super) fn blocked_by_order<'a>(
                 .collect::<Vec<_>>(),
         );
     }
-    let one = |(id, ordering_key, event_seq): (String, String, i64)| BlockedDelivery {
-        id: DeliveryId::from_text(id),
+    let one = |(event_seq, ordering_key)| BlockedDelivery {
+        key: DeliveryKey {
+            event_seq,
+            endpoint,
+        },
         ordering_key,
-        event_seq,
     };
     Ok(rows.into_iter().map(one).collect())
 }
 
 /// The first delivery of an ordering key.
 struct Head {
-    id: DeliveryId,
+    key: DeliveryKey,
     life: Life,
 }
 
 /// Reads the first delivery of an ordering key.
-fn head_of_key(
-    conn: &mut AnyConnection,
-    endpoint: &EndpointId,
-    ordering_key: &str,
-) -> Result<Option<Head>, StoreError> {
-    let row: Option<(String, LifeColumns)> = deliveries::table
-        .filter(of_endpoint(endpoint))
-        .filter(deliveries::ordering_key.eq(ordering_key))
-        .filter(deliveries::in_line)
+fn head_of_key(conn: &mut AnyConnection, of: OfKey<'_>) -> Result<Option<Head>, StoreError> {
+    let row: Option<(KeyColumns, LifeColumns)> = deliveries::table
+        .filter(deliveries::endpoint.eq(of.endpoint))
+        .filter(deliveries::ordering_key.eq(of.ordering_key))
+        .filter(deliveries::in_order)
         .order(deliveries::event_seq)
-        .select((deliveries::id, LifeColumns::as_select()))
+        .select((KeyColumns::as_select(), LifeColumns::as_select()))
         .first(conn)
         .optional()?;
-    let head = |(id, columns): (String, LifeColumns)| {
+    let head = |(key, columns): (KeyColumns, LifeColumns)| {
         Ok(Head {
-            id: DeliveryId::from_text(id),
+            key: key.into(),
             life: codec::life(&columns)?,
         })
     };
@@ -271,11 +285,12 @@ fn head_of_key(
 /// Returns a delivery's endpoint and ordering key.
 fn ordering_key_of(
     conn: &mut AnyConnection,
-    id: &DeliveryId,
+    key: DeliveryKey,
 ) -> Result<Option<(EndpointId, String)>, StoreError> {
     let row: Option<(String, Option<String>)> = deliveries::table
-        .find(id.as_str())
-        .select((deliveries::endpoint_id, deliveries::ordering_key))
+        .find((key.event_seq, key.endpoint))
+        .inner_join(endpoints::table.on(endpoints::number.eq(deliveries::endpoint)))
+        .select((endpoints::id, deliveries::ordering_key))
         .first(conn)
         .optional()?;
     Ok(row.and_then(|(endpoint, key)| Some((EndpointId::from_text(endpoint), key?))))
@@ -285,38 +300,41 @@ fn ordering_key_of(
 /// are already deferred, and may be many.)
 fn blocked_candidates(
     conn: &mut AnyConnection,
-    endpoint: &EndpointId,
-    ordering_key: &str,
+    of: OfKey<'_>,
     head: &Head,
     from_seq: i64,
-) -> Result<Vec<(DeliveryId, Life)>, StoreError> {
-    let rows: Vec<(String, LifeColumns)> = deliveries::table
-        .filter(of_endpoint(endpoint))
-        .filter(deliveries::ordering_key.eq(ordering_key))
-        .filter(deliveries::in_line)
+) -> Result<Vec<(DeliveryKey, Life)>, StoreError> {
+    let rows: Vec<(KeyColumns, LifeColumns)> = deliveries::table
+        .filter(deliveries::endpoint.eq(of.endpoint))
+        .filter(deliveries::ordering_key.eq(of.ordering_key))
+        .filter(deliveries::in_order)
         .filter(deliveries::event_seq.ge(from_seq))
-        .filter(deliveries::id.ne(head.id.as_str()))
-        .filter(StatusIsPending)
-        .filter(deliveries::next_attempt_at.is_not_null())
+        .filter(deliveries::event_seq.ne(head.key.event_seq))
+        .filter(deliveries::status.eq(Status::Pending.as_str()))
+        .filter(deliveries::hold_reason.is_null())
         .order(deliveries::event_seq)
         .limit(DEFER_BATCH)
-        .select((deliveries::id, LifeColumns::as_select()))
+        .select((KeyColumns::as_select(), LifeColumns::as_select()))
         .load(conn)?;
-    let one = |(id, columns): (String, LifeColumns)| {
-        Ok((DeliveryId::from_text(id), codec::life(&columns)?))
-    };
+    let one = |(key, columns): (KeyColumns, LifeColumns)| Ok((key.into(), codec::life(&columns)?));
     rows.into_iter().map(one).collect()
 }
 
-/// Defers those of the deliveries that still have a due time.
-fn defer(conn: &mut AnyConnection, ids: &[DeliveryId], at: Timestamp) -> Result<(), StoreError> {
+/// Defers those of an endpoint's deliveries that still have a due time.
+fn defer(
+    conn: &mut AnyConnection,
+    endpoint: i32,
+    keys: &[DeliveryKey],
+    at: Timestamp,
+) -> Result<(), StoreError> {
     let waiting = deliveries::table
-        .filter(deliveries::id.eq_any(ids.iter().map(DeliveryId::as_str)))
-        .filter(StatusIsPending)
-        .filter(deliveries::next_attempt_at.is_not_null());
+        .filter(deliveries::event_seq.eq_any(keys.iter().map(|key| key.event_seq)))
+        .filter(deliveries::endpoint.eq(endpoint))
+        .filter(deliveries::status.eq(Status::Pending.as_str()))
+        .filter(deliveries::hold_reason.is_null());
     diesel::update(waiting)
         .set((
-            deliveries::next_attempt_at.eq(None::<i64>),
+            deliveries::due_at.eq(None::<i64>),
             deliveries::hold_reason.eq(Some(HoldReason::Order.as_str())),
             deliveries::updated_at.eq(at.as_micros()),
         ))
@@ -330,49 +348,30 @@ fn out_of_order(
     conn: &mut AnyConnection,
     endpoint: &Endpoint,
     limit: i64,
-) -> Result<Vec<DeliveryId>, StoreError> {
-    let mut found: Vec<String> = Vec::new();
+) -> Result<Vec<DeliveryKey>, StoreError> {
+    let mut found: Vec<KeyColumns> = Vec::new();
     if !endpoint.blocks_on_failure() {
         found = deliveries::table
-            .filter(StatusIsFailed)
-            .filter(deliveries::in_line)
             .filter(of_endpoint(&endpoint.id))
+            .filter(deliveries::in_order)
+            .filter(deliveries::status.eq(Status::Failed.as_str()))
             .limit(limit)
-            .select(deliveries::id)
+            .select(KeyColumns::as_select())
             .load(conn)?;
     }
-    if endpoint.settings.ordering == Ordering::None {
-        let deferred: Vec<String> = deliveries::table
-            .filter(StatusIsPending)
-            .filter(of_endpoint(&endpoint.id))
-            .filter(deliveries::next_attempt_at.is_null())
-            .filter(deliveries::hold_reason.eq(HoldReason::Order.as_str()))
-            .limit(limit)
-            .select(deliveries::id)
-            .load(conn)?;
-        found.extend(deferred);
-    } else {
-        found.extend(deferred_without_earlier(conn, &endpoint.id, limit)?);
-    }
-    Ok(found.into_iter().map(DeliveryId::from_text).collect())
-}
-
-/// Reads deferred deliveries without an earlier one in their ordering key: the earlier ones left
-/// while ordering was off, so nobody promoted the next.
-fn deferred_without_earlier(
-    conn: &mut AnyConnection,
-    id: &EndpointId,
-    limit: i64,
-) -> Result<Vec<String>, StoreError> {
-    Ok(deliveries::table
-        .filter(StatusIsPending)
-        .filter(of_endpoint(id))
-        .filter(deliveries::next_attempt_at.is_null())
+    let deferred = deliveries::table
+        .filter(of_endpoint(&endpoint.id))
         .filter(deliveries::hold_reason.eq(HoldReason::Order.as_str()))
-        .filter(not(exists(earlier_of(id))))
         .limit(limit)
-        .select(deliveries::id)
-        .load(conn)?)
+        .select(KeyColumns::as_select());
+    let deferred: Vec<KeyColumns> = match endpoint.settings.ordering {
+        Ordering::None => deferred.load(conn)?,
+        // Those without an earlier one in their key: the earlier ones left while ordering was off,
+        // so nobody promoted the next.
+        Ordering::Key => deferred.filter(not(exists(earlier()))).load(conn)?,
+    };
+    found.extend(deferred);
+    Ok(found.into_iter().map(DeliveryKey::from).collect())
 }
 
 /// Reads deliveries in held shards that failed before `cutoff` and block others, at most `limit`.
@@ -381,14 +380,21 @@ fn blocking_since(
     held: &[Lease],
     cutoff: Timestamp,
     limit: i64,
-) -> Result<Vec<DeliveryId>, StoreError> {
-    let ids: Vec<String> = deliveries::table
-        .filter(StatusIsFailed)
-        .filter(deliveries::in_line)
-        .filter(deliveries::shard.eq_any(shard_numbers(held)))
-        .filter(deliveries::updated_at.lt(cutoff.as_micros()))
-        .limit(limit)
-        .select(deliveries::id)
-        .load(conn)?;
-    Ok(ids.into_iter().map(DeliveryId::from_text).collect())
+) -> Result<Vec<DeliveryKey>, StoreError> {
+    let mut found: Vec<KeyColumns> = Vec::new();
+    for lease in held {
+        let numbers = lease.shard.endpoint_numbers();
+        let of_shard = deliveries::table
+            .filter(deliveries::endpoint.between(*numbers.start(), *numbers.end()))
+            .filter(deliveries::in_order)
+            .filter(deliveries::failed_at.lt(cutoff.as_micros()))
+            // Only the index of what is in order has this order: the one by endpoint would read
+            // every delivery ever stored.
+            .order((deliveries::endpoint, deliveries::ordering_key))
+            .limit(limit)
+            .select(KeyColumns::as_select());
+        found.extend(of_shard.load::<KeyColumns>(conn)?);
+    }
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(found.into_iter().map(DeliveryKey::from).collect())
 }

@@ -3,25 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 
 use super::codec;
 use super::connection::AnyConnection;
 use super::counters::{ENDPOINTS, counter};
 use super::delivery_rows::shard_numbers;
+use super::due_index::{DueIndex, FAR, first_pending, walk};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::{changed_after, endpoint};
 use super::error::StoreError;
 use super::health::health;
-use super::schema::webhook_deliveries as deliveries;
-use super::status_is::StatusIsSending;
 use super::store::Store;
 use super::tokens::{TokenSnapshot, changed_tokens};
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::ClaimName;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::ids::{DeliveryKey, EndpointId};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::Status;
 
@@ -97,139 +96,133 @@ impl Store {
         &self,
         held: Vec<Lease>,
     ) -> Result<Vec<EndpointId>, StoreError> {
-        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
-            let found = pending_endpoints(conn, &held, None)?;
-            Ok(found
-                .into_iter()
-                .map(|one| EndpointId::from_text(one.endpoint_id))
-                .collect())
-        };
+        let read =
+            move |conn: &mut AnyConnection, _: &EndpointCodec| pending_endpoints(conn, &held);
         self.read("pending endpoints", read).await
     }
 }
 
+/// A claim of an endpoint, or its next delivery.
+#[derive(QueryableByName)]
+struct WorkRow {
+    #[diesel(sql_type = Text)]
+    endpoint_id: String,
+    #[diesel(sql_type = Integer)]
+    endpoint: i32,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    next: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    event_seq: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    claim_no: Option<i64>,
+}
+
 /// Reads the endpoints of held shards that are active and have a delivery due before `horizon`, or
 /// one that is `sending`.
+///
+/// A claim does not leave the index of what is due, and the earliest are claimed first: the
+/// deliveries before an endpoint's first pending one are `sending`. One that is `sending` behind it
+/// (a delivery became due at an earlier time since) is found once those before it have been sent.
 fn endpoints_with_work(
     conn: &mut AnyConnection,
     held: &[Lease],
     horizon: Timestamp,
 ) -> Result<Vec<EndpointWork>, StoreError> {
-    let mut found = BTreeMap::<String, EndpointWork>::new();
-    let entry = |endpoint: &String| EndpointWork {
-        endpoint_id: EndpointId::from_text(endpoint.as_str()),
-        next: None,
-        sending: Vec::new(),
-    };
-    let rows: Vec<(String, String, i64)> = deliveries::table
-        .filter(StatusIsSending)
-        .filter(deliveries::shard.eq_any(shard_numbers(held)))
-        .select((
-            deliveries::endpoint_id,
-            deliveries::id,
-            deliveries::claim_no,
-        ))
-        .load(conn)?;
-    for (endpoint, delivery, claim_no) in rows {
-        let new = entry(&endpoint);
-        found
-            .entry(endpoint)
-            .or_insert(new)
-            .sending
-            .push((DeliveryId::from_text(delivery), claim_no));
-    }
-    for PendingEndpoint {
-        endpoint_id: endpoint,
-        next,
-    } in pending_endpoints(conn, held, Some(horizon))?
-    {
-        let new = entry(&endpoint);
-        found.entry(endpoint).or_insert(new).next = next.map(codec::time);
+    let sending = conn.dialect().join_each_delivery(
+        "live",
+        "found.event_seq, found.claim_no",
+        &format!(
+            "found.endpoint = live.endpoint AND found.due_at IS NOT NULL \
+             AND found.due_at <= coalesce(live.next, {FAR}) AND found.status = '{}'",
+            Status::Sending
+        ),
+    );
+    let active = "pause_reason IS NULL AND deleted_at IS NULL";
+    // The endpoint is read in subqueries: as a join it could become the outer loop, and the walk
+    // would run once per endpoint.
+    let sql = format!(
+        "WITH RECURSIVE {walk}, live AS MATERIALIZED ( \
+             SELECT endpoint, {next} AS next FROM walk WHERE endpoint IS NOT NULL \
+         ), work AS ( \
+             SELECT live.endpoint, live.next, found.event_seq, found.claim_no FROM {sending} \
+         ) SELECT (SELECT id FROM webhook_endpoints WHERE number = work.endpoint) AS endpoint_id, \
+             endpoint, next, event_seq, claim_no FROM work \
+         WHERE event_seq IS NOT NULL OR (next <= {horizon} \
+             AND (SELECT {active} FROM webhook_endpoints WHERE number = work.endpoint))",
+        walk = walk("walk", DueIndex::Live, &shard_numbers(held)),
+        next = first_pending("walk.endpoint"),
+        horizon = horizon.as_micros(),
+    );
+    let rows: Vec<WorkRow> = diesel::sql_query(sql).load(conn)?;
+    let mut found = BTreeMap::<i32, EndpointWork>::new();
+    for row in rows {
+        let work = found.entry(row.endpoint).or_insert_with(|| EndpointWork {
+            endpoint_id: EndpointId::from_text(row.endpoint_id),
+            next: row.next.map(codec::time).filter(|next| *next <= horizon),
+            sending: Vec::new(),
+        });
+        if let Some((event_seq, claim_no)) = row.event_seq.zip(row.claim_no) {
+            let key = DeliveryKey {
+                event_seq,
+                endpoint: row.endpoint,
+            };
+            work.sending.push((key, claim_no));
+        }
     }
     Ok(found.into_values().collect())
 }
 
-/// An endpoint with pending deliveries.
-#[derive(QueryableByName)]
-pub(super) struct PendingEndpoint {
-    #[diesel(sql_type = Text)]
-    pub(super) endpoint_id: String,
-    /// The time at which the next one is due; `None` if all are held.
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub(super) next: Option<i64>,
-}
-
-/// Reads the endpoints of held shards with pending deliveries; with `horizon` only the active ones
-/// with one that is due by then.
-///
-/// One statement steps from endpoint to endpoint through the index, so that a long backlog costs no
-/// more than a short one. On Postgres pairs are compared and ordered by, because no other index can
-/// serve that: for a `min` it would use the one by endpoint, and read every delivery ever stored.
-/// SQLite seeks a pair only by its first half, and would read a whole shard at each step. The
-/// endpoint is read in a subquery: as a join it could become the outer loop, and the walk would run
-/// once per endpoint.
-pub(super) fn pending_endpoints(
+/// Reads the endpoints of held shards with pending deliveries, due at a time or held.
+fn pending_endpoints(
     conn: &mut AnyConnection,
     held: &[Lease],
-    horizon: Option<Timestamp>,
-) -> Result<Vec<PendingEndpoint>, StoreError> {
-    let walk = endpoint_walk_cte(conn, &shard_numbers(held));
-    let mut sql = format!(
-        "WITH RECURSIVE {walk}, waiting AS MATERIALIZED ( \
-             SELECT endpoint_id, (SELECT min(next_attempt_at) {pending} AND d.shard = walk.shard \
-                 AND d.endpoint_id = walk.endpoint_id) AS next \
-             FROM walk WHERE endpoint_id IS NOT NULL \
-         ) SELECT endpoint_id, next FROM waiting",
-        pending = pending_from_clause(),
-    );
-    if let Some(horizon) = horizon {
-        sql.push_str(&format!(
-            " WHERE next <= {} AND (SELECT pause_reason IS NULL AND deleted_at IS NULL \
-             FROM webhook_endpoints WHERE webhook_endpoints.id = waiting.endpoint_id)",
-            horizon.as_micros()
-        ));
+) -> Result<Vec<EndpointId>, StoreError> {
+    #[derive(QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = Text)]
+        id: String,
     }
+    let shards = shard_numbers(held);
+    let sql = format!(
+        "WITH RECURSIVE {live}, {held} SELECT id FROM webhook_endpoints WHERE number IN ( \
+             SELECT endpoint FROM live WHERE endpoint IS NOT NULL \
+             UNION SELECT endpoint FROM held WHERE endpoint IS NOT NULL)",
+        live = walk("live", DueIndex::Live, &shards),
+        held = walk("held", DueIndex::Held, &shards),
+    );
+    let found: Vec<Found> = diesel::sql_query(sql).load(conn)?;
+    Ok(found
+        .into_iter()
+        .map(|one| EndpointId::from_text(one.id))
+        .collect())
+}
+
+/// An active endpoint, and the time at which its next delivery is due.
+#[derive(QueryableByName)]
+pub(super) struct DueEndpoint {
+    #[diesel(sql_type = Text)]
+    pub(super) endpoint_id: String,
+    #[diesel(sql_type = BigInt)]
+    pub(super) next: i64,
+}
+
+/// Reads the active endpoints with a delivery due before `horizon`.
+pub(super) fn due_endpoints(
+    conn: &mut AnyConnection,
+    shards: &[i32],
+    horizon: Timestamp,
+) -> Result<Vec<DueEndpoint>, StoreError> {
+    let sql = format!(
+        "WITH RECURSIVE {walk}, live AS MATERIALIZED ( \
+             SELECT endpoint, {next} AS next FROM walk WHERE endpoint IS NOT NULL \
+         ), due AS MATERIALIZED ( \
+             SELECT (SELECT id FROM webhook_endpoints WHERE number = live.endpoint \
+                 AND pause_reason IS NULL AND deleted_at IS NULL) AS endpoint_id, next \
+             FROM live WHERE next <= {horizon} \
+         ) SELECT endpoint_id, next FROM due WHERE endpoint_id IS NOT NULL",
+        walk = walk("walk", DueIndex::Live, shards),
+        next = first_pending("walk.endpoint"),
+        horizon = horizon.as_micros(),
+    );
     Ok(diesel::sql_query(sql).load(conn)?)
-}
-
-/// Returns the beginning of a clause that reads pending rows.
-fn pending_from_clause() -> String {
-    format!(
-        "FROM webhook_deliveries AS d WHERE d.status = '{}'",
-        Status::Pending
-    )
-}
-
-/// Returns a recursive CTE that steps from endpoint to endpoint with pending deliveries. It ends
-/// each shard with NULL.
-pub(super) fn endpoint_walk_cte(conn: &mut AnyConnection, shards: &[i32]) -> String {
-    // Numbers need no quoting.
-    let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
-    let pending = pending_from_clause();
-    let pairs_seek = conn.dialect().supports_row_value_seek();
-    let first_after = |shard: &str, endpoint: &str| {
-        let within = match pairs_seek {
-            true => format!(
-                "(d.shard, d.endpoint_id) > ({shard}, {endpoint}) AND (d.shard, d.endpoint_id) < ({shard} + 1, '')"
-            ),
-            false => format!("d.shard = {shard} AND d.endpoint_id > {endpoint}"),
-        };
-        format!(
-            "(SELECT endpoint_id {pending} AND {within} ORDER BY d.shard, d.endpoint_id LIMIT 1)"
-        )
-    };
-    format!(
-        "walk (shard, endpoint_id) AS ( \
-             SELECT shard, {first} FROM webhook_shards WHERE shard IN ({shards}) \
-             UNION ALL \
-             SELECT shard, {next} FROM walk WHERE endpoint_id IS NOT NULL \
-         )",
-        first = first_after("webhook_shards.shard", "''"),
-        next = first_after("walk.shard", "walk.endpoint_id"),
-        shards = if shards.is_empty() {
-            "NULL".to_owned()
-        } else {
-            shards.join(", ")
-        },
-    )
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::dialect::{NewDeliveries, Publishing};
+use super::dialect::{NewDeliveries, Publishing, Target};
 use super::error::StoreError;
+use super::tenants::{new_tenant, number_for};
 use super::tx::Tx;
 use super::write_request::WriteRequest;
 use super::writes::{
@@ -31,10 +32,16 @@ impl Tx<'_> {
         asked: impl Iterator<Item = &'p Publish>,
     ) -> Result<Vec<PublishOutcome>, StoreError> {
         let asked: Vec<&Publish> = asked.collect();
-        let keys: BTreeSet<OrderingKey<'_>> = asked
+        let mut keys: BTreeSet<OrderingKey<'_>> = asked
             .iter()
             .flat_map(|publish| publish.ordering_keys())
             .collect();
+        for event in asked.iter().flat_map(|publish| &publish.events) {
+            // Another transaction may be giving this tenant its number, and stay open for long.
+            if self.cache.tenant(self.conn, &event.tenant)?.is_none() {
+                keys.insert(new_tenant(&event.tenant));
+            }
+        }
         let locked = self.conn.dialect().try_keys(keys)?;
         let mut checked = Vec::with_capacity(asked.len());
         for publish in asked {
@@ -59,17 +66,24 @@ impl Tx<'_> {
         if !publish.ordering_keys().is_subset(locked) {
             return Ok(Err(PublishRejection::KeyTaken));
         }
-        let mut subscribers = Vec::with_capacity(publish.events.len());
+        let mut targets = Vec::with_capacity(publish.events.len());
         for event in &publish.events {
-            subscribers.push(self.subscribers(publish, event)?);
+            let tenant = match self.cache.tenant(self.conn, &event.tenant)? {
+                Some(number) => number,
+                None if locked.contains(&new_tenant(&event.tenant)) => {
+                    number_for(self.conn, &event.tenant)?
+                }
+                None => return Ok(Err(PublishRejection::KeyTaken)),
+            };
+            targets.push(Target {
+                tenant,
+                subscribers: self.subscribers(publish, event)?,
+            });
         }
-        if publish.only.is_some() && subscribers.iter().any(|of_event| of_event.is_empty()) {
+        if publish.only.is_some() && targets.iter().any(|target| target.subscribers.is_empty()) {
             return Ok(Err(PublishRejection::NoEndpoint));
         }
-        Ok(Ok(Publishing {
-            publish,
-            subscribers,
-        }))
+        Ok(Ok(Publishing { publish, targets }))
     }
 
     /// Returns the endpoints that an event goes to.
@@ -95,7 +109,7 @@ impl Tx<'_> {
         if accepted.is_empty() {
             return Ok(Vec::new());
         }
-        let mut new = NewDeliveries::new(self.ids);
+        let mut new = NewDeliveries::default();
         let outcomes = self.conn.dialect().publish(accepted, &mut new)?;
         for (id, queued) in new.into_created() {
             if let Some(endpoint) = self.cache.get(self.conn, self.codec, &id)? {

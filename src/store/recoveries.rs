@@ -9,13 +9,16 @@ use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
 use super::missed::{RecoveryCursor, failed_deliveries_after, undelivered_events_after};
 use super::rows::{NewDeliveryRow, RecoveryRow};
-use super::schema::{webhook_deliveries as deliveries, webhook_recoveries as recoveries};
+use super::schema::{
+    webhook_deliveries as deliveries, webhook_endpoints as endpoints,
+    webhook_recoveries as recoveries,
+};
 use super::store::Store;
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::EventFilter;
-use crate::domain::ids::RecoveryId;
+use crate::domain::ids::{DeliveryKey, RecoveryId};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::{self, Cause};
 use crate::domain::recovery::{Progress, Recovery};
@@ -124,20 +127,20 @@ impl Tx<'_> {
         limit: i64,
     ) -> Result<bool, StoreError> {
         let found = failed_deliveries_after(self.conn, recovery, cursor, limit)?;
-        for (_, id) in &found {
+        for (_, key) in found.iter().copied() {
             recovery.matched += 1;
             // A person may have retried it already.
-            if let Some(life) = self.life_to_change(id)?
+            if let Some(life) = self.life_to_change(key)?
                 && let Ok(next) = lifecycle::next(&life, &Cause::RetryAsked { at })
             {
-                self.change_life(id, &life, &next, at)?;
-                self.mark_retried(id, at)?;
+                self.change_life(key, &life, &next, at)?;
+                self.mark_retried(key, at)?;
                 recovery.requeued += 1;
             }
         }
         let is_full = i64::try_from(found.len()).is_ok_and(|found| found == limit);
-        if let Some((failed_at, id)) = found.into_iter().next_back() {
-            cursor.failed = Some((failed_at, id.to_string()));
+        if let Some((failed_at, key)) = found.into_iter().next_back() {
+            cursor.failed = Some((failed_at, key.event_seq));
         }
         Ok(is_full)
     }
@@ -185,16 +188,16 @@ fn running_recoveries(
 }
 
 fn cursor(conn: &mut AnyConnection, id: &RecoveryId) -> Result<RecoveryCursor, StoreError> {
-    let (at, delivery, seq): (Option<i64>, Option<String>, Option<i64>) = recoveries::table
+    let (at, failed, seq): (Option<i64>, Option<i64>, Option<i64>) = recoveries::table
         .find(id.as_str())
         .select((
             recoveries::failed_at,
-            recoveries::failed_id,
+            recoveries::failed_seq,
             recoveries::event_seq,
         ))
         .first(conn)?;
     Ok(RecoveryCursor {
-        failed: at.zip(delivery),
+        failed: at.zip(failed),
         seq,
     })
 }
@@ -205,14 +208,14 @@ fn advance_recovery(
     recovery: &Recovery,
     cursor: &RecoveryCursor,
 ) -> Result<(), StoreError> {
-    let (failed_at, failed_id) = cursor.failed.clone().unzip();
+    let (failed_at, failed_seq) = cursor.failed.unzip();
     diesel::update(recoveries::table.find(recovery.id.as_str()))
         .set((
             recoveries::progress.eq(recovery.progress.as_str()),
             recoveries::matched.eq(i64::try_from(recovery.matched).unwrap_or(i64::MAX)),
             recoveries::requeued.eq(i64::try_from(recovery.requeued).unwrap_or(i64::MAX)),
             recoveries::failed_at.eq(failed_at),
-            recoveries::failed_id.eq(failed_id),
+            recoveries::failed_seq.eq(failed_seq),
             recoveries::event_seq.eq(cursor.seq),
         ))
         .execute(conn)?;
@@ -226,11 +229,18 @@ fn insert_deliveries(
     events: &[(i64, Option<String>)],
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    for (seq, key) in events {
-        let id = tx.ids.delivery(at);
-        let row = NewDeliveryRow::new(&id, &endpoint.id, &endpoint.tenant, key.as_deref(), at);
+    let number: i32 = endpoints::table
+        .find(endpoint.id.as_str())
+        .select(endpoints::number)
+        .first(tx.conn)?;
+    for (event_seq, ordering_key) in events {
+        let key = DeliveryKey {
+            event_seq: *event_seq,
+            endpoint: number,
+        };
+        let row = NewDeliveryRow::new(key, ordering_key.as_deref(), at);
         diesel::insert_into(deliveries::table)
-            .values((&row, deliveries::event_seq.eq(*seq)))
+            .values(&row)
             .execute(tx.conn)?;
     }
     Ok(())

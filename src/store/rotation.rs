@@ -6,11 +6,13 @@ use std::time::Duration;
 use super::connection::open_writer;
 use super::endpoint_codec::EndpointCodec;
 use super::error::{StoreError, Unavailable};
-use super::keys::{Resealed, keys_are_current, reseal};
+use super::key_ring::KeyRing;
+use super::keys::{DatabaseKey, Resealed, keys_are_current, reseal, stored_key};
 use super::migrate;
 use super::source::HeldConnection;
 use super::writer::Writer;
 use crate::config::{DatabaseUrl, EngineConfig};
+use crate::domain::public_ids::PublicIds;
 use crate::domain::random::Random;
 use crate::ports::{IdSource, OsRandom};
 
@@ -39,8 +41,10 @@ pub fn rotate_keys(
     let mut conn = open_writer(url)?;
     migrate::check(&mut conn)?;
     let random: Arc<dyn Random> = Arc::new(OsRandom);
-    let codec = Arc::new(EndpointCodec::new(config, Arc::clone(&random)));
-    keys_are_current(&mut conn, &codec)?;
+    let ring = KeyRing::new(&config.encryption_keys, Arc::clone(&random));
+    keys_are_current(&mut conn, &ring)?;
+    let public_ids = PublicIds::new(stored_key(&mut conn, &ring, DatabaseKey::PublicIds)?);
+    let codec = Arc::new(EndpointCodec::new(config, ring, public_ids));
     let ids = Arc::new(IdSource::new(random));
     let mut writer = Writer::new(HeldConnection::owned(conn), codec, ids, None);
     let mut after = String::new();

@@ -8,15 +8,13 @@ use super::schema::{
     webhook_schema_migrations, webhook_tokens,
 };
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{DeliveryId, EndpointId, Tenant};
-use crate::domain::lease::Shard;
+use crate::domain::ids::DeliveryKey;
 use crate::domain::lifecycle::Life;
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = webhook_endpoints, treat_none_as_null = true)]
 pub(super) struct EndpointRow {
     pub(super) id: String,
-    pub(super) tenant: String,
     pub(super) url: String,
     pub(super) description: String,
     pub(super) event_types: String,
@@ -59,42 +57,39 @@ pub(super) struct HealthRow {
 #[derive(Debug, Insertable)]
 #[diesel(table_name = webhook_events, treat_none_as_default_value = false)]
 pub(super) struct NewEventRow<'a> {
-    pub(super) tenant: &'a str,
-    pub(super) id: &'a str,
+    pub(super) seq: i64,
+    pub(super) tenant: i32,
+    pub(super) id: Vec<u8>,
     pub(super) event_type: &'a str,
     pub(super) ordering_key: Option<&'a str>,
     pub(super) content_type: &'a str,
     pub(super) content_hash: &'a [u8],
-    pub(super) body: &'a [u8],
     pub(super) created_at: i64,
     pub(super) traceparent: Option<String>,
+    pub(super) body: &'a [u8],
 }
 
 #[derive(Debug, Queryable, Selectable)]
 #[diesel(table_name = webhook_events)]
 pub(super) struct EventRow {
     pub(super) seq: i64,
-    pub(super) tenant: String,
-    pub(super) id: String,
+    pub(super) id: Vec<u8>,
     pub(super) event_type: String,
     pub(super) ordering_key: Option<String>,
     pub(super) content_type: String,
     pub(super) content_hash: Vec<u8>,
-    pub(super) body: Vec<u8>,
     pub(super) created_at: i64,
     pub(super) traceparent: Option<String>,
+    pub(super) body: Vec<u8>,
 }
 
-/// A new delivery without its event.
 #[derive(Debug, Insertable)]
 #[diesel(table_name = webhook_deliveries, treat_none_as_default_value = false)]
 pub(super) struct NewDeliveryRow<'a> {
-    pub(super) id: &'a str,
-    pub(super) shard: i32,
-    pub(super) endpoint_id: &'a str,
-    pub(super) tenant: &'a str,
+    pub(super) event_seq: i64,
+    pub(super) endpoint: i32,
     pub(super) status: &'static str,
-    pub(super) next_attempt_at: i64,
+    pub(super) due_at: i64,
     pub(super) retries_used: i32,
     pub(super) attempt_count: i32,
     pub(super) interruptions: i32,
@@ -103,26 +98,18 @@ pub(super) struct NewDeliveryRow<'a> {
     pub(super) created_at: i64,
     pub(super) updated_at: i64,
     pub(super) ordering_key: Option<&'a str>,
-    pub(super) in_line: bool,
+    pub(super) in_order: bool,
 }
 
 impl<'a> NewDeliveryRow<'a> {
     /// Creates a delivery due at `at`.
-    pub(super) fn new(
-        id: &'a DeliveryId,
-        endpoint: &'a EndpointId,
-        tenant: &'a Tenant,
-        ordering_key: Option<&'a str>,
-        at: Timestamp,
-    ) -> Self {
+    pub(super) fn new(key: DeliveryKey, ordering_key: Option<&'a str>, at: Timestamp) -> Self {
         let life = Life::published(at, ordering_key.is_some());
         Self {
-            id: id.as_str(),
-            shard: Shard::of(endpoint).number(),
-            endpoint_id: endpoint.as_str(),
-            tenant: tenant.as_str(),
+            event_seq: key.event_seq,
+            endpoint: key.endpoint,
             status: life.state.status().as_str(),
-            next_attempt_at: at.as_micros(),
+            due_at: at.as_micros(),
             retries_used: int(life.retries_used),
             attempt_count: int(life.attempt_count),
             interruptions: int(life.interruptions),
@@ -131,17 +118,17 @@ impl<'a> NewDeliveryRow<'a> {
             created_at: at.as_micros(),
             updated_at: at.as_micros(),
             ordering_key,
-            in_line: life.in_order,
+            in_order: life.in_order,
         }
     }
 }
 
+/// A delivery as it is claimed: its key, its claim and its life.
 #[derive(Debug, Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = webhook_deliveries)]
 pub(super) struct DeliveryRow {
-    pub(super) id: String,
-    pub(super) endpoint_id: String,
-    pub(super) tenant: String,
+    #[diesel(embed)]
+    pub(super) key: KeyColumns,
     pub(super) owner_epoch: i64,
     pub(super) claim_no: i64,
     pub(super) claimed_at: Option<i64>,
@@ -151,12 +138,29 @@ pub(super) struct DeliveryRow {
     pub(super) life: LifeColumns,
 }
 
-/// A due delivery with its event.
+/// The key of a delivery.
+#[derive(Debug, Clone, Copy, Queryable, QueryableByName, Selectable)]
+#[diesel(table_name = webhook_deliveries)]
+pub(super) struct KeyColumns {
+    pub(super) event_seq: i64,
+    pub(super) endpoint: i32,
+}
+
+impl From<KeyColumns> for DeliveryKey {
+    fn from(columns: KeyColumns) -> Self {
+        Self {
+            event_seq: columns.event_seq,
+            endpoint: columns.endpoint,
+        }
+    }
+}
+
+/// A due delivery.
 #[derive(Debug, Queryable, Selectable)]
 #[diesel(table_name = webhook_deliveries)]
 pub(super) struct DueRow {
-    pub(super) id: String,
-    pub(super) event_seq: i64,
+    #[diesel(embed)]
+    pub(super) key: KeyColumns,
     pub(super) claim_no: i64,
     #[diesel(embed)]
     pub(super) life: LifeColumns,
@@ -167,22 +171,22 @@ pub(super) struct DueRow {
 #[diesel(table_name = webhook_deliveries, treat_none_as_null = true)]
 pub(super) struct LifeColumns {
     pub(super) status: String,
-    pub(super) next_attempt_at: Option<i64>,
+    pub(super) due_at: Option<i64>,
     pub(super) hold_reason: Option<String>,
     pub(super) failure_reason: Option<String>,
     pub(super) retries_used: i32,
     pub(super) attempt_count: i32,
     pub(super) interruptions: i32,
     pub(super) delivered_at: Option<i64>,
-    pub(super) in_line: bool,
+    pub(super) in_order: bool,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = webhook_attempts, treat_none_as_default_value = false)]
 pub(super) struct AttemptRow {
-    pub(super) delivery_id: String,
+    pub(super) event_seq: i64,
+    pub(super) endpoint: i32,
     pub(super) claim_no: i64,
-    pub(super) endpoint_id: String,
     pub(super) number: Option<i32>,
     pub(super) started_at: i64,
     pub(super) ended_at: i64,
@@ -191,9 +195,9 @@ pub(super) struct AttemptRow {
     pub(super) error: Option<String>,
     pub(super) response_body: Option<String>,
     pub(super) response_headers: Option<String>,
-    pub(super) request_headers: Option<String>,
-    pub(super) remote_address: Option<String>,
-    pub(super) timings: String,
+    pub(super) request_parts: Option<Vec<u8>>,
+    pub(super) remote_address: Option<Vec<u8>>,
+    pub(super) timings: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]

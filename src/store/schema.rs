@@ -27,9 +27,17 @@ diesel::table! {
 }
 
 diesel::table! {
-    webhook_endpoints (id) {
-        id -> Text,
+    webhook_tenants (number) {
+        number -> Integer,
         tenant -> Text,
+    }
+}
+
+diesel::table! {
+    webhook_endpoints (id) {
+        number -> Integer,
+        id -> Text,
+        tenant -> Integer,
         url -> Text,
         description -> Text,
         event_types -> Text,
@@ -74,27 +82,25 @@ diesel::table! {
 diesel::table! {
     webhook_events (seq) {
         seq -> BigInt,
-        tenant -> Text,
-        id -> Text,
+        tenant -> Integer,
+        id -> Binary,
         event_type -> Text,
         ordering_key -> Nullable<Text>,
         content_type -> Text,
         content_hash -> Binary,
-        body -> Binary,
         created_at -> BigInt,
         traceparent -> Nullable<Text>,
+        body -> Binary,
     }
 }
 
 diesel::table! {
-    webhook_deliveries (id) {
-        id -> Text,
+    webhook_deliveries (event_seq, endpoint) {
         event_seq -> BigInt,
-        shard -> Integer,
-        endpoint_id -> Text,
-        tenant -> Text,
+        endpoint -> Integer,
         status -> Text,
-        next_attempt_at -> Nullable<BigInt>,
+        due_at -> Nullable<BigInt>,
+        failed_at -> Nullable<BigInt>,
         hold_reason -> Nullable<Text>,
         failure_reason -> Nullable<Text>,
         retries_used -> Integer,
@@ -108,15 +114,15 @@ diesel::table! {
         updated_at -> BigInt,
         retried_at -> Nullable<BigInt>,
         ordering_key -> Nullable<Text>,
-        in_line -> Bool,
+        in_order -> Bool,
     }
 }
 
 diesel::table! {
-    webhook_attempts (delivery_id, claim_no) {
-        delivery_id -> Text,
+    webhook_attempts (event_seq, endpoint, claim_no) {
+        event_seq -> BigInt,
+        endpoint -> Integer,
         claim_no -> BigInt,
-        endpoint_id -> Text,
         number -> Nullable<Integer>,
         started_at -> BigInt,
         ended_at -> BigInt,
@@ -125,9 +131,9 @@ diesel::table! {
         error -> Nullable<Text>,
         response_body -> Nullable<Text>,
         response_headers -> Nullable<Text>,
-        request_headers -> Nullable<Text>,
-        remote_address -> Nullable<Text>,
-        timings -> Text,
+        request_parts -> Nullable<Binary>,
+        remote_address -> Nullable<Binary>,
+        timings -> Nullable<Binary>,
     }
 }
 
@@ -157,10 +163,6 @@ diesel::table! {
     }
 }
 
-diesel::joinable!(webhook_deliveries -> webhook_events (event_seq));
-diesel::joinable!(webhook_deliveries -> webhook_endpoints (endpoint_id));
-diesel::joinable!(webhook_endpoint_secrets -> webhook_endpoints (endpoint_id));
-diesel::joinable!(webhook_endpoint_health -> webhook_endpoints (endpoint_id));
 diesel::table! {
     webhook_recoveries (id) {
         id -> Text,
@@ -174,13 +176,20 @@ diesel::table! {
         matched -> BigInt,
         requeued -> BigInt,
         failed_at -> Nullable<BigInt>,
-        failed_id -> Nullable<Text>,
+        failed_seq -> Nullable<BigInt>,
         event_seq -> Nullable<BigInt>,
         created_at -> BigInt,
     }
 }
 
+diesel::joinable!(webhook_endpoints -> webhook_tenants (tenant));
+diesel::joinable!(webhook_events -> webhook_tenants (tenant));
+diesel::joinable!(webhook_deliveries -> webhook_events (event_seq));
+diesel::joinable!(webhook_endpoint_secrets -> webhook_endpoints (endpoint_id));
+diesel::joinable!(webhook_endpoint_health -> webhook_endpoints (endpoint_id));
+
 diesel::allow_tables_to_appear_in_same_query!(
+    webhook_tenants,
     webhook_endpoints,
     webhook_endpoint_secrets,
     webhook_endpoint_health,

@@ -3,6 +3,7 @@
 use super::connection::open_for_schema;
 use super::error::StoreError;
 use super::host::{HostConnection, with_host_connection};
+use super::key_ring::KeyRing;
 use super::migrate::{self, MigrationStatus};
 use crate::config::DatabaseUrl;
 
@@ -15,7 +16,7 @@ use crate::config::DatabaseUrl;
 /// # Errors
 /// [`SchemaError`](crate::schema::SchemaError) if a table name is taken or the schema is newer than this program.
 pub fn migrate<C: HostConnection>(conn: &mut C) -> Result<(), StoreError> {
-    with_host_connection(conn, migrate::up)
+    with_host_connection(conn, |conn| migrate::up(conn, &KeyRing::without_keys()))
 }
 
 /// Reverts the newest migration on a host's connection, including the data in its tables. Returns
@@ -32,7 +33,7 @@ pub fn revert<C: HostConnection>(conn: &mut C) -> Result<Option<String>, StoreEr
 /// # Errors
 /// Same as [`migrate`].
 pub fn migrate_at(url: &DatabaseUrl) -> Result<(), StoreError> {
-    migrate::up(&mut open_for_schema(url)?)
+    migrate::up(&mut open_for_schema(url)?, &KeyRing::without_keys())
 }
 
 /// Like [`revert`], for the database at `url`.

@@ -4,23 +4,24 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use diesel::dsl::{count_star, min, sql};
+use diesel::dsl::count_star;
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Nullable, Text};
 
 use super::census::endpoint_census;
 use super::codec;
 use super::connection::AnyConnection;
+use super::due_index::{count_sending, first_pending};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::subscribers_of;
 use super::error::StoreError;
-use super::polling::pending_endpoints;
+use super::numbers::{attempts_of, endpoints_of, of_endpoint};
+use super::polling::due_endpoints;
 use super::rows::HealthRow;
 use super::schema::{
     webhook_attempts as attempts, webhook_deliveries as deliveries,
     webhook_endpoint_health as health, webhook_endpoints as endpoints,
 };
-use super::status_is::{StatusIsFailed, StatusIsPending, StatusIsSending};
 use super::store::Store;
 use crate::domain::breaker::{BreakerState, Health};
 use crate::domain::census::Census;
@@ -28,7 +29,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Outcome;
 use crate::domain::endpoint::{Backlog, PauseReason};
 use crate::domain::ids::{EndpointId, Tenant};
-use crate::domain::lease::{Lease, Shard};
+use crate::domain::lease::Shard;
 use crate::domain::lifecycle::HoldReason;
 
 /// Limit of reading rows.
@@ -140,16 +141,44 @@ impl Store {
     }
 }
 
-/// Reads the health and backlog of endpoints; those without either are left out.
+/// Counts of an endpoint's deliveries.
+#[derive(QueryableByName)]
+struct BacklogRow {
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = BigInt)]
+    live: i64,
+    #[diesel(sql_type = BigInt)]
+    sending: i64,
+    #[diesel(sql_type = BigInt)]
+    without_time: i64,
+    #[diesel(sql_type = BigInt)]
+    waits_for_order: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    oldest_due: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    oldest_held: Option<i64>,
+}
+
+impl From<BacklogRow> for Backlog {
+    fn from(row: BacklogRow) -> Self {
+        let oldest = row.oldest_due.into_iter().chain(row.oldest_held).min();
+        Self {
+            pending: (row.live - row.sending + row.without_time).unsigned_abs(),
+            sending: row.sending.unsigned_abs(),
+            held: (row.without_time - row.waits_for_order).unsigned_abs(),
+            oldest_pending_at: oldest.map(codec::time),
+        }
+    }
+}
+
+/// Reads the health and backlog of endpoints; those that do not exist are left out.
 pub(super) fn endpoint_states(
     conn: &mut AnyConnection,
     ids: &[EndpointId],
 ) -> Result<BTreeMap<EndpointId, EndpointState>, StoreError> {
     let mut states: BTreeMap<EndpointId, EndpointState> = BTreeMap::new();
     let names: Vec<&str> = ids.iter().map(EndpointId::as_str).collect();
-    let mut shards: Vec<i32> = ids.iter().map(|id| Shard::of(id).number()).collect();
-    shards.sort_unstable();
-    shards.dedup();
     let rows: Vec<HealthRow> = health::table
         .filter(health::endpoint_id.eq_any(&names))
         .select(HealthRow::as_select())
@@ -158,43 +187,47 @@ pub(super) fn endpoint_states(
         let id = EndpointId::from_text(row.endpoint_id.as_str());
         states.entry(id).or_default().health = codec::health(row)?.health;
     }
-    let held = sql::<BigInt>(&format!(
-        "count(CASE WHEN next_attempt_at IS NULL AND hold_reason <> '{}' THEN 1 END)",
-        HoldReason::Order
-    ));
-    let pending: Vec<(String, i64, Option<i64>, i64)> = deliveries::table
-        .filter(StatusIsPending)
-        .filter(deliveries::shard.eq_any(&shards))
-        .filter(deliveries::endpoint_id.eq_any(&names))
-        .group_by(deliveries::endpoint_id)
-        .select((
-            deliveries::endpoint_id,
-            count_star(),
-            min(deliveries::created_at),
-            held,
-        ))
+    let numbers: Vec<i32> = endpoints::table
+        .filter(endpoints::id.eq_any(&names))
+        .select(endpoints::number)
         .load(conn)?;
-    for (id, count, oldest, held) in pending {
-        let backlog = &mut states.entry(EndpointId::from_text(id)).or_default().backlog;
-        backlog.pending = count.unsigned_abs();
-        backlog.held = held.unsigned_abs();
-        backlog.oldest_pending_at = oldest.map(codec::time);
-    }
-    let sending: Vec<(String, i64)> = deliveries::table
-        .filter(StatusIsSending)
-        .filter(deliveries::shard.eq_any(&shards))
-        .filter(deliveries::endpoint_id.eq_any(&names))
-        .group_by(deliveries::endpoint_id)
-        .select((deliveries::endpoint_id, count_star()))
-        .load(conn)?;
-    for (id, count) in sending {
-        states
-            .entry(EndpointId::from_text(id))
-            .or_default()
-            .backlog
-            .sending = count.unsigned_abs();
+    for row in backlogs(conn, &numbers)? {
+        let id = EndpointId::from_text(row.id.as_str());
+        states.entry(id).or_default().backlog = row.into();
     }
     Ok(states)
+}
+
+fn backlogs(conn: &mut AnyConnection, numbers: &[i32]) -> Result<Vec<BacklogRow>, StoreError> {
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let of = |column: &str, condition: &str| {
+        format!(
+            "(SELECT {column} FROM webhook_deliveries AS d WHERE d.endpoint = asked.number AND {condition})"
+        )
+    };
+    // Numbers need no quoting.
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    let sql = format!(
+        "WITH asked AS MATERIALIZED ( \
+             SELECT id, number, {next} AS next FROM webhook_endpoints AS e WHERE number IN ({numbers}) \
+         ) SELECT id, {live} AS live, {sending} AS sending, {without_time} AS without_time, \
+             {order} AS waits_for_order, {oldest_due} AS oldest_due, {oldest_held} AS oldest_held \
+         FROM asked",
+        next = first_pending("e.number"),
+        numbers = numbers.join(", "),
+        live = of("count(*)", "d.due_at IS NOT NULL"),
+        sending = count_sending("asked.number", "asked.next"),
+        without_time = of("count(*)", "d.hold_reason IS NOT NULL"),
+        order = of(
+            "count(*)",
+            &format!("d.hold_reason = '{}'", HoldReason::Order)
+        ),
+        oldest_due = of("min(d.created_at)", "d.due_at >= asked.next"),
+        oldest_held = of("min(d.created_at)", "d.hold_reason IS NOT NULL"),
+    );
+    Ok(diesel::sql_query(sql).load(conn)?)
 }
 
 /// Reads an endpoint's latest attempts since `since`, at most [`MAX_COUNTED`].
@@ -204,7 +237,7 @@ fn attempt_samples(
     since: Timestamp,
 ) -> Result<Vec<AttemptSample>, StoreError> {
     let rows: Vec<(i64, i64, String)> = attempts::table
-        .filter(attempts::endpoint_id.eq(id.as_str()))
+        .filter(attempts_of(id))
         .filter(attempts::ended_at.gt(since.as_micros()))
         .order(attempts::ended_at.desc())
         .limit(MAX_COUNTED)
@@ -229,8 +262,11 @@ fn samples_of(
     ids: &[EndpointId],
     since: Timestamp,
 ) -> Result<Vec<AttemptSample>, StoreError> {
+    let numbers = endpoints::table
+        .filter(endpoints::id.eq_any(ids.iter().map(EndpointId::as_str)))
+        .select(endpoints::number);
     let rows: Vec<(i64, i64, String)> = attempts::table
-        .filter(attempts::endpoint_id.eq_any(ids.iter().map(EndpointId::as_str)))
+        .filter(attempts::endpoint.eq_any(numbers))
         .filter(attempts::ended_at.gt(since.as_micros()))
         .limit(MAX_COUNTED)
         .select((attempts::started_at, attempts::ended_at, attempts::outcome))
@@ -245,9 +281,8 @@ fn failed_since(
     since: Timestamp,
 ) -> Result<u64, StoreError> {
     let failed: i64 = deliveries::table
-        .filter(StatusIsFailed)
-        .filter(deliveries::endpoint_id.eq(id.as_str()))
-        .filter(deliveries::updated_at.gt(since.as_micros()))
+        .filter(of_endpoint(id))
+        .filter(deliveries::failed_at.gt(since.as_micros()))
         .select(count_star())
         .get_result(conn)?;
     Ok(failed.unsigned_abs())
@@ -282,13 +317,11 @@ fn troubled(
         .select(endpoints::id)
         .into_boxed();
     if let Some(tenant) = tenant {
-        failing = failing.filter(endpoints::tenant.eq(tenant.as_str()));
+        failing = failing.filter(endpoints_of(tenant));
     }
     let mut found: Vec<String> = failing.load(conn)?;
-    let all: Vec<Lease> = Shard::all()
-        .map(|shard| Lease { shard, epoch: 0 })
-        .collect();
-    let mut overdue = pending_endpoints(conn, &all, Some(now - OVERDUE))?;
+    let all: Vec<i32> = Shard::all().map(Shard::number).collect();
+    let mut overdue = due_endpoints(conn, &all, now - OVERDUE)?;
     if let Some(tenant) = tenant {
         let own = subscribers_of(conn, tenant)?;
         let own: HashSet<&str> = own

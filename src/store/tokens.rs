@@ -13,7 +13,7 @@ use super::store::Store;
 use super::tx::Tx;
 use crate::domain::access::{Token, TokenHash};
 use crate::domain::ids::{Tenant, TokenId};
-use crate::domain::query::{Listed, Page};
+use crate::domain::query::{Listed, Page, TokenQuery};
 
 /// All tokens, as of one value of their counter.
 pub(crate) struct TokenSnapshot {
@@ -36,14 +36,14 @@ impl Store {
         self.read_here(|conn, _| changed_tokens(conn, None))
     }
 
-    /// Reads a page of tokens, newest first; of one tenant, or all.
+    /// Reads a page of tokens, newest first.
     pub(crate) async fn tokens(
         &self,
-        tenant: Option<Tenant>,
+        query: TokenQuery,
         page: Page<TokenId>,
     ) -> Result<Listed<Token, TokenId>, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
-            let rows = tokens_page(conn, tenant.as_ref(), &page)?;
+            let rows = tokens_page(conn, query.tenant.as_ref(), &page)?;
             Ok(page.of(rows, |token| token.id.clone()))
         };
         self.read("tokens", read).await

@@ -7,7 +7,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued, Seen};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::{EventFilter, EventType, StoredEvent};
-use crate::domain::ids::{DeliveryId, EndpointId, EventId, Tenant};
+use crate::domain::ids::{DeliveryKey, EndpointId, EventId, Tenant};
 use crate::domain::lease::Lease;
 use crate::domain::lifecycle::Life;
 
@@ -35,7 +35,7 @@ pub(super) type OrderingKey<'a> = (&'a Tenant, &'a str);
 #[derive(Debug, Clone)]
 pub(crate) struct Subscriber {
     pub(crate) id: EndpointId,
-    pub(crate) tenant: Tenant,
+    pub(crate) number: i32,
     pub(crate) event_types: Vec<EventFilter>,
 }
 
@@ -54,7 +54,7 @@ pub(super) type Subscribers = Arc<[Arc<Subscriber>]>;
 pub(crate) struct Published {
     pub(crate) created_at: Timestamp,
     pub(crate) duplicate: bool,
-    pub(crate) deliveries: Vec<(DeliveryId, EndpointId)>,
+    pub(crate) deliveries: Vec<(DeliveryKey, EndpointId)>,
 }
 
 /// The reason for which a publish wrote nothing although the database is available.
@@ -82,12 +82,12 @@ pub(crate) struct Claim {
     /// Only deliveries due by this time, in schedule time.
     pub(crate) due_by: Timestamp,
     /// The deliveries, each as it was read.
-    pub(crate) wanted: Vec<(DeliveryId, Seen)>,
+    pub(crate) wanted: Vec<(DeliveryKey, Seen)>,
 }
 
 impl Claim {
-    pub(super) fn ids(&self) -> impl Iterator<Item = &DeliveryId> {
-        self.wanted.iter().map(|(id, _)| id)
+    pub(crate) fn keys(&self) -> impl Iterator<Item = DeliveryKey> {
+        self.wanted.iter().map(|(key, _)| *key)
     }
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct ClaimResult {
     pub(crate) claimed: Vec<Claimed>,
     /// Deliveries blocked by an earlier one with their ordering key; they no longer have a due
     /// time.
-    pub(crate) deferred: Vec<DeliveryId>,
+    pub(crate) deferred: Vec<DeliveryKey>,
 }
 
 /// Result of recording an outcome.

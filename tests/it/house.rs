@@ -15,8 +15,8 @@ use crate::support::database::{execute, words};
 use crate::support::postgres::Cluster;
 
 const UP: [&str; 2] = [
-    include_str!("../../migrations/sqlite/2026-11-28-010000_add_webhook_deliveries/up.sql"),
-    include_str!("../../migrations/postgres/2026-11-28-010000_add_webhook_deliveries/up.sql"),
+    include_str!("../../migrations/sqlite/2026-11-28-020000_add_webhook_deliveries/up.sql"),
+    include_str!("../../migrations/postgres/2026-11-28-020000_add_webhook_deliveries/up.sql"),
 ];
 
 /// A fresh database of each kind.
@@ -325,7 +325,7 @@ fn migrations_go_up_and_down_and_touch_nothing_else() {
             assert!(words(&url, all).len() > 9);
             assert_eq!(
                 postrider::schema::revert_at(&url).unwrap().as_deref(),
-                Some("20261128010000")
+                Some("20261128020000")
             );
             assert_eq!(postrider::schema::revert_at(&url).unwrap(), None);
             assert_eq!(words(&url, all), ["orders"]);
@@ -355,7 +355,7 @@ fn many_that_migrate_at_once_migrate_once() {
         }
         assert_eq!(
             words(&url, "SELECT version AS w FROM webhook_schema_migrations"),
-            ["20261128010000"]
+            ["20261128020000"]
         );
     }
 }

@@ -8,7 +8,7 @@ use actix::prelude::*;
 
 use super::batches::{BATCH, BATCH_PAUSE};
 use super::retention::{RetentionPass, delete_expired_events};
-use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::ids::{DeliveryKey, EndpointId};
 use crate::domain::lease::Shard;
 use crate::engine::context::EngineContext;
 use crate::store::{OverdueScan, StoreError};
@@ -143,11 +143,11 @@ async fn release_expired_blockers(context: &EngineContext) -> Result<(), StoreEr
     }
 }
 
-async fn unblock(context: &EngineContext, ids: Vec<DeliveryId>) -> Result<(), StoreError> {
+async fn unblock(context: &EngineContext, keys: Vec<DeliveryKey>) -> Result<(), StoreError> {
     let at = context.clock.now();
     context
         .committer
-        .run(move |tx| tx.unblock(&ids, at))
+        .run(move |tx| tx.unblock(&keys, at))
         .await?;
     tokio::time::sleep(BATCH_PAUSE).await;
     Ok(())

@@ -9,7 +9,7 @@ use crate::domain::breaker::{BreakerState, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Delivery, WaitingFor};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::{DeliveryId, Tenant};
+use crate::domain::ids::{DeliveryId, DeliveryKey, Tenant};
 use crate::domain::lifecycle::{self, Cause, HoldReason, State, Wait};
 use crate::domain::query::{DeliveryQuery, Listed, Page};
 use crate::engine::error::Error;
@@ -22,7 +22,7 @@ impl Postrider {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn delivery(&self, id: &DeliveryId) -> Result<DeliveryView, Error> {
-        let detail = self.store().delivery_detail(id).await?;
+        let detail = self.store().delivery_detail(self.key_of(id)?).await?;
         let detail = detail.ok_or(Error::NotFound(Resource::Delivery))?;
         let waiting_for = self.waiting_for(&detail).await;
         let DeliveryDetail {
@@ -41,9 +41,15 @@ impl Postrider {
     /// [`Error::NotFound`].
     pub async fn tenant_of_delivery(&self, id: &DeliveryId) -> Result<Tenant, Error> {
         self.store()
-            .tenant_of_delivery(id)
+            .tenant_of_delivery(self.key_of(id)?)
             .await?
             .ok_or(Error::NotFound(Resource::Delivery))
+    }
+
+    /// Returns the key of a delivery. A text that no delivery has as its id is not found.
+    fn key_of(&self, id: &DeliveryId) -> Result<DeliveryKey, Error> {
+        let key = self.store().public_ids().delivery_key(id);
+        key.ok_or(Error::NotFound(Resource::Delivery))
     }
 
     async fn waiting_for(&self, detail: &DeliveryDetail) -> Option<WaitingFor> {
@@ -84,13 +90,14 @@ impl Postrider {
     /// Returns a page of deliveries, newest first.
     ///
     /// # Errors
-    /// [`Error::Store`].
+    /// [`Error::Invalid`] for a cursor of another list, and [`Error::Store`].
     pub async fn deliveries(
         &self,
         query: DeliveryQuery,
-        page: Page<DeliveryId>,
-    ) -> Result<Listed<Delivery, DeliveryId>, Error> {
-        Ok(self.store().deliveries(query, page).await?)
+        page: Page,
+    ) -> Result<Listed<Delivery>, Error> {
+        let read = |query, page| self.store().deliveries(query, page);
+        self.list(query, page, read).await
     }
 
     /// Retries a failed, delivered or held delivery with a fresh set of retries.
@@ -120,10 +127,10 @@ impl Postrider {
 
     /// Applies a person's decision, if the delivery's state allows it.
     async fn apply(&self, id: &DeliveryId, cause: Cause<'static>) -> Result<DeliveryView, Error> {
-        let of = id.clone();
+        let of = self.key_of(id)?;
         let at = self.now();
         let write = move |tx: &mut Tx<'_>| {
-            let Some(delivery) = tx.delivery_to_change(&of)? else {
+            let Some(delivery) = tx.delivery_to_change(of)? else {
                 return Ok(Err(Error::NotFound(Resource::Delivery)));
             };
             let is_deleted = tx.endpoint(&delivery.endpoint_id)?.is_none();
@@ -136,9 +143,9 @@ impl Postrider {
                 // Nothing would ever send it.
                 return Ok(Err(Error::EndpointDeleted));
             }
-            tx.change_life(&of, &delivery.life, &next, at)?;
+            tx.change_life(of, &delivery.life, &next, at)?;
             if is_pending {
-                tx.mark_retried(&of, at)?;
+                tx.mark_retried(of, at)?;
             }
             Ok(Ok(next.state))
         };

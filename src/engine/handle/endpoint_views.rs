@@ -27,13 +27,14 @@ impl Postrider {
     /// Returns a page of endpoints, newest first.
     ///
     /// # Errors
-    /// [`Error::Store`].
+    /// [`Error::Invalid`] for a cursor of another list, and [`Error::Store`].
     pub async fn endpoints(
         &self,
         query: EndpointQuery,
-        page: Page<EndpointId>,
-    ) -> Result<Listed<EndpointView, EndpointId>, Error> {
-        let found = self.store().endpoints(query, page).await?;
+        page: Page,
+    ) -> Result<Listed<EndpointView>, Error> {
+        let read = |query, page| self.store().endpoints(query, page);
+        let found = self.list(query, page, read).await?;
         let entries = self.views(found.entries).await?;
         Ok(Listed {
             entries,

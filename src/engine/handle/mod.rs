@@ -5,6 +5,7 @@ mod endpoint_views;
 mod endpoints;
 #[expect(clippy::module_inception, reason = "the folder's main type")]
 mod handle;
+mod lists;
 mod metrics;
 mod nodes;
 mod outbox;

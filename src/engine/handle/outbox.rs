@@ -10,34 +10,25 @@ use super::views::Receipt;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::event::NewEvent;
 use crate::domain::ids::EndpointId;
+use crate::domain::secret::EncryptionKey;
 use crate::engine::error::Error;
-use crate::ports::{IdSource, OsRandom, SystemClock};
+use crate::ports::SystemClock;
 use crate::store::{self, HostConnection, PublishRejection};
 
 /// Publishes on a host's connection, into the database of an engine in this or another process. It
 /// needs no running engine, so cron jobs and web server workers can publish too.
 ///
 /// Cheap to clone, usable from any thread.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Outbox {
     /// The engine's clock. Without one, the database's time is used, or the local time for a file.
     clock: Option<Arc<dyn Clock>>,
     /// The engine whose supervisors are notified. Without one, the poll finds new deliveries.
     engine: Option<Postrider>,
-    ids: Arc<IdSource>,
+    /// The keys that the database's secrets are encrypted with, where there is no engine.
+    encryption_keys: Vec<EncryptionKey>,
     /// True once a connection that is not durable has been reported.
     durability_warned: Arc<AtomicBool>,
-}
-
-impl Default for Outbox {
-    fn default() -> Self {
-        Self {
-            clock: None,
-            engine: None,
-            ids: Arc::new(IdSource::new(Arc::new(OsRandom))),
-            durability_warned: Arc::default(),
-        }
-    }
 }
 
 impl std::fmt::Debug for Outbox {
@@ -55,6 +46,16 @@ impl Outbox {
         Self::default()
     }
 
+    /// Sets the keys that the database's secrets are encrypted with: the ids of deliveries are made
+    /// with one of them. Not needed for the outbox of an engine, and for an unencrypted database.
+    #[must_use]
+    pub fn encryption_keys(self, keys: Vec<EncryptionKey>) -> Self {
+        Self {
+            encryption_keys: keys,
+            ..self
+        }
+    }
+
     /// Sets the clock.
     #[cfg(feature = "testing")]
     #[must_use]
@@ -69,7 +70,7 @@ impl Outbox {
         Self {
             clock: Some(Arc::clone(&engine.inner.context.clock)),
             engine: Some(engine.clone()),
-            ids: Arc::clone(engine.inner.context.store.ids()),
+            encryption_keys: Vec::new(),
             durability_warned: Arc::clone(&engine.inner.durability_warned),
         }
     }
@@ -90,15 +91,19 @@ impl Outbox {
         event: &NewEvent,
     ) -> Result<Receipt, Error> {
         self.warn_once(conn)?;
+        let ids = match &self.engine {
+            Some(engine) => Arc::clone(engine.store().public_ids()),
+            None => Arc::new(store::public_ids_on(conn, &self.encryption_keys)?),
+        };
         let now = |database: Option<Timestamp>| match &self.clock {
             Some(clock) => clock.now(),
             None => database.unwrap_or_else(|| SystemClock::new().now()),
         };
         let frozen = |database| freeze(event.clone(), now(database), None);
-        let (stored, outcome) = store::publish_on(conn, &self.ids, frozen)??;
+        let (stored, outcome) = store::publish_on(conn, frozen)??;
         let published = outcome.map_err(|rejection| rejected(rejection, |_| None))?;
         match published.into_iter().next() {
-            Some(published) => Ok(receipt(&stored, published)),
+            Some(published) => Ok(receipt(&stored, published, &ids)),
             None => Err(rejected(PublishRejection::NoEndpoint, |_| None)),
         }
     }

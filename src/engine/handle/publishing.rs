@@ -12,7 +12,8 @@ use crate::domain::clock::Timestamp;
 use crate::domain::event::{MAX_BATCH, NewEvent, StoredEvent};
 use crate::domain::idempotency;
 use crate::domain::ids::{EndpointId, EventId, Tenant};
-use crate::domain::query::{EventQuery, EventSeq, Listed, Page};
+use crate::domain::public_ids::PublicIds;
+use crate::domain::query::{EventQuery, Listed, Page};
 use crate::domain::{Field, Resource};
 use crate::engine::error::Error;
 use crate::engine::trace;
@@ -127,7 +128,7 @@ impl Postrider {
         Ok(events
             .iter()
             .zip(published)
-            .map(|(event, one)| receipt(event, one))
+            .map(|(event, one)| receipt(event, one, self.store().public_ids()))
             .collect())
     }
 
@@ -144,13 +145,14 @@ impl Postrider {
     /// Returns a page of events, newest first.
     ///
     /// # Errors
-    /// [`Error::Store`].
+    /// [`Error::Invalid`] for a cursor of another list, and [`Error::Store`].
     pub async fn events(
         &self,
         query: EventQuery,
-        page: Page<EventSeq>,
-    ) -> Result<Listed<Arc<StoredEvent>, EventSeq>, Error> {
-        Ok(self.store().events(query, page).await?)
+        page: Page,
+    ) -> Result<Listed<Arc<StoredEvent>>, Error> {
+        let read = |query, page| self.store().events(query, page);
+        self.list(query, page, read).await
     }
 }
 
@@ -184,13 +186,16 @@ pub(super) fn freeze(
         .map_err(|error| Error::of_event(error, index))
 }
 
-pub(super) fn receipt(event: &StoredEvent, published: Published) -> Receipt {
+pub(super) fn receipt(event: &StoredEvent, published: Published, ids: &PublicIds) -> Receipt {
+    let deliveries = published.deliveries.into_iter();
     Receipt {
         id: event.id.clone(),
         event_type: event.event_type.clone(),
         tenant: event.tenant.clone(),
         created_at: published.created_at,
         duplicate: published.duplicate,
-        deliveries: published.deliveries,
+        deliveries: deliveries
+            .map(|(key, endpoint)| (ids.delivery(key), endpoint))
+            .collect(),
     }
 }

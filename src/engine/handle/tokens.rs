@@ -3,7 +3,7 @@
 use super::Postrider;
 use crate::domain::access::{Grant, Token, TokenHash, check_token_name, generate_token};
 use crate::domain::ids::{Tenant, TokenId};
-use crate::domain::query::{Listed, Page};
+use crate::domain::query::{Listed, Page, TokenQuery};
 use crate::domain::{Field, Resource};
 use crate::engine::error::Error;
 use crate::store::Hint;
@@ -50,16 +50,13 @@ impl Postrider {
         Ok((token, text))
     }
 
-    /// Returns a page of tokens, newest first; of one tenant, or of all.
+    /// Returns a page of tokens, newest first.
     ///
     /// # Errors
-    /// [`Error::Store`].
-    pub async fn tokens(
-        &self,
-        tenant: Option<Tenant>,
-        page: Page<TokenId>,
-    ) -> Result<Listed<Token, TokenId>, Error> {
-        Ok(self.store().tokens(tenant, page).await?)
+    /// [`Error::Invalid`] for a cursor of another list, and [`Error::Store`].
+    pub async fn tokens(&self, query: TokenQuery, page: Page) -> Result<Listed<Token>, Error> {
+        let read = |query, page| self.store().tokens(query, page);
+        self.list(query, page, read).await
     }
 
     /// Revokes a token, if it belongs to `tenant` (`None`: any).

@@ -221,7 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::ids::DeliveryId;
+    use crate::domain::ids::DeliveryKey;
 
     fn endpoint(number: usize) -> EndpointId {
         EndpointId::from_text(format!("ep_{number}"))
@@ -259,11 +259,15 @@ mod tests {
     #[test]
     fn a_claim_is_ownerless_when_two_polls_in_a_row_found_it_without_a_supervisor() {
         let mut table = Table::<u64>::default();
-        let claim = (DeliveryId::from_text("dlv_1"), 3);
+        let key = DeliveryKey {
+            event_seq: 256,
+            endpoint: 1,
+        };
+        let claim = (key, 3);
         let found = vec![EndpointWork {
             endpoint_id: endpoint(1),
             next: None,
-            sending: vec![claim.clone()],
+            sending: vec![claim],
         }];
         assert!(table.ownerless_claims(&found).is_empty());
         assert_eq!(table.ownerless_claims(&found), [claim]);

@@ -23,7 +23,7 @@ use super::messages::{
 };
 use super::read_ahead::ReadAhead;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::DeliveryKey;
 use crate::domain::random;
 use crate::domain::retry::Jitter;
 use crate::engine::context::EngineContext;
@@ -39,7 +39,7 @@ pub(crate) struct EndpointSupervisor {
     pub(super) tasks: AttemptTasks,
     read_ahead: Arc<ReadAhead>,
     /// Permits of the claims that are being committed.
-    pub(super) permits: BTreeMap<DeliveryId, OwnedSemaphorePermit>,
+    pub(super) permits: BTreeMap<DeliveryKey, OwnedSemaphorePermit>,
     pub(super) timer: Option<SpawnHandle>,
 }
 
@@ -155,7 +155,7 @@ handle!(RecordAnswered, |lane, answer, moment| {
     lane.on_recorded(answer.recorded, answer.result, moment)
 });
 handle!(InterruptionAnswered, |lane, answer, moment| {
-    lane.on_interruption_recorded(answer.id, answer.result, moment)
+    lane.on_interruption_recorded(answer.key, answer.result, moment)
 });
 handle!(HealthLoaded, |lane, HealthLoaded(stored), _moment| {
     lane.on_health_loaded(stored);
@@ -189,11 +189,11 @@ impl Handler<ClaimAnswered> for EndpointSupervisor {
     fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
         let actions = self
             .lane
-            .on_claimed(&answer.ids, answer.result, &self.moment());
+            .on_claimed(&answer.keys, answer.result, &self.moment());
         self.carry_out(actions, Vec::new(), ctx);
         // Permits of claims that were not started are returned.
-        for id in &answer.ids {
-            self.permits.remove(id);
+        for key in &answer.keys {
+            self.permits.remove(key);
         }
         self.advance(Vec::new(), ctx);
     }

@@ -146,7 +146,7 @@ impl Drop for DeliveryAttempt {
 /// Opens the span around an attempt.
 fn span(job: &Job) -> Span {
     let Start { claimed, event, .. } = &job.start;
-    let delivery = &claimed.id;
+    let delivery = job.context.store.public_ids().delivery(claimed.key);
     let endpoint = &job.endpoint.id;
     let number = claimed.life.attempt_count + 1;
     let span = tracing::debug_span!(

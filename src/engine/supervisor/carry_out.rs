@@ -24,7 +24,7 @@ use super::messages::{
 use super::report::report;
 use super::wakeup::Wakeup;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::DeliveryKey;
 use crate::engine::context::EngineContext;
 use crate::engine::messages::StopRequest;
 use crate::store::{Claim, Tx};
@@ -54,18 +54,19 @@ impl EndpointSupervisor {
     }
 
     fn claim(&mut self, claim: Claim, permits: Vec<OwnedSemaphorePermit>, ctx: &mut Context<Self>) {
-        let ids: Vec<DeliveryId> = claim.wanted.iter().map(|(id, _)| id.clone()).collect();
-        self.permits.extend(ids.iter().cloned().zip(permits));
+        let keys: Vec<DeliveryKey> = claim.keys().collect();
+        self.permits.extend(keys.iter().copied().zip(permits));
         let context = Arc::clone(&self.context);
         let supervisor = ctx.address();
         actix::spawn(async move {
             let result = context.committer.claim(claim).await;
-            supervisor.do_send(ClaimAnswered { ids, result });
+            supervisor.do_send(ClaimAnswered { keys, result });
         });
     }
 
     fn start_attempt(&mut self, start: Start, ctx: &mut Context<Self>) {
-        let delivery = &start.claimed.id;
+        let key = start.claimed.key;
+        let delivery = self.context.store.public_ids().delivery(key);
         let endpoint = self.lane.endpoint();
         tracing::debug!(%delivery, event = %start.event.id, endpoint = %endpoint.id, "attempt of {delivery} starts");
         let clock = &self.context.clock;
@@ -76,7 +77,7 @@ impl EndpointSupervisor {
             started_at: clock.now(),
             scheduled_at: clock.schedule_now(),
             abort: self.tasks.abort.clone(),
-            _permit: self.permits.remove(delivery),
+            _permit: self.permits.remove(&key),
             _alive: self.tasks.tracker.token(),
             start,
         };
@@ -150,12 +151,10 @@ async fn run(
             supervisor.do_send(RecordAnswered { recorded, result });
         }
         Work::Interrupt(claimed, interruption) => {
-            let id = claimed.id.clone();
-            let endpoint_id = endpoint.id.clone();
-            let write =
-                move |tx: &mut Tx<'_>| tx.interrupt_claim(&endpoint_id, &claimed, interruption);
+            let key = claimed.key;
+            let write = move |tx: &mut Tx<'_>| tx.interrupt_claim(&claimed, interruption);
             let result = context.committer.run(write).await;
-            supervisor.do_send(InterruptionAnswered { id, result });
+            supervisor.do_send(InterruptionAnswered { key, result });
         }
         Work::Reclaim(claims) => {
             context.reclaim(claims).await;

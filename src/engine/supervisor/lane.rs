@@ -17,7 +17,7 @@ use crate::domain::breaker::{Health, StoredHealth};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Queued};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::DeliveryKey;
 use crate::domain::rate_limit::SlidingWindow;
 use crate::engine::supervisor::messages::SupervisorStatus;
 use crate::store::{Claim, DueScan};
@@ -51,15 +51,15 @@ pub(super) struct Lane {
     /// Due deliveries in the order of sending, read ahead.
     window: Window,
     /// Claims being committed.
-    claiming: BTreeMap<DeliveryId, Queued>,
+    claiming: BTreeMap<DeliveryKey, Queued>,
     awaiting_permit: bool,
     /// Attempts in flight, with their monotonic start times.
-    in_flight: BTreeMap<DeliveryId, Duration>,
+    in_flight: BTreeMap<DeliveryKey, Duration>,
     /// Outcomes being committed.
-    recording: BTreeSet<DeliveryId>,
+    recording: BTreeSet<DeliveryKey>,
     /// Deliveries whose last request was lost with its connection: the next one needs a new
     /// connection.
-    lost: BTreeSet<DeliveryId>,
+    lost: BTreeSet<DeliveryKey>,
     /// Starts that the log cannot contain yet; `Some` while the history is read.
     starts_in_flight: Option<Vec<Duration>>,
     /// `sending` rows found by the poll that are unknown here.
@@ -119,15 +119,15 @@ impl Lane {
         let lost = self
             .lost
             .iter()
-            .filter(|id| self.recording.contains(*id))
+            .filter(|key| self.recording.contains(*key))
             .count();
         self.in_flight.len() + self.claiming.len() + lost
     }
 
-    fn is_known(&self, id: &DeliveryId) -> bool {
-        self.claiming.contains_key(id)
-            || self.in_flight.contains_key(id)
-            || self.recording.contains(id)
+    fn is_known(&self, key: DeliveryKey) -> bool {
+        self.claiming.contains_key(&key)
+            || self.in_flight.contains_key(&key)
+            || self.recording.contains(&key)
     }
 
     fn is_sending(&self) -> bool {
@@ -234,10 +234,10 @@ impl Lane {
             .reserve(u32::try_from(batch.len()).unwrap_or(u32::MAX));
         let wanted = batch
             .iter()
-            .map(|queued| (queued.id.clone(), queued.seen))
+            .map(|queued| (queued.key, queued.seen))
             .collect();
         for queued in batch {
-            self.claiming.insert(queued.id.clone(), queued);
+            self.claiming.insert(queued.key, queued);
         }
         actions.push(Action::Claim(Claim {
             endpoint_id: self.endpoint.id.clone(),
@@ -257,14 +257,14 @@ impl Lane {
             .window
             .start_loading(moment.schedule, self.window_limit(moment))?;
         // The read includes the rows at hand: only this shows what comes after them.
-        let at_hand: HashSet<DeliveryId> = self
+        let at_hand: HashSet<DeliveryKey> = self
             .window
-            .ids()
-            .chain(self.claiming.keys())
-            .cloned()
+            .keys()
+            .chain(self.claiming.keys().copied())
             .collect();
         Some(Action::Run(Work::ReadDue(DueScan {
             endpoint_id: self.endpoint.id.clone(),
+            tenant: self.endpoint.tenant.clone(),
             now: moment.schedule,
             limit: at_hand.len() + more,
             max_bytes: moment.share.room(self.window.bytes()),

@@ -11,7 +11,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Outcome, Queued};
 use crate::domain::endpoint::{Endpoint, PauseReason};
 use crate::domain::event::StoredEvent;
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::DeliveryKey;
 use crate::domain::rate_limit::SlidingWindow;
 use crate::store::{ClaimResult, DuePage, RateLimitHistory, Recorded, StoreError};
 
@@ -114,7 +114,7 @@ pub(super) struct PermitGranted(pub(super) OwnedSemaphorePermit);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct ClaimAnswered {
-    pub(super) ids: Vec<DeliveryId>,
+    pub(super) keys: Vec<DeliveryKey>,
     pub(super) result: Result<ClaimResult, StoreError>,
 }
 
@@ -129,7 +129,7 @@ pub(super) struct RecordAnswered {
 /// The part of an outcome that is needed once it is recorded.
 #[derive(Debug, Clone)]
 pub(super) struct RecordedOutcome {
-    pub(super) id: DeliveryId,
+    pub(super) key: DeliveryKey,
     pub(super) event: Arc<StoredEvent>,
     pub(super) claim_no: i64,
     pub(super) outcome: Outcome,
@@ -141,6 +141,6 @@ pub(super) struct RecordedOutcome {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct InterruptionAnswered {
-    pub(super) id: DeliveryId,
+    pub(super) key: DeliveryKey,
     pub(super) result: Result<bool, StoreError>,
 }

@@ -42,6 +42,7 @@ pub(super) fn judge(
     FinishedAttempt {
         claimed: attempted.claimed,
         endpoint_id: endpoint.id.clone(),
+        event: attempted.event,
         started_at: attempted.started_at,
         ended_at: attempted.ended_at,
         due_from: scheduled_end,

@@ -4,7 +4,7 @@ use crate::domain::breaker::BreakerState;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Outcome;
 use crate::domain::endpoint::PauseReason;
-use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::ids::{DeliveryId, DeliveryKey, EndpointId};
 use crate::domain::lifecycle::State;
 use crate::engine::context::EngineContext;
 use crate::engine::notifications::Notification;
@@ -18,7 +18,7 @@ pub(super) enum Report {
     DueNotRead(StoreError),
     ClaimFailed(StoreError),
     NotSent(String),
-    AttemptPanicked(DeliveryId),
+    AttemptPanicked(DeliveryKey),
     AttemptFinished {
         outcome: Outcome,
         started_at: Timestamp,
@@ -30,13 +30,14 @@ pub(super) enum Report {
     },
     EndpointPaused(PauseReason),
     OutcomeRecorded(RecordedOutcome, State),
-    OutcomeStale(DeliveryId),
-    OutcomeNotWritten(DeliveryId, StoreError),
+    OutcomeStale(DeliveryKey),
+    OutcomeNotWritten(DeliveryKey, StoreError),
 }
 
 /// Reports an item about an endpoint.
 pub(super) fn report(report: Report, endpoint: &EndpointId, context: &EngineContext) {
     let metrics = &context.metrics;
+    let public = |key: DeliveryKey| context.store.public_ids().delivery(key);
     match report {
         Report::HistoryNotRead(error) => {
             tracing::warn!(%endpoint, %error, "cannot read the attempt log of {endpoint} yet");
@@ -50,7 +51,8 @@ pub(super) fn report(report: Report, endpoint: &EndpointId, context: &EngineCont
         Report::NotSent(why) => {
             tracing::warn!(%endpoint, "an attempt could not be sent and is repeated in 1 s: {why}");
         }
-        Report::AttemptPanicked(delivery) => {
+        Report::AttemptPanicked(key) => {
+            let delivery = public(key);
             tracing::error!(%delivery, "attempt of {delivery} panicked: this is a defect, please report it");
         }
         Report::AttemptFinished {
@@ -68,25 +70,32 @@ pub(super) fn report(report: Report, endpoint: &EndpointId, context: &EngineCont
         }
         Report::OutcomeRecorded(recorded, state) => {
             metrics.reached(state);
-            log_outcome(&recorded, state, endpoint);
-            for notification in notifications(recorded, state, endpoint) {
+            let delivery = public(recorded.key);
+            log_outcome(&recorded, &delivery, state, endpoint);
+            for notification in notifications(recorded, delivery, state, endpoint) {
                 // Fails without a subscriber, which is fine.
                 let _ = context.notifications.send(notification);
             }
         }
-        Report::OutcomeStale(delivery) => {
+        Report::OutcomeStale(key) => {
+            let delivery = public(key);
             metrics.stale_outcomes.inc();
             tracing::warn!(%delivery, "the outcome of {delivery} came after its claim was reclaimed");
         }
-        Report::OutcomeNotWritten(delivery, error) => {
+        Report::OutcomeNotWritten(key, error) => {
+            let delivery = public(key);
             tracing::error!(%delivery, %error, "the outcome of {delivery} could not be written; the poll reclaims it");
         }
     }
 }
 
 /// Successes are only counted; failures are also logged.
-fn log_outcome(recorded: &RecordedOutcome, state: State, endpoint: &EndpointId) {
-    let delivery = &recorded.id;
+fn log_outcome(
+    recorded: &RecordedOutcome,
+    delivery: &DeliveryId,
+    state: State,
+    endpoint: &EndpointId,
+) {
     let outcome = recorded.outcome;
     let status = state.status();
     if outcome == Outcome::Delivered {
@@ -98,11 +107,11 @@ fn log_outcome(recorded: &RecordedOutcome, state: State, endpoint: &EndpointId) 
 
 fn notifications(
     recorded: RecordedOutcome,
+    delivery: DeliveryId,
     state: State,
     endpoint: &EndpointId,
 ) -> impl Iterator<Item = Notification> {
     let event = recorded.event.id.clone();
-    let delivery = recorded.id;
     let reached = match state {
         State::Delivered => Some(Notification::Delivered {
             event,

@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Queued;
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::DeliveryKey;
 use crate::store::DuePage;
 
 #[derive(Debug)]
@@ -40,8 +40,8 @@ impl Window {
         self.queued.len()
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = &DeliveryId> {
-        self.queued.iter().map(|queued| &queued.id)
+    pub(super) fn keys(&self) -> impl Iterator<Item = DeliveryKey> {
+        self.queued.iter().map(|queued| queued.key)
     }
 
     /// Returns the size of its bodies in bytes.
@@ -92,7 +92,7 @@ impl Window {
 
     /// Puts a delivery before all others.
     pub(super) fn put_first(&mut self, queued: Queued) {
-        self.queued.retain(|one| one.id != queued.id);
+        self.queued.retain(|one| one.key != queued.key);
         self.queued.push_front(queued);
     }
 
@@ -104,8 +104,8 @@ impl Window {
     }
 
     /// Forgets deliveries that no longer have a due time.
-    pub(super) fn forget(&mut self, ids: &[DeliveryId]) {
-        self.queued.retain(|queued| !ids.contains(&queued.id));
+    pub(super) fn forget(&mut self, keys: &[DeliveryKey]) {
+        self.queued.retain(|queued| !keys.contains(&queued.key));
     }
 
     /// Forgets everything; it is still in the database.
@@ -139,12 +139,11 @@ impl Window {
         &mut self,
         due: DuePage,
         now: Timestamp,
-        in_hand: impl Fn(&DeliveryId) -> bool,
+        in_hand: impl Fn(DeliveryKey) -> bool,
     ) {
         self.loading = false;
-        let present: HashSet<DeliveryId> =
-            self.queued.iter().map(|queued| queued.id.clone()).collect();
-        let new = |queued: &Queued| !present.contains(&queued.id) && !in_hand(&queued.id);
+        let present: HashSet<DeliveryKey> = self.queued.iter().map(|queued| queued.key).collect();
+        let new = |queued: &Queued| !present.contains(&queued.key) && !in_hand(queued.key);
         let before = self.queued.len();
         self.queued.extend(due.queued.into_iter().filter(new));
         let more_is_due = due.next.is_some_and(|next| next <= now);
@@ -169,6 +168,7 @@ mod tests {
     use super::*;
     use crate::domain::delivery::Seen;
     use crate::domain::event::{Content, EventType, NewEvent};
+    use crate::domain::ids::EventId;
     use crate::domain::lifecycle::Life;
 
     fn at(second: i64) -> Timestamp {
@@ -177,22 +177,35 @@ mod tests {
 
     fn queued(name: &str, due: i64) -> Queued {
         let data = serde_json::value::RawValue::from_string("1".into()).unwrap();
-        let event = NewEvent::new(EventType::parse("a.b").unwrap(), Content::Data(data));
+        let event = NewEvent {
+            id: EventId::from_text(name),
+            ..NewEvent::new(EventType::parse("a.b").unwrap(), Content::Data(data))
+        };
         let event = Arc::new(event.freeze(at(due)).unwrap());
         let seen = Seen {
             claim_no: 0,
             life: Life::published(at(due), false),
         };
         Queued {
-            id: DeliveryId::from_text(name),
+            key: key(name),
             due: at(due),
             event,
             seen,
         }
     }
 
+    fn key(name: &str) -> DeliveryKey {
+        let event_seq = name
+            .bytes()
+            .fold(0, |sum, byte| sum * 128 + i64::from(byte));
+        DeliveryKey {
+            event_seq,
+            endpoint: 1,
+        }
+    }
+
     fn names(queued: &[Queued]) -> Vec<&str> {
-        queued.iter().map(|one| one.id.as_str()).collect()
+        queued.iter().map(|one| one.event.id.as_str()).collect()
     }
 
     fn empty() -> Window {
@@ -265,7 +278,7 @@ mod tests {
                 next: Some(at(7)),
             },
             at(1),
-            |id| id.as_str() == "claimed",
+            |one| one == key("claimed"),
         );
         assert_eq!(names(&window.take(9)), ["here", "next"]);
         assert_eq!(window.next_work(at(2)), Some(at(7)));

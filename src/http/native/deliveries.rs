@@ -54,7 +54,7 @@ async fn show(
         ("since" = Option<Timestamp>, Query, description = "Published at or after this time."),
         ("until" = Option<Timestamp>, Query, description = "Published before this time."),
         ("limit" = Option<i64>, Query, description = "Page size; default 50.", minimum = 1, maximum = 250),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page.", pattern = "^deliveries:[A-Za-z0-9_-]{1,64}$"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page.", pattern = "^[A-Za-z0-9_-]{1,256}$"),
     ),
     responses(
         (status = 200, description = "A page of deliveries.", body = ListBody<DeliveryBody>),

@@ -173,7 +173,7 @@ fn search(text: &str) -> Result<String, String> {
         ("status" = Option<Standing>, Query, description = "Only active or only paused endpoints."),
         ("search" = Option<String>, Query, description = "Only endpoints with this text in their URL or description.", max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$"),
         ("limit" = Option<i64>, Query, description = "Page size; default 50.", minimum = 1, maximum = 250),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page.", pattern = "^endpoints:[A-Za-z0-9_-]{1,64}$"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page.", pattern = "^[A-Za-z0-9_-]{1,256}$"),
     ),
     responses(
         (status = 200, description = "A page of endpoints.", body = ListBody<EndpointBody>),
@@ -181,7 +181,7 @@ fn search(text: &str) -> Result<String, String> {
 )]
 async fn list(access: Access<Read>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::read(&request, &["tenant", "status", "search", "limit", "cursor"]);
-    let page = params.page::<EndpointId>();
+    let page = params.page();
     let tenant = params.take_with("tenant", Tenant::parse);
     let paused = params.take_with("status", |text| match text {
         "active" => Ok(false),

@@ -8,7 +8,7 @@ use actix_web::{FromRequest, HttpRequest, dev};
 use super::field::InvalidField;
 use super::problem::Problem;
 use crate::domain::clock::Timestamp;
-use crate::domain::query::{Page, PageKey};
+use crate::domain::query::{Cursor, Page};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 250;
@@ -69,18 +69,12 @@ impl Params {
     }
 
     /// Reads `limit` and `cursor` of a list.
-    pub(super) fn page<K: PageKey>(&mut self) -> Page<K> {
+    pub(super) fn page(&mut self) -> Page {
         let limit = self.take_with("limit", |text| match text.parse() {
             Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
             _ => Err(format!("must be 1 to {MAX_LIMIT}")),
         });
-        let after = self.take_with("cursor", |text| {
-            let key = text
-                .strip_prefix(K::LIST)
-                .and_then(|rest| rest.strip_prefix(':'));
-            let key = key.and_then(K::parse);
-            key.ok_or_else(|| "is not a cursor returned by this list".to_owned())
-        });
+        let after = self.take_with("cursor", |text| Ok(Cursor::from_text(text)));
         Page {
             after,
             limit: limit.unwrap_or(DEFAULT_LIMIT),

@@ -10,6 +10,7 @@ use super::params::{NoQuery, Params};
 use super::problem::Problem;
 use crate::domain::access::Scope;
 use crate::domain::ids::{Tenant, TokenId};
+use crate::domain::query::TokenQuery;
 use crate::engine::scoped::Admin;
 use crate::http::caller::access::Access;
 use crate::http::route::routes;
@@ -57,7 +58,7 @@ async fn create(
     params(
         ("tenant" = Option<Tenant>, Query, description = "Only this tenant."),
         ("limit" = Option<i64>, Query, description = "Page size; default 50.", minimum = 1, maximum = 250),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page.", pattern = "^tokens:[A-Za-z0-9_-]{1,64}$"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page.", pattern = "^[A-Za-z0-9_-]{1,256}$"),
     ),
     responses(
         (status = 200, description = "A page of tokens.", body = ListBody<TokenBody>),
@@ -68,7 +69,7 @@ async fn list(access: Access<Admin>, request: HttpRequest) -> Result<HttpRespons
     let page = params.page();
     let tenant = params.take_with("tenant", Tenant::parse);
     params.done()?;
-    let listed = access.tokens(tenant, page).await?;
+    let listed = access.tokens(TokenQuery { tenant }, page).await?;
     Ok(HttpResponse::Ok().json(ListBody::new(listed.map(TokenBody::from))))
 }
 

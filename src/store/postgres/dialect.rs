@@ -9,19 +9,19 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
 use super::locks::NOW;
-use super::{checks, connection, locks, publishing, retention, sending};
+use super::{checks, connection, locks, publishing, sending};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
-use crate::domain::ids::{DeliveryId, EndpointId};
+use crate::domain::ids::{DeliveryKey, EndpointId, Tenant};
 use crate::domain::lease::Lease;
-use crate::store::dialect::{Aged, Dialect, Leaving, NewDeliveries, Publishing, Taking};
+use crate::store::dialect::{Dialect, Leaving, NewDeliveries, Publishing, Taking};
 use crate::store::error::StoreError;
 use crate::store::rows::{AttemptRow, EventRow};
 use crate::store::schema::{
     webhook_deliveries as deliveries, webhook_endpoints as endpoints, webhook_events as events,
-    webhook_keys as keys,
+    webhook_keys as keys, webhook_tenants as tenants,
 };
-use crate::store::writes::{Claim, OrderingKey, PublishOutcome, RetentionBatch, RetentionResult};
+use crate::store::writes::{Claim, OrderingKey, PublishOutcome};
 
 /// The server ends a transaction of a stalled process well before its lease expires, so that others
 /// can take over its shards. (Settings are `LOCAL`: behind a pooler the next transaction runs in
@@ -96,7 +96,7 @@ impl Dialect for PgConnection {
     fn publish(
         &mut self,
         all: &[&Publishing<'_>],
-        new: &mut NewDeliveries<'_>,
+        new: &mut NewDeliveries,
     ) -> Result<Vec<PublishOutcome>, StoreError> {
         publishing::publish(self, all, new)
     }
@@ -114,12 +114,12 @@ impl Dialect for PgConnection {
         locks::take_shards(self, wanted, by)
     }
 
-    fn lock_delivery(&mut self, id: &DeliveryId) -> Result<(), StoreError> {
+    fn lock_delivery(&mut self, key: DeliveryKey) -> Result<(), StoreError> {
         let one = deliveries::table
-            .find(id.as_str())
-            .select(deliveries::id)
+            .find((key.event_seq, key.endpoint))
+            .select(deliveries::endpoint)
             .for_update();
-        one.first::<String>(self).optional()?;
+        one.first::<i32>(self).optional()?;
         Ok(())
     }
 
@@ -143,14 +143,15 @@ impl Dialect for PgConnection {
         locks::try_keys(self, keys)
     }
 
-    fn keep_in_order(&mut self, id: &DeliveryId) -> Result<bool, StoreError> {
+    fn keep_in_order(&mut self, key: DeliveryKey) -> Result<bool, StoreError> {
         let one = deliveries::table
-            .filter(deliveries::id.eq(id.as_str()))
-            .filter(deliveries::in_line)
-            .select(deliveries::id)
+            .filter(deliveries::event_seq.eq(key.event_seq))
+            .filter(deliveries::endpoint.eq(key.endpoint))
+            .filter(deliveries::in_order)
+            .select(deliveries::endpoint)
             .for_share()
             .skip_locked();
-        Ok(one.first::<String>(self).optional()?.is_some())
+        Ok(one.first::<i32>(self).optional()?.is_some())
     }
 
     fn claim(&mut self, claims: &[&Claim]) -> Result<Vec<Vec<Claimed>>, StoreError> {
@@ -168,8 +169,20 @@ impl Dialect for PgConnection {
             .load(self)?)
     }
 
-    fn supports_row_value_seek(&self) -> bool {
-        true
+    fn insert_tenant(&mut self, tenant: &Tenant) -> Result<(), StoreError> {
+        diesel::insert_into(tenants::table)
+            .values(tenants::tenant.eq(tenant.as_str()))
+            .on_conflict_do_nothing()
+            .execute(self)?;
+        Ok(())
+    }
+
+    fn join_each_delivery(&self, outer: &str, columns: &str, condition: &str) -> String {
+        // `OFFSET 0` keeps the subquery as it is: the planner cannot make it a hash of all rows.
+        format!(
+            "{outer} LEFT JOIN LATERAL (SELECT {columns} FROM webhook_deliveries AS found \
+             WHERE {condition} OFFSET 0) AS found ON true"
+        )
     }
 
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
@@ -189,11 +202,7 @@ impl Dialect for PgConnection {
         sending::insert_attempts(self, rows)
     }
 
-    fn delete_expired_events(
-        &mut self,
-        batch: &RetentionBatch,
-        aged: Aged,
-    ) -> Result<RetentionResult, StoreError> {
-        retention::delete_expired_events(self, batch, aged)
+    fn return_free_pages(&mut self) -> Result<(), StoreError> {
+        Ok(()) // That is the work of autovacuum.
     }
 }

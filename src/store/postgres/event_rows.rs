@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text};
 
 use crate::domain::event::StoredEvent;
 use crate::domain::ids::{EventId, Tenant};
 use crate::store::error::StoreError;
+use crate::store::event_id;
 use crate::store::prepared::prepared;
 
 /// Identity of an event.
@@ -25,8 +26,13 @@ pub(super) struct StoredEventRow {
     pub(super) created_at: i64,
 }
 
-/// A new event, and its place in the order of publishing.
-pub(super) type New<'a> = (Key<'a>, &'a Arc<StoredEvent>, i64);
+/// A new event, the number of its tenant, and its place in the order of publishing.
+pub(super) struct New<'a> {
+    pub(super) key: Key<'a>,
+    pub(super) event: &'a Arc<StoredEvent>,
+    pub(super) tenant: i32,
+    pub(super) seq: i64,
+}
 
 /// Reserves places in the order of publishing.
 pub(super) fn next_seqs(conn: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreError> {
@@ -54,60 +60,36 @@ pub(super) fn insert_events<'a>(
         #[diesel(sql_type = BigInt)]
         seq: i64,
     }
-    let each = || new.iter().map(|(_, event, _)| event);
+    fn each<'n, T>(new: &'n [New<'_>], column: impl Fn(&'n New<'_>) -> T) -> Vec<T> {
+        new.iter().map(column).collect()
+    }
     let rows: Vec<Inserted> = prepared!(
         diesel::sql_query(
             "INSERT INTO webhook_events \
-         (seq, tenant, id, event_type, ordering_key, content_type, content_hash, body, created_at, \
-          traceparent) \
+         (seq, tenant, id, event_type, ordering_key, content_type, content_hash, created_at, \
+          traceparent, body) \
          SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
-         ON CONFLICT (tenant, id) DO NOTHING RETURNING seq",
+         ON CONFLICT (id, tenant) DO NOTHING RETURNING seq",
         )
-        .bind::<Array<BigInt>, _>(new.iter().map(|(.., seq)| *seq).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(
-            each()
-                .map(|event| event.tenant.as_str())
-                .collect::<Vec<_>>()
-        )
-        .bind::<Array<Text>, _>(each().map(|event| event.id.as_str()).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(
-            each()
-                .map(|event| event.event_type.as_str())
-                .collect::<Vec<_>>()
-        )
-        .bind::<Array<Nullable<Text>>, _>(
-            each()
-                .map(|event| event.ordering_key.as_deref())
-                .collect::<Vec<_>>()
-        )
-        .bind::<Array<Text>, _>(
-            each()
-                .map(|event| event.content_type.as_str())
-                .collect::<Vec<_>>()
-        )
-        .bind::<Array<Binary>, _>(
-            each()
-                .map(|event| &event.content_hash[..])
-                .collect::<Vec<_>>()
-        )
-        .bind::<Array<Binary>, _>(each().map(|event| &event.body[..]).collect::<Vec<_>>())
-        .bind::<Array<BigInt>, _>(
-            each()
-                .map(|event| event.created_at.as_micros())
-                .collect::<Vec<_>>()
-        )
-        .bind::<Array<Nullable<Text>>, _>(
-            each()
-                .map(|event| event.traceparent.map(|parent| parent.to_string()))
-                .collect::<Vec<_>>()
-        )
+        .bind::<Array<BigInt>, _>(each(new, |one| one.seq))
+        .bind::<Array<Integer>, _>(each(new, |one| one.tenant))
+        .bind::<Array<Binary>, _>(each(new, |one| event_id::stored(&one.event.id)))
+        .bind::<Array<Text>, _>(each(new, |one| one.event.event_type.as_str()))
+        .bind::<Array<Nullable<Text>>, _>(each(new, |one| one.event.ordering_key.as_deref()))
+        .bind::<Array<Text>, _>(each(new, |one| one.event.content_type.as_str()))
+        .bind::<Array<Binary>, _>(each(new, |one| &one.event.content_hash[..]))
+        .bind::<Array<BigInt>, _>(each(new, |one| one.event.created_at.as_micros()))
+        .bind::<Array<Nullable<Text>>, _>(each(new, |one| {
+            one.event.traceparent.map(|parent| parent.to_string())
+        }))
+        .bind::<Array<Binary>, _>(each(new, |one| &one.event.body[..]))
     )
     .load(conn)?;
     let went_in: HashSet<i64> = rows.into_iter().map(|row| row.seq).collect();
     Ok(new
         .iter()
-        .filter(|(.., seq)| went_in.contains(seq))
-        .map(|(key, ..)| *key)
+        .filter(|one| went_in.contains(&one.seq))
+        .map(|one| one.key)
         .collect())
 }
 
@@ -131,19 +113,14 @@ pub(super) fn find_events<'a>(
         diesel::sql_query(
             "SELECT wanted.place, seq, content_hash, created_at \
          FROM unnest($1, $2) WITH ORDINALITY AS wanted (tenant, id, place) \
-         JOIN webhook_events ON webhook_events.tenant = wanted.tenant COLLATE \"C\" \
-             AND webhook_events.id = wanted.id COLLATE \"C\"",
+         JOIN webhook_events ON webhook_events.id = wanted.id \
+             AND webhook_events.tenant = wanted.tenant",
         )
-        .bind::<Array<Text>, _>(
+        .bind::<Array<Integer>, _>(wanted.iter().map(|one| one.tenant).collect::<Vec<_>>())
+        .bind::<Array<Binary>, _>(
             wanted
                 .iter()
-                .map(|(key, ..)| key.0.as_str())
-                .collect::<Vec<_>>()
-        )
-        .bind::<Array<Text>, _>(
-            wanted
-                .iter()
-                .map(|(key, ..)| key.1.as_str())
+                .map(|one| event_id::stored(&one.event.id))
                 .collect::<Vec<_>>()
         )
     )
@@ -158,7 +135,7 @@ pub(super) fn find_events<'a>(
             ..
         } = row;
         Some((
-            wanted.get(place)?.0,
+            wanted.get(place)?.key,
             StoredEventRow {
                 seq,
                 content_hash,

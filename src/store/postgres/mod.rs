@@ -1,4 +1,4 @@
-//! Postgres-specific connections, locks, leases, publishing, sending and retention.
+//! Postgres-specific connections, locks, leases, publishing and sending.
 //!
 //! Rows go in as arrays (`unnest`), so a group of any size costs the same few round trips.
 
@@ -9,6 +9,5 @@ mod event_rows;
 mod locks;
 pub(super) mod notify;
 mod publishing;
-mod retention;
 mod sending;
 mod statements;

@@ -10,14 +10,15 @@ use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
 use super::event_rows::{Key, New, StoredEventRow, find_events, insert_events, key, next_seqs};
 use super::statements::{COUNT_NEW, Rows};
 use crate::domain::event::StoredEvent;
-use crate::domain::ids::{DeliveryId, EndpointId};
-use crate::domain::lease::Shard;
+use crate::domain::ids::{DeliveryKey, EndpointId};
 use crate::domain::lifecycle::Status;
 use crate::store::codec;
 use crate::store::dialect::{NewDeliveries, Publishing};
 use crate::store::error::StoreError;
 use crate::store::prepared::prepared;
-use crate::store::schema::{webhook_deliveries as deliveries, webhook_events as events};
+use crate::store::schema::{
+    webhook_deliveries as deliveries, webhook_endpoints as endpoints, webhook_events as events,
+};
 use crate::store::writes::{PublishOutcome, PublishRejection, Published};
 
 /// An event's place in its group: the index of its publish, and its index within that publish.
@@ -119,14 +120,19 @@ impl<'a> Batch<'a> {
         let mut new: Vec<New<'a>> = missing
             .iter()
             .zip(seqs)
-            .map(|((place, key), seq)| (*key, self.event(*place), seq))
+            .map(|((place, key), seq)| New {
+                key: *key,
+                event: self.event(*place),
+                tenant: self.all[place.0].targets[place.1].tenant,
+                seq,
+            })
             .collect();
-        new.sort_unstable_by_key(|(key, ..)| *key);
+        new.sort_unstable_by_key(|one| one.key);
         let went_in = insert_events(conn, &new)?;
         let mut there = Vec::new();
         for one in new {
-            if went_in.contains(&one.0) {
-                self.inserted.insert(one.0, (places[&one.0], one.2));
+            if went_in.contains(&one.key) {
+                self.inserted.insert(one.key, (places[&one.key], one.seq));
             } else {
                 there.push(one);
             }
@@ -143,7 +149,7 @@ impl<'a> Batch<'a> {
     fn fan_out(
         &self,
         conn: &mut PgConnection,
-        new: &mut NewDeliveries<'_>,
+        new: &mut NewDeliveries,
     ) -> Result<FanOut, StoreError> {
         let mut in_order: Vec<(i64, BatchIndex)> = self
             .inserted
@@ -187,7 +193,7 @@ impl<'a> Batch<'a> {
 pub(super) fn publish<'a>(
     conn: &mut PgConnection,
     all: &'a [&'a Publishing<'a>],
-    new: &mut NewDeliveries<'_>,
+    new: &mut NewDeliveries,
 ) -> Result<Vec<PublishOutcome>, StoreError> {
     let mut batch = Batch {
         all,
@@ -216,7 +222,7 @@ pub(super) fn publish<'a>(
     Ok(all.iter().enumerate().map(outcome).collect())
 }
 
-type Deliveries = Vec<(DeliveryId, EndpointId)>;
+type Deliveries = Vec<(DeliveryKey, EndpointId)>;
 
 fn deliveries_of(
     conn: &mut PgConnection,
@@ -226,20 +232,19 @@ fn deliveries_of(
     if seqs.is_empty() {
         return Ok(found);
     }
-    let rows: Vec<(i64, String, String)> = deliveries::table
+    let rows: Vec<(i64, i32, String)> = deliveries::table
+        .inner_join(endpoints::table.on(endpoints::number.eq(deliveries::endpoint)))
         .filter(deliveries::event_seq.eq_any(seqs))
-        .order(deliveries::id)
-        .select((
-            deliveries::event_seq,
-            deliveries::id,
-            deliveries::endpoint_id,
-        ))
+        .order((deliveries::event_seq, deliveries::endpoint))
+        .select((deliveries::event_seq, deliveries::endpoint, endpoints::id))
         .load(conn)?;
-    for (seq, id, endpoint) in rows {
-        found
-            .entry(seq)
-            .or_default()
-            .push((DeliveryId::from_text(id), EndpointId::from_text(endpoint)));
+    for (event_seq, endpoint, id) in rows {
+        let key = DeliveryKey {
+            event_seq,
+            endpoint,
+        };
+        let of_event = found.entry(event_seq).or_default();
+        of_event.push((key, EndpointId::from_text(id)));
     }
     Ok(found)
 }
@@ -247,11 +252,8 @@ fn deliveries_of(
 /// The deliveries of a group's new events.
 #[derive(Default)]
 struct FanOut {
-    ids: Vec<String>,
     seqs: Vec<i64>,
-    shards: Vec<i32>,
-    endpoint_ids: Vec<String>,
-    tenants: Vec<String>,
+    endpoints: Vec<i32>,
     created_at: Vec<i64>,
     ordering_keys: Vec<Option<String>>,
     answers: HashMap<i64, Deliveries>,
@@ -263,43 +265,35 @@ impl FanOut {
         publishing: &Publishing<'_>,
         index: usize,
         seq: i64,
-        new: &mut NewDeliveries<'_>,
+        new: &mut NewDeliveries,
     ) {
         let event = &publishing.publish.events[index];
-        for subscriber in publishing.subscribers[index].iter() {
-            let id = new.add(event, subscriber);
-            self.ids.push(id.to_string());
+        for subscriber in publishing.targets[index].subscribers.iter() {
+            let key = new.add(seq, event, subscriber);
             self.seqs.push(seq);
-            self.shards.push(Shard::of(&subscriber.id).number());
-            self.endpoint_ids.push(subscriber.id.to_string());
-            self.tenants.push(subscriber.tenant.to_string());
+            self.endpoints.push(subscriber.number);
             self.created_at.push(event.created_at.as_micros());
             self.ordering_keys.push(event.ordering_key.clone());
-            self.answers
-                .entry(seq)
-                .or_default()
-                .push((id, subscriber.id.clone()));
+            let answer = self.answers.entry(seq).or_default();
+            answer.push((key, subscriber.id.clone()));
         }
     }
 
     fn insert(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        if self.ids.is_empty() {
+        if self.seqs.is_empty() {
             return Ok(());
         }
         prepared!(diesel::sql_query(format!(
             "WITH new_rows AS (INSERT INTO webhook_deliveries \
-             (id, event_seq, shard, endpoint_id, tenant, status, next_attempt_at, retries_used, attempt_count, \
-              interruptions, owner_epoch, claim_no, created_at, updated_at, ordering_key, in_line) \
-             SELECT id, seq, shard, endpoint_id, tenant, '{}', at, 0, 0, 0, 0, 0, at, at, key, key IS NOT NULL \
-             FROM unnest($1, $2, $3, $4, $5, $6, $7) AS new (id, seq, shard, endpoint_id, tenant, at, key) \
+             (event_seq, endpoint, status, due_at, retries_used, attempt_count, \
+              interruptions, owner_epoch, claim_no, created_at, updated_at, ordering_key, in_order) \
+             SELECT seq, endpoint, '{}', at, 0, 0, 0, 0, 0, at, at, key, key IS NOT NULL \
+             FROM unnest($1, $2, $3, $4) AS new (seq, endpoint, at, key) \
              RETURNING 1) {COUNT_NEW}",
             Status::Pending
         ))
-        .bind::<Array<Text>, _>(&self.ids)
         .bind::<Array<BigInt>, _>(&self.seqs)
-        .bind::<Array<Integer>, _>(&self.shards)
-        .bind::<Array<Text>, _>(&self.endpoint_ids)
-        .bind::<Array<Text>, _>(&self.tenants)
+        .bind::<Array<Integer>, _>(&self.endpoints)
         .bind::<Array<BigInt>, _>(&self.created_at)
         .bind::<Array<Nullable<Text>>, _>(&self.ordering_keys))
         .get_result::<Rows>(conn)?;

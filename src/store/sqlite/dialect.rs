@@ -3,22 +3,22 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
-use diesel::connection::AnsiTransactionManager;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection as _};
 use diesel::prelude::*;
 
-use super::{connection, publishing, retention, sending};
+use super::{connection, publishing, sending};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
-use crate::domain::ids::{DeliveryId, EndpointId, InstanceId};
+use crate::domain::ids::{DeliveryKey, EndpointId, InstanceId, Tenant};
 use crate::domain::lease::{Lease, Shard};
-use crate::store::dialect::{Aged, Dialect, Leaving, NewDeliveries, Publishing, Taking};
+use crate::store::dialect::{Dialect, Leaving, NewDeliveries, Publishing, Taking};
 use crate::store::error::StoreError;
 use crate::store::rows::{AttemptRow, EventRow};
 use crate::store::schema::{
     webhook_attempts as attempts, webhook_events as events, webhook_keys as keys,
-    webhook_shards as shards,
+    webhook_shards as shards, webhook_tenants as tenants,
 };
-use crate::store::writes::{Claim, OrderingKey, PublishOutcome, RetentionBatch, RetentionResult};
+use crate::store::writes::{Claim, OrderingKey, PublishOutcome};
 
 impl Dialect for SqliteConnection {
     fn make_fit_to_write(&mut self) -> Result<(), StoreError> {
@@ -80,11 +80,9 @@ impl Dialect for SqliteConnection {
     fn publish(
         &mut self,
         all: &[&Publishing<'_>],
-        new: &mut NewDeliveries<'_>,
+        new: &mut NewDeliveries,
     ) -> Result<Vec<PublishOutcome>, StoreError> {
-        all.iter()
-            .map(|one| publishing::publish(self, one.publish, &one.subscribers, new))
-            .collect()
+        publishing::publish_all(self, all, new)
     }
 
     fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
@@ -138,7 +136,7 @@ impl Dialect for SqliteConnection {
         Ok(taken)
     }
 
-    fn lock_delivery(&mut self, _: &DeliveryId) -> Result<(), StoreError> {
+    fn lock_delivery(&mut self, _: DeliveryKey) -> Result<(), StoreError> {
         Ok(()) // This transaction alone writes.
     }
 
@@ -157,7 +155,7 @@ impl Dialect for SqliteConnection {
         Ok(keys)
     }
 
-    fn keep_in_order(&mut self, _: &DeliveryId) -> Result<bool, StoreError> {
+    fn keep_in_order(&mut self, _: DeliveryKey) -> Result<bool, StoreError> {
         Ok(true) // It was read in this transaction.
     }
 
@@ -189,8 +187,17 @@ impl Dialect for SqliteConnection {
             .collect::<Result<_, _>>()?)
     }
 
-    fn supports_row_value_seek(&self) -> bool {
-        false
+    fn insert_tenant(&mut self, tenant: &Tenant) -> Result<(), StoreError> {
+        diesel::insert_into(tenants::table)
+            .values(tenants::tenant.eq(tenant.as_str()))
+            .on_conflict_do_nothing()
+            .execute(self)?;
+        Ok(())
+    }
+
+    fn join_each_delivery(&self, outer: &str, _: &str, condition: &str) -> String {
+        // The left side of a left join is always the outer loop.
+        format!("{outer} LEFT JOIN webhook_deliveries AS found ON {condition}")
     }
 
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
@@ -215,11 +222,8 @@ impl Dialect for SqliteConnection {
         Ok(())
     }
 
-    fn delete_expired_events(
-        &mut self,
-        batch: &RetentionBatch,
-        aged: Aged,
-    ) -> Result<RetentionResult, StoreError> {
-        retention::delete_expired_events(self, batch, aged)
+    fn return_free_pages(&mut self) -> Result<(), StoreError> {
+        // A few at a time. (`execute` would step once, and this pragma frees one page per step.)
+        Ok(self.batch_execute("PRAGMA incremental_vacuum(200)")?)
     }
 }

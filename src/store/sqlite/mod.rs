@@ -1,4 +1,4 @@
-//! SQLite-specific connections, publishing, claims and retention.
+//! SQLite-specific connections, publishing and claims.
 //!
 //! Every write runs inside a transaction that its caller opened with `BEGIN IMMEDIATE`, so there is
 //! no other writer. Nothing here commits.
@@ -6,6 +6,5 @@
 pub(super) mod connection;
 mod dialect;
 mod publishing;
-mod retention;
 mod sending;
 mod update;

@@ -31,7 +31,8 @@ fn heard(engine: &TestEngine) -> Vec<(String, Value)> {
 fn stored(engine: &TestEngine) -> i64 {
     database::number(
         &engine.database(),
-        "SELECT count(*) AS n FROM webhook_events WHERE tenant = '_postrider'",
+        "SELECT count(*) AS n FROM webhook_events WHERE tenant = \
+         (SELECT number FROM webhook_tenants WHERE tenant = '_postrider')",
     )
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use postrider::domain::breaker::BreakerState;
 use postrider::domain::delivery::WaitingFor;
 use postrider::domain::endpoint::PauseReason;
-use postrider::domain::ids::DeliveryId;
 use postrider::domain::lifecycle::Status;
+use postrider::domain::query::{DeliveryQuery, Page};
 use postrider::testing::{Reply, on_virtual_time, pass};
 
 use crate::support::database;
@@ -141,10 +141,14 @@ fn an_hour_down_with_a_long_backlog_costs_a_handful_of_attempts_and_fails_nothin
             (health.state.breaker.state(), health.backlog.pending),
             (BreakerState::Open, 10_000)
         );
-        let id = "SELECT max(id) AS w FROM webhook_deliveries";
-        let last = DeliveryId::from_text(database::words(&engine.database(), id).remove(0));
+        let newest = engine
+            .postrider()
+            .deliveries(DeliveryQuery::default(), Page::first(1))
+            .await
+            .unwrap();
+        let last = &newest.entries[0].id;
         assert_eq!(
-            engine.delivery(&last).await.waiting_for,
+            engine.delivery(last).await.waiting_for,
             Some(WaitingFor::Breaker)
         );
 

@@ -56,7 +56,7 @@ fn a_webhook_is_pending_sending_failed_or_delivered_under_one_event_id() {
     until("all have ended", Duration::from_secs(30), || {
         states = database::words(
             &server.database(),
-            "SELECT status AS w FROM webhook_deliveries ORDER BY id",
+            "SELECT status AS w FROM webhook_deliveries ORDER BY event_seq, endpoint",
         );
         seen.extend(states.iter().cloned());
         states

@@ -218,9 +218,12 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
     assert!(lost.is_empty(), "accepted, and never sent: {lost:?}");
 
     // Each request has its row, and each delivery one outcome.
-    let rows = "SELECT e.id || ' ' || count(*) AS w FROM webhook_attempts a JOIN webhook_deliveries d \
-                ON d.id = a.delivery_id JOIN webhook_events e ON e.seq = d.event_seq GROUP BY e.id";
-    let rows: HashMap<String, usize> = database::words(&database, rows)
+    let rows = format!(
+        "SELECT {} || ' ' || count(*) AS w FROM webhook_attempts a JOIN webhook_events e \
+         ON e.seq = a.event_seq GROUP BY e.id",
+        database::POSTGRES_EVENT_ID
+    );
+    let rows: HashMap<String, usize> = database::words(&database, &rows)
         .iter()
         .filter_map(|line| line.split_once(' '))
         .map(|(id, count)| (id.to_owned(), count.parse().unwrap()))
@@ -234,8 +237,8 @@ fn campaign(fault: impl FnOnce(&mut Option<Server>, &Proxy, &DatabaseUrl)) -> Op
             "{id} was sent {count} times"
         );
     }
-    let twice = "SELECT count(*) AS n FROM (SELECT delivery_id FROM webhook_attempts \
-                 WHERE outcome = 'delivered' GROUP BY delivery_id HAVING count(*) > 1) AS twice";
+    let twice = "SELECT count(*) AS n FROM (SELECT event_seq FROM webhook_attempts \
+                 WHERE outcome = 'delivered' GROUP BY event_seq, endpoint HAVING count(*) > 1) AS twice";
     assert_eq!(
         database::number(&database, twice),
         0,

@@ -74,9 +74,7 @@ fn what_was_committed_is_sent_and_what_was_rolled_back_is_not(database: Database
     );
     drop(server);
     assert_eq!(number("SELECT count(*) AS n FROM trades"), 1);
-    let id = database::words(&place, "SELECT id AS w FROM webhook_events")
-        .pop()
-        .unwrap();
+    let id = database::event_ids(&place).pop().unwrap();
 
     let server = start(folder.path(), &place, &receiver, false);
     let api = Api::new(&server.base, "");

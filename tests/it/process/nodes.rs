@@ -209,7 +209,7 @@ fn a_clock_that_is_an_hour_wrong_changes_nothing() {
     );
     is_now(
         "what is due",
-        micros("SELECT max(next_attempt_at) AS n FROM webhook_deliveries"),
+        micros("SELECT max(due_at) AS n FROM webhook_deliveries"),
     );
     // A retry waits for its delay, no longer and no shorter: /flaky refuses each third.
     let mut by_id: Vec<Got> = receiver.got().clone();

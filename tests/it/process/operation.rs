@@ -441,14 +441,14 @@ fn the_schema_can_be_kept_by_hand() {
             ],
             &["migrate up"],
         );
-        assert!(migrate(&["up"]).1.contains("20261128010000"));
+        assert!(migrate(&["up"]).1.contains("20261128020000"));
         assert!(migrate(&["up"]).0 && migrate(&["status"]).1.contains("run at"));
         let (done, text) = migrate(&["down"]);
         assert!(!done && text.contains("--yes"), "{text}");
         assert!(
             migrate(&["down", "--yes"])
                 .1
-                .contains("20261128010000 was reverted")
+                .contains("20261128020000 was reverted")
         );
         assert!(
             migrate(&["down", "--yes"])

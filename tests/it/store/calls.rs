@@ -7,7 +7,7 @@ use postrider::domain::access::{Grant, Scope};
 use postrider::domain::idempotency;
 use postrider::domain::ids::Tenant;
 use postrider::domain::lifecycle::Status;
-use postrider::domain::query::Page;
+use postrider::domain::query::{Page, TokenQuery};
 use postrider::domain::recovery::Include;
 use postrider::testing::{Reply, START, on_virtual_time, pass};
 
@@ -26,14 +26,32 @@ fn tokens_are_listed_and_revoked_by_tenant(database: Database) {
         pass(secs(1)).await;
         postrider.create_token("ops", Grant::ALL).await.unwrap();
         assert_eq!(postrider.grant_of(&text), Some(bound));
-        let first = postrider.tokens(None, Page::first(1)).await.unwrap();
+        let first = postrider
+            .tokens(TokenQuery::default(), Page::first(1))
+            .await
+            .unwrap();
         assert_eq!(first.entries[0].name, "ops", "newest first");
         let rest = Page {
             after: first.next,
             limit: 9,
         };
-        assert_eq!(postrider.tokens(None, rest).await.unwrap().entries.len(), 1);
-        let of_acme = postrider.tokens(Some(acme.clone()), Page::first(9)).await;
+        assert_eq!(
+            postrider
+                .tokens(TokenQuery::default(), rest)
+                .await
+                .unwrap()
+                .entries
+                .len(),
+            1
+        );
+        let of_acme = postrider
+            .tokens(
+                TokenQuery {
+                    tenant: Some(acme.clone()),
+                },
+                Page::first(9),
+            )
+            .await;
         assert_eq!(of_acme.unwrap().entries[0].id, token.id);
         let other = Tenant::parse("other").unwrap();
         let refused = postrider.revoke_token(&token.id, Some(&other)).await;

@@ -18,8 +18,8 @@ fn a_claim_whose_commit_was_not_answered_is_taken_back_by_the_poll(database: Dat
         // What a commit leaves behind of which only the answer was lost.
         look::execute(
             &engine.database(),
-            "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
-             claimed_at = created_at, owner_epoch = (SELECT epoch FROM webhook_shards WHERE shard = webhook_deliveries.shard)",
+            "UPDATE webhook_deliveries SET status = 'sending', claim_no = 1, \
+             claimed_at = created_at, owner_epoch = (SELECT epoch FROM webhook_shards WHERE shard = webhook_deliveries.endpoint / 33554432)",
         );
         engine.postrider().resume_endpoint(&endpoint).await.unwrap();
         let view = engine.until(&id, Status::Delivered, secs(10)).await;
@@ -60,8 +60,8 @@ fn a_claim_of_a_paused_endpoint_that_no_attempt_holds_is_taken_back(database: Da
         pass(secs(30)).await;
         look::execute(
             &engine.database(),
-            "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
-             claimed_at = created_at, owner_epoch = (SELECT epoch FROM webhook_shards WHERE shard = webhook_deliveries.shard)",
+            "UPDATE webhook_deliveries SET status = 'sending', claim_no = 1, \
+             claimed_at = created_at, owner_epoch = (SELECT epoch FROM webhook_shards WHERE shard = webhook_deliveries.endpoint / 33554432)",
         );
         pass(secs(5)).await;
         let view = engine.delivery(&id).await;
@@ -82,7 +82,7 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
             let engine = engine.stop().await;
             look::execute(
                 &file,
-                "UPDATE webhook_deliveries SET status = 'sending', next_attempt_at = NULL, claim_no = 1, \
+                "UPDATE webhook_deliveries SET status = 'sending', claim_no = 1, \
                  claimed_at = created_at, owner_epoch = 1",
             );
             engine.start_again()

@@ -26,6 +26,7 @@ macro_rules! conformance {
 }
 mod calls;
 mod fencing;
+mod footprint;
 mod order;
 mod outbox;
 mod plans;

@@ -138,7 +138,7 @@ fn sqlite_reads_by_index_whatever_has_ended() {
                 let scans = grows
                     .iter()
                     .any(|table| line.contains(&format!("SCAN {table}")));
-                let of_what_lives = ["_pending", "_sending", "_in_line", "_blocking"];
+                let of_what_lives = ["_live", "_held", "_in_order", "_failed"];
                 let lives = of_what_lives
                     .iter()
                     .any(|index| line.contains(&format!("INDEX webhook_deliveries{index}")));
@@ -159,30 +159,46 @@ fn sqlite_reads_by_index_whatever_has_ended() {
                 "{sql}\n{code:?}"
             );
         }
+        // A claim touches no index, and the usual end only the one of what is due.
+        for (sets, expected) in [
+            ("`claim_no` = ?", vec!["webhook_deliveries"]),
+            (
+                "`delivered_at` = ?, `claimed_at` = ?",
+                vec!["webhook_deliveries", "webhook_deliveries_live"],
+            ),
+        ] {
+            let of = |sql: &&String| {
+                sql.starts_with("UPDATE `webhook_deliveries` SET `status` = ?")
+                    && sql.split(" WHERE ").next().unwrap().contains(sets)
+            };
+            let all: Vec<_> = plans.iter().map(|(sql, _)| sql).filter(of).collect();
+            assert!(!all.is_empty(), "no statement sets {sets}");
+            for sql in all {
+                let mut written = database::written(&path, sql);
+                written.sort();
+                assert_eq!(written, expected, "{sql}");
+            }
+        }
         for (statement, index) in [
             (
                 "UPDATE `webhook_deliveries` SET",
-                "webhook_deliveries USING PRIMARY KEY (id=?)",
+                "webhook_deliveries USING PRIMARY KEY (event_seq=? AND endpoint=?",
             ),
             (
-                "SELECT `webhook_deliveries`.`id`, `webhook_deliveries`.`event_seq`, `webhook_deliveries`.`claim_no`",
-                "INDEX webhook_deliveries_pending (shard=? AND endpoint_id=?",
+                "SELECT `webhook_deliveries`.`event_seq`, `webhook_deliveries`.`endpoint`, `webhook_deliveries`.`claim_no`",
+                "INDEX webhook_deliveries_live (endpoint=?",
             ),
             (
                 "WITH RECURSIVE walk",
-                "INDEX webhook_deliveries_pending (shard=? AND endpoint_id>?)",
+                "COVERING INDEX webhook_deliveries_live (endpoint>? AND endpoint<?)",
             ),
             (
-                "count(next_attempt_at) AS timed",
-                "COVERING INDEX webhook_deliveries_pending",
-            ),
-            (
-                "`webhook_deliveries`.`claim_no` FROM `webhook_deliveries` WHERE (webhook_deliveries.status = 'sending'",
-                "INDEX webhook_deliveries_sending",
+                "SELECT due_at, created_at FROM webhook_deliveries",
+                "COVERING INDEX webhook_deliveries_live",
             ),
             (
                 "`webhook_attempts`.`ended_at` > ?",
-                "INDEX webhook_attempts_by_endpoint (endpoint_id=? AND ended_at>?",
+                "INDEX webhook_attempts_by_endpoint (endpoint=? AND ended_at>?",
             ),
             (
                 "FROM `webhook_events` WHERE (`webhook_events`.`seq` = ?",
@@ -222,13 +238,15 @@ fn history(endpoint: &EndpointId) -> String {
     let now = START.as_micros();
     format!(
         "INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
-         SELECT 'default', 'old-' || i, 'old.one', 'text/plain', '\\x00', 'body', {now} FROM generate_series(1, 20000) AS i; \
-         INSERT INTO webhook_deliveries (id, event_seq, shard, endpoint_id, tenant, status, retries_used, \
-             attempt_count, interruptions, owner_epoch, claim_no, delivered_at, created_at, updated_at, in_line) \
-         SELECT 'dlv_old_' || seq, seq, 1, '{endpoint}', 'default', 'delivered', 0, 1, 0, 1, 1, {now}, {now}, {now}, false \
-         FROM webhook_events WHERE id LIKE 'old-%'; \
-         INSERT INTO webhook_attempts (delivery_id, claim_no, endpoint_id, number, started_at, ended_at, outcome, timings) \
-         SELECT id, 1, '{endpoint}', 1, {now}, {now}, 'delivered', '[]' FROM webhook_deliveries WHERE id LIKE 'dlv_old_%'"
+         SELECT tenant, ('old-' || i)::bytea, 'old.one', 'text/plain', '\\x00', 'body', {now} \
+         FROM webhook_endpoints, generate_series(1, 20000) AS i WHERE webhook_endpoints.id = '{endpoint}'; \
+         INSERT INTO webhook_deliveries (event_seq, endpoint, status, retries_used, attempt_count, interruptions, \
+             owner_epoch, claim_no, delivered_at, created_at, updated_at, in_order) \
+         SELECT seq, number, 'delivered', 0, 1, 0, 1, 1, {now}, {now}, {now}, false \
+         FROM webhook_events, webhook_endpoints WHERE event_type = 'old.one' AND webhook_endpoints.id = '{endpoint}'; \
+         INSERT INTO webhook_attempts (event_seq, endpoint, claim_no, number, started_at, ended_at, outcome) \
+         SELECT event_seq, endpoint, 1, 1, {now}, {now}, 'delivered' FROM webhook_deliveries \
+         JOIN webhook_events ON seq = event_seq WHERE event_type = 'old.one'"
     )
 }
 
@@ -338,14 +356,14 @@ fn postgres_polls_many_endpoints_once_each() {
         database::execute(
             &place,
             &format!(
-                "INSERT INTO webhook_endpoints SELECT (jsonb_populate_record(e, jsonb_build_object('id', 'ep_' || i))).* \
+                "INSERT INTO webhook_endpoints SELECT (jsonb_populate_record(e, jsonb_build_object('id', 'ep_' || i, 'number', 34554432 + i))).* \
                  FROM webhook_endpoints AS e, generate_series(1, {MANY}) AS i WHERE e.id = '{first}'; \
                  INSERT INTO webhook_events (tenant, id, event_type, content_type, content_hash, body, created_at) \
-                 SELECT 'default', 'new-' || i, 'old.one', 'text/plain', '\\x00', 'body', {now} FROM generate_series(1, {MANY}) AS i; \
-                 INSERT INTO webhook_deliveries (id, event_seq, shard, endpoint_id, tenant, status, next_attempt_at, \
-                     retries_used, attempt_count, interruptions, owner_epoch, claim_no, created_at, updated_at, in_line) \
-                 SELECT 'dlv_' || id, seq, 1, 'ep_' || substr(id, 5), 'default', 'pending', {later}, 0, 0, 0, 1, 0, {now}, {now}, false \
-                 FROM webhook_events WHERE id LIKE 'new-%'"
+                 SELECT 1, ('new-' || i)::bytea, 'old.one', 'text/plain', '\\x00', 'body', {now} FROM generate_series(1, {MANY}) AS i; \
+                 INSERT INTO webhook_deliveries (event_seq, endpoint, status, due_at, \
+                     retries_used, attempt_count, interruptions, owner_epoch, claim_no, created_at, updated_at, in_order) \
+                 SELECT seq, 34554432 + substr(convert_from(id, 'UTF8'), 5)::integer, 'pending', {later}, \
+                     0, 0, 0, 1, 0, {now}, {now}, false FROM webhook_events WHERE event_type = 'old.one'"
             ),
         );
         let scans = || {
@@ -407,7 +425,8 @@ fn a_change_of_one_endpoint_reads_that_one() {
             panic!("a file")
         };
         let path = path.to_str().unwrap().to_owned();
-        let one = "FROM `webhook_endpoints` WHERE ((`webhook_endpoints`.`id` = ?)";
+        let one =
+            "WHERE ((`webhook_endpoints`.`deleted_at` IS NULL) AND (`webhook_endpoints`.`id` = ?))";
         let before = times(&path, one);
         let noted = run_so_far()
             .get(&path)

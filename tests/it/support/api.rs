@@ -141,8 +141,12 @@ impl Api {
         self.try_post(path, body).unwrap()
     }
 
+    pub fn try_get(&self, path: &str) -> Result<Answer, reqwest::Error> {
+        self.json("GET", path, None)
+    }
+
     pub fn get(&self, path: &str) -> Answer {
-        self.json("GET", path, None).unwrap()
+        self.try_get(path).unwrap()
     }
 
     pub fn patch(&self, path: &str, body: &str) -> Answer {

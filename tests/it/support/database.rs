@@ -79,6 +79,28 @@ pub fn words(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
     rows.into_iter().map(|row| row.w).collect()
 }
 
+/// An event's id as text, in a statement for Postgres that names the table `e`.
+pub const POSTGRES_EVENT_ID: &str = "CASE WHEN length(e.id) = 16 AND get_byte(e.id, 8) >= 128 \
+    THEN encode(e.id, 'hex')::uuid::text ELSE convert_from(e.id, 'UTF8') END";
+
+/// The ids of all events, in the order of publishing.
+pub fn event_ids(place: &(impl Place + ?Sized)) -> Vec<String> {
+    if let DatabaseUrl::Postgres(_) = place.url() {
+        let sql = format!("SELECT {POSTGRES_EVENT_ID} AS w FROM webhook_events e ORDER BY seq");
+        return words(place, &sql);
+    }
+    let stored = words(
+        place,
+        "SELECT CASE WHEN length(id) = 16 THEN lower(hex(id)) ELSE CAST(id AS TEXT) END AS w \
+         FROM webhook_events ORDER BY seq",
+    );
+    let id = |text: String| match uuid::Uuid::try_parse(&text) {
+        Ok(uuid) => uuid.hyphenated().to_string(),
+        Err(_) => text,
+    };
+    stored.into_iter().map(id).collect()
+}
+
 /// How SQLite runs a statement, a line a step.
 pub fn plan(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
     explained(place, &format!("EXPLAIN QUERY PLAN {sql}"), "detail")
@@ -87,6 +109,25 @@ pub fn plan(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
 /// What SQLite's machine does for a statement, instruction by instruction.
 pub fn opcodes(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
     explained(place, &format!("EXPLAIN {sql}"), "opcode")
+}
+
+/// The tables and indexes that SQLite opens for writing in a statement.
+pub fn written(place: &(impl Place + ?Sized), sql: &str) -> Vec<String> {
+    let DatabaseUrl::Sqlite(path) = place.url() else {
+        panic!("not SQLite")
+    };
+    let conn = rusqlite::Connection::open(path).unwrap();
+    let mut statement = conn.prepare(&format!("EXPLAIN {sql}")).unwrap();
+    let rows = statement
+        .raw_query()
+        .mapped(|row| Ok((row.get("opcode")?, row.get("p2")?)));
+    let rows: Vec<(String, i64)> = rows.collect::<Result<_, _>>().unwrap();
+    let name = |root: i64| {
+        let sql = "SELECT name FROM sqlite_master WHERE rootpage = ?1";
+        conn.query_row(sql, [root], |row| row.get(0)).unwrap()
+    };
+    let open = rows.into_iter().filter(|(opcode, _)| opcode == "OpenWrite");
+    open.map(|(_, root)| name(root)).collect()
 }
 
 fn explained(place: &(impl Place + ?Sized), sql: &str, column: &str) -> Vec<String> {

@@ -8,7 +8,7 @@ use crate::domain::breaker::{Health, StoredHealth};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Claimed, Outcome, Queued, Seen};
 use crate::domain::endpoint::{Endpoint, PauseReason};
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::DeliveryKey;
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{Life, State, Wait};
 use crate::domain::retry::Jitter;
@@ -67,14 +67,14 @@ impl Lane {
     ) -> Vec<Action> {
         match page {
             Ok(page) => {
-                let known: HashSet<DeliveryId> = page
+                let known: HashSet<DeliveryKey> = page
                     .queued
                     .iter()
-                    .filter(|queued| self.is_known(&queued.id))
-                    .map(|queued| queued.id.clone())
+                    .filter(|queued| self.is_known(queued.key))
+                    .map(|queued| queued.key)
                     .collect();
                 self.window
-                    .loaded(page, moment.schedule, |id| known.contains(id));
+                    .loaded(page, moment.schedule, |key| known.contains(&key));
                 Vec::new()
             }
             Err(error) => {
@@ -92,14 +92,14 @@ impl Lane {
     /// Handles the result of a claim.
     pub(crate) fn on_claimed(
         &mut self,
-        ids: &[DeliveryId],
+        keys: &[DeliveryKey],
         result: Result<ClaimResult, StoreError>,
         moment: &Moment,
     ) -> Vec<Action> {
         let mut actions = Vec::new();
-        let mut queued: BTreeMap<DeliveryId, Queued> = ids
+        let mut queued: BTreeMap<DeliveryKey, Queued> = keys
             .iter()
-            .filter_map(|id| self.claiming.remove_entry(id))
+            .filter_map(|key| self.claiming.remove_entry(key))
             .collect();
         let ClaimResult { claimed, deferred } = result.unwrap_or_else(|error| {
             actions.push(Action::Report(Report::ClaimFailed(error)));
@@ -113,11 +113,11 @@ impl Lane {
             self.not_before = self.not_before.max(moment.monotonic + CLAIM_RETRY_DELAY);
         }
         self.window.read_again();
-        if claimed.len() + deferred.len() < ids.len() {
+        if claimed.len() + deferred.len() < keys.len() {
             // A skipped delivery may still be pending.
             self.window.note_due(moment.schedule);
         }
-        for _ in claimed.len()..ids.len() {
+        for _ in claimed.len()..keys.len() {
             self.limiter.release();
         }
         // The last check before sending: everything may have changed during the commit.
@@ -125,7 +125,7 @@ impl Lane {
         let may_start = self.is_sending() && moment.lease.is_some();
         let mut released = Vec::new();
         for claim in claimed {
-            match queued.remove(&claim.id) {
+            match queued.remove(&claim.key) {
                 Some(queued) if may_start && self.in_flight.len() < allowed => {
                     actions.push(self.start(claim, queued, moment));
                 }
@@ -144,8 +144,8 @@ impl Lane {
 
     fn start(&mut self, claimed: Claimed, queued: Queued, moment: &Moment) -> Action {
         self.limiter.start(moment.monotonic);
-        self.in_flight.insert(claimed.id.clone(), moment.monotonic);
-        let fresh_connection = self.lost.remove(&claimed.id);
+        self.in_flight.insert(claimed.key, moment.monotonic);
+        let fresh_connection = self.lost.remove(&claimed.key);
         let lease = Lease {
             shard: Shard::of(&self.endpoint.id),
             epoch: claimed.epoch,
@@ -165,7 +165,7 @@ impl Lane {
         jitter: Jitter,
         moment: &Moment,
     ) -> Vec<Action> {
-        let started = self.in_flight.remove(&ended.claimed.id);
+        let started = self.in_flight.remove(&ended.claimed.key);
         let AttemptEnded {
             event,
             claimed,
@@ -203,7 +203,7 @@ impl Lane {
                 vec![self.interrupt(claimed, ended_at, false, reason)]
             }
             AttemptEnd::Panicked => {
-                let report = Action::Report(Report::AttemptPanicked(claimed.id.clone()));
+                let report = Action::Report(Report::AttemptPanicked(claimed.key));
                 vec![
                     report,
                     self.interrupt(claimed, ended_at, true, "the attempt panicked"),
@@ -219,7 +219,7 @@ impl Lane {
         counts: bool,
         reason: &'static str,
     ) -> Action {
-        self.recording.insert(claimed.id.clone());
+        self.recording.insert(claimed.key);
         Action::Run(Work::Interrupt(
             claimed,
             Interruption { at, counts, reason },
@@ -238,12 +238,12 @@ impl Lane {
             ended_at: finished.ended_at,
         })];
         actions.extend(self.apply_health(finished.health, finished.pause));
-        self.recording.insert(finished.claimed.id.clone());
+        self.recording.insert(finished.claimed.key);
         if finished.record.outcome == Outcome::ConnectionLost {
-            self.lost.insert(finished.claimed.id.clone());
+            self.lost.insert(finished.claimed.key);
         }
         let recorded = RecordedOutcome {
-            id: finished.claimed.id.clone(),
+            key: finished.claimed.key,
             event,
             claim_no: finished.claimed.claim_no,
             outcome: finished.record.outcome,
@@ -284,14 +284,14 @@ impl Lane {
         result: Result<Recorded, StoreError>,
         moment: &Moment,
     ) -> Vec<Action> {
-        self.recording.remove(&recorded.id);
+        self.recording.remove(&recorded.key);
         match result {
             Ok(Recorded::Written {
                 life,
                 health_is_current,
             }) => {
                 if !matches!(life.state, State::Pending(Wait::Until(_))) {
-                    self.lost.remove(&recorded.id);
+                    self.lost.remove(&recorded.key);
                 }
                 self.requeue(&recorded, life, moment);
                 let mut actions = vec![Action::Report(Report::OutcomeRecorded(
@@ -303,13 +303,13 @@ impl Lane {
                 actions
             }
             Ok(Recorded::Stale) => {
-                self.lost.remove(&recorded.id);
-                vec![Action::Report(Report::OutcomeStale(recorded.id))]
+                self.lost.remove(&recorded.key);
+                vec![Action::Report(Report::OutcomeStale(recorded.key))]
             }
             Err(error) => {
-                self.lost.remove(&recorded.id);
+                self.lost.remove(&recorded.key);
                 vec![Action::Report(Report::OutcomeNotWritten(
-                    recorded.id,
+                    recorded.key,
                     error,
                 ))]
             }
@@ -319,14 +319,14 @@ impl Lane {
     /// Notes what is due after a recorded outcome.
     fn requeue(&mut self, recorded: &RecordedOutcome, life: Life, moment: &Moment) {
         match life.state {
-            State::Pending(Wait::Until(due)) if self.lost.contains(&recorded.id) => {
+            State::Pending(Wait::Until(due)) if self.lost.contains(&recorded.key) => {
                 if !self.is_sending() {
                     self.window.note_due(due);
                     return;
                 }
                 // Its request was lost with its connection: it is sent next, on a new one.
                 self.window.put_first(Queued {
-                    id: recorded.id.clone(),
+                    key: recorded.key,
                     due,
                     event: Arc::clone(&recorded.event),
                     seen: Seen {
@@ -347,17 +347,17 @@ impl Lane {
     /// Handles the result of recording an interruption.
     pub(crate) fn on_interruption_recorded(
         &mut self,
-        id: DeliveryId,
+        key: DeliveryKey,
         result: Result<bool, StoreError>,
         moment: &Moment,
     ) -> Vec<Action> {
-        self.recording.remove(&id);
+        self.recording.remove(&key);
         match result {
             Ok(_) => {
                 self.window.note_due(moment.schedule);
                 Vec::new()
             }
-            Err(error) => vec![Action::Report(Report::OutcomeNotWritten(id, error))],
+            Err(error) => vec![Action::Report(Report::OutcomeNotWritten(key, error))],
         }
     }
 
@@ -391,7 +391,7 @@ impl Lane {
         // older than the latest changes here.
         let unknown: BTreeSet<ClaimName> = sending
             .into_iter()
-            .filter(|(id, _)| !self.is_known(id))
+            .filter(|(key, _)| !self.is_known(*key))
             .collect();
         let stuck: Vec<ClaimName> = unknown
             .intersection(&self.unknown_claims)

@@ -56,7 +56,10 @@ fn queued(number: usize, due: Timestamp) -> Queued {
     let data = serde_json::value::RawValue::from_string("1".into()).unwrap();
     let event = NewEvent::new(EventType::parse("a.b").unwrap(), Content::Data(data));
     Queued {
-        id: DeliveryId::from_text(format!("dlv_{number:06}")),
+        key: DeliveryKey {
+            event_seq: i64::try_from(number).unwrap(),
+            endpoint: 1,
+        },
         due,
         event: Arc::new(event.freeze(due).unwrap()),
         seen: Seen {
@@ -74,10 +77,10 @@ struct World {
     claims: Vec<Claim>,
     attempts: Vec<Start>,
     records: Vec<(Box<FinishedAttempt>, RecordedOutcome)>,
-    interruptions: Vec<DeliveryId>,
+    interruptions: Vec<DeliveryKey>,
     permits_asked: usize,
     /// Deliveries in the database with a due time.
-    pending: BTreeMap<DeliveryId, Queued>,
+    pending: BTreeMap<DeliveryKey, Queued>,
     starts: Vec<Duration>,
     released: usize,
     claimed: usize,
@@ -111,23 +114,23 @@ impl World {
                             state: State::Pending(Wait::Until(at)),
                             ..claim.life
                         };
-                        self.put_back(claim.id, claim.claim_no, life, at);
+                        self.put_back(claim.key, claim.claim_no, life, at);
                     }
                 }
                 Action::Run(Work::Record(finished, recorded)) => {
                     self.records.push((finished, recorded));
                 }
-                Action::Run(Work::Interrupt(claimed, _)) => self.interruptions.push(claimed.id),
+                Action::Run(Work::Interrupt(claimed, _)) => self.interruptions.push(claimed.key),
                 Action::Run(Work::LoadHealth | Work::Reclaim(_)) => {}
             }
         }
     }
 
-    fn put_back(&mut self, id: DeliveryId, claim_no: i64, life: Life, due: Timestamp) {
+    fn put_back(&mut self, key: DeliveryKey, claim_no: i64, life: Life, due: Timestamp) {
         let mut queued = queued(0, due);
-        queued.id = id.clone();
+        queued.key = key;
         queued.seen = Seen { claim_no, life };
-        self.pending.insert(id, queued);
+        self.pending.insert(key, queued);
     }
 
     /// True if an answer is under way that will advance the lane.
@@ -216,15 +219,15 @@ impl Bench {
                 .pending
                 .values()
                 .filter(|queued| queued.due <= scan.now);
-            let due = due.filter(|queued| !scan.at_hand.contains(&queued.id));
+            let due = due.filter(|queued| !scan.at_hand.contains(&queued.key));
             let all: Vec<Queued> = due.cloned().collect();
             let room = scan.limit.saturating_sub(scan.at_hand.len());
             let next = self
                 .world
                 .pending
                 .values()
-                .filter(|queued| !scan.at_hand.contains(&queued.id))
-                .filter(|queued| !all.iter().take(room).any(|read| read.id == queued.id))
+                .filter(|queued| !scan.at_hand.contains(&queued.key))
+                .filter(|queued| !all.iter().take(room).any(|read| read.key == queued.key))
                 .map(|queued| queued.due)
                 .min();
             let page = DuePage {
@@ -241,12 +244,12 @@ impl Bench {
         let Some(claim) = self.world.claims.pop() else {
             return;
         };
-        let ids: Vec<DeliveryId> = claim.wanted.iter().map(|(id, _)| id.clone()).collect();
+        let keys: Vec<DeliveryKey> = claim.keys().collect();
         let mut claimed = Vec::new();
-        for (id, seen) in claim.wanted {
-            if granted && self.world.pending.remove(&id).is_some() {
+        for (key, seen) in claim.wanted {
+            if granted && self.world.pending.remove(&key).is_some() {
                 claimed.push(Claimed {
-                    id,
+                    key,
                     claim_no: seen.claim_no + 1,
                     epoch: claim.lease.epoch,
                     claimed_at: claim.at,
@@ -265,8 +268,8 @@ impl Bench {
             claimed,
             deferred: Vec::new(),
         };
-        let actions = self.lane.on_claimed(&ids, Ok(result), &moment);
-        self.permits += ids.len();
+        let actions = self.lane.on_claimed(&keys, Ok(result), &moment);
+        self.permits += keys.len();
         let starts = actions
             .iter()
             .filter(|action| matches!(action, Action::Start(_)))
@@ -322,7 +325,7 @@ impl Bench {
                 ..finished.claimed.life
             };
             self.world
-                .put_back(recorded.id.clone(), finished.claimed.claim_no, life, due);
+                .put_back(recorded.key, finished.claimed.claim_no, life, due);
             life
         } else {
             let reason = crate::domain::lifecycle::FailureReason::RetriesExhausted;
@@ -349,7 +352,7 @@ impl Bench {
 
     fn publish(&mut self, number: usize) {
         let new = queued(number, self.moment().schedule);
-        self.world.pending.insert(new.id.clone(), new.clone());
+        self.world.pending.insert(new.key, new.clone());
         let moment = self.moment();
         self.lane.on_newly_due(vec![new], &moment);
         self.advance(Vec::new());
@@ -513,7 +516,7 @@ fn without_a_permit_it_waits_for_exactly_one() {
 #[test]
 fn a_claim_unknown_here_is_reclaimed_when_two_polls_find_it() {
     let mut bench = Bench::running(endpoint());
-    let unknown = vec![(DeliveryId::from_text("dlv_9"), 3)];
+    let unknown = vec![(queued(9, Timestamp::from_micros(ORIGIN)).key, 3)];
     let polled = || Polled {
         next: None,
         sending: Some(unknown.clone()),

@@ -11,7 +11,7 @@ use crate::domain::delivery::{Attempt, Headers, Outcome, Timings};
 /// An attempt.
 #[derive(ToSchema, Serialize)]
 #[schema(as = Attempt, example = json!({
-    "id": "att_01a2116c8d0f7c22a1c04c7d3f2b9e10_1", "number": 1, "started_at": "2026-11-25T10:00:00.000000Z",
+    "id": "att_bozcdy3txn5hovdcjq6yv5flei", "number": 1, "started_at": "2026-11-25T10:00:00.000000Z",
     "duration_ms": 41.2, "outcome": "rejected", "status_code": 500, "error": null, "response_body": "try later",
     "response_headers": {"content-type": "text/plain"}, "request_headers": {"webhook-id": "3f1e9a52-6b1c-4c35-9a70-0d1f6d1e2b7a"},
     "remote_address": "93.184.216.34:443", "timings_ms": {"dns": 1.9, "connect": 20.4, "first_byte": 40.9}

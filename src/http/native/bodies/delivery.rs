@@ -13,7 +13,7 @@ use crate::engine::DeliveryView;
 /// A delivery, as in lists.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Delivery, example = json!({
-    "id": "dlv_01a2116c8d0f7c22a1c04c7d3f2b9e10", "event_id": "3f1e9a52-6b1c-4c35-9a70-0d1f6d1e2b7a",
+    "id": "dlv_3fk7zr4xnpb7ur42ob2mln4k2a", "event_id": "3f1e9a52-6b1c-4c35-9a70-0d1f6d1e2b7a",
     "event_type": "invoice.paid", "endpoint_id": "ep_01a2116c7ac0750b83c2f73300529619", "tenant": "default",
     "status": Status::Pending, "attempt_count": 1, "next_attempt_at": "2026-11-25T10:00:10.041200Z",
     "waiting_for": "due_time", "hold_reason": null, "failure_reason": null,

@@ -1,11 +1,9 @@
 //! A page of a list.
 
-use std::fmt::Display;
-
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::query::{Listed, PageKey};
+use crate::domain::query::Listed;
 
 /// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -17,10 +15,10 @@ pub(crate) struct ListBody<T> {
 }
 
 impl<T> ListBody<T> {
-    pub(crate) fn new<K: PageKey + Display>(page: Listed<T, K>) -> Self {
+    pub(crate) fn new(page: Listed<T>) -> Self {
         Self {
             data: page.entries,
-            next_cursor: page.next.map(|key| format!("{}:{key}", K::LIST)),
+            next_cursor: page.next.map(|cursor| cursor.as_str().to_owned()),
         }
     }
 

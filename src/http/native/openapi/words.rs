@@ -102,7 +102,7 @@ texts! {
         "^[A-Za-z0-9_-]{1,64}$", Some(64), "3f1e9a52-6b1c-4c35-9a70-0d1f6d1e2b7a";
     EndpointId: "An endpoint's id.", "^[A-Za-z0-9_-]{1,128}$", Some(128), "ep_01a2116c7ac0750b83c2f73300529619";
     DeliveryId: "A delivery's id: one event on its way to one endpoint.",
-        "^[A-Za-z0-9_-]{1,128}$", Some(128), "dlv_01a2116c8d0f7c22a1c04c7d3f2b9e10";
+        "^[A-Za-z0-9_-]{1,128}$", Some(128), "dlv_3fk7zr4xnpb7ur42ob2mln4k2a";
     RecoveryId: "A recovery's id.", "^[A-Za-z0-9_-]{1,128}$", Some(128), "rec_01a2116c9b3d7f0f8e2d5a6b7c8d9e0f";
     TokenId: "A token's id, which is not secret.", "^[A-Za-z0-9_-]{1,128}$", Some(128), "tok_01a2116c9f5e7b1a9c3d4e5f60718293";
     Tenant: "Owning tenant.", "^[A-Za-z0-9_-]{1,64}$", Some(64), "default";

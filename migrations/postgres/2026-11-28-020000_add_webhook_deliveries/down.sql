@@ -7,6 +7,7 @@ DROP TABLE webhook_events;
 DROP TABLE webhook_endpoint_health;
 DROP TABLE webhook_endpoint_secrets;
 DROP TABLE webhook_endpoints;
+DROP TABLE webhook_tenants;
 DROP TABLE webhook_nodes;
 DROP TABLE webhook_shards;
 DROP TABLE webhook_counters;

@@ -8,6 +8,11 @@ CREATE TABLE webhook_counters (
     value BIGINT NOT NULL
 );
 INSERT INTO webhook_counters (name, value) VALUES ('endpoints', 0), ('tokens', 0), ('probe', 0);
+-- The last `seq` of an event, and the last endpoint number of each shard.
+INSERT INTO webhook_counters (name, value) VALUES ('events', 0);
+INSERT INTO webhook_counters (name, value)
+    WITH RECURSIVE numbers (shard) AS (SELECT 0 UNION ALL SELECT shard + 1 FROM numbers WHERE shard < 63)
+    SELECT 'endpoint_number_' || shard, shard * 33554432 FROM numbers;
 
 -- Who sends to which part of the endpoints, and until when: a lease. Taking one over raises its epoch, and
 -- what was claimed under an earlier one is stale.
@@ -32,10 +37,18 @@ CREATE TABLE webhook_nodes (
     expires_at BIGINT NOT NULL
 );
 
--- `settings` is JSON: a limit that is not in it follows the engine's defaults.
+-- A tenant's number is used in place of its name, and never given to another one.
+CREATE TABLE webhook_tenants (
+    number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL UNIQUE
+);
+
+-- `number` is shard * 2^25 + a counter within the shard, so that a shard is one range of every index that
+-- begins with `endpoint`. `settings` is JSON: a limit that is not in it follows the engine's defaults.
 CREATE TABLE webhook_endpoints (
-    id             TEXT    NOT NULL PRIMARY KEY,
-    tenant         TEXT    NOT NULL,
+    number         INTEGER NOT NULL PRIMARY KEY,
+    id             TEXT    NOT NULL UNIQUE,
+    tenant         INTEGER NOT NULL REFERENCES webhook_tenants (number),
     url            TEXT    NOT NULL,
     description    TEXT    NOT NULL,
     event_types    TEXT    NOT NULL,
@@ -83,32 +96,34 @@ CREATE TABLE webhook_endpoint_health (
     CHECK ((breaker = 'half_open') = (half_open_since IS NOT NULL))
 );
 
--- `seq` is the order of publishing.
+-- `seq` is the order of publishing: a counter * 256 + the number of the cell, which is 0.
 CREATE TABLE webhook_events (
-    seq          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    tenant       TEXT    NOT NULL,
-    id           TEXT    NOT NULL,
+    seq          INTEGER NOT NULL PRIMARY KEY,
+    tenant       INTEGER NOT NULL,
+    -- 16 bytes if it is a UUID in lower case, otherwise its text.
+    id           BLOB    NOT NULL,
     event_type   TEXT    NOT NULL,
     ordering_key TEXT,
     content_type TEXT    NOT NULL,
     content_hash BLOB    NOT NULL,
-    body         BLOB    NOT NULL,
     created_at   BIGINT  NOT NULL,
     -- The publisher's trace (W3C Trace Context).
-    traceparent  TEXT
+    traceparent  TEXT,
+    -- The last column: those before it are read without it.
+    body         BLOB    NOT NULL
 );
-CREATE UNIQUE INDEX webhook_events_by_id ON webhook_events (tenant, id);
+CREATE UNIQUE INDEX webhook_events_by_id ON webhook_events (id, tenant);
+CREATE INDEX webhook_events_by_tenant ON webhook_events (tenant, seq);
 
+-- A delivery is an event on its way to an endpoint. No index names `status` or `updated_at`.
 CREATE TABLE webhook_deliveries (
-    id              TEXT    NOT NULL PRIMARY KEY,
     event_seq       BIGINT  NOT NULL REFERENCES webhook_events (seq),
-    -- The endpoint's, which follows from its id.
-    shard           INTEGER NOT NULL,
-    endpoint_id     TEXT    NOT NULL REFERENCES webhook_endpoints (id),
-    tenant          TEXT    NOT NULL,
+    endpoint        INTEGER NOT NULL REFERENCES webhook_endpoints (number),
     status          TEXT    NOT NULL CHECK (status = 'pending' OR status = 'sending' OR status = 'delivered'
                      OR status = 'failed'),
-    next_attempt_at BIGINT,
+    -- When a pending one may be claimed; a claim does not change it.
+    due_at          BIGINT,
+    failed_at       BIGINT,
     hold_reason     TEXT    CHECK (hold_reason = 'interrupted' OR hold_reason = 'order'
                      OR hold_reason = 'refused_by_database'),
     failure_reason  TEXT    CHECK (failure_reason = 'retries_exhausted' OR failure_reason = 'cancelled'
@@ -126,35 +141,36 @@ CREATE TABLE webhook_deliveries (
     retried_at      BIGINT,
     -- Its event's, and whether those after it in that wait for it.
     ordering_key    TEXT,
-    in_line         BOOLEAN NOT NULL,
+    in_order        BOOLEAN NOT NULL,
+    PRIMARY KEY (event_seq, endpoint),
     -- A pending delivery waits for a time, for a person or for its turn, and for nothing else.
-    CHECK ((status = 'pending') = ((next_attempt_at IS NULL) <> (hold_reason IS NULL))),
-    CHECK (status = 'pending' OR (next_attempt_at IS NULL AND hold_reason IS NULL)),
+    CHECK (hold_reason IS NULL OR status = 'pending'),
+    CHECK ((due_at IS NOT NULL) = (status = 'sending' OR (status = 'pending' AND hold_reason IS NULL))),
     CHECK ((status = 'sending') = (claimed_at IS NOT NULL)),
+    CHECK ((status = 'failed') = (failed_at IS NOT NULL)),
     CHECK ((status = 'failed') = (failure_reason IS NOT NULL)),
-    CHECK (status <> 'delivered' OR (delivered_at IS NOT NULL AND NOT in_line)),
-    CHECK (NOT in_line OR ordering_key IS NOT NULL),
-    CHECK (hold_reason <> 'order' OR in_line)
+    CHECK (status <> 'delivered' OR (delivered_at IS NOT NULL AND NOT in_order)),
+    CHECK (NOT in_order OR ordering_key IS NOT NULL),
+    CHECK (hold_reason <> 'order' OR in_order)
 ) WITHOUT ROWID;
--- Claims, and by its last columns the counts and the expiry of what waits.
-CREATE INDEX webhook_deliveries_pending
-    ON webhook_deliveries (shard, endpoint_id, next_attempt_at, created_at) WHERE status = 'pending';
-CREATE INDEX webhook_deliveries_sending ON webhook_deliveries (shard, endpoint_id) WHERE status = 'sending';
--- Whose turn it is in an ordering key, and what failed and keeps others waiting.
-CREATE INDEX webhook_deliveries_in_line
-    ON webhook_deliveries (shard, endpoint_id, ordering_key, event_seq) WHERE in_line;
-CREATE INDEX webhook_deliveries_blocking
-    ON webhook_deliveries (shard, endpoint_id, updated_at) WHERE status = 'failed' AND in_line;
+-- What is pending with a time, or sending: claims, and by its last columns the counts and the expiry.
+CREATE INDEX webhook_deliveries_live
+    ON webhook_deliveries (endpoint, due_at, created_at) WHERE due_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_held
+    ON webhook_deliveries (endpoint, hold_reason, created_at) WHERE hold_reason IS NOT NULL;
 -- What a recovery brings back.
-CREATE INDEX webhook_deliveries_failed ON webhook_deliveries (endpoint_id, updated_at, id) WHERE status = 'failed';
-CREATE INDEX webhook_deliveries_by_event ON webhook_deliveries (event_seq);
-CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint_id, id);
+CREATE INDEX webhook_deliveries_failed
+    ON webhook_deliveries (endpoint, failed_at) WHERE failed_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint, event_seq);
+-- Whose turn it is in an ordering key.
+CREATE INDEX webhook_deliveries_in_order
+    ON webhook_deliveries (endpoint, ordering_key, event_seq) WHERE in_order;
 
 -- One row for each claim that was started. Appended, never changed.
 CREATE TABLE webhook_attempts (
-    delivery_id      TEXT    NOT NULL REFERENCES webhook_deliveries (id),
+    event_seq        BIGINT  NOT NULL,
+    endpoint         INTEGER NOT NULL,
     claim_no         BIGINT  NOT NULL,
-    endpoint_id      TEXT    NOT NULL,
     number           INTEGER,
     started_at       BIGINT  NOT NULL,
     ended_at         BIGINT  NOT NULL,
@@ -166,14 +182,16 @@ CREATE TABLE webhook_attempts (
     error            TEXT,
     response_body    TEXT,
     response_headers TEXT,
-    request_headers  TEXT,
-    remote_address   TEXT,
-    timings          TEXT    NOT NULL,
-    PRIMARY KEY (delivery_id, claim_no),
+    -- What the event and the endpoint do not determine of the request's headers.
+    request_parts    BLOB,
+    remote_address   BLOB,
+    timings          BLOB,
+    PRIMARY KEY (event_seq, endpoint, claim_no),
+    FOREIGN KEY (event_seq, endpoint) REFERENCES webhook_deliveries (event_seq, endpoint),
     CHECK ((outcome = 'interrupted' OR outcome = 'connection_lost') = (number IS NULL))
 ) WITHOUT ROWID;
 -- What a rate limit remembers, and the endpoint's statistics.
-CREATE INDEX webhook_attempts_by_endpoint ON webhook_attempts (endpoint_id, ended_at);
+CREATE INDEX webhook_attempts_by_endpoint ON webhook_attempts (endpoint, ended_at);
 
 -- What callers of the API identify themselves by. Of a token only its SHA-256 is kept.
 CREATE TABLE webhook_tokens (
@@ -208,10 +226,10 @@ CREATE TABLE webhook_recoveries (
     requeued    BIGINT  NOT NULL,
     -- Where it goes on: after this delivery of those that failed, and after this event.
     failed_at   BIGINT,
-    failed_id   TEXT,
+    failed_seq  BIGINT,
     event_seq   BIGINT,
     created_at  BIGINT  NOT NULL,
     CHECK (since < until),
-    CHECK ((failed_at IS NULL) = (failed_id IS NULL))
+    CHECK ((failed_at IS NULL) = (failed_seq IS NULL))
 );
 CREATE INDEX webhook_recoveries_running ON webhook_recoveries (shard) WHERE progress = 'running';

@@ -1,0 +1,83 @@
+//! Steps from endpoint to endpoint through the index of what is due, or held: a long backlog costs
+//! no more than a short one.
+
+use crate::domain::lease::ENDPOINT_BITS;
+use crate::domain::lifecycle::Status;
+
+/// A time after every other one, in microseconds.
+pub(super) const FAR: i64 = i64::MAX;
+
+/// A partial index of deliveries that begins with the endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum DueIndex {
+    /// Deliveries that are pending with a due time, or sending.
+    Live,
+    /// Deliveries that are pending without a due time.
+    Held,
+}
+
+impl DueIndex {
+    /// The column that is set exactly for its rows; the index is sorted by it.
+    const fn column(self) -> &'static str {
+        match self {
+            Self::Live => "due_at",
+            Self::Held => "hold_reason",
+        }
+    }
+}
+
+/// Returns a recursive CTE of the endpoints of these shards in an index. It ends each shard with
+/// NULL.
+pub(super) fn walk(name: &str, index: DueIndex, shards: &[i32]) -> String {
+    let column = index.column();
+    // Ordered by both columns, because no other index can serve that: the one by endpoint would
+    // read every delivery ever stored.
+    let first_after = |after: &str, last: &str| {
+        format!(
+            "(SELECT d.endpoint FROM webhook_deliveries AS d WHERE d.{column} IS NOT NULL \
+             AND d.endpoint > {after} AND d.endpoint <= {last} ORDER BY d.endpoint, d.{column} LIMIT 1)"
+        )
+    };
+    let numbers = 1 << ENDPOINT_BITS;
+    let last = format!("shard * {numbers} + {}", numbers - 1);
+    // Numbers need no quoting.
+    let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
+    format!(
+        "{name} (endpoint, last) AS ( \
+             SELECT {first}, {last} FROM webhook_shards WHERE shard IN ({shards}) \
+             UNION ALL \
+             SELECT {next}, {name}.last FROM {name} WHERE endpoint IS NOT NULL \
+         )",
+        first = first_after(
+            &format!("webhook_shards.shard * {numbers}"),
+            &format!("webhook_shards.{last}")
+        ),
+        next = first_after(&format!("{name}.endpoint"), &format!("{name}.last")),
+        shards = if shards.is_empty() {
+            "NULL".to_owned()
+        } else {
+            shards.join(", ")
+        },
+    )
+}
+
+/// Returns the time at which the first pending delivery of an endpoint is due; NULL without one.
+/// The `sending` ones before it are skipped one by one; their number is at most the endpoint's
+/// concurrency.
+pub(super) fn first_pending(endpoint: &str) -> String {
+    format!(
+        "(SELECT d.due_at FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
+         AND d.due_at IS NOT NULL AND d.status = '{}' ORDER BY d.due_at, d.created_at LIMIT 1)",
+        Status::Pending
+    )
+}
+
+/// Returns the number of an endpoint's deliveries that are `sending`; `next` is the time at which
+/// its first pending one is due.
+pub(super) fn count_sending(endpoint: &str, next: &str) -> String {
+    format!(
+        "(SELECT count(*) FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
+         AND d.due_at IS NOT NULL AND d.due_at <= coalesce({next}, {FAR}) AND d.status = '{}')",
+        Status::Sending
+    )
+}

@@ -1,0 +1,90 @@
+//! Numbers of endpoints and tenants, which rows contain in place of ids and names.
+
+use diesel::backend::Backend;
+use diesel::expression::{
+    AppearsOnTable, Expression, SelectableExpression, ValidGrouping, is_aggregate,
+};
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+use diesel::serialize::ToSql;
+use diesel::sql_types::{HasSqlType, Integer, Text};
+
+use super::connection::AnyConnection;
+use super::counters::raised;
+use super::error::StoreError;
+use super::schema::{
+    webhook_attempts as attempts, webhook_deliveries as deliveries, webhook_endpoints as endpoints,
+    webhook_events as events,
+};
+use crate::domain::ids::{EndpointId, Tenant};
+use crate::domain::lease::Shard;
+
+macro_rules! looked_up {
+    ($(#[$meta:meta])* $name:ident, $sql:literal) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, QueryId)]
+        pub(super) struct $name(String);
+
+        impl Expression for $name {
+            type SqlType = Integer;
+        }
+
+        impl<DB: Backend + HasSqlType<Text>> QueryFragment<DB> for $name
+        where
+            String: ToSql<Text, DB>,
+        {
+            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+                out.push_sql($sql);
+                out.push_bind_param::<Text, _>(&self.0)?;
+                out.push_sql(")");
+                Ok(())
+            }
+        }
+
+        impl<QS> AppearsOnTable<QS> for $name {}
+        impl<QS> SelectableExpression<QS> for $name {}
+        impl<GB> ValidGrouping<GB> for $name {
+            type IsAggregate = is_aggregate::Never;
+        }
+    };
+}
+
+looked_up! {
+    /// The number of an endpoint, looked up by the statement that uses it.
+    NumberOf, "(SELECT number FROM webhook_endpoints WHERE webhook_endpoints.id = "
+}
+looked_up! {
+    /// The number of a tenant, looked up by the statement that uses it.
+    TenantNumberOf, "(SELECT number FROM webhook_tenants WHERE webhook_tenants.tenant = "
+}
+
+/// Selects a tenant's events.
+pub(super) fn events_of(tenant: &Tenant) -> diesel::dsl::Eq<events::tenant, TenantNumberOf> {
+    events::tenant.eq(TenantNumberOf(tenant.to_string()))
+}
+
+/// Selects a tenant's endpoints.
+pub(super) fn endpoints_of(tenant: &Tenant) -> diesel::dsl::Eq<endpoints::tenant, TenantNumberOf> {
+    endpoints::tenant.eq(TenantNumberOf(tenant.to_string()))
+}
+
+/// Selects an endpoint's deliveries.
+pub(super) fn of_endpoint(id: &EndpointId) -> diesel::dsl::Eq<deliveries::endpoint, NumberOf> {
+    deliveries::endpoint.eq(NumberOf(id.to_string()))
+}
+
+/// Selects an endpoint's attempts.
+pub(super) fn attempts_of(id: &EndpointId) -> diesel::dsl::Eq<attempts::endpoint, NumberOf> {
+    attempts::endpoint.eq(NumberOf(id.to_string()))
+}
+
+/// Returns a number for a new endpoint, which no other endpoint ever had.
+pub(super) fn next_number(conn: &mut AnyConnection, id: &EndpointId) -> Result<i32, StoreError> {
+    let shard = Shard::of(id);
+    let number = raised(conn, &format!("endpoint_number_{}", shard.number()), 1)?;
+    i32::try_from(number)
+        .ok()
+        .filter(|number| shard.endpoint_numbers().contains(number))
+        .ok_or_else(|| StoreError::Setup("this database has no room for another endpoint".into()))
+}
