@@ -5,9 +5,7 @@ use std::marker::PhantomData;
 
 use diesel::RunQueryDsl;
 use diesel::backend::Backend;
-#[cfg(feature = "postgres")]
-use diesel::query_builder::Query;
-use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 
 /// A statement with a constant text, on one kind of database. `Place` is its place in the code, and
@@ -51,7 +49,6 @@ impl<Place, S: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Prepared<Pl
     }
 }
 
-#[cfg(feature = "postgres")]
 impl<Place, S: Query> Query for Prepared<Place, S> {
     type SqlType = S::SqlType;
 }
