@@ -178,10 +178,7 @@ mod tests {
             "dlv_nope",
             &text[..text.len() - 1],
             &text.to_ascii_uppercase().replace("DLV_", "dlv_"),
-            &text.replace(
-                "dlv_3fk7zr4xnpb7ur42ob2mln4k2a",
-                "att_bozcdy3txn5hovdcjq6yv5flei",
-            ),
+            &text.replace("dlv_", "att_"),
             &other,
             &attempt,
         ] {
