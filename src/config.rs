@@ -248,6 +248,9 @@ pub struct EngineConfig {
     /// Maximum attempts in flight across all endpoints: at least one, and below the process's file
     /// limit, because each needs a connection. Default: half of that limit, at most 8,192.
     pub max_in_flight: usize,
+    /// Threads that send, 1 to 256. What a receiver does costs endpoints on other threads nothing.
+    /// Default: one per core but one, and at least one.
+    pub threads: usize,
     /// Read connections: this number for the engine, and as many again for callers.
     pub read_connections: u32,
     /// Name of this node among those that share the database. Default: the host name.
@@ -279,6 +282,7 @@ impl Default for EngineConfig {
             drain_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(10),
             max_in_flight: (open_files() / 2).clamp(1, 8192),
+            threads: cores().saturating_sub(1).clamp(1, MAX_THREADS),
             read_connections: 4,
             node_name: host_name(),
             lease: Terms::default(),
@@ -287,6 +291,14 @@ impl Default for EngineConfig {
             connection_lifetime: Duration::from_secs(30),
         }
     }
+}
+
+/// Maximum number of sending threads.
+const MAX_THREADS: usize = 256;
+
+/// Returns the number of cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Returns this machine's name if it is a valid node name.
@@ -346,6 +358,10 @@ impl EngineConfig {
                 "must be 1 to {most}: this process may not open more files; raise the limit with `ulimit -n`"
             );
             return Err(SettingError::new("max_in_flight", detail));
+        }
+        if !(1..=MAX_THREADS).contains(&self.threads) {
+            let detail = format!("must be 1 to {MAX_THREADS}");
+            return Err(SettingError::new("threads", detail));
         }
         check_node_name(&self.node_name).map_err(wrong("node_name"))?;
         self.lease.check()?;

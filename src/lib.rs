@@ -102,7 +102,7 @@ pub mod host {
 pub use engine::{
     Bucket, Builder, DeliveryView, EndpointCounts, EndpointHealth, EndpointStats, EndpointView,
     Error, EventView, MetricsFormat, Node, Notification, OlderKey, Overview, PortalLink, Postrider,
-    Receipt, RecoveryPreview, StartError,
+    Readiness, Receipt, RecoveryPreview, StartError,
 };
 pub use sender::sign as signature;
 pub use store::{StoreError, Unavailable};

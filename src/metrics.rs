@@ -7,6 +7,7 @@ mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
@@ -215,10 +216,22 @@ pub(crate) struct ScrapedValues {
     /// `None` if the database did not answer: a missing value is better than a stale one.
     pub(crate) census: Option<Arc<Census>>,
     pub(crate) database_up: bool,
+    /// The largest recent lag of each sending thread, with its number.
+    pub(crate) lags: Vec<(usize, Duration)>,
     pub(crate) now: Timestamp,
 }
 
 impl ScrapedValues {
+    fn register_lags(&self, registry: &mut Registry) {
+        let lags = Family::<[(&str, String); 1], Gauge<f64, AtomicU64>>::default();
+        for (thread, lag) in &self.lags {
+            lags.get_or_create(&[("thread", thread.to_string())])
+                .set(lag.as_secs_f64());
+        }
+        let help = "Largest lag of a sending thread in the last seconds";
+        registry.register_with_unit("sending_lag", help, Unit::Seconds, lags);
+    }
+
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix(PREFIX);
         let up = gauge(
@@ -227,6 +240,7 @@ impl ScrapedValues {
             "1 if the database answers and accepts writes",
         );
         up.set(self.database_up.into());
+        self.register_lags(&mut registry);
         let Some(census) = &self.census else {
             return registry;
         };

@@ -17,6 +17,17 @@ impl Database {
         }
     }
 
+    /// Bytes of a server's log since it exists.
+    pub fn wal_bytes(&mut self) -> f64 {
+        let Self::Postgres(conn) = self else {
+            return 0.0;
+        };
+        let sql = "pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::double precision";
+        diesel::select(diesel::dsl::sql::<diesel::sql_types::Double>(sql))
+            .get_result(conn)
+            .expect("a number")
+    }
+
     pub fn run(&mut self, sql: &str) {
         let done = match self {
             Self::Sqlite(conn) => conn.batch_execute(sql),

@@ -58,6 +58,10 @@ struct Options {
     #[arg(long, value_delimiter = ',')]
     endpoints: Vec<usize>,
 
+    /// With so many sending threads, each in turn
+    #[arg(long, value_delimiter = ',')]
+    threads: Vec<usize>,
+
     /// Beside so many deliveries that ended before
     #[arg(long, default_value_t = 0)]
     history: u64,
@@ -148,8 +152,15 @@ fn main() {
                     Measure::Flow => {
                         let told =
                             (!options.endpoints.is_empty()).then_some(&options.endpoints[..]);
-                        for endpoints in told.unwrap_or(sizes.endpoints) {
-                            bench.flow(*endpoints).await;
+                        let threads = options.threads.iter().copied().map(Some);
+                        let mut threads: Vec<Option<usize>> = threads.collect();
+                        if threads.is_empty() {
+                            threads.push(None);
+                        }
+                        for threads in threads {
+                            for endpoints in told.unwrap_or(sizes.endpoints) {
+                                bench.flow(*endpoints, threads).await;
+                            }
                         }
                     }
                 }

@@ -130,8 +130,8 @@ impl<'a> Bench<'a> {
     }
 
     /// A server with so many endpoints, each for events of its own type.
-    async fn server_with(&self, place: &Place, endpoints: usize) -> Server {
-        let server = Server::start(place.folder.path(), &place.url);
+    async fn server_with(&self, place: &Place, endpoints: usize, more: &[String]) -> Server {
+        let server = Server::start_with(place.folder.path(), &place.url, more);
         self.begin(format!("{endpoints} endpoints"), endpoints as u64);
         let receiver = self.receiver;
         let write = move |i: u64| Server::post("/endpoints", &endpoint(receiver, i as usize));
@@ -202,28 +202,67 @@ impl<'a> Bench<'a> {
     }
 
     /// Publishing, delivering while publishing, draining.
-    pub async fn flow(&mut self, endpoints: usize) {
+    pub async fn flow(&mut self, endpoints: usize, threads: Option<usize>) {
         let (count, place) = (self.sizes.events, self.place());
-        let mut server = self.server_with(&place, endpoints).await;
+        let more: Vec<String> = threads
+            .iter()
+            .flat_map(|threads| ["--threads".to_owned(), threads.to_string()])
+            .collect();
+        let mut server = self.server_with(&place, endpoints, &more).await;
         if self.history > 0 {
             server.stop();
             self.begin(format!("a history of {}", self.history), 1);
             write_history(Database::open(&place.url), self.history);
-            server = Server::start(place.folder.path(), &place.url);
+            server = Server::start_with(place.folder.path(), &place.url, &more);
         }
-        let of = if endpoints == 1 {
+        let mut of = if endpoints == 1 {
             "1 endpoint".into()
         } else {
             format!("{endpoints} endpoints")
         };
+        if let Some(threads) = threads {
+            of = format!("{of}, {threads} threads");
+        }
+        // One event to each, so that connections are open.
+        let first = self.arrivals.count();
+        self.publish_singly(&server, endpoints as u64, endpoints)
+            .await;
+        self.wait_for(first + endpoints as u64);
 
         self.begin(format!("{of}: one event a request"), count);
         let (first, cpu, started) = (self.arrivals.count(), server.cpu_seconds(), Instant::now());
+        let (written, backends, wal) = (server.written(), self.cpu_of_backends(), self.wal(&place));
+        let commits = server.commits().await;
         self.publish_singly(&server, count, endpoints).await;
         self.wait_for(first + count);
         let rate = count as f64 / started.elapsed().as_secs_f64();
-        let cost = (server.cpu_seconds() - cpu) / count as f64 * 10_000.0;
+        let each = |whole: f64| whole / count as f64;
+        let cost = each(server.cpu_seconds() - cpu) * 10_000.0;
         let loaded = server.rss_mib();
+        let in_backends = each(self.cpu_of_backends() - backends) * 10_000.0;
+        let (commits_after, members_after) = server.commits().await;
+        let commit = (members_after - commits.1) / (commits_after - commits.0).max(1.0);
+        if self.cluster.is_some() {
+            self.add(
+                format!("end to end, {of}: CPU of the database"),
+                in_backends,
+                "s/10,000",
+            );
+            let wal = each(self.wal(&place) - wal);
+            self.add(
+                format!("end to end, {of}: log of the database"),
+                wal,
+                "B each",
+            );
+        } else {
+            let written = each(server.written() - written);
+            self.add(format!("end to end, {of}: written"), written, "B each");
+        }
+        self.add(
+            format!("end to end, {of}: requests in a commit"),
+            commit,
+            "",
+        );
         self.add(format!("end to end, {of}"), rate, "deliveries/s");
         self.add(
             format!("end to end, {of}: CPU of the server"),
@@ -231,7 +270,7 @@ impl<'a> Bench<'a> {
             "s/10,000",
         );
         if endpoints == TEN {
-            self.compare_with_parts(cost);
+            self.compare_with_parts(cost + in_backends);
         }
         self.add(format!("end to end, {of}: memory"), loaded, "MiB");
 
@@ -261,6 +300,25 @@ impl<'a> Bench<'a> {
         self.add(format!("drain, {of}: CPU of the server"), cost, "s/10,000");
         self.add(format!("drain, {of}: memory"), server.rss_mib(), "MiB");
         server.stop();
+        let file = std::fs::metadata(place.folder.path().join("bench.db"));
+        if let Ok(file) = file.map(|file| file.len() as f64) {
+            let deliveries = (count * 2 + endpoints as u64 + self.history) as f64;
+            self.add(format!("file, {of}"), file / deliveries, "B each");
+        }
+    }
+
+    /// User and system time of the database's processes, in seconds.
+    fn cpu_of_backends(&self) -> f64 {
+        let processes = self.cluster.map(Cluster::processes).unwrap_or_default();
+        processes.iter().map(|pid| cpu_seconds(pid)).sum()
+    }
+
+    /// Bytes of the database's log so far.
+    fn wal(&self, place: &Place) -> f64 {
+        match self.cluster {
+            Some(_) => Database::open(&place.url).wal_bytes(),
+            None => 0.0,
+        }
     }
 
     fn compare_with_parts(&mut self, cost: f64) {
@@ -326,7 +384,7 @@ impl<'a> Bench<'a> {
     /// From the publish call to the first byte at the receiver.
     pub async fn latency(&mut self) {
         let place = self.place();
-        let server = self.server_with(&place, TEN).await;
+        let server = self.server_with(&place, TEN, &[]).await;
         for rate in [100_u64, 1_000] {
             let count = rate * self.sizes.latency_seconds;
             self.begin(format!("latency at {rate} a second"), count);
@@ -429,7 +487,7 @@ impl<'a> Bench<'a> {
         let server = Server::start(place.folder.path(), &place.url);
         self.add("memory, idle", server.rss_mib(), "MiB");
         server.stop();
-        let server = self.server_with(&place, at).await;
+        let server = self.server_with(&place, at, &[]).await;
         self.on_each_endpoint(&server, "pause").await;
         self.begin(format!("a backlog of {waiting}"), waiting);
         self.publish_batches(&server, waiting, at).await;
@@ -500,7 +558,7 @@ impl<'a> Bench<'a> {
     /// When a server with many endpoints listens, and sends what is published then.
     pub async fn boot(&mut self) {
         let (place, known) = (self.place(), self.sizes.known_endpoints);
-        let server = self.server_with(&place, known).await;
+        let server = self.server_with(&place, known, &[]).await;
         server.stop();
         self.begin(format!("a start with {known} endpoints"), 1);
         let started = Instant::now();

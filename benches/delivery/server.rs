@@ -20,6 +20,11 @@ pub struct Server {
 impl Server {
     /// Starts it in `folder`, on that database, and waits until it listens.
     pub fn start(folder: &Path, database: &str) -> Self {
+        Self::start_with(folder, database, &[])
+    }
+
+    /// Like [`start`](Self::start), with more arguments.
+    pub fn start_with(folder: &Path, database: &str, more: &[String]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
             .current_dir(folder)
             .args([
@@ -30,6 +35,7 @@ impl Server {
                 "127.0.0.0/8",
             ])
             .args(["--database-url", database])
+            .args(more)
             .env("POSTRIDER_API_TOKEN", TOKEN)
             .stderr(Stdio::piped())
             .spawn()
@@ -70,6 +76,36 @@ impl Server {
     /// User and system time so far, in seconds.
     pub fn cpu_seconds(&self) -> f64 {
         cpu_seconds(&self.child.id().to_string())
+    }
+
+    /// Bytes that it has caused to be written to disks so far.
+    pub fn written(&self) -> f64 {
+        let io =
+            std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
+        let line = io
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// The commits so far, and the requests in them.
+    pub async fn commits(&self) -> (f64, f64) {
+        let text = self.text("/metrics").await;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse().ok())
+                .unwrap_or(0.0)
+        };
+        (
+            value("postrider_commit_members_count"),
+            value("postrider_commit_members_sum"),
+        )
+    }
+
+    async fn text(&self, path: &str) -> String {
+        let mut connection = Connection::open(self.address).await;
+        let (_, body) = connection.exchange(&request("GET", path, TOKEN, "")).await;
+        String::from_utf8_lossy(&body).into_owned()
     }
 
     pub fn rss_mib(&self) -> f64 {

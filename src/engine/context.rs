@@ -7,19 +7,19 @@ use tokio::sync::{Semaphore, broadcast};
 use super::committer::Committer;
 use super::leases::Leases;
 use super::notifications::Notification;
+use super::sending::SendingThreads;
 use crate::config::EngineConfig;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::ClaimName;
 use crate::domain::random::Random;
 use crate::metrics::Metrics;
-use crate::sender::Sender;
 use crate::store::Store;
 
 /// State shared by the actors of one engine.
 pub(crate) struct EngineContext {
     pub(crate) store: Store,
     pub(crate) committer: Committer,
-    pub(crate) sender: Sender,
+    pub(crate) threads: SendingThreads,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: EngineConfig,
     pub(crate) metrics: Arc<Metrics>,

@@ -22,6 +22,7 @@ mod registry;
 mod router;
 #[cfg(feature = "http")]
 pub(crate) mod scoped;
+mod sending;
 mod single_flight;
 mod start;
 mod supervisor;
@@ -32,7 +33,8 @@ pub use self::error::{Error, StartError};
 pub(crate) use self::handle::OpenSession;
 pub use self::handle::{
     DeliveryView, EndpointCounts, EndpointHealth, EndpointStats, EndpointView, EventView, Node,
-    OlderKey, Outbox, Overview, PortalLink, Postrider, Receipt, RecoveryPreview, Transaction,
+    OlderKey, Outbox, Overview, PortalLink, Postrider, Readiness, Receipt, RecoveryPreview,
+    Transaction,
 };
 pub use self::notifications::Notification;
 pub use self::start::Builder;

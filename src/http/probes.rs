@@ -1,5 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
+use std::time::Duration;
+
 use actix_web::dev::HttpServiceFactory;
 use actix_web::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use actix_web::middleware::from_fn;
@@ -47,6 +49,23 @@ struct StatusBody {
     status: &'static str,
 }
 
+/// The lag of a thread that sends.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SendingThread)]
+struct SendingThreadBody {
+    thread: usize,
+    /// The largest lag in the last seconds, in milliseconds.
+    lag_ms: u64,
+}
+
+/// The readiness of the process.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Readiness, example = json!({"status": "ready", "sending_threads": [{"thread": 0, "lag_ms": 0}]}))]
+struct ReadinessBody {
+    status: &'static str,
+    sending_threads: Vec<SendingThreadBody>,
+}
+
 /// Check that the process is alive
 #[utoipa::path(
     get,
@@ -69,13 +88,20 @@ async fn healthz() -> HttpResponse {
     operation_id = "readyz",
     tag = "Operating",
     responses(
-        (status = 200, description = "The database takes writes and the supervisors run.", body = StatusBody),
+        (status = 200, description = "The database takes writes and the supervisors run.", body = ReadinessBody),
     ),
     security(())
 )]
 async fn readyz(gate: web::Data<Gate>) -> Result<HttpResponse, Problem> {
-    gate.postrider.ready().await?;
-    Ok(HttpResponse::Ok().json(StatusBody { status: "ready" }))
+    let ready = gate.postrider.ready().await?;
+    let lag = |(thread, lag): (usize, Duration)| SendingThreadBody {
+        thread,
+        lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+    };
+    Ok(HttpResponse::Ok().json(ReadinessBody {
+        status: "ready",
+        sending_threads: ready.sending_lags.into_iter().map(lag).collect(),
+    }))
 }
 
 /// Metrics

@@ -55,6 +55,7 @@ type HttpClient = Client<Connector, Full<Bytes>>;
 
 /// Transport that uses hyper's client.
 pub(crate) struct HttpTransport {
+    connector: Connector,
     /// Keeps connections per origin.
     pooled: HttpClient,
     /// Opens a new connection for each request.
@@ -75,14 +76,24 @@ impl HttpTransport {
         let trust = Arc::new(SystemTrust::load());
         let tls = TlsConnector::from(Arc::new(tls_config(&trust)?));
         let connector = Connector::new(policy, resolver, tls, lifetime);
-        Ok(Self {
+        Ok(Self::with(connector, trust))
+    }
+
+    /// Creates another transport with connections of its own, for another thread.
+    pub(crate) fn another(&self) -> Self {
+        Self::with(self.connector.clone(), Arc::clone(&self.trust))
+    }
+
+    fn with(connector: Connector, trust: Arc<SystemTrust>) -> Self {
+        Self {
             pooled: client(connector.clone(), usize::MAX),
-            unpooled: client(connector, 0),
+            unpooled: client(connector.clone(), 0),
+            connector,
             reuse: Mutex::default(),
             started: Instant::now(),
             next_attempt: AtomicU64::new(0),
             trust,
-        })
+        }
     }
 }
 

@@ -13,8 +13,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
 use hickory_resolver::proto::rr::Name;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::BoxFuture;
 use super::nat64::Nat64Prefix;
@@ -69,6 +71,8 @@ type Answer = Result<Vec<IpAddr>, String>;
 pub(crate) struct DnsResolver {
     state: Arc<Mutex<CacheState>>,
     lookups: Arc<Semaphore>,
+    /// Runs the lookups, which several sending threads share: none of them can delay one.
+    runtime: Option<Handle>,
 }
 
 #[derive(Default)]
@@ -131,7 +135,20 @@ impl DnsResolver {
         Self {
             state: Arc::default(),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            runtime: Handle::try_current().ok(),
         }
+    }
+
+    /// Runs a lookup until it ends, or nobody waits for it.
+    fn run(
+        &self,
+        lookup: impl Future<Output = Answer> + Send + 'static,
+    ) -> BoxFuture<'static, Answer> {
+        let Some(runtime) = &self.runtime else {
+            return lookup.boxed();
+        };
+        let task = AbortOnDropHandle::new(runtime.spawn(lookup));
+        async move { task.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed()
     }
 
     fn state(&self) -> MutexGuard<'_, CacheState> {
@@ -178,7 +195,7 @@ impl DnsResolver {
             resolver.state().keep(text, found);
             Ok(addresses)
         };
-        let lookup = lookup.boxed().shared();
+        let lookup = self.run(lookup).shared();
         state
             .under_way
             .retain(|_, lookup| lookup.upgrade().is_some());
@@ -214,7 +231,8 @@ impl Resolve for DnsResolver {
                 Err(Err(_)) => return Vec::new(),
             };
             // A separate task, so that it survives the end of the attempt.
-            let discovery = tokio::spawn(async move {
+            let runtime = resolver.runtime.clone().unwrap_or_else(Handle::current);
+            let discovery = runtime.spawn(async move {
                 let found = names.nat64_prefixes().await;
                 let age = if found.is_some() {
                     NAT64_AGE

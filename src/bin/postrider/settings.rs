@@ -143,6 +143,10 @@ pub(crate) struct ServerSettings {
     #[arg(long, env = "POSTRIDER_MAX_IN_FLIGHT", value_name = "N", value_parser = trimmed::<usize>)]
     pub(crate) max_in_flight: Option<usize>,
 
+    /// Threads that send [default: one per core but one]
+    #[arg(long, env = "POSTRIDER_THREADS", value_name = "N", value_parser = trimmed::<usize>)]
+    pub(crate) threads: Option<usize>,
+
     /// Name of this node, unique among the nodes sharing a Postgres [default: the host name]
     #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME", value_parser = trimmed::<String>)]
     pub(crate) node_name: Option<String>,
@@ -343,6 +347,9 @@ impl ServerSettings {
         if let Some(attempts) = self.max_in_flight {
             config.max_in_flight = attempts;
         }
+        if let Some(threads) = self.threads {
+            config.threads = threads;
+        }
         config.create_database = self.create.unwrap_or(false);
         config.migrate_on_start = self.migrate != Some(MigrateMode::Off);
         if let Some(name) = &self.node_name {
@@ -403,6 +410,7 @@ impl ServerSettings {
             lease,
             retention,
             max_in_flight,
+            threads,
             node_name,
             connection_lifetime,
             ..
@@ -422,6 +430,7 @@ impl ServerSettings {
             // humantime formats it as `30days`.
             retention: Some(format_duration(retention).to_string().replace("days", "d")),
             max_in_flight: Some(max_in_flight),
+            threads: Some(threads),
             node_name: Some(node_name),
             connection_lifetime: Some(format_duration(connection_lifetime).to_string()),
             lease_ttl: Some(format_duration(lease.ttl).to_string()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::{Mutex, broadcast, oneshot};
 
-use super::views::Overview;
+use super::views::{Overview, Readiness};
 use crate::domain::census::Census;
 use crate::domain::clock::Timestamp;
 use crate::domain::idempotency::IdempotencySecret;
@@ -163,7 +163,7 @@ impl Postrider {
     ///
     /// # Errors
     /// [`Error::Store`] with the failed part.
-    pub async fn ready(&self) -> Result<(), Error> {
+    pub async fn ready(&self) -> Result<Readiness, Error> {
         if !self.inner.registry.connected() || !*self.inner.running.lock().await {
             return Err(Unavailable::Stopped.into());
         }
@@ -179,7 +179,9 @@ impl Postrider {
         }
         match context.committer.recent_refusal() {
             Some(why) => Err(why.into()),
-            None => Ok(()),
+            None => Ok(Readiness {
+                sending_lags: context.threads.lags(),
+            }),
         }
     }
 
@@ -199,7 +201,7 @@ impl Postrider {
     /// # Errors
     /// [`Error::Store`] when the tokens cannot be read.
     pub async fn reload(&self) -> Result<(), Error> {
-        self.context().sender.reload();
+        self.context().threads.reload();
         Ok(self.inner.tokens.refresh(self.store()).await?)
     }
 

@@ -31,6 +31,7 @@ impl Postrider {
         let seen = ScrapedValues {
             database_up,
             census,
+            lags: self.context().threads.lags(),
             now: self.now(),
         };
         self.context().metrics.encode(format, &seen)

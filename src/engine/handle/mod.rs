@@ -26,5 +26,5 @@ pub(crate) use self::sessions::OpenSession;
 pub use self::sessions::PortalLink;
 pub use self::views::{
     DeliveryView, EndpointCounts, EndpointHealth, EndpointStats, EndpointView, EventView, OlderKey,
-    Overview, Receipt, RecoveryPreview,
+    Overview, Readiness, Receipt, RecoveryPreview,
 };

@@ -53,6 +53,14 @@ impl EndpointCounts {
     }
 }
 
+/// The state of an engine that accepts events and sends them.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Readiness {
+    /// The largest lag of each sending thread in the last seconds, with the thread's number.
+    pub sending_lags: Vec<(usize, Duration)>,
+}
+
 /// An overview of everything, or of one tenant.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -17,9 +17,7 @@ use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
 use crate::engine::context::EngineContext;
 use crate::engine::known_tokens::KnownTokens;
-use crate::engine::supervisor::{
-    AttemptTasks, Changed, Drain, EndpointSupervisor, Polled, ReadAhead,
-};
+use crate::engine::supervisor::{AttemptTasks, Changed, Drain, EndpointSupervisor, Polled};
 use crate::store::{EndpointWork, Interruption, Poll, PollScan, Scope};
 
 /// A supervisor starts this long before its next delivery is due.
@@ -39,7 +37,6 @@ pub(crate) struct Registry {
     pub(super) context: Arc<EngineContext>,
     tokens: Arc<KnownTokens>,
     pub(super) table: Table<Supervisor>,
-    read_ahead: Arc<ReadAhead>,
     /// Requests that wait for a shard to be drained.
     pub(super) draining: Vec<DrainShard>,
     polling: bool,
@@ -52,7 +49,6 @@ pub(crate) struct Registry {
 impl Registry {
     pub(crate) fn new(context: Arc<EngineContext>, tokens: Arc<KnownTokens>) -> Self {
         Self {
-            read_ahead: Arc::new(ReadAhead::new(Arc::clone(&context.metrics))),
             context,
             tokens,
             table: Table::default(),
@@ -75,7 +71,6 @@ impl Registry {
                 return None;
             }
             let context = Arc::clone(&self.context);
-            let read_ahead = Arc::clone(&self.read_ahead);
             self.table.start(&endpoint.id, |generation| {
                 let tasks = AttemptTasks::default();
                 let registry = (
@@ -83,15 +78,12 @@ impl Registry {
                     ctx.address().recipient(),
                     generation,
                 );
-                let supervisor = EndpointSupervisor::new(
-                    context,
-                    registry,
-                    Arc::clone(endpoint),
-                    read_ahead,
-                    tasks.clone(),
-                );
+                let (endpoint, of) = (Arc::clone(endpoint), tasks.clone());
+                let place = context.threads.place();
+                let make =
+                    move |place| EndpointSupervisor::new(context, place, registry, endpoint, of);
                 Supervisor {
-                    address: supervisor.start(),
+                    address: place.start(make),
                     tasks,
                 }
             });

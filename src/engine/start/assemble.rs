@@ -22,6 +22,7 @@ use crate::engine::leases::Leases;
 use crate::engine::notifications;
 use crate::engine::registry::Registry;
 use crate::engine::router::{Addresses, Router};
+use crate::engine::sending::SendingThreads;
 use crate::metrics::{LeaseChange, Metrics};
 use crate::ports::Blocking;
 use crate::sender::guard::AddressPolicy;
@@ -60,6 +61,7 @@ pub(super) fn assemble(
     // The lock first: a second sender must not even migrate the schema.
     let lock = ProcessLock::acquire(&database, &config, &*random)?;
     let store = Store::open(&database, &config, &random, blocking)?;
+    let is_own = system.is_some();
     let sending = Sending::new(&config, transport, &clock)?;
     let metrics = Arc::new(Metrics::new());
     let (session_key, idempotency) = database_keys(&store, clock.now())?;
@@ -91,13 +93,17 @@ pub(super) fn assemble(
         driver,
     )?;
     let api_store = store.with_separate_pool(&config)?;
+    let threads = match is_own {
+        true => SendingThreads::start(sending.senders, &clock, config.read_connections),
+        false => SendingThreads::here(sending.senders, &clock),
+    };
     let context = Arc::new(EngineContext {
         permits: Arc::new(Semaphore::new(
             config.max_in_flight.min(Semaphore::MAX_PERMITS),
         )),
         store,
         committer,
-        sender: sending.sender,
+        threads,
         clock,
         config,
         metrics,
@@ -134,7 +140,8 @@ pub(super) fn assemble(
 
 /// The parts that send, and the address policy.
 struct Sending {
-    sender: Sender,
+    /// One per thread.
+    senders: Vec<Sender>,
     policy: Arc<AddressPolicy>,
     resolver: Arc<dyn Resolve>,
 }
@@ -153,22 +160,29 @@ impl Sending {
             Some(_) => Arc::new(crate::sender::NoNames),
             _ => Arc::new(DnsResolver::from_system()),
         };
-        let transport = match transport {
-            Some(transport) => transport,
+        let transports: Vec<Arc<dyn Transport>> = match transport {
+            Some(transport) => vec![transport],
             None => {
                 let policy = Arc::clone(&policy);
                 let resolver = Arc::clone(&resolver);
-                let http = HttpTransport::new(policy, resolver, config.connection_lifetime);
-                Arc::new(http.map_err(StartError::Sender)?)
+                let first = HttpTransport::new(policy, resolver, config.connection_lifetime);
+                let first = first.map_err(StartError::Sender)?;
+                let others = (1..config.threads).map(|_| Arc::new(first.another()) as _);
+                let mut all: Vec<Arc<dyn Transport>> = others.collect();
+                all.push(Arc::new(first));
+                all
             }
         };
         let header = config
             .event_id_header
             .as_ref()
             .map(|name| name.to_ascii_lowercase());
-        let sender = Sender::new(transport, Arc::clone(&policy), header, Arc::clone(clock));
+        let sender = |transport| {
+            let (policy, header) = (Arc::clone(&policy), header.clone());
+            Sender::new(transport, policy, header, Arc::clone(clock))
+        };
         Ok(Self {
-            sender,
+            senders: transports.into_iter().map(sender).collect(),
             policy,
             resolver,
         })

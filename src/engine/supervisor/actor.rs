@@ -21,23 +21,24 @@ use super::messages::{
     InterruptionAnswered, NewlyDue, PermitGranted, Polled, Recheck, RecordAnswered,
     SupervisorStatus,
 };
-use super::read_ahead::ReadAhead;
+use super::read_ahead::Share;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryKey;
 use crate::domain::random;
 use crate::domain::retry::Jitter;
 use crate::engine::context::EngineContext;
 use crate::engine::messages::{AttemptEnded, Exit, StopReply, StopRequest, SupervisorStopped};
+use crate::engine::sending::Place;
 
 /// Recipients in the registry for stop requests and the end, and the generation.
 type ToRegistry = (Recipient<StopRequest>, Recipient<SupervisorStopped>, u64);
 
 pub(crate) struct EndpointSupervisor {
     pub(super) context: Arc<EngineContext>,
+    pub(super) place: Arc<Place>,
     pub(super) registry: ToRegistry,
     pub(super) lane: Lane,
     pub(super) tasks: AttemptTasks,
-    read_ahead: Arc<ReadAhead>,
     /// Permits of the claims that are being committed.
     pub(super) permits: BTreeMap<DeliveryKey, OwnedSemaphorePermit>,
     pub(super) timer: Option<SpawnHandle>,
@@ -46,18 +47,18 @@ pub(crate) struct EndpointSupervisor {
 impl EndpointSupervisor {
     pub(crate) fn new(
         context: Arc<EngineContext>,
+        place: Place,
         registry: ToRegistry,
         endpoint: Arc<Endpoint>,
-        read_ahead: Arc<ReadAhead>,
         tasks: AttemptTasks,
     ) -> Self {
         let lane = Lane::new(endpoint, context.config.idle_timeout);
         Self {
             context,
+            place: Arc::new(place),
             registry,
             lane,
             tasks,
-            read_ahead,
             permits: BTreeMap::new(),
             timer: None,
         }
@@ -70,7 +71,7 @@ impl EndpointSupervisor {
             schedule: clock.schedule_now(),
             monotonic: clock.monotonic(),
             lease: self.context.leases.for_new_work(&self.lane.endpoint().id),
-            share: self.read_ahead.share(),
+            share: Share::among(self.context.threads.supervisors()),
         }
     }
 
@@ -108,7 +109,7 @@ impl Actor for EndpointSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.read_ahead.join();
+        self.context.metrics.supervisors.inc();
         self.advance(Vec::new(), ctx);
     }
 }
@@ -116,7 +117,7 @@ impl Actor for EndpointSupervisor {
 impl Drop for EndpointSupervisor {
     fn drop(&mut self) {
         // Runs during a panic as well, so the registry always learns of the end.
-        self.read_ahead.leave();
+        self.context.metrics.supervisors.dec();
         let (_, stopped, generation) = &self.registry;
         stopped.do_send(SupervisorStopped {
             endpoint_id: self.lane.endpoint().id.clone(),

@@ -26,6 +26,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
 use crate::engine::context::EngineContext;
 use crate::engine::messages::{AttemptEnd, AttemptEnded};
+use crate::engine::sending::Place;
 use crate::engine::trace;
 use crate::sender::{Outgoing, SendResult};
 
@@ -39,6 +40,7 @@ pub(crate) struct AttemptTasks {
 /// Input of one attempt.
 pub(super) struct Job {
     pub(super) context: Arc<EngineContext>,
+    pub(super) place: Arc<Place>,
     pub(super) supervisor: Recipient<AttemptEnded>,
     pub(super) endpoint: Arc<Endpoint>,
     /// Nothing is sent once its lease has ended.
@@ -89,11 +91,13 @@ impl Actor for DeliveryAttempt {
     fn started(&mut self, ctx: &mut Self::Context) {
         let Job {
             context,
+            place,
             endpoint,
             start,
             ..
         } = &self.job;
         context.metrics.in_flight.inc();
+        let place = Arc::clone(place);
         let context = Arc::clone(context);
         let endpoint = Arc::clone(endpoint);
         let event = Arc::clone(&start.event);
@@ -106,7 +110,7 @@ impl Actor for DeliveryAttempt {
             fresh_connection: start.fresh_connection,
         };
         let attempt = async move {
-            let mut send = pin!(context.sender.send(&endpoint, &event, outgoing));
+            let mut send = pin!(place.sender().send(&endpoint, &event, outgoing));
             // A process that was suspended may find its lease long expired: this is checked before
             // each step, not only when a timer fires.
             let while_held = poll_fn(|cx| match context.leases.may_send(lease) {

@@ -72,6 +72,7 @@ impl EndpointSupervisor {
         let clock = &self.context.clock;
         let job = Job {
             context: Arc::clone(&self.context),
+            place: Arc::clone(&self.place),
             supervisor: ctx.address().recipient(),
             endpoint: Arc::clone(endpoint),
             started_at: clock.now(),

@@ -23,4 +23,3 @@ pub(crate) use self::attempt::AttemptTasks;
 #[cfg(feature = "testing")]
 pub(crate) use self::messages::InjectPanic;
 pub(crate) use self::messages::{Changed, Drain, Inspect, NewlyDue, Polled, SupervisorStatus};
-pub(crate) use self::read_ahead::ReadAhead;

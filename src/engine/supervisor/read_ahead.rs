@@ -1,10 +1,5 @@
 //! Memory for reading ahead, shared by all supervisors.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use crate::metrics::Metrics;
-
 /// Maximum number of due deliveries that one endpoint reads ahead, and their bytes.
 const MAX_WINDOW: usize = 256;
 const MAX_WINDOW_BYTES: usize = 1024 * 1024;
@@ -14,40 +9,11 @@ const MAX_WINDOWS: usize = 16 * 1024;
 const MIN_WINDOW: usize = 3;
 const MAX_WINDOWS_BYTES: usize = 64 * 1024 * 1024;
 
-/// The supervisors that share the memory for reading ahead.
-pub(crate) struct ReadAhead {
-    supervisors: AtomicUsize,
-    metrics: Arc<Metrics>,
-}
-
 /// One supervisor's share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) deliveries: usize,
     pub(super) bytes: usize,
-}
-
-impl ReadAhead {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            supervisors: AtomicUsize::new(0),
-            metrics,
-        }
-    }
-
-    pub(super) fn join(&self) {
-        self.supervisors.fetch_add(1, Ordering::Relaxed);
-        self.metrics.supervisors.inc();
-    }
-
-    pub(super) fn leave(&self) {
-        self.supervisors.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.supervisors.dec();
-    }
-
-    pub(super) fn share(&self) -> Share {
-        Share::among(self.supervisors.load(Ordering::Relaxed))
-    }
 }
 
 impl Share {

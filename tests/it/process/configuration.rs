@@ -11,7 +11,13 @@ use crate::support::server::{Server, command, run};
 const EXAMPLE: &str = include_str!("../../../docs/postrider.toml");
 
 /// Settings that have no default, or one of the machine's.
-const NO_FIXED_DEFAULT: [&str; 4] = ["api_token", "event_id_header", "max_in_flight", "node_name"];
+const NO_FIXED_DEFAULT: [&str; 5] = [
+    "api_token",
+    "event_id_header",
+    "max_in_flight",
+    "node_name",
+    "threads",
+];
 
 fn show(folder: &Path, arguments: &[&str]) -> Value {
     let all: Vec<&str> = ["config", "show", "--json"]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -112,6 +112,15 @@ const KINDS: &[Kind] = &[
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
             let line = format!("x-more: {}\r\n", "h".repeat(1000));
             while stream.write_all(line.as_bytes()).is_ok() {}
+        },
+    },
+    Kind {
+        name: "floods_with_interim_responses",
+        outcome: "protocol_error",
+        behave: |mut stream| {
+            read_head(&stream);
+            let heads = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000);
+            while stream.write_all(heads.as_bytes()).is_ok() {}
         },
     },
     Kind {
@@ -294,6 +303,64 @@ fn each_is_told_rightly_and_on_time_and_memory_stays_flat() {
     eprintln!("slowest attempt: {slowest:.0} ms");
     // The test's own thousand threads share two cores with the server.
     assert!(slowest < TIMEOUT_MS as f64 + 2000.0, "{slowest} ms");
+}
+
+/// The delays from publishing to arrival of some events, in milliseconds, sorted.
+fn delays(api: &Api, receiver: &Receiver) -> Vec<u128> {
+    let one = |_| {
+        let before = receiver.got().len();
+        let published = Instant::now();
+        assert_eq!(
+            api.post("/events", r#"{"type":"near","data":1}"#).status,
+            202
+        );
+        while receiver.got().len() == before {
+            assert!(published.elapsed() < Duration::from_secs(20), "it arrives");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        published.elapsed().as_millis()
+    };
+    let mut all: Vec<u128> = (0..9).map(one).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Endless interim responses to one endpoint made its neighbours wait for seconds.
+#[test]
+fn a_neighbour_of_each_hardly_waits() {
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let server = Server::start(
+        folder.path(),
+        &["--allow-network", "127.0.0.0/8", "--threads", "1"],
+    );
+    let api = server.api();
+    let near = json!({"event_types": ["near"], "rate_limit": "unlimited"});
+    api.endpoint(&receiver.url("/near"), &near.to_string());
+    delays(&api, &receiver);
+    let alone = delays(&api, &receiver);
+    for kind in KINDS {
+        let url = format!(
+            "http://{}/",
+            listen(|connection, _| (kind.behave)(connection.stream))
+        );
+        let settings = json!({
+            "event_types": ["far"], "concurrency": 10, "rate_limit": "unlimited",
+            "timeout_ms": TIMEOUT_MS, "breaker_after": 0, "retry_delays_s": [],
+        });
+        let far = api.endpoint(&url, &settings.to_string());
+        let event = json!({"type": "far", "data": "x".repeat(1000)});
+        let batch = json!({"events": vec![event; 300]}).to_string();
+        assert_eq!(api.post("/events/batch", &batch).status, 202);
+        let beside = delays(&api, &receiver);
+        api.delete(&format!("/endpoints/{far}"));
+        eprintln!("{}: {beside:?} ms, alone {alone:?}", kind.name);
+        // Debug builds on shared cores are slow; a thread that is held stands still for seconds.
+        assert!(
+            beside[4] < 500,
+            "{}: {beside:?} ms, alone {alone:?}",
+            kind.name
+        );
+    }
 }
 
 /// Small requests that would be large work, or that a database cannot take.

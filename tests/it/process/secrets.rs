@@ -80,6 +80,14 @@ fn secrets_and_headers_are_sealed_and_keys_are_rotated_while_the_server_runs() {
         .endpoint(&receiver.url("/ok"), &settings.to_string());
     works(&server.api(), &endpoint);
     assert!(stored(folder, &canary_secret()) && stored(folder, "whsk_"));
+    let ids = |api: Api| -> Vec<String> {
+        let list = api.get("/deliveries?until=2100-01-01T00:00:00Z").body;
+        let all = list["data"].as_array().unwrap().iter();
+        all.map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let first = ids(server.api());
+    assert_eq!(first.len(), 1);
     server.terminate();
 
     // With a key, what is new is sealed; what is old, by a rotation beside the running server.
@@ -128,6 +136,8 @@ fn secrets_and_headers_are_sealed_and_keys_are_rotated_while_the_server_runs() {
     server.terminate();
     let server = start(folder, &[&new]);
     works(&server.api(), &endpoint);
+    // The key of public ids is encrypted anew, and stays the same.
+    assert_eq!(ids(server.api()).last(), first.last());
     server.terminate();
 
     // Without its key it does not start, and names the one that is missing.

@@ -208,15 +208,21 @@ impl Cluster {
         });
     }
 
+    /// The processes of the server.
+    pub fn processes(&self) -> Vec<String> {
+        let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
+        let pid = pid.lines().next().unwrap();
+        let of = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let all = of.split_whitespace().chain([pid]);
+        all.map(str::to_owned).collect()
+    }
+
     /// Lets the server and all that belongs to it stand still (`STOP`) or go on (`CONT`).
     pub fn signal(&self, signal: &str) {
-        let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
-        let pid = pid.lines().next().unwrap().to_owned();
-        let of = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        for pid in of.split_whitespace().chain([pid.as_str()]) {
+        for pid in self.processes() {
             assert!(
                 Command::new("kill")
-                    .args([&format!("-{signal}"), pid])
+                    .args([&format!("-{signal}"), &pid])
                     .status()
                     .unwrap()
                     .success()
