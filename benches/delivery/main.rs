@@ -50,7 +50,7 @@ struct Options {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "parts,flow,latency,embedded,backlog,boot"
+        default_value = "parts,flow,latency,floods,embedded,backlog,boot"
     )]
     only: Vec<Measure>,
 
@@ -91,6 +91,8 @@ enum Measure {
     Flow,
     /// From the publish call to the first byte at the receiver
     Latency,
+    /// Latency beside receivers that flood
+    Floods,
     /// Publishing in the engine's own process
     Embedded,
     /// Memory, and the time of a start, with a long backlog
@@ -146,6 +148,11 @@ fn main() {
                 match measure {
                     Measure::Parts => bench.parts().await,
                     Measure::Latency => bench.latency().await,
+                    Measure::Floods => {
+                        for threads in [1, 2] {
+                            bench.floods(threads).await;
+                        }
+                    }
                     Measure::Embedded => bench.embedded().await,
                     Measure::Backlog => bench.backlog().await,
                     Measure::Boot => bench.boot().await,

@@ -17,7 +17,7 @@ use crate::postgres::Cluster;
 use crate::server::{Server, cpu_seconds, endpoint, event_type};
 use crate::table::Table;
 use crate::until;
-use crate::wire::{Arrivals, Connection, WATCHED, flood, on_a_thread, receiver};
+use crate::wire::{Arrivals, Connection, WATCHED, flood, flooding_receiver, on_a_thread, receiver};
 
 const CONNECTIONS: usize = 64;
 const BATCH: u64 = 100;
@@ -386,55 +386,120 @@ impl<'a> Bench<'a> {
         let place = self.place();
         let server = self.server_with(&place, TEN, &[]).await;
         for rate in [100_u64, 1_000] {
-            let count = rate * self.sizes.latency_seconds;
-            self.begin(format!("latency at {rate} a second"), count);
-            let started = Instant::now();
-            // The longest idle one is taken: the server closes what says nothing for long.
-            let mut idle = VecDeque::new();
-            for _ in 0..CONNECTIONS {
-                idle.push_back(Connection::open(server.address).await);
-            }
-            let idle = std::rc::Rc::new(std::cell::RefCell::new(idle));
-            let mut calls = Vec::new();
-            self.arrivals.take_watched();
-            let first = self.arrivals.count();
-            for i in 0..count {
-                let at = started + Duration::from_micros(1_000_000 / rate * (i + 10));
-                tokio::time::sleep_until(at.into()).await;
-                let id = format!("{WATCHED}{rate}-{i}");
-                let event =
-                    json!({"type": event_type(i as usize % TEN), "data": self.filler, "id": id});
-                let request = Server::post("/events", &event.to_string());
-                let Some(mut connection) = idle.borrow_mut().pop_front() else {
-                    continue;
-                };
-                let called = Instant::now();
-                let idle = std::rc::Rc::clone(&idle);
-                tokio::task::spawn_local(async move {
-                    let (status, _) = connection.exchange(&request).await;
-                    assert_eq!(status, 202);
-                    idle.borrow_mut().push_back(connection);
-                });
-                calls.push((id, called));
-                self.bar.set_position(i);
-            }
-            while self.arrivals.count() < first + calls.len() as u64 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            let arrived = self.arrivals.take_watched();
-            let mut took: Vec<f64> = calls
-                .iter()
-                .map(|(id, called)| {
-                    arrived[id].saturating_duration_since(*called).as_secs_f64() * 1000.0
-                })
-                .collect();
-            took.sort_by(f64::total_cmp);
+            let seconds = self.sizes.latency_seconds;
+            let took = self.paced(&server, rate, seconds, TEN).await;
             for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-                let at = ((took.len() as f64 * part) as usize).min(took.len() - 1);
-                self.add(format!("latency at {rate}/s, {name}"), took[at], "ms");
+                self.add(
+                    format!("latency at {rate}/s, {name}"),
+                    quantile(&took, part),
+                    "ms",
+                );
             }
         }
         server.stop();
+    }
+
+    /// The latency of healthy endpoints beside receivers that send interim responses without end.
+    pub async fn floods(&mut self, threads: usize) {
+        const HEALTHY: usize = 100;
+        let (place, more) = (self.place(), ["--threads".to_owned(), threads.to_string()]);
+        let server = self.server_with(&place, HEALTHY, &more).await;
+        let seconds = self.sizes.latency_seconds;
+        // Every endpoint has a connection and a supervisor, which stay while it is measured.
+        self.paced(&server, 200, 1, HEALTHY).await;
+        let mut present = 0;
+        for floods in [0, 1, 10] {
+            while present < floods {
+                let url = format!("http://{}/", flooding_receiver());
+                let endpoint = json!({"url": url, "rate_limit": "unlimited", "concurrency": 3,
+                    "breaker_after": 0, "retry_delays_s": [], "event_types": ["bench.flood"]});
+                server
+                    .call("POST", "/endpoints", &endpoint.to_string())
+                    .await;
+                present += 1;
+            }
+            if floods > 0 {
+                let event = json!({"type": "bench.flood", "data": 1});
+                let batch = json!({"events": vec![event; 1000]}).to_string();
+                for _ in 0..20 {
+                    server.call("POST", "/events/batch", &batch).await;
+                }
+            }
+            let took = self.paced(&server, 200, seconds, HEALTHY).await;
+            for (name, part) in [("p50", 0.5), ("p99", 0.99)] {
+                self.add(
+                    format!("beside {floods} floods, {threads} threads, {name}"),
+                    quantile(&took, part),
+                    "ms",
+                );
+            }
+        }
+        let slowest = server
+            .call("GET", "/deliveries?status=failed&limit=100", "")
+            .await;
+        let mut durations = Vec::new();
+        for one in slowest["data"].as_array().expect("a list") {
+            let id = one["id"].as_str().expect("an id");
+            let shown = server.call("GET", &format!("/deliveries/{id}"), "").await;
+            let attempt = &shown["attempts"][0];
+            assert_eq!(attempt["outcome"], "protocol_error", "{shown}");
+            durations.push(attempt["duration_ms"].as_f64().expect("a number"));
+        }
+        durations.sort_by(f64::total_cmp);
+        self.add(
+            format!("beside 10 floods, {threads} threads: a flooded attempt, p99"),
+            quantile(&durations, 0.99),
+            "ms",
+        );
+        server.stop();
+    }
+
+    /// Publishes so many events a second. Returns the milliseconds until they arrived, sorted.
+    async fn paced(&self, server: &Server, rate: u64, seconds: u64, endpoints: usize) -> Vec<f64> {
+        let count = rate * seconds;
+        self.begin(format!("latency at {rate} a second"), count);
+        let started = Instant::now();
+        // The longest idle one is taken: the server closes what says nothing for long.
+        let mut idle = VecDeque::new();
+        for _ in 0..CONNECTIONS {
+            idle.push_back(Connection::open(server.address).await);
+        }
+        let idle = std::rc::Rc::new(std::cell::RefCell::new(idle));
+        let mut calls = Vec::new();
+        self.arrivals.take_watched();
+        let first = self.arrivals.count();
+        for i in 0..count {
+            let at = started + Duration::from_micros(1_000_000 / rate * (i + 10));
+            tokio::time::sleep_until(at.into()).await;
+            let id = format!("{WATCHED}{rate}-{first}-{i}");
+            let event =
+                json!({"type": event_type(i as usize % endpoints), "data": self.filler, "id": id});
+            let request = Server::post("/events", &event.to_string());
+            let Some(mut connection) = idle.borrow_mut().pop_front() else {
+                continue;
+            };
+            let called = Instant::now();
+            let idle = std::rc::Rc::clone(&idle);
+            tokio::task::spawn_local(async move {
+                let (status, _) = connection.exchange(&request).await;
+                assert_eq!(status, 202);
+                idle.borrow_mut().push_back(connection);
+            });
+            calls.push((id, called));
+            self.bar.set_position(i);
+        }
+        while self.arrivals.count() < first + calls.len() as u64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let arrived = self.arrivals.take_watched();
+        let mut took: Vec<f64> = calls
+            .iter()
+            .map(|(id, called)| {
+                arrived[id].saturating_duration_since(*called).as_secs_f64() * 1000.0
+            })
+            .collect();
+        took.sort_by(f64::total_cmp);
+        took
     }
 
     /// Publishing in the engine's own process, from 64 tasks.
@@ -586,4 +651,10 @@ impl<'a> Bench<'a> {
         );
         server.stop();
     }
+}
+
+/// A part of sorted values.
+fn quantile(sorted: &[f64], part: f64) -> f64 {
+    let at = (sorted.len() as f64 * part) as usize;
+    sorted[at.min(sorted.len() - 1)]
 }

@@ -74,6 +74,23 @@ pub fn receiver() -> (SocketAddr, Arc<Arrivals>) {
     (address, arrivals)
 }
 
+/// A receiver that sends interim responses without end; its address.
+pub fn flooding_receiver() -> SocketAddr {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let heads = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(500);
+                while stream.write_all(heads.as_bytes()).is_ok() {}
+            });
+        }
+    });
+    address
+}
+
 async fn receive(mut stream: TcpStream, arrivals: Arc<Arrivals>) {
     let _ = stream.set_nodelay(true);
     let mut read = Vec::with_capacity(16 * 1024);

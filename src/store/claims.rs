@@ -90,7 +90,7 @@ impl Tx<'_> {
             return Ok((Cow::Borrowed(claim), Vec::new()));
         }
         let keys: Vec<DeliveryKey> = claim.keys().collect();
-        let blocked = blocked_by_order(self.conn, &keys)?;
+        let blocked = blocked_by_order(self.conn, &keys, &claim.under_way)?;
         let mut claim = claim.clone();
         claim
             .wanted

@@ -2,7 +2,7 @@
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
+use diesel::sql_types::{BigInt, Bool};
 
 use super::attempt_codec;
 use super::attempt_parts::Repeated;
@@ -141,7 +141,8 @@ fn delivery_detail(
     let attempts = attempts_of(conn, codec.ids(), key, &delivery.event_id)?;
     let endpoint = endpoint(conn, codec, &delivery.endpoint_id)?;
     let ordering = endpoint.as_ref().map(|endpoint| endpoint.settings.ordering);
-    let is_blocked = ordering == Some(Ordering::Key) && !blocked_by_order(conn, &[key])?.is_empty();
+    let is_blocked =
+        ordering == Some(Ordering::Key) && !blocked_by_order(conn, &[key], &[])?.is_empty();
     Ok(Some(DeliveryDetail {
         delivery,
         attempts,
@@ -164,7 +165,32 @@ fn tenant_of_delivery(
     Ok(tenant.map(Tenant::from_text))
 }
 
-/// Selects what is pending or sending, from the indexes of both.
+/// Maximum number of deliveries that a list collects before it sorts them.
+const MAX_COLLECTED: i64 = 20_000;
+
+/// Returns true if few deliveries are pending or sending.
+fn are_few(conn: &mut AnyConnection) -> Result<bool, StoreError> {
+    #[derive(QueryableByName)]
+    struct Live {
+        #[diesel(sql_type = BigInt)]
+        live: i64,
+    }
+    let live = |column: &str| {
+        format!(
+            "(SELECT count(*) FROM (SELECT 1 FROM webhook_deliveries WHERE {column} IS NOT NULL \
+             LIMIT {MAX_COLLECTED}) AS counted)"
+        )
+    };
+    let sql = format!(
+        "SELECT {} + {} AS live",
+        live("due_at"),
+        live("hold_reason")
+    );
+    let counted: Live = diesel::sql_query(sql).get_result(conn)?;
+    Ok(counted.live < MAX_COLLECTED)
+}
+
+/// Selects deliveries that are pending or sending, from the indexes of both.
 const LIVE: &str = "(webhook_deliveries.event_seq, webhook_deliveries.endpoint) IN ( \
     SELECT event_seq, endpoint FROM webhook_deliveries WHERE due_at IS NOT NULL \
     UNION ALL SELECT event_seq, endpoint FROM webhook_deliveries WHERE hold_reason IS NOT NULL)";
@@ -175,10 +201,7 @@ fn deliveries_page(
     filter: &DeliveryQuery,
     page: &Page<DeliveryKey>,
 ) -> Result<Vec<(DeliveryKey, Delivery)>, StoreError> {
-    let mut query = joined()
-        .order((deliveries::event_seq.desc(), deliveries::endpoint.desc()))
-        .limit(page.rows())
-        .into_boxed();
+    let mut query = joined().limit(page.rows()).into_boxed();
     if let Some(id) = &filter.endpoint_id {
         query = query.filter(of_endpoint(id));
     }
@@ -188,10 +211,23 @@ fn deliveries_page(
     if let Some(tenant) = &filter.tenant {
         query = query.filter(events_of(tenant));
     }
+    // The same order, in the words of the index that serves it.
+    query = if filter.tenant.is_some() && filter.endpoint_id.is_none() {
+        query.order((events::seq.desc(), deliveries::endpoint.desc()))
+    } else {
+        query.order((deliveries::event_seq.desc(), deliveries::endpoint.desc()))
+    };
     if let Some(status) = filter.status {
         query = query.filter(deliveries::status.eq(status.as_str()));
         match status {
-            Status::Pending | Status::Sending => query = query.filter(sql::<Bool>(LIVE)),
+            // Few are found by their indexes; of many, the newest are soon found in order.
+            Status::Pending | Status::Sending if filter.endpoint_id.is_none() && are_few(conn)? => {
+                query = query.filter(sql::<Bool>(LIVE));
+            }
+            Status::Pending | Status::Sending => {
+                let is_due = deliveries::due_at.is_not_null();
+                query = query.filter(is_due.or(deliveries::hold_reason.is_not_null()));
+            }
             Status::Failed => query = query.filter(deliveries::failed_at.is_not_null()),
             Status::Delivered => {}
         }

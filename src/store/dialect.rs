@@ -203,6 +203,10 @@ pub(super) trait Dialect {
     /// Appends to the attempt log.
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;
 
+    /// Locks events and their deliveries until the end of this transaction: no delivery of them is
+    /// created or changed meanwhile.
+    fn lock_events(&mut self, seqs: &[i64]) -> Result<(), StoreError>;
+
     /// Returns some of the pages that deleted rows have freed to the file system.
     fn return_free_pages(&mut self) -> Result<(), StoreError>;
 }

@@ -1,5 +1,7 @@
 //! Creating, changing and deleting endpoints, and their keys.
 
+use std::collections::BTreeSet;
+
 use diesel::dsl::max;
 use diesel::prelude::*;
 
@@ -13,7 +15,7 @@ use super::schema::{
     webhook_endpoint_health as health, webhook_endpoint_secrets as secrets,
     webhook_endpoints as endpoints,
 };
-use super::tenants::number_for;
+use super::tenants::{new_tenant, number_for, number_of};
 use super::tx::Tx;
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::Timestamp;
@@ -40,8 +42,18 @@ impl Tx<'_> {
         endpoint(self.conn, self.codec, id)
     }
 
-    /// Stores a new endpoint, without keys.
-    pub(crate) fn insert_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), StoreError> {
+    /// Stores a new endpoint, without keys. Returns false, and writes nothing, while another
+    /// transaction gives its tenant a number.
+    pub(crate) fn insert_endpoint(&mut self, endpoint: &Endpoint) -> Result<bool, StoreError> {
+        if number_of(self.conn, &endpoint.tenant)?.is_none() {
+            let key = BTreeSet::from([new_tenant(&endpoint.tenant)]);
+            if self.conn.dialect().try_keys(key)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        // The counter of all endpoints first, as in every change of one: no two transactions wait
+        // for each other.
+        let change_no = raised(self.conn, ENDPOINTS, 1)?;
         let tenant = number_for(self.conn, &endpoint.tenant)?;
         let number = next_number(self.conn, &endpoint.id)?;
         diesel::insert_into(endpoints::table)
@@ -49,6 +61,7 @@ impl Tx<'_> {
                 self.codec.row(endpoint)?,
                 endpoints::number.eq(number),
                 endpoints::tenant.eq(tenant),
+                endpoints::change_no.eq(change_no),
             ))
             .execute(self.conn)?;
         // Inserted now, so that a later change finds a row, and no two transactions insert it.
@@ -56,7 +69,7 @@ impl Tx<'_> {
         diesel::insert_into(health::table)
             .values(health)
             .execute(self.conn)?;
-        endpoint_changed(self.conn, &endpoint.id)
+        Ok(true)
     }
 
     /// Writes an endpoint's settings and pause. Keys have their own table.

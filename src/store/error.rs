@@ -88,8 +88,11 @@ pub enum Unavailable {
     /// The server cannot be reached, or the connection to it was lost.
     #[error("{0}; check that the server runs, and the database URL")]
     Unreachable(String),
-    /// Another transaction is publishing under the same ordering key and has not committed.
-    #[error("an open transaction has published under the same ordering key; end it")]
+    /// Another transaction publishes under the same ordering key, or the first event of the same
+    /// tenant, and has not committed.
+    #[error(
+        "an open transaction has published under the same ordering key, or for the same new tenant; end it"
+    )]
     KeyTaken,
     /// It does not respond.
     #[error(

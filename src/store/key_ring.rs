@@ -141,11 +141,6 @@ impl KeyRing {
         }
     }
 
-    /// Returns true if a stored value is encrypted.
-    pub(super) fn is_encrypted(stored: &str) -> bool {
-        sealed_by(stored).is_some()
-    }
-
     /// Returns the id of a missing key that a stored value, or its beginning, requires.
     pub(super) fn missing<'t>(&self, stored: &'t str) -> Option<&'t str> {
         sealed_by(stored).filter(|id| !self.keys.iter().any(|(known, _)| known == id))

@@ -97,17 +97,8 @@ pub(super) fn stored_key<const BYTES: usize>(
     })
 }
 
-/// Returns true if a database key is encrypted.
-pub(super) fn is_sealed(conn: &mut AnyConnection, key: DatabaseKey) -> Result<bool, StoreError> {
-    let stored: String = keys::table
-        .find(key.name())
-        .select(keys::key)
-        .get_result(conn)?;
-    Ok(KeyRing::is_encrypted(&stored))
-}
-
 /// Encrypts a database key with the current key. Returns the number of rewritten values.
-pub(super) fn reseal_database_key(
+fn reseal_database_key(
     conn: &mut AnyConnection,
     ring: &KeyRing,
     key: DatabaseKey,

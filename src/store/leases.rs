@@ -86,11 +86,12 @@ impl Tx<'_> {
     }
 
     /// Takes over free shards, and reclaims the deliveries that their former owners left `sending`.
+    /// Returns the leases, and the monotonic time at which their term was requested.
     pub(crate) fn take_over(
         &mut self,
         wanted: &[Lease],
         term: &LeaseTerm<'_>,
-    ) -> Result<Vec<Lease>, StoreError> {
+    ) -> Result<(Vec<Lease>, Duration), StoreError> {
         let (now, until) = now_and_end(self.conn, term.ttl, term.clock)?;
         let by = Taking {
             holder: term.holder,
@@ -111,7 +112,11 @@ impl Tx<'_> {
                 "{interrupted} deliveries were in flight when their last owner ended; they are sent again"
             );
         }
-        Ok(taken)
+        // Finding the claims may have taken long.
+        let asked = term.clock.monotonic();
+        let (_, until) = now_and_end(self.conn, term.ttl, term.clock)?;
+        renew_leases(self.conn, term.holder, &taken, until)?;
+        Ok((taken, asked))
     }
 
     /// Releases drained leases: nothing in them is `sending`.

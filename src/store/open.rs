@@ -7,7 +7,7 @@ use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
 use super::file_watch::FileWatch;
 use super::key_ring::KeyRing;
-use super::keys::{DatabaseKey, is_sealed, keys_are_current, reseal_database_key, stored_key};
+use super::keys::{DatabaseKey, keys_are_current, stored_key};
 use super::migrate;
 use super::source::Source;
 use super::store::{Store, readers};
@@ -30,7 +30,7 @@ impl Store {
         let mut held = source.writer()?;
         let (all_current, ids) = held.with(|conn| {
             check_schema(conn, &ring, config.migrate_on_start)?;
-            let ids = public_ids(conn, &ring)?;
+            let ids = PublicIds::new(stored_key(conn, &ring, DatabaseKey::PublicIds)?);
             Ok::<_, StoreError>((keys_are_current(conn, &ring)?, ids))
         })?;
         let codec = Arc::new(EndpointCodec::new(config, ring, ids));
@@ -65,16 +65,6 @@ impl Store {
     pub(crate) fn ids(&self) -> &Arc<IdSource> {
         &self.ids
     }
-}
-
-/// Reads the key of public ids. A migration by a host does not know the encryption keys: a key that
-/// is not encrypted yet is encrypted now.
-fn public_ids(conn: &mut AnyConnection, ring: &KeyRing) -> Result<PublicIds, StoreError> {
-    let key = stored_key(conn, ring, DatabaseKey::PublicIds)?;
-    if !is_sealed(conn, DatabaseKey::PublicIds)? && !ring.is_empty() {
-        reseal_database_key(conn, ring, DatabaseKey::PublicIds)?;
-    }
-    Ok(PublicIds::new(key))
 }
 
 fn check_schema(

@@ -5,9 +5,9 @@
 //! Publishing ignores the order: a host's transaction may stay open for long, and waiting for it
 //! would block others. So a newly published delivery is due, and the claim decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use diesel::dsl::{exists, not};
+use diesel::dsl::{exists, min, not};
 use diesel::prelude::*;
 
 use super::codec;
@@ -193,9 +193,9 @@ struct OfKey<'k> {
     ordering_key: &'k str,
 }
 
-/// Selects the deliveries that precede the outer statement's row in its key.
+/// Selects the deliveries of the outer statement's row's key, in their order.
 #[diesel::dsl::auto_type]
-fn earlier() -> _ {
+fn of_same_key() -> _ {
     ahead
         .filter(ahead.field(deliveries::endpoint).eq(deliveries::endpoint))
         .filter(
@@ -204,57 +204,67 @@ fn earlier() -> _ {
                 .eq(deliveries::ordering_key),
         )
         .filter(ahead.field(deliveries::in_order))
-        .filter(ahead.field(deliveries::event_seq).lt(deliveries::event_seq))
+}
+
+/// A delivery with an ordering key: its event, key and status, whether it is in order, and the
+/// event of the first delivery of its key.
+type InOrder = (i64, Option<String>, String, bool, Option<i64>);
+
+/// Reads deliveries of an endpoint by their keys, each with the head of its ordering key.
+fn in_order(
+    conn: &mut AnyConnection,
+    keys: &[DeliveryKey],
+    endpoint: i32,
+) -> Result<Vec<InOrder>, StoreError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let head = of_same_key()
+        .select(min(ahead.field(deliveries::event_seq)))
+        .single_value();
+    Ok(deliveries::table
+        .filter(deliveries::event_seq.eq_any(keys.iter().map(|key| key.event_seq)))
+        .filter(deliveries::endpoint.eq(endpoint))
+        .select((
+            deliveries::event_seq,
+            deliveries::ordering_key,
+            deliveries::status,
+            deliveries::in_order,
+            head,
+        ))
+        .load(conn)?)
 }
 
 /// Reads those of an endpoint's pending deliveries that are blocked by an earlier one with their
-/// ordering key.
+/// ordering key, or by one of it that is under way (a recovered delivery can precede that).
 pub(super) fn blocked_by_order(
     conn: &mut AnyConnection,
     keys: &[DeliveryKey],
+    under_way: &[DeliveryKey],
 ) -> Result<Vec<BlockedDelivery>, StoreError> {
     let Some(endpoint) = keys.first().map(|key| key.endpoint) else {
         return Ok(Vec::new());
     };
-    let seqs: Vec<i64> = keys.iter().map(|key| key.event_seq).collect();
-    let asked = || {
-        deliveries::table
-            .filter(deliveries::event_seq.eq_any(&seqs))
-            .filter(deliveries::endpoint.eq(endpoint))
-            .filter(deliveries::status.eq(Status::Pending.as_str()))
-            .filter(deliveries::in_order)
-            .filter(deliveries::ordering_key.is_not_null())
-            .select((
-                deliveries::event_seq,
-                deliveries::ordering_key.assume_not_null(),
-            ))
-    };
-    let mut rows: Vec<(i64, String)> = asked().filter(exists(earlier())).load(conn)?;
-    // A recovered delivery can precede one that is under way; it waits for that one.
-    let under_way: Vec<Option<String>> = deliveries::table
-        .filter(deliveries::endpoint.eq(endpoint))
-        .filter(deliveries::in_order)
-        .filter(deliveries::status.eq(Status::Sending.as_str()))
-        .select(deliveries::ordering_key)
-        .load(conn)?;
-    if !under_way.is_empty() {
-        let more: Vec<(i64, String)> = asked()
-            .filter(deliveries::ordering_key.eq_any(under_way))
-            .load(conn)?;
-        rows.extend(
-            more.into_iter()
-                .filter(|row| !rows.contains(row))
-                .collect::<Vec<_>>(),
-        );
+    let sending: HashSet<Option<String>> = in_order(conn, under_way, endpoint)?
+        .into_iter()
+        .filter(|(_, _, status, in_order, _)| *in_order && status == Status::Sending.as_str())
+        .map(|(_, ordering_key, ..)| ordering_key)
+        .collect();
+    let mut blocked = Vec::new();
+    for (event_seq, ordering_key, status, in_order, head) in in_order(conn, keys, endpoint)? {
+        let waits = head.is_some_and(|head| head < event_seq) || sending.contains(&ordering_key);
+        if !waits || !in_order || status != Status::Pending.as_str() {
+            continue;
+        }
+        if let Some(ordering_key) = ordering_key {
+            let key = DeliveryKey {
+                event_seq,
+                endpoint,
+            };
+            blocked.push(BlockedDelivery { key, ordering_key });
+        }
     }
-    let one = |(event_seq, ordering_key)| BlockedDelivery {
-        key: DeliveryKey {
-            event_seq,
-            endpoint,
-        },
-        ordering_key,
-    };
-    Ok(rows.into_iter().map(one).collect())
+    Ok(blocked)
 }
 
 /// The first delivery of an ordering key.
@@ -354,7 +364,8 @@ fn out_of_order(
         found = deliveries::table
             .filter(of_endpoint(&endpoint.id))
             .filter(deliveries::in_order)
-            .filter(deliveries::status.eq(Status::Failed.as_str()))
+            .filter(deliveries::failed_at.is_not_null())
+            .order(deliveries::failed_at)
             .limit(limit)
             .select(KeyColumns::as_select())
             .load(conn)?;
@@ -368,7 +379,11 @@ fn out_of_order(
         Ordering::None => deferred.load(conn)?,
         // Those without an earlier one in their key: the earlier ones left while ordering was off,
         // so nobody promoted the next.
-        Ordering::Key => deferred.filter(not(exists(earlier()))).load(conn)?,
+        Ordering::Key => {
+            let before = ahead.field(deliveries::event_seq).lt(deliveries::event_seq);
+            let first = not(exists(of_same_key().filter(before)));
+            deferred.filter(first).load(conn)?
+        }
     };
     found.extend(deferred);
     Ok(found.into_iter().map(DeliveryKey::from).collect())
@@ -388,9 +403,9 @@ fn blocking_since(
             .filter(deliveries::endpoint.between(*numbers.start(), *numbers.end()))
             .filter(deliveries::in_order)
             .filter(deliveries::failed_at.lt(cutoff.as_micros()))
-            // Only the index of what is in order has this order: the one by endpoint would read
-            // every delivery ever stored.
-            .order((deliveries::endpoint, deliveries::ordering_key))
+            // Only an index of failed ones has this order: the one by endpoint would read every
+            // delivery ever stored.
+            .order((deliveries::endpoint, deliveries::failed_at))
             .limit(limit)
             .select(KeyColumns::as_select());
         found.extend(of_shard.load::<KeyColumns>(conn)?);

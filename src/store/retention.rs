@@ -99,6 +99,7 @@ impl Tx<'_> {
         batch: &RetentionBatch,
     ) -> Result<RetentionResult, StoreError> {
         let aged = aged(self.conn, batch)?;
+        self.conn.dialect().lock_events(&aged.outdated)?;
         let ended = ended(self.conn, batch, &aged.outdated)?;
         let mut result = RetentionResult {
             events: 0,

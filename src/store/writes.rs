@@ -83,6 +83,8 @@ pub(crate) struct Claim {
     pub(crate) due_by: Timestamp,
     /// The deliveries, each as it was read.
     pub(crate) wanted: Vec<(DeliveryKey, Seen)>,
+    /// Deliveries of an ordered endpoint that are being sent or recorded.
+    pub(crate) under_way: Vec<DeliveryKey>,
 }
 
 impl Claim {

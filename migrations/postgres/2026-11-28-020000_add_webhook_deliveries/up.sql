@@ -166,6 +166,9 @@ CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (endpoint, eve
 -- Whose turn it is in an ordering key.
 CREATE INDEX webhook_deliveries_in_order
     ON webhook_deliveries (endpoint, ordering_key, event_seq) WHERE in_order;
+-- What failed and keeps others of its ordering key waiting.
+CREATE INDEX webhook_deliveries_blocking
+    ON webhook_deliveries (endpoint, failed_at) WHERE in_order AND failed_at IS NOT NULL;
 
 -- One row for each claim that was started. Appended, never changed.
 CREATE TABLE webhook_attempts (

@@ -111,6 +111,7 @@ impl LeaseKeeper {
             match result {
                 Ok(result) => {
                     keeper.failing = false;
+                    keeper.again |= !result.is_complete && !result.taken.0.is_empty();
                     keeper.apply(result, ctx);
                 }
                 // Logged once, not every second.

@@ -9,6 +9,9 @@ use crate::engine::context::EngineContext;
 use crate::engine::membership::Membership;
 use crate::store::{LeaseView, StoreError, Writer};
 
+/// Maximum number of shards that one round takes over.
+const TAKEN_AT_ONCE: usize = 8;
+
 /// One round of the lease keeper.
 pub(super) struct LeaseRound {
     pub(super) context: Arc<EngineContext>,
@@ -28,6 +31,8 @@ pub(super) struct LeaseRoundResult {
     pub(super) released: Vec<Lease>,
     /// The taken leases, and the monotonic time of the request.
     pub(super) taken: (Vec<Lease>, Duration),
+    /// False if more shards are to be taken.
+    pub(super) is_complete: bool,
     /// Shards that others should have.
     pub(super) release: Vec<Shard>,
 }
@@ -83,16 +88,19 @@ impl LeaseRound {
             true => Plan::default(),
             false => membership.plan(&view, &context.leases.all(), &context.leases.leaving()),
         };
-        let asked_for_more = clock.monotonic();
-        let taken = match &plan.take[..] {
-            [] => Vec::new(),
+        // A takeover reads everything that is due in its shards: the own leases are renewed between
+        // two of them.
+        let wanted = &plan.take[..plan.take.len().min(TAKEN_AT_ONCE)];
+        let taken = match wanted {
+            [] => (Vec::new(), clock.monotonic()),
             wanted => self.writer()?.run(|tx| tx.take_over(wanted, &term))?,
         };
         Ok(LeaseRoundResult {
             view,
             renewed: renew.then_some((held, asked)),
             released: drained,
-            taken: (taken, asked_for_more),
+            taken,
+            is_complete: wanted.len() == plan.take.len(),
             release: plan.release,
         })
     }

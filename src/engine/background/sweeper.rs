@@ -93,11 +93,18 @@ async fn sweep_endpoints(context: &EngineContext) -> Result<(), StoreError> {
         .pending_endpoints(context.leases.open())
         .await?
     {
-        fail_overdue(context, &endpoint).await?;
-        unblock_unordered(context, &endpoint).await?;
-        bring_within_reach(context, &endpoint).await?;
+        // What fails for one endpoint does not keep the others from their turn.
+        if let Err(error) = sweep_endpoint(context, &endpoint).await {
+            tracing::warn!(%endpoint, %error, "{endpoint} could not be swept yet");
+        }
     }
     Ok(())
+}
+
+async fn sweep_endpoint(context: &EngineContext, id: &EndpointId) -> Result<(), StoreError> {
+    fail_overdue(context, id).await?;
+    unblock_unordered(context, id).await?;
+    bring_within_reach(context, id).await
 }
 
 /// Brings forward deliveries that are due later than any wait of their endpoint lasts: their times

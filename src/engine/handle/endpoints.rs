@@ -61,11 +61,17 @@ impl Postrider {
                 keys: vec![keys.clone()],
                 ..endpoint
             };
-            tx.insert_endpoint(&endpoint)?;
+            if !tx.insert_endpoint(&endpoint)? {
+                return Ok(None);
+            }
             tx.add_keys(&endpoint.id, &keys, now, now)?;
-            Ok(endpoint)
+            Ok(Some(endpoint))
         };
-        let endpoint = context.committer.run(create).await?;
+        let create = || {
+            let created = context.committer.run(create.clone());
+            async { Ok(created.await?) }
+        };
+        let endpoint = self.retry_taken(create).await?;
         tracing::info!(endpoint = %endpoint.id, "endpoint {} was created", endpoint.id);
         let created = Notification::Changed {
             endpoint: endpoint.id.clone(),

@@ -19,7 +19,7 @@ use crate::engine::error::Error;
 use crate::engine::trace;
 use crate::store::{Publish, PublishRejection, Published, Unavailable};
 
-/// Delay between tries to publish under an ordering key that another transaction has locked.
+/// Delay between tries to write what another transaction has locked.
 const KEY_RETRY_DELAY: Duration = Duration::from_millis(5);
 
 impl Postrider {
@@ -104,20 +104,20 @@ impl Postrider {
         batch_index: fn(usize) -> Option<usize>,
     ) -> Result<Vec<Receipt>, Error> {
         let context = self.context();
-        let give_up_at = Instant::now() + context.config.commit_timeout;
-        let published = loop {
+        let publish = || {
             let publish = Publish {
                 events: events.clone(),
                 only: only.clone(),
             };
-            match context.committer.publish(publish).await? {
-                Ok(published) => break published,
-                Err(PublishRejection::KeyTaken) if Instant::now() < give_up_at => {
-                    tokio::time::sleep(KEY_RETRY_DELAY).await;
+            async {
+                match context.committer.publish(publish).await? {
+                    Ok(published) => Ok(Some(published)),
+                    Err(PublishRejection::KeyTaken) => Ok(None),
+                    Err(rejection) => Err(rejected(rejection, batch_index)),
                 }
-                Err(rejection) => return Err(rejected(rejection, batch_index)),
             }
         };
+        let published = self.retry_taken(publish).await?;
         let new = published.iter().filter(|one| !one.duplicate).count();
         let count = |events: usize| u64::try_from(events).unwrap_or(0);
         context.metrics.events.inc_by(count(new));
@@ -130,6 +130,23 @@ impl Postrider {
             .zip(published)
             .map(|(event, one)| receipt(event, one, self.store().public_ids()))
             .collect())
+    }
+
+    /// Runs `work` again while another transaction holds what it needs (`None`).
+    pub(super) async fn retry_taken<T, R>(&self, mut work: impl FnMut() -> R) -> Result<T, Error>
+    where
+        R: Future<Output = Result<Option<T>, Error>>,
+    {
+        let give_up_at = Instant::now() + self.context().config.commit_timeout;
+        loop {
+            if let Some(done) = work().await? {
+                return Ok(done);
+            }
+            if Instant::now() >= give_up_at {
+                return Err(Unavailable::KeyTaken.into());
+            }
+            tokio::time::sleep(KEY_RETRY_DELAY).await;
+        }
     }
 
     /// Returns a stored event, with its body and its deliveries.

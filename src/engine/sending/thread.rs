@@ -61,6 +61,15 @@ impl SendingThread {
         }
     }
 
+    /// Measures the lag of the calling thread.
+    pub(super) fn measure_here(&self, clock: &Arc<dyn Clock>) {
+        actix::spawn(measure(
+            self.number,
+            Arc::clone(&self.lag),
+            Arc::clone(clock),
+        ));
+    }
+
     pub(super) fn supervisors(&self) -> usize {
         self.supervisors.load(Ordering::Relaxed)
     }

@@ -27,12 +27,20 @@ impl SendingThreads {
         }
     }
 
-    /// Starts one thread per sender in the current `System`.
+    /// Starts one thread per sender in the current `System`. A single sender uses the calling
+    /// thread: without neighbours, another thread would only cost.
     pub(crate) fn start(
         senders: Vec<Sender>,
         clock: &Arc<dyn Clock>,
         read_connections: u32,
     ) -> Self {
+        if senders.len() == 1 {
+            let here = Self::here(senders, clock);
+            here.all
+                .iter()
+                .for_each(|thread| thread.measure_here(clock));
+            return here;
+        }
         let blocking = read_connections.max(1) as usize + SPARE_THREADS;
         let start =
             |(number, sender)| Arc::new(SendingThread::start(number, sender, clock, blocking));

@@ -62,8 +62,7 @@ pub(super) fn join(
         lock: Mutex::new(Some(lock)),
     };
     let mut writer = Writer::open(store)?;
-    let asked = clock.monotonic();
-    let taken = writer.run(|tx| {
+    let (taken, asked) = writer.run(|tx| {
         let term = membership.lease_term(&**clock);
         tx.forget_nodes(&old)?;
         tx.keep_leases(&membership.node, &[], &term)?;

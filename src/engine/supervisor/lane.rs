@@ -19,6 +19,7 @@ use crate::domain::delivery::{ClaimName, Queued};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryKey;
 use crate::domain::rate_limit::SlidingWindow;
+use crate::domain::settings::Ordering;
 use crate::engine::supervisor::messages::SupervisorStatus;
 use crate::store::{Claim, DueScan};
 
@@ -215,6 +216,15 @@ impl Lane {
         vec![Action::Run(Work::LoadHistory)]
     }
 
+    /// Returns the deliveries that others of their ordering key wait for, even if those come first.
+    fn under_way(&self) -> Vec<DeliveryKey> {
+        if self.endpoint.settings.ordering == Ordering::None {
+            return Vec::new();
+        }
+        let claiming = self.claiming.keys().chain(self.in_flight.keys());
+        claiming.chain(&self.recording).copied().collect()
+    }
+
     fn claim(&mut self, moment: &Moment, permits: usize) -> Vec<Action> {
         // Without a lease the shard is lost or being released; the registry's message follows.
         let Some(lease) = moment.lease else {
@@ -236,10 +246,12 @@ impl Lane {
             .iter()
             .map(|queued| (queued.key, queued.seen))
             .collect();
+        let under_way = self.under_way();
         for queued in batch {
             self.claiming.insert(queued.key, queued);
         }
         actions.push(Action::Claim(Claim {
+            under_way,
             endpoint_id: self.endpoint.id.clone(),
             lease,
             at: moment.wall,

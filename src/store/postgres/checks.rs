@@ -122,9 +122,17 @@ pub(in crate::store) fn check_sessions_are_own(
     Err(pooler_in_transaction_mode())
 }
 
-/// Raises the sequence of events above the stored values: after a data-only restore or logical
-/// replication it lags behind, and no event could be stored.
-pub(super) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Raises the sequences above the stored values: after a data-only restore or logical replication
+/// they lag behind, and nothing new could be stored.
+pub(super) fn repair_sequences(conn: &mut PgConnection) -> Result<(), StoreError> {
+    lock_migrations(conn)?;
+    for (table, column) in [("webhook_events", "seq"), ("webhook_tenants", "number")] {
+        repair_sequence(conn, table, column)?;
+    }
+    Ok(())
+}
+
+fn repair_sequence(conn: &mut PgConnection, table: &str, column: &str) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct Found {
         #[diesel(sql_type = BigInt)]
@@ -132,10 +140,9 @@ pub(super) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError>
         #[diesel(sql_type = BigInt)]
         stored: i64,
     }
-    lock_migrations(conn)?;
-    let sequence: Option<String> = diesel::select(sql::<Nullable<Text>>(
-        "pg_get_serial_sequence('webhook_events', 'seq')",
-    ))
+    let sequence: Option<String> = diesel::select(sql::<Nullable<Text>>(&format!(
+        "pg_get_serial_sequence('{table}', '{column}')"
+    )))
     .get_result(conn)?;
     let Some(sequence) = sequence else {
         return Ok(());
@@ -143,7 +150,7 @@ pub(super) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError>
     // The name comes quoted from the server.
     let found: Found = diesel::sql_query(format!(
         "SELECT last_value + is_called::int AS next, \
-         (SELECT coalesce(max(seq), 0) FROM webhook_events) AS stored FROM {sequence}"
+         (SELECT coalesce(max({column}), 0)::bigint FROM {table}) AS stored FROM {sequence}"
     ))
     .get_result(conn)?;
     if found.next > found.stored {
@@ -156,9 +163,10 @@ pub(super) fn repair_sequence(conn: &mut PgConnection) -> Result<(), StoreError>
     )))
     .get_result::<i64>(conn)?;
     tracing::warn!(
+        table,
         next = found.next,
         stored = found.stored,
-        "the sequence of events was behind the stored events (after a restore?): raised from {} to {}",
+        "the sequence of {table} was behind the stored rows (after a restore?): raised from {} to {}",
         found.next,
         found.stored
     );

@@ -42,7 +42,7 @@ impl Dialect for PgConnection {
     }
 
     fn check_after_schema(&mut self) -> Result<(), StoreError> {
-        checks::repair_sequence(self)
+        checks::repair_sequences(self)
     }
 
     fn check_may_create(&mut self) -> Result<(), StoreError> {
@@ -172,7 +172,8 @@ impl Dialect for PgConnection {
     fn insert_tenant(&mut self, tenant: &Tenant) -> Result<(), StoreError> {
         diesel::insert_into(tenants::table)
             .values(tenants::tenant.eq(tenant.as_str()))
-            .on_conflict_do_nothing()
+            .on_conflict(tenants::tenant)
+            .do_nothing()
             .execute(self)?;
         Ok(())
     }
@@ -200,6 +201,22 @@ impl Dialect for PgConnection {
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
         sending::insert_attempts(self, rows)
+    }
+
+    fn lock_events(&mut self, seqs: &[i64]) -> Result<(), StoreError> {
+        let of_events = events::table.filter(events::seq.eq_any(seqs));
+        of_events
+            .order(events::seq)
+            .select(events::seq)
+            .for_update()
+            .load::<i64>(self)?;
+        let of_events = deliveries::table.filter(deliveries::event_seq.eq_any(seqs));
+        of_events
+            .order((deliveries::event_seq, deliveries::endpoint))
+            .select(deliveries::endpoint)
+            .for_update()
+            .load::<i32>(self)?;
+        Ok(())
     }
 
     fn return_free_pages(&mut self) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use crate::domain::lifecycle::Status;
 use crate::store::codec;
 use crate::store::delivery_rows::failed_at;
 use crate::store::dialect::Leaving;
+use crate::store::due_index::FAR;
 use crate::store::error::StoreError;
 use crate::store::prepared::prepared;
 use crate::store::rows::{AttemptRow, DeliveryRow, KeyColumns};
@@ -19,8 +20,9 @@ use crate::store::writes::Claim;
 
 /// Claims for all supervisors of a group at once. Locked rows are skipped and claimed later.
 ///
-/// The due time is compared so that the index of what is due does not match: with outdated
-/// statistics the planner takes a scan of it for as cheap as a lookup by key.
+/// The due time is compared so that the index of what is due does not match (with `+ 0` it would:
+/// that is never true of NULL): with outdated statistics the planner takes a scan of it for as
+/// cheap as a lookup by key.
 pub(super) fn claim(
     conn: &mut PgConnection,
     claims: &[&Claim],
@@ -47,7 +49,7 @@ pub(super) fn claim(
              SELECT d.event_seq, d.endpoint, asked.at, asked.epoch \
              FROM unnest($1, $2, $3, $4, $5) AS asked (event_seq, endpoint, at, epoch, due_by) \
              JOIN webhook_deliveries AS d ON d.event_seq = asked.event_seq AND d.endpoint = asked.endpoint \
-             WHERE d.status = '{}' AND d.due_at + 0 <= asked.due_by \
+             WHERE d.status = '{}' AND coalesce(d.due_at, {FAR}) <= asked.due_by \
              FOR UPDATE OF d SKIP LOCKED \
          ) \
          UPDATE webhook_deliveries SET status = '{}', \

@@ -190,7 +190,8 @@ impl Dialect for SqliteConnection {
     fn insert_tenant(&mut self, tenant: &Tenant) -> Result<(), StoreError> {
         diesel::insert_into(tenants::table)
             .values(tenants::tenant.eq(tenant.as_str()))
-            .on_conflict_do_nothing()
+            .on_conflict(tenants::tenant)
+            .do_nothing()
             .execute(self)?;
         Ok(())
     }
@@ -220,6 +221,10 @@ impl Dialect for SqliteConnection {
                 .execute(self)?;
         }
         Ok(())
+    }
+
+    fn lock_events(&mut self, _: &[i64]) -> Result<(), StoreError> {
+        Ok(()) // This transaction alone writes.
     }
 
     fn return_free_pages(&mut self) -> Result<(), StoreError> {

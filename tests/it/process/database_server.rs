@@ -171,8 +171,10 @@ fn a_sequence_behind_the_data_is_repaired_at_start() {
         assert_eq!(publish(&api), 202);
     }
     server.terminate();
-    let set = "SELECT setval(pg_get_serial_sequence('webhook_events', 'seq'), 1, false) AS n";
-    database::number(&database, set);
+    for of in ["'webhook_events', 'seq'", "'webhook_tenants', 'number'"] {
+        let set = format!("SELECT setval(pg_get_serial_sequence({of}), 1, false) AS n");
+        database::number(&database, &set);
+    }
     let (server, api) = start(folder.path(), &cluster.text(&database));
     assert!(
         server.log().contains("sequence of events was behind"),
@@ -185,6 +187,8 @@ fn a_sequence_behind_the_data_is_repaired_at_start() {
     until("all arrive", Duration::from_secs(20), || {
         receiver.got().len() == 10
     });
+    let of_another = r#"{"type": "a.b", "data": 1, "tenant": "another"}"#;
+    assert_eq!(api.post("/events", of_another).status, 202);
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn secrets_and_headers_are_sealed_and_keys_are_rotated_while_the_server_runs() {
     };
     let (done, text) = rotate(&[&old]);
     assert!(
-        done && text.contains("4 values") && text.contains(&old.id()),
+        done && text.contains("5 values") && text.contains(&old.id()),
         "{text}"
     );
     works(&server.api(), &endpoint);

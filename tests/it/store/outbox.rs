@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager as _};
 use diesel::prelude::*;
 use diesel_migrations::{FileBasedMigrations, MigrationHarness};
 use postrider::config::DatabaseUrl;
 use postrider::domain::event::{Event, NewEvent};
-use postrider::domain::ids::EventId;
+use postrider::domain::ids::{EventId, Tenant};
 use postrider::domain::lifecycle::Status;
 use postrider::host::{HostConnection, Outbox};
 use postrider::testing::{TokioClock, on_virtual_time, pass};
@@ -333,5 +333,42 @@ fn the_api_is_mounted_under_any_prefix() {
         assert_eq!(status("/webhooks/api/v1/nothing").await, 404);
         assert_eq!(status("/asked/api/v1/endpoints").await, 401);
         assert_eq!(status("/endpoints").await, 404, "the host's own");
+    });
+}
+
+/// A host publishes for a new tenant, and keeps its transaction open: whoever needs that tenant
+/// waits for it, and nobody else.
+#[test]
+fn a_hosts_new_tenant_delays_nobody_else() {
+    if !Database::Postgres.is_there() {
+        return;
+    }
+    on_virtual_time(async {
+        let engine = TestEngine::on(Database::Postgres);
+        engine.endpoint(1, r#"{"rate_limit": "unlimited"}"#).await;
+        let DatabaseUrl::Postgres(url) = engine.database() else {
+            panic!("a server")
+        };
+        let mut conn = PgConnection::establish(url.reveal()).unwrap();
+        AnsiTransactionManager::begin_transaction(&mut conn).unwrap();
+        let acme = Tenant::parse("acme").unwrap();
+        let of_acme = NewEvent {
+            tenant: acme.clone(),
+            ..event("a.b", "1")
+        };
+        engine.postrider().publish_in(&mut conn, &of_acme).unwrap();
+        let others = async {
+            let id = engine.publish_one("a.b").await;
+            engine.until(&id, Status::Delivered, secs(5)).await;
+            AnsiTransactionManager::commit_transaction(&mut conn).unwrap();
+        };
+        let created = engine.endpoint_of(acme.clone(), 2, "{}");
+        let (_, ()) = tokio::join!(created, others);
+        let of_acme = NewEvent {
+            tenant: acme,
+            ..event("a.b", "2")
+        };
+        let receipt = engine.postrider().publish(of_acme).await.unwrap();
+        assert_eq!(receipt.deliveries.len(), 1);
     });
 }

@@ -308,6 +308,54 @@ fn postgres_reads_by_index_what_it_knows_nothing_of_yet() {
     postgres_reads_little(false);
 }
 
+/// A claim whose plan was made while little was due read everything that is due.
+#[test]
+fn postgres_claims_by_key_whatever_waits() {
+    const BACKLOG: i64 = 5_000;
+    if !Database::Postgres.is_there() {
+        return;
+    }
+    on_virtual_time(async {
+        let engine = TestEngine::on(Database::Postgres);
+        let place = engine.database();
+        let old = engine.endpoint(9, r#"{"event_types":["old.one"]}"#).await;
+        engine
+            .endpoint(1, r#"{"event_types":["quick"],"rate_limit":"unlimited"}"#)
+            .await;
+        engine
+            .endpoint(2, r#"{"event_types":["slow"],"rate_limit":"20/min"}"#)
+            .await;
+        database::execute(&place, &history(&old));
+        database::execute(&place, "ANALYZE");
+        // So many that the server keeps one plan for all.
+        for _ in 0..20 {
+            let id = engine.publish_one("quick").await;
+            engine.until(&id, Status::Delivered, secs(5)).await;
+        }
+        for _ in 0..BACKLOG / 500 {
+            let batch = (0..500).map(|_| event("slow", "1")).collect();
+            engine.postrider().publish_batch(batch).await.unwrap();
+        }
+        let read = || {
+            database::execute(&place, "SELECT pg_stat_force_next_flush(), pg_sleep(1.2)");
+            database::number(
+                &place,
+                "SELECT sum(idx_tup_read)::bigint AS n FROM pg_stat_user_indexes \
+                 WHERE relname = 'webhook_deliveries'",
+            )
+        };
+        pass(secs(30)).await;
+        let before = read();
+        pass(secs(120)).await;
+        drop(engine.stop().await);
+        let entries = read() - before;
+        assert!(
+            entries < 4 * BACKLOG,
+            "{entries} entries of indexes were read"
+        );
+    });
+}
+
 #[test]
 fn postgres_reads_for_metrics_what_waits_and_no_history() {
     if !Database::Postgres.is_there() {
