@@ -61,23 +61,42 @@ pub(super) fn walk(name: &str, index: DueIndex, shards: &[i32]) -> String {
     )
 }
 
-/// Returns the time at which the first pending delivery of an endpoint is due; NULL without one.
-/// The `sending` ones before it are skipped one by one; their number is at most the endpoint's
-/// concurrency.
-pub(super) fn first_pending(endpoint: &str) -> String {
+/// Returns a CTE of the endpoints of a [`walk`]: `next` is the time at which the first pending
+/// delivery of each is due (NULL without one), and `next_created` and `next_seq` are the rest of its
+/// place in the index.
+pub(super) fn with_next(name: &str, walk: &str) -> String {
     format!(
-        "(SELECT d.due_at FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
-         AND d.due_at IS NOT NULL AND d.status = '{}' ORDER BY d.due_at, d.created_at LIMIT 1)",
-        Status::Pending
+        "{name} AS MATERIALIZED (SELECT endpoint, {} FROM {walk} WHERE endpoint IS NOT NULL)",
+        next_columns(&format!("{walk}.endpoint"))
     )
 }
 
-/// Returns the number of an endpoint's deliveries that are `sending`; `next` is the time at which
-/// its first pending one is due.
-pub(super) fn count_sending(endpoint: &str, next: &str) -> String {
+/// Returns the columns of [`with_next`] for an endpoint. The `sending` deliveries before the first
+/// pending one are skipped one by one; their number is at most the endpoint's concurrency.
+pub(super) fn next_columns(endpoint: &str) -> String {
+    let first = |column: &str| {
+        format!(
+            "(SELECT d.{column} FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
+             AND d.due_at IS NOT NULL AND d.status = '{}' \
+             ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)",
+            Status::Pending
+        )
+    };
     format!(
-        "(SELECT count(*) FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
-         AND d.due_at IS NOT NULL AND d.due_at <= coalesce({next}, {FAR}) AND d.status = '{}')",
+        "{} AS next, {} AS next_created, {} AS next_seq",
+        first("due_at"),
+        first("created_at"),
+        first("event_seq")
+    )
+}
+
+/// Selects the deliveries `d` that are `sending` at an endpoint of [`with_next`]. The earliest
+/// deliveries are claimed first, so all before the first pending one are.
+pub(super) fn is_sending(d: &str, of: &str, endpoint: &str) -> String {
+    format!(
+        "{d}.endpoint = {of}.{endpoint} AND {d}.due_at IS NOT NULL AND {d}.status = '{}' \
+         AND ({d}.due_at, {d}.created_at, {d}.event_seq) < (coalesce({of}.next, {FAR}), \
+             coalesce({of}.next_created, {FAR}), coalesce({of}.next_seq, {FAR}))",
         Status::Sending
     )
 }

@@ -9,7 +9,7 @@ use super::codec;
 use super::connection::AnyConnection;
 use super::counters::{ENDPOINTS, counter};
 use super::delivery_rows::shard_numbers;
-use super::due_index::{DueIndex, FAR, first_pending, walk};
+use super::due_index::{DueIndex, is_sending, walk, with_next};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::{changed_after, endpoint};
 use super::error::StoreError;
@@ -22,7 +22,6 @@ use crate::domain::delivery::ClaimName;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{DeliveryKey, EndpointId};
 use crate::domain::lease::Lease;
-use crate::domain::lifecycle::Status;
 
 /// Maximum number of changes that are read one by one; above it, every live endpoint is read.
 const MAX_CHANGES: i64 = 1000;
@@ -131,26 +130,20 @@ fn endpoints_with_work(
     let sending = conn.dialect().join_each_delivery(
         "live",
         "found.event_seq, found.claim_no",
-        &format!(
-            "found.endpoint = live.endpoint AND found.due_at IS NOT NULL \
-             AND found.due_at <= coalesce(live.next, {FAR}) AND found.status = '{}'",
-            Status::Sending
-        ),
+        &is_sending("found", "live", "endpoint"),
     );
     let active = "pause_reason IS NULL AND deleted_at IS NULL";
     // The endpoint is read in subqueries: as a join it could become the outer loop, and the walk
     // would run once per endpoint.
     let sql = format!(
-        "WITH RECURSIVE {walk}, live AS MATERIALIZED ( \
-             SELECT endpoint, {next} AS next FROM walk WHERE endpoint IS NOT NULL \
-         ), work AS ( \
+        "WITH RECURSIVE {walk}, {live}, work AS ( \
              SELECT live.endpoint, live.next, found.event_seq, found.claim_no FROM {sending} \
          ) SELECT (SELECT id FROM webhook_endpoints WHERE number = work.endpoint) AS endpoint_id, \
              endpoint, next, event_seq, claim_no FROM work \
          WHERE event_seq IS NOT NULL OR (next <= {horizon} \
              AND (SELECT {active} FROM webhook_endpoints WHERE number = work.endpoint))",
         walk = walk("walk", DueIndex::Live, &shard_numbers(held)),
-        next = first_pending("walk.endpoint"),
+        live = with_next("live", "walk"),
         horizon = horizon.as_micros(),
     );
     let rows: Vec<WorkRow> = diesel::sql_query(sql).load(conn)?;
@@ -213,15 +206,13 @@ pub(super) fn due_endpoints(
     horizon: Timestamp,
 ) -> Result<Vec<DueEndpoint>, StoreError> {
     let sql = format!(
-        "WITH RECURSIVE {walk}, live AS MATERIALIZED ( \
-             SELECT endpoint, {next} AS next FROM walk WHERE endpoint IS NOT NULL \
-         ), due AS MATERIALIZED ( \
+        "WITH RECURSIVE {walk}, {live}, due AS MATERIALIZED ( \
              SELECT (SELECT id FROM webhook_endpoints WHERE number = live.endpoint \
                  AND pause_reason IS NULL AND deleted_at IS NULL) AS endpoint_id, next \
              FROM live WHERE next <= {horizon} \
          ) SELECT endpoint_id, next FROM due WHERE endpoint_id IS NOT NULL",
         walk = walk("walk", DueIndex::Live, shards),
-        next = first_pending("walk.endpoint"),
+        live = with_next("live", "walk"),
         horizon = horizon.as_micros(),
     );
     Ok(diesel::sql_query(sql).load(conn)?)

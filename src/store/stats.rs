@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use super::census::endpoint_census;
 use super::codec;
 use super::connection::AnyConnection;
-use super::due_index::{count_sending, first_pending};
+use super::due_index::{is_sending, next_columns};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::subscribers_of;
 use super::error::StoreError;
@@ -211,14 +211,17 @@ fn backlogs(conn: &mut AnyConnection, numbers: &[i32]) -> Result<Vec<BacklogRow>
     let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     let sql = format!(
         "WITH asked AS MATERIALIZED ( \
-             SELECT id, number, {next} AS next FROM webhook_endpoints AS e WHERE number IN ({numbers}) \
+             SELECT id, number, {next} FROM webhook_endpoints AS e WHERE number IN ({numbers}) \
          ) SELECT id, {live} AS live, {sending} AS sending, {without_time} AS without_time, \
              {order} AS waits_for_order, {oldest_due} AS oldest_due, {oldest_held} AS oldest_held \
          FROM asked",
-        next = first_pending("e.number"),
+        next = next_columns("e.number"),
         numbers = numbers.join(", "),
         live = of("count(*)", "d.due_at IS NOT NULL"),
-        sending = count_sending("asked.number", "asked.next"),
+        sending = format!(
+            "(SELECT count(*) FROM webhook_deliveries AS d WHERE {})",
+            is_sending("d", "asked", "number")
+        ),
         without_time = of("count(*)", "d.hold_reason IS NOT NULL"),
         order = of(
             "count(*)",

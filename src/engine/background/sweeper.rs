@@ -93,7 +93,7 @@ async fn sweep_endpoints(context: &EngineContext) -> Result<(), StoreError> {
         .pending_endpoints(context.leases.open())
         .await?
     {
-        // What fails for one endpoint does not keep the others from their turn.
+        // A failure of one endpoint does not keep the others from their turn.
         if let Err(error) = sweep_endpoint(context, &endpoint).await {
             tracing::warn!(%endpoint, %error, "{endpoint} could not be swept yet");
         }

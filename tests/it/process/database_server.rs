@@ -177,7 +177,9 @@ fn a_sequence_behind_the_data_is_repaired_at_start() {
     }
     let (server, api) = start(folder.path(), &cluster.text(&database));
     assert!(
-        server.log().contains("sequence of events was behind"),
+        server
+            .log()
+            .contains("sequence of webhook_events was behind"),
         "{}",
         server.log()
     );
