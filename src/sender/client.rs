@@ -40,7 +40,7 @@ const MAX_READ_BODY: usize = 64 * 1024;
 const BODY_GRACE: Duration = Duration::from_secs(2);
 
 /// Maximum number of response headers. The parser reserves space for all of them per response.
-const MAX_HEADERS: usize = 1024;
+const MAX_HEADERS: usize = 256;
 
 /// Maximum bytes kept of a response's headers.
 const MAX_KEPT_HEADERS: usize = 16 * 1024;
