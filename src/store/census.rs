@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable};
 
 use super::codec;
 use super::connection::AnyConnection;
-use super::due_index::{DueIndex, is_sending, walk, with_next};
+use super::due_index::{DueIndex, count_sending, walk, with_next};
 use super::error::StoreError;
 use super::numbers::endpoints_of;
 use super::schema::{webhook_endpoint_health as health, webhook_endpoints as endpoints};
@@ -77,12 +77,11 @@ fn counted(conn: &mut AnyConnection, column: &str) -> Result<Counted, StoreError
 fn sending(conn: &mut AnyConnection) -> Result<i64, StoreError> {
     let shards: Vec<i32> = Shard::all().map(Shard::number).collect();
     let sql = format!(
-        "WITH RECURSIVE {walk}, {live} SELECT CAST(coalesce(sum( \
-             (SELECT count(*) FROM webhook_deliveries AS d WHERE {sending})), 0) AS BIGINT) AS sending \
-         FROM live",
+        "WITH RECURSIVE {walk}, {live} \
+         SELECT CAST(coalesce(sum({sending}), 0) AS BIGINT) AS sending FROM live",
         walk = walk("walk", DueIndex::Live, &shards),
         live = with_next("live", "walk"),
-        sending = is_sending("d", "live", "endpoint"),
+        sending = count_sending("live", "endpoint"),
     );
     let found: SendingCount = diesel::sql_query(sql).get_result(conn)?;
     Ok(found.sending)

@@ -100,3 +100,11 @@ pub(super) fn is_sending(d: &str, of: &str, endpoint: &str) -> String {
         Status::Sending
     )
 }
+
+/// Returns the number of deliveries that are `sending` at an endpoint of [`with_next`].
+pub(super) fn count_sending(of: &str, endpoint: &str) -> String {
+    format!(
+        "(SELECT count(*) FROM webhook_deliveries AS d WHERE {})",
+        is_sending("d", of, endpoint)
+    )
+}

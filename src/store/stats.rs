@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use super::census::endpoint_census;
 use super::codec;
 use super::connection::AnyConnection;
-use super::due_index::{is_sending, next_columns};
+use super::due_index::{count_sending, next_columns};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::subscribers_of;
 use super::error::StoreError;
@@ -218,10 +218,7 @@ fn backlogs(conn: &mut AnyConnection, numbers: &[i32]) -> Result<Vec<BacklogRow>
         next = next_columns("e.number"),
         numbers = numbers.join(", "),
         live = of("count(*)", "d.due_at IS NOT NULL"),
-        sending = format!(
-            "(SELECT count(*) FROM webhook_deliveries AS d WHERE {})",
-            is_sending("d", "asked", "number")
-        ),
+        sending = count_sending("asked", "number"),
         without_time = of("count(*)", "d.hold_reason IS NOT NULL"),
         order = of(
             "count(*)",
