@@ -63,30 +63,50 @@ pub(super) fn walk(name: &str, index: DueIndex, shards: &[i32]) -> String {
 
 /// Returns a CTE of the endpoints of a [`walk`]: `next` is the time at which the first pending
 /// delivery of each is due (NULL without one), and `next_created` and `next_seq` are the rest of its
-/// place in the index.
+/// place in the index, or 0 if nothing is before it.
 pub(super) fn with_next(name: &str, walk: &str) -> String {
     format!(
-        "{name} AS MATERIALIZED (SELECT endpoint, {} FROM {walk} WHERE endpoint IS NOT NULL)",
-        next_columns(&format!("{walk}.endpoint"))
+        "{name}_first AS MATERIALIZED (SELECT endpoint, {first} AS first \
+             FROM {walk} WHERE endpoint IS NOT NULL), \
+         {name} AS MATERIALIZED (SELECT endpoint, {next} FROM {name}_first)",
+        first = first_status(&format!("{walk}.endpoint")),
+        next = next_columns(&format!("{name}_first.endpoint"), "first"),
     )
 }
 
-/// Returns the columns of [`with_next`] for an endpoint. The `sending` deliveries before the first
-/// pending one are skipped one by one; their number is at most the endpoint's concurrency.
-pub(super) fn next_columns(endpoint: &str) -> String {
-    let first = |column: &str| {
+/// Returns the status of the first delivery of an endpoint in the index of what is due.
+pub(super) fn first_status(endpoint: &str) -> String {
+    format!(
+        "(SELECT d.status FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
+         AND d.due_at IS NOT NULL ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
+    )
+}
+
+/// Returns the columns of [`with_next`] for an endpoint; `first` is its [`first_status`]. Usually it
+/// is pending, and the index alone answers. The `sending` deliveries before the first pending one
+/// are skipped one by one; their number is at most the endpoint's concurrency.
+pub(super) fn next_columns(endpoint: &str, first: &str) -> String {
+    let pending = Status::Pending;
+    let of_first_pending = |column: &str| {
         format!(
             "(SELECT d.{column} FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
-             AND d.due_at IS NOT NULL AND d.status = '{}' \
-             ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)",
-            Status::Pending
+             AND d.due_at IS NOT NULL AND d.status = '{pending}' \
+             ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
         )
     };
+    let either = |usual: &str, column: &str| {
+        let other = of_first_pending(column);
+        format!("CASE WHEN {first} = '{pending}' THEN {usual} ELSE {other} END")
+    };
+    let earliest = format!(
+        "(SELECT d.due_at FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
+         AND d.due_at IS NOT NULL ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
+    );
     format!(
         "{} AS next, {} AS next_created, {} AS next_seq",
-        first("due_at"),
-        first("created_at"),
-        first("event_seq")
+        either(&earliest, "due_at"),
+        either("0", "created_at"),
+        either("0", "event_seq")
     )
 }
 

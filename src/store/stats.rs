@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use super::census::endpoint_census;
 use super::codec;
 use super::connection::AnyConnection;
-use super::due_index::{count_sending, next_columns};
+use super::due_index::{count_sending, first_status, next_columns};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::subscribers_of;
 use super::error::StoreError;
@@ -210,12 +210,16 @@ fn backlogs(conn: &mut AnyConnection, numbers: &[i32]) -> Result<Vec<BacklogRow>
     // Numbers need no quoting.
     let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     let sql = format!(
-        "WITH asked AS MATERIALIZED ( \
-             SELECT id, number, {next} FROM webhook_endpoints AS e WHERE number IN ({numbers}) \
+        "WITH named AS MATERIALIZED ( \
+             SELECT id, number, {first} AS first FROM webhook_endpoints AS e \
+             WHERE number IN ({numbers}) \
+         ), asked AS MATERIALIZED ( \
+             SELECT id, number, {next} FROM named \
          ) SELECT id, {live} AS live, {sending} AS sending, {without_time} AS without_time, \
              {order} AS waits_for_order, {oldest_due} AS oldest_due, {oldest_held} AS oldest_held \
          FROM asked",
-        next = next_columns("e.number"),
+        first = first_status("e.number"),
+        next = next_columns("named.number", "first"),
         numbers = numbers.join(", "),
         live = of("count(*)", "d.due_at IS NOT NULL"),
         sending = count_sending("asked", "number"),
