@@ -454,9 +454,7 @@ fn a_hangup_reads_again_and_ends_nothing() {
     // What is wrong leaves the rest as it was.
     std::fs::write(folder.path().join("p.toml"), "log = 7\n").unwrap();
     hang_up();
-    until("it is told", Duration::from_secs(10), || {
-        server.log().contains("p.toml")
-    });
+    server.logs("p.toml");
     assert_eq!(other.get("/endpoints").status, 200);
     let (status, _) = server.terminate();
     assert!(status.success());

@@ -176,13 +176,7 @@ fn a_sequence_behind_the_data_is_repaired_at_start() {
         database::number(&database, &set);
     }
     let (server, api) = start(folder.path(), &cluster.text(&database));
-    assert!(
-        server
-            .log()
-            .contains("sequence of webhook_events was behind"),
-        "{}",
-        server.log()
-    );
+    server.logs("sequence of webhook_events was behind");
     for _ in 0..5 {
         assert_eq!(publish(&api), 202);
     }

@@ -73,7 +73,9 @@ fn secrets_and_headers_are_sealed_and_keys_are_rotated_while_the_server_runs() {
     // Without keys it is in the clear, and the server says so.
     let server = start(folder, &[]);
     assert!(
-        server.log().contains("stored unencrypted") && server.log().contains("encryption_keys")
+        server
+            .logs("stored unencrypted")
+            .contains("encryption_keys")
     );
     let endpoint = server
         .api()
@@ -92,11 +94,7 @@ fn secrets_and_headers_are_sealed_and_keys_are_rotated_while_the_server_runs() {
 
     // With a key, what is new is sealed; what is old, by a rotation beside the running server.
     let server = start(folder, &[&old]);
-    assert!(
-        server.log().contains("postrider keys rotate"),
-        "{}",
-        server.log()
-    );
+    server.logs("postrider keys rotate");
     let rotate = |keys: &[&EncryptionKey]| {
         let keys: Vec<_> = keys.iter().map(|key| key.reveal()).collect();
         let output = command(folder, &["keys", "rotate"])

@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::api::Api;
 use super::until;
@@ -41,6 +42,8 @@ pub struct Server {
     pub base: String,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Copies the child's standard error into `log`; ends with the child.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -61,7 +64,7 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let copy = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let mut log = copy.lock().unwrap();
                 log.push_str(&line);
@@ -73,6 +76,7 @@ impl Server {
             base: String::new(),
             child,
             log,
+            reader: Some(reader),
         };
         let mut found = None;
         until("the server listens", Duration::from_secs(30), || {
@@ -87,8 +91,36 @@ impl Server {
         server
     }
 
+    /// The log up to now. A line that was written a moment ago may be missing: see
+    /// [`logs`](Self::logs).
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log contains `words`, and returns the log.
+    #[track_caller]
+    pub fn logs(&self, words: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(words) {
+                return log;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "{words:?} is not in the log:\n{log}"
+            );
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the child has ended and its whole log is read.
+    fn wait(&mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        (status, self.log())
     }
 
     pub fn database(&self) -> PathBuf {
@@ -120,21 +152,19 @@ impl Server {
                 .unwrap()
                 .success()
         );
-        let status = self.child.wait().unwrap();
-        let log = self.log();
-        (status, log)
+        self.wait()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
         if std::thread::panicking() {
+            let _ = self.child.wait();
             return;
         }
         // Whatever a test did: no secret is in the log.
-        let log = self.log();
+        let (_, log) = self.wait();
         let token =
             std::fs::read_to_string(self.folder.join("postrider.db.token")).unwrap_or_default();
         for secret in [token.trim(), "whsec_", "whsk_", "prk_"] {
