@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::domain::clock::{Clock, ORIGIN_AGE, Timestamp};
+use crate::domain::clock::{Clock, ClockReading, ORIGIN_AGE, Timestamp};
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
@@ -149,15 +149,22 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let (now, monotonic) = (wall_now(), self.monotonic());
-        self.steps
-            .note(now.as_micros().saturating_sub(micros(monotonic)), monotonic);
-        now
+        self.read().wall
     }
 
     fn schedule_now(&self) -> Timestamp {
-        self.now();
-        self.steps.schedule_now(self.monotonic())
+        self.read().schedule
+    }
+
+    fn read(&self) -> ClockReading {
+        let (wall, monotonic) = (wall_now(), self.monotonic());
+        let ahead = wall.as_micros().saturating_sub(micros(monotonic));
+        self.steps.note(ahead, monotonic);
+        ClockReading {
+            wall,
+            schedule: self.steps.schedule_now(monotonic),
+            monotonic,
+        }
     }
 
     fn cutoff(&self, age: Duration) -> Timestamp {
@@ -209,11 +216,7 @@ impl<C: Clock> SharedClock<C> {
 
 impl<C: Clock> Clock for SharedClock<C> {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(
-            self.ahead
-                .load(Ordering::Relaxed)
-                .saturating_add(micros(self.local.monotonic())),
-        )
+        self.read().wall
     }
 
     fn monotonic(&self) -> Duration {
@@ -221,7 +224,17 @@ impl<C: Clock> Clock for SharedClock<C> {
     }
 
     fn schedule_now(&self) -> Timestamp {
-        self.steps.schedule_now(self.monotonic())
+        self.read().schedule
+    }
+
+    fn read(&self) -> ClockReading {
+        let monotonic = self.local.monotonic();
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        ClockReading {
+            wall: Timestamp::from_micros(ahead.saturating_add(micros(monotonic))),
+            schedule: self.steps.schedule_now(monotonic),
+            monotonic,
+        }
     }
 
     fn cutoff(&self, age: Duration) -> Timestamp {

@@ -18,6 +18,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use url::Url;
 
 use super::classify::{classify, is_of_parsing, was_not_sent};
 use super::connection::ConnectionInfo;
@@ -38,9 +39,6 @@ const MAX_READ_BODY: usize = 64 * 1024;
 
 /// Maximum time for reading a body once the status is known.
 const BODY_GRACE: Duration = Duration::from_secs(2);
-
-/// Maximum number of response headers. The parser reserves space for all of them per response.
-const MAX_HEADERS: usize = 256;
 
 /// Maximum bytes kept of a response's headers.
 const MAX_KEPT_HEADERS: usize = 16 * 1024;
@@ -109,7 +107,6 @@ fn client(connector: Connector, max_idle: usize) -> HttpClient {
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
-        .http1_max_headers(MAX_HEADERS)
         .http1_max_buf_size(2 * MAX_HEAD_BYTES)
         .build(connector)
 }
@@ -130,7 +127,7 @@ fn tls_config(trust: &Arc<SystemTrust>) -> Result<ClientConfig, String> {
 }
 
 impl Transport for HttpTransport {
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, TransportResult> {
+    fn exchange<'a>(&'a self, request: &'a WireRequest) -> BoxFuture<'a, TransportResult> {
         let id = self.next_attempt.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + request.timeout;
         let attempt = AttemptContext::new(id, request.tenant.clone(), deadline);
@@ -152,22 +149,21 @@ impl Transport for HttpTransport {
 impl HttpTransport {
     async fn post(
         &self,
-        request: WireRequest,
+        request: &WireRequest,
         attempt: &AttemptContext,
     ) -> Result<WireAnswer, TransportError> {
-        let origin = request.url.origin().ascii_serialization();
         let late = || {
             TransportError::Timeout(format!(
                 "no response within {} ms",
                 request.timeout.as_millis()
             ))
         };
-        let client = if request.fresh_connection || !self.may_reuse(&origin) {
+        let client = if request.fresh_connection || !self.may_reuse(&request.url) {
             &self.unpooled
         } else {
             &self.pooled
         };
-        let mut http = http_request(&request)?;
+        let mut http = http_request(request)?;
         let connection = capture_connection(&mut http);
         let response = timeout_at(attempt.deadline, client.request(http)).await;
         let info = info_of(&connection);
@@ -179,7 +175,7 @@ impl HttpTransport {
         let response = match response {
             Err(_) => return Err(late()),
             Ok(Err(error)) if ended_before_response(&error, info.as_deref(), attempt) => {
-                return Err(self.connection_lost(&origin));
+                return Err(self.connection_lost(&request.url));
             }
             Ok(Err(error)) => {
                 let status = info
@@ -187,7 +183,7 @@ impl HttpTransport {
                     .and_then(|info| status_on_the_wire(&error, info));
                 return match status.map(StatusCode::from_u16) {
                     Some(Ok(StatusCode::REQUEST_TIMEOUT)) if reused => {
-                        Err(self.connection_lost(&origin))
+                        Err(self.connection_lost(&request.url))
                     }
                     Some(Ok(status)) => Ok(unreadable_answer(status, &classify(&error))),
                     _ => Err(classify(&error)),
@@ -198,7 +194,7 @@ impl HttpTransport {
         attempt.note_answered();
         if reused && response.status() == StatusCode::REQUEST_TIMEOUT {
             // The server timed out the idle connection (RFC 9110, section 15.5.9).
-            return Err(self.connection_lost(&origin));
+            return Err(self.connection_lost(&request.url));
         }
         // A new connection resolves the name again, in case the receiver has moved.
         if info
@@ -213,18 +209,24 @@ impl HttpTransport {
         Ok(read_answer(response, info.as_deref(), attempt.deadline).await)
     }
 
-    fn may_reuse(&self, origin: &str) -> bool {
+    fn may_reuse(&self, url: &Url) -> bool {
         let reuse = self.reuse.lock().unwrap_or_else(PoisonError::into_inner);
-        reuse.is_empty() || reuse.is_allowed(origin, self.started.elapsed())
+        let is_allowed = || reuse.is_allowed(&origin(url), self.started.elapsed());
+        reuse.is_empty() || is_allowed()
     }
 
-    fn connection_lost(&self, origin: &str) -> TransportError {
+    fn connection_lost(&self, url: &Url) -> TransportError {
+        let origin = origin(url);
         let mut reuse = self.reuse.lock().unwrap_or_else(PoisonError::into_inner);
-        if reuse.note_lost(origin, self.started.elapsed()) {
+        if reuse.note_lost(&origin, self.started.elapsed()) {
             tracing::info!(%origin, "{origin} closes connections that it should keep open: using a new one per request for ten minutes");
         }
         TransportError::ConnectionLost
     }
+}
+
+fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
 }
 
 /// Returns the connection's data once the client has chosen one.

@@ -93,11 +93,9 @@ impl Sender {
                 verdict: Verdict::Failed,
             };
         }
-        let headers = self.headers(endpoint, event, &outgoing);
-        let shown = masked(&headers, endpoint);
         let request = WireRequest {
             url: url.clone(),
-            headers,
+            headers: self.headers(endpoint, event, &outgoing),
             body: event.body.clone(),
             timeout: endpoint.limits.timeout,
             tenant: endpoint.tenant.clone(),
@@ -107,7 +105,7 @@ impl Sender {
             result,
             remote_address,
             timings,
-        } = self.transport.exchange(request).await;
+        } = self.transport.exchange(&request).await;
         let (record, verdict) = match result {
             Ok(answer) => {
                 let verdict = verdict_of_response(answer.status, &answer.headers, self.clock.now());
@@ -121,7 +119,7 @@ impl Sender {
             Err(failure) => (failed(failure), Verdict::Failed),
         };
         let record = AttemptRecord {
-            request_headers: Some(shown),
+            request_headers: Some(masked(request.headers, endpoint)),
             remote_address,
             timings_ms: timings,
             ..record
@@ -167,19 +165,13 @@ impl Sender {
 }
 
 /// Masks the values of the endpoint's own headers, which may be credentials.
-fn masked(headers: &Headers, endpoint: &Endpoint) -> Headers {
-    let mask = |(name, value): &(String, String)| {
-        let given = endpoint.settings.headers.contains_key(name);
-        (
-            name.clone(),
-            if given {
-                MASK.to_owned()
-            } else {
-                value.clone()
-            },
-        )
-    };
-    headers.iter().map(mask).collect()
+fn masked(mut headers: Headers, endpoint: &Endpoint) -> Headers {
+    for (name, value) in &mut headers {
+        if endpoint.settings.headers.contains_key(name) {
+            MASK.clone_into(value);
+        }
+    }
+    headers
 }
 
 fn answered(answer: WireAnswer) -> AttemptRecord {

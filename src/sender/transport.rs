@@ -17,7 +17,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Sends one request over the network.
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request` once, and reads the response within `request.timeout`.
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, TransportResult>;
+    fn exchange<'a>(&'a self, request: &'a WireRequest) -> BoxFuture<'a, TransportResult>;
 
     /// Reloads the system's files that it uses.
     fn reload(&self) {}

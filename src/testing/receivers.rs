@@ -134,14 +134,14 @@ impl Drop for Open {
 }
 
 impl Transport for ScriptedReceivers {
-    fn exchange(&self, request: WireRequest) -> BoxFuture<'_, TransportResult> {
+    fn exchange<'a>(&'a self, request: &'a WireRequest) -> BoxFuture<'a, TransportResult> {
         let host = request.url.host_str().unwrap_or_default().to_owned();
         let timeout = request.timeout;
         let reply = {
             let mut script = self.script();
             script.received.push(Received {
                 at: Instant::now(),
-                request,
+                request: request.clone(),
             });
             let (open, most) = script.in_flight.entry(host.clone()).or_default();
             *open += 1;

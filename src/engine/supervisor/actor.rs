@@ -65,19 +65,19 @@ impl EndpointSupervisor {
     }
 
     fn moment(&self) -> Moment {
-        let clock = &self.context.clock;
+        let now = self.context.clock.read();
         Moment {
-            wall: clock.now(),
-            schedule: clock.schedule_now(),
-            monotonic: clock.monotonic(),
+            wall: now.wall,
+            schedule: now.schedule,
+            monotonic: now.monotonic,
             lease: self.context.leases.for_new_work(&self.lane.endpoint().id),
             share: Share::among(self.context.threads.supervisors()),
         }
     }
 
     /// Carries out actions, and then everything that they have made possible.
-    fn advance(&mut self, actions: Vec<Action>, ctx: &mut Context<Self>) {
-        self.advance_with_permit(None, actions, ctx);
+    fn advance(&mut self, actions: Vec<Action>, moment: &Moment, ctx: &mut Context<Self>) {
+        self.advance_with_permit(None, actions, moment, ctx);
     }
 
     /// Like [`advance`](Self::advance), with a permit that was waited for. If it is not needed, it
@@ -86,21 +86,21 @@ impl EndpointSupervisor {
         &mut self,
         granted: Option<OwnedSemaphorePermit>,
         actions: Vec<Action>,
+        moment: &Moment,
         ctx: &mut Context<Self>,
     ) {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
         }
         self.carry_out(actions, Vec::new(), ctx);
-        let moment = self.moment();
-        let wanted = self.lane.permits_wanted(&moment);
+        let wanted = self.lane.permits_wanted(moment);
         let free = || Arc::clone(&self.context.permits).try_acquire_owned().ok();
         let permits: Vec<_> = granted
             .into_iter()
             .chain(std::iter::from_fn(free))
             .take(wanted)
             .collect();
-        let actions = self.lane.advance(&moment, permits.len());
+        let actions = self.lane.advance(moment, permits.len());
         self.carry_out(actions, permits, ctx);
     }
 }
@@ -110,7 +110,8 @@ impl Actor for EndpointSupervisor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.context.metrics.supervisors.inc();
-        self.advance(Vec::new(), ctx);
+        let moment = self.moment();
+        self.advance(Vec::new(), &moment, ctx);
     }
 }
 
@@ -140,7 +141,7 @@ macro_rules! handle {
                 let $moment = &self.moment();
                 let $lane = &mut self.lane;
                 let actions = $actions;
-                self.advance(actions, ctx);
+                self.advance(actions, $moment, ctx);
             }
         }
     };
@@ -150,15 +151,15 @@ handle!(HistoryLoaded, |lane, HistoryLoaded(read), moment| lane
     .on_history_loaded(read, moment));
 handle!(DueLoaded, |lane, DueLoaded(page), moment| lane
     .on_due_loaded(page, moment));
-handle!(Polled, |lane, polled, _moment| lane.on_polled(polled));
-handle!(StopReply, |lane, reply, _moment| lane.on_stop_reply(reply));
+handle!(Polled, |lane, polled, moment| lane.on_polled(polled));
+handle!(StopReply, |lane, reply, moment| lane.on_stop_reply(reply));
 handle!(RecordAnswered, |lane, answer, moment| {
     lane.on_recorded(answer.recorded, answer.result, moment)
 });
 handle!(InterruptionAnswered, |lane, answer, moment| {
     lane.on_interruption_recorded(answer.key, answer.result, moment)
 });
-handle!(HealthLoaded, |lane, HealthLoaded(stored), _moment| {
+handle!(HealthLoaded, |lane, HealthLoaded(stored), moment| {
     lane.on_health_loaded(stored);
     Vec::new()
 });
@@ -170,33 +171,33 @@ handle!(Changed, |lane, changed, moment| {
     lane.on_changed(changed, moment);
     Vec::new()
 });
-handle!(Drain, |lane, _drain, _moment| {
+handle!(Drain, |lane, _drain, moment| {
     lane.on_drain();
     Vec::new()
 });
-handle!(Recheck, |_lane, _recheck, _moment| Vec::new());
+handle!(Recheck, |_lane, _recheck, moment| Vec::new());
 
 impl Handler<AttemptEnded> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, ended: AttemptEnded, ctx: &mut Self::Context) {
         let jitter = Jitter::new(random::share(self.context.random()));
-        let actions = self.lane.on_attempt_ended(ended, jitter, &self.moment());
-        self.advance(actions, ctx);
+        let moment = self.moment();
+        let actions = self.lane.on_attempt_ended(ended, jitter, &moment);
+        self.advance(actions, &moment, ctx);
     }
 }
 
 impl Handler<ClaimAnswered> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, answer: ClaimAnswered, ctx: &mut Self::Context) {
-        let actions = self
-            .lane
-            .on_claimed(&answer.keys, answer.result, &self.moment());
+        let moment = self.moment();
+        let actions = self.lane.on_claimed(&answer.keys, answer.result, &moment);
         self.carry_out(actions, Vec::new(), ctx);
         // Permits of claims that were not started are returned.
         for key in &answer.keys {
             self.permits.remove(key);
         }
-        self.advance(Vec::new(), ctx);
+        self.advance(Vec::new(), &moment, ctx);
     }
 }
 
@@ -204,7 +205,8 @@ impl Handler<PermitGranted> for EndpointSupervisor {
     type Result = ();
     fn handle(&mut self, PermitGranted(permit): PermitGranted, ctx: &mut Self::Context) {
         self.lane.on_permit_granted();
-        self.advance_with_permit(Some(permit), Vec::new(), ctx);
+        let moment = self.moment();
+        self.advance_with_permit(Some(permit), Vec::new(), &moment, ctx);
     }
 }
 

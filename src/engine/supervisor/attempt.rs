@@ -72,12 +72,13 @@ impl DeliveryAttempt {
         self.reported = true;
         let Job { context, start, .. } = &self.job;
         context.metrics.in_flight.dec();
+        let now = context.clock.read();
         let report = AttemptEnded {
             event: Arc::clone(&start.event),
             claimed: start.claimed.clone(),
             started_at: self.job.started_at,
-            ended_at: context.clock.now(),
-            scheduled: (self.job.scheduled_at, context.clock.schedule_now()),
+            ended_at: now.wall,
+            scheduled: (self.job.scheduled_at, now.schedule),
             end,
         };
         // A dead supervisor needs no report: its claims are reclaimed.
@@ -121,9 +122,9 @@ impl Actor for DeliveryAttempt {
             trace::note_outcome(&Span::current(), sent.as_ref());
             sent
         };
+        // Boxed, because it is moved into the actor's context and its size is that of all layers below.
         ctx.spawn(
-            attempt
-                .instrument(span)
+            Box::pin(attempt.instrument(span))
                 .into_actor(self)
                 .map(|sent, attempt, ctx| {
                     attempt.report(match sent {

@@ -69,14 +69,14 @@ impl EndpointSupervisor {
         let delivery = self.context.store.public_ids().delivery(key);
         let endpoint = self.lane.endpoint();
         tracing::debug!(%delivery, event = %start.event.id, endpoint = %endpoint.id, "attempt of {delivery} starts");
-        let clock = &self.context.clock;
+        let now = self.context.clock.read();
         let job = Job {
             context: Arc::clone(&self.context),
             place: Arc::clone(&self.place),
             supervisor: ctx.address().recipient(),
             endpoint: Arc::clone(endpoint),
-            started_at: clock.now(),
-            scheduled_at: clock.schedule_now(),
+            started_at: now.wall,
+            scheduled_at: now.schedule,
             abort: self.tasks.abort.clone(),
             _permit: self.permits.remove(&key),
             _alive: self.tasks.tracker.token(),

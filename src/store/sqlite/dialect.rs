@@ -13,6 +13,7 @@ use crate::domain::ids::{DeliveryKey, EndpointId, InstanceId, Tenant};
 use crate::domain::lease::{Lease, Shard};
 use crate::store::dialect::{Dialect, Leaving, NewDeliveries, Publishing, Taking};
 use crate::store::error::StoreError;
+use crate::store::prepared::prepared;
 use crate::store::rows::{AttemptRow, EventRow};
 use crate::store::schema::{
     webhook_attempts as attempts, webhook_events as events, webhook_keys as keys,
@@ -216,9 +217,7 @@ impl Dialect for SqliteConnection {
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {
         for row in rows {
-            diesel::insert_into(attempts::table)
-                .values(row)
-                .execute(self)?;
+            prepared!(diesel::insert_into(attempts::table).values(row)).execute(self)?;
         }
         Ok(())
     }

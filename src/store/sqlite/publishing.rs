@@ -155,9 +155,7 @@ fn publish_one(
     for subscriber in target.subscribers.iter() {
         let key = new.add(seq, event, subscriber);
         let row = NewDeliveryRow::new(key, event.ordering_key.as_deref(), event.created_at);
-        diesel::insert_into(deliveries::table)
-            .values(&row)
-            .execute(conn)?;
+        prepared!(diesel::insert_into(deliveries::table).values(&row)).execute(conn)?;
         answer.deliveries.push((key, subscriber.id.clone()));
     }
     Ok(Some(answer))
