@@ -72,6 +72,8 @@ struct Options {
     target: String,
     #[arg(long, hide = true, default_value_t = 0)]
     count: u64,
+    #[arg(long, hide = true, default_value_t = 1)]
+    batch: u64,
     /// What `cargo bench` says to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -116,7 +118,7 @@ fn until(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
 fn main() {
     let options = Options::parse();
     if let Some(part) = options.part {
-        return parts::run(part, &options.target, options.count);
+        return parts::run(part, &options.target, options.count, options.batch);
     }
     let sizes = if options.quick {
         Sizes::QUICK

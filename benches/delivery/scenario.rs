@@ -270,7 +270,7 @@ impl<'a> Bench<'a> {
             "s/10,000",
         );
         if endpoints == TEN {
-            self.compare_with_parts(cost + in_backends);
+            self.compare_with_parts(cost + in_backends, commit);
         }
         self.add(format!("end to end, {of}: memory"), loaded, "MiB");
 
@@ -321,31 +321,38 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn compare_with_parts(&mut self, cost: f64) {
-        let parts = ["post", "cycle", "take"];
-        let each = parts.map(|part| {
+    /// Compares the cost of a delivery with the sum of its parts, if those were measured. The
+    /// database's part runs now, in commits of the size that the server has reached.
+    fn compare_with_parts(&mut self, cost: f64, commit: f64) {
+        let of = |part: &str| {
             self.table
                 .value(self.database, &format!("part {part}: CPU"))
-        });
-        if let Some(sum) = each.into_iter().sum::<Option<f64>>() {
-            self.add(
-                "end to end, 10 endpoints: ratio to the sum of its parts",
-                cost / sum,
-                "×",
-            );
-        }
+        };
+        let Some((post, take)) = of("post").zip(of("take")) else {
+            return;
+        };
+        let (count, batch) = (self.sizes.events, commit.round().max(1.0) as u64);
+        let backends = self.cpu_of_backends();
+        let cycle = parts::cost_of("cycle", &self.place_kept(), count, batch);
+        let in_backends = (self.cpu_of_backends() - backends) / count as f64 * 10_000.0;
+        let what = format!("part cycle: the database's cycle alone, commits of {batch}");
+        self.add(what, cycle.rate, "/s");
+        self.add("part cycle: CPU", cycle.cpu + in_backends, "s/10,000");
+        self.add(
+            "end to end, 10 endpoints: ratio to the sum of its parts",
+            cost / (post + cycle.cpu + in_backends + take),
+            "×",
+        );
     }
 
     /// Each part alone.
     pub async fn parts(&mut self) {
         let count = self.sizes.events;
-        self.begin("the parts".into(), 3);
-        let post = parts::cost_of("post", &self.receiver.to_string(), count);
-        self.bar.inc(1);
-        let cycle = parts::cost_of("cycle", &self.place_kept(), count);
+        self.begin("the parts".into(), 2);
+        let post = parts::cost_of("post", &self.receiver.to_string(), count, 1);
         self.bar.inc(1);
 
-        let mut child = parts::start("take", "", 0);
+        let mut child = parts::start("take", "", 0, 1);
         let mut line = String::new();
         let out = child.stdout.take().expect("piped");
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)
@@ -366,7 +373,6 @@ impl<'a> Bench<'a> {
         let _ = (child.kill(), child.wait());
         for (name, what, cost) in [
             ("post", "reqwest alone, signed", post),
-            ("cycle", "the database's cycle alone, batches of 100", cycle),
             ("take", "actix-web alone, POST and 202", take),
         ] {
             self.add(format!("part {name}: {what}"), cost.rate, "/s");
