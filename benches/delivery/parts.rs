@@ -182,7 +182,9 @@ const NEW_ATTEMPT: &str = "event_seq, endpoint, claim_no, number, started_at, en
 /// The statements that add the endpoints.
 fn endpoints() -> String {
     let rows = (1..=ENDPOINTS).map(|number| {
-        format!("({number}, 'ep_{number}', 1, 'http://127.0.0.1/', '', '[]', '{{}}', '{{}}', 0, 0, 0)")
+        format!(
+            "({number}, 'ep_{number}', 1, 'http://127.0.0.1/', '', '[]', '{{}}', '{{}}', 0, 0, 0)"
+        )
     });
     format!(
         "INSERT INTO webhook_tenants (tenant) VALUES ('default'); \
