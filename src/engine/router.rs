@@ -50,10 +50,10 @@ impl Router {
         let mut own = Vec::with_capacity(new.len());
         let mut others = Vec::new();
         for delivery in new {
-            if leases.for_new_work(&delivery.endpoint.id).is_some() {
+            if leases.for_new_work(&delivery.endpoint_id).is_some() {
                 own.push(delivery);
             } else {
-                others.push(delivery.endpoint.id.clone());
+                others.push(delivery.endpoint_id);
             }
         }
         if !others.is_empty() {

@@ -1,5 +1,19 @@
 //! Blocking work: reads of the database, and everything else that a runtime must not wait for.
 
+use tokio::runtime::{Builder, Runtime};
+
+/// Returns the maker of a runtime on the thread that calls it, with so many threads for blocking
+/// work.
+pub(crate) fn runtime(blocking_threads: usize) -> impl Fn() -> Runtime + Send + 'static {
+    move || {
+        Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(blocking_threads)
+            .build()
+            .expect("an I/O driver and a timer, which the process has had already")
+    }
+}
+
 /// Runs blocking work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Blocking {

@@ -6,7 +6,7 @@ mod clock;
 pub(crate) mod ids;
 mod random;
 
-pub(crate) use self::blocking::Blocking;
+pub(crate) use self::blocking::{Blocking, runtime};
 pub use self::clock::{SharedClock, SystemClock};
 pub(crate) use self::ids::IdSource;
 pub use self::random::OsRandom;

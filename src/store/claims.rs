@@ -54,6 +54,8 @@ impl Tx<'_> {
         }
         let leases: HashSet<Lease> = writes.iter().map(|write| write.input.lease).collect();
         let held = self.conn.dialect().hold(&leases)?;
+        let ids = writes.iter().map(|write| &write.input.endpoint_id);
+        self.cache.prefetch(self.conn, self.codec, ids)?;
         let mut checked = Vec::with_capacity(writes.len());
         for write in writes {
             write.output = Some(ClaimResult::default());
@@ -108,6 +110,8 @@ impl Tx<'_> {
         if writes.is_empty() {
             return Ok(false);
         }
+        let ids = writes.iter().map(|write| &write.input.endpoint_id);
+        self.cache.prefetch(self.conn, self.codec, ids)?;
         let mut endpoints = Vec::with_capacity(writes.len());
         let mut leaving = Vec::with_capacity(writes.len());
         for write in &writes {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::StoreError;
-use super::rows::{AttemptRow, EventRow};
+use super::hint::Hint;
+use super::rows::{AttemptRow, DueRow, EventRow, StartRow};
 use super::writes::{Claim, OrderingKey, Publish, PublishOutcome, Subscriber, Subscribers};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued, Seen};
@@ -96,6 +97,22 @@ pub(super) struct Taking<'a> {
     pub(super) gone: &'a [InstanceId],
     pub(super) now: Timestamp,
     pub(super) until: Timestamp,
+}
+
+/// The first pending deliveries of an endpoint in the order of what is due.
+pub(super) struct DueHead<'a> {
+    pub(super) endpoint: &'a EndpointId,
+    /// Maximum number of deliveries.
+    pub(super) limit: i64,
+}
+
+/// The latest attempts of an endpoint.
+pub(super) struct LatestStarts<'a> {
+    pub(super) endpoint: &'a EndpointId,
+    /// Time after which they ended, in microseconds.
+    pub(super) since: i64,
+    /// Maximum number of attempts.
+    pub(super) limit: i64,
 }
 
 /// Database-specific operations of a connection. Every function from [`time`](Self::time) on
@@ -190,6 +207,16 @@ pub(super) trait Dialect {
     /// Reads stored events by their places in the order of publishing; missing ones are left out.
     fn events(&mut self, seqs: &[i64]) -> Result<Vec<EventRow>, StoreError>;
 
+    /// Reads the first pending deliveries of endpoints. Each row has the index of its endpoint in
+    /// `of`; the rows of an endpoint are in order.
+    fn due_heads(&mut self, of: &[DueHead<'_>]) -> Result<Vec<(usize, DueRow)>, StoreError>;
+
+    /// Reads the latest attempts of endpoints, each with the index of its endpoint in `of`.
+    fn latest_starts(
+        &mut self,
+        of: &[LatestStarts<'_>],
+    ) -> Result<Vec<(usize, StartRow)>, StoreError>;
+
     /// Stores a database key, unless its name exists.
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError>;
 
@@ -199,6 +226,9 @@ pub(super) trait Dialect {
     /// Returns a FROM clause: each row of `outer` with the `columns` of its deliveries, which are
     /// named `found` and looked up row by row; with NULLs for a row without any.
     fn join_each_delivery(&self, outer: &str, columns: &str, condition: &str) -> String;
+
+    /// Sends a hint to the other processes once this transaction has committed.
+    fn announce(&mut self, hint: Hint) -> Result<(), StoreError>;
 
     /// Appends to the attempt log.
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError>;

@@ -1,26 +1,24 @@
-//! Reading ahead for a supervisor: due deliveries, and the recent attempts that its rate limit
-//! counts.
+//! Reading ahead for supervisors: due deliveries, and the recent attempts that a rate limit counts.
+//! One endpoint costs as many statements as hundreds.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::prelude::*;
-
 use super::codec;
 use super::connection::AnyConnection;
+use super::dialect::{DueHead, LatestStarts};
 use super::endpoint_codec::EndpointCodec;
+use super::endpoints::endpoints_of;
 use super::error::StoreError;
-use super::health::health;
-use super::numbers::{attempts_of, of_endpoint};
-use super::rows::DueRow;
-use super::schema::{webhook_attempts as attempts, webhook_deliveries as deliveries};
+use super::health::health_of;
+use super::rows::StartRow;
 use super::store::Store;
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Outcome, Queued, Seen};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{DeliveryKey, EndpointId, Tenant};
-use crate::domain::lifecycle::Status;
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
 
 /// Due deliveries to read.
@@ -37,6 +35,14 @@ pub(crate) struct DueScan {
     pub(crate) max_bytes: usize,
     /// Deliveries that count but are not read again.
     pub(crate) at_hand: HashSet<DeliveryKey>,
+}
+
+/// Everything that a supervisor starts with.
+#[derive(Debug)]
+pub(crate) struct LoadedEndpoint {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) history: RateLimitHistory,
+    pub(crate) due: DuePage,
 }
 
 /// Due deliveries of an endpoint, oldest first.
@@ -89,14 +95,20 @@ impl RateLimitHistory {
 /// many are in flight.
 const MAX_IN_FLIGHT: i64 = 1000;
 
-/// Events read at once, before their sizes are known.
-const EVENTS_AT_ONCE: usize = 16;
+/// Events read at once before their mean size is known, and afterwards.
+const FIRST_EVENTS: usize = 16;
+const MAX_EVENTS: usize = 512;
+
+/// Bytes of bodies to read at once.
+const BYTES_AT_ONCE: usize = 1024 * 1024;
 
 impl Store {
     /// Reads due deliveries of an endpoint.
     pub(crate) async fn due(&self, scan: DueScan) -> Result<DuePage, StoreError> {
-        self.read("due deliveries", move |conn, _| due(conn, &scan))
-            .await
+        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
+            Ok(due(conn, &[scan])?.pop().unwrap_or_default())
+        };
+        self.read("due deliveries", read).await
     }
 
     /// Reads the attempts that an endpoint's rate limit counts, and its health.
@@ -108,124 +120,232 @@ impl Store {
     ) -> Result<RateLimitHistory, StoreError> {
         let id = id.clone();
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
-            rate_limit_history(conn, &id, limit, &*clock)
+            let mut found = rate_limit_histories(conn, &[(&id, limit)], &*clock)?;
+            Ok(found.remove(0))
         };
         self.read("rate limit history", read).await
     }
-}
 
-fn rate_limit_history(
-    conn: &mut AnyConnection,
-    id: &EndpointId,
-    limit: RateLimit,
-    clock: &dyn Clock,
-) -> Result<RateLimitHistory, StoreError> {
-    let starts = match limit {
-        RateLimit::Unlimited => Vec::new(),
-        RateLimit::Sliding { starts, period } => {
-            // Twice the period covers everything within the window's margin.
-            let since = clock.now() - 2 * period.duration();
-            recent_starts(conn, id, since, i64::from(starts) + MAX_IN_FLIGHT)?
-        }
-    };
-    let stored = health(conn, id)?;
-    let within_reach = stored.health.within_reach(clock.schedule_now());
-    if within_reach != stored.health {
-        tracing::warn!(endpoint = %id, "a rest or probe of {id} was stored for a time beyond reach: was the clock set back?");
+    /// Reads what the supervisors of these endpoints start with. Endpoints that are paused or
+    /// deleted are left out. `scan` returns the due deliveries to read of an endpoint.
+    pub(crate) async fn load(
+        &self,
+        ids: Vec<EndpointId>,
+        clock: Arc<dyn Clock>,
+        scan: impl Fn(&Endpoint) -> DueScan + Send + 'static,
+    ) -> Result<Vec<LoadedEndpoint>, StoreError> {
+        let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| {
+            let mut endpoints = endpoints_of(conn, codec, &ids)?;
+            endpoints.retain(Endpoint::is_active);
+            let limits: Vec<_> = endpoints
+                .iter()
+                .map(|endpoint| (&endpoint.id, endpoint.limits.rate_limit))
+                .collect();
+            let histories = rate_limit_histories(conn, &limits, &*clock)?;
+            let scans: Vec<DueScan> = endpoints.iter().map(scan).collect();
+            let pages = due(conn, &scans)?;
+            let loaded = |((endpoint, history), due)| LoadedEndpoint {
+                endpoint: Arc::new(endpoint),
+                history,
+                due,
+            };
+            let all = endpoints.into_iter().zip(histories).zip(pages);
+            Ok(all.map(loaded).collect())
+        };
+        self.read("endpoints to start", read).await
     }
-    let health = StoredHealth {
-        health: within_reach,
-        ..stored
-    };
-    Ok(RateLimitHistory {
-        limit,
-        starts,
-        health,
-    })
 }
 
-fn due(conn: &mut AnyConnection, scan: &DueScan) -> Result<DuePage, StoreError> {
-    let rows: Vec<DueRow> = deliveries::table
-        .filter(of_endpoint(&scan.endpoint_id))
-        .filter(deliveries::due_at.is_not_null())
-        .filter(deliveries::status.eq(Status::Pending.as_str()))
-        .order((
-            deliveries::due_at,
-            deliveries::created_at,
-            deliveries::event_seq,
-        ))
-        .limit(i64::try_from(scan.limit).map_or(i64::MAX, |limit| limit.saturating_add(1)))
-        .select(DueRow::as_select())
-        .load(conn)?;
-    let mut page = DuePage::default();
-    let mut wanted = Vec::new();
-    for (read, row) in rows.into_iter().enumerate() {
-        let at = codec::time(row.life.due_at.unwrap_or_default());
-        if at > scan.now || read >= scan.limit {
-            page.next = Some(at);
-            break;
+/// Reads the history of each endpoint.
+fn rate_limit_histories(
+    conn: &mut AnyConnection,
+    of: &[(&EndpointId, RateLimit)],
+    clock: &dyn Clock,
+) -> Result<Vec<RateLimitHistory>, StoreError> {
+    let ids: Vec<&EndpointId> = of.iter().map(|(id, _)| *id).collect();
+    let mut health = health_of(conn, &ids)?;
+    let starts = recent_starts(conn, of, clock.now())?;
+    let now = clock.schedule_now();
+    let history = |((id, limit), starts): (&(&EndpointId, RateLimit), Vec<Timestamp>)| {
+        let stored = health.remove(*id).unwrap_or_default();
+        let within_reach = stored.health.within_reach(now);
+        if within_reach != stored.health {
+            tracing::warn!(endpoint = %id, "a rest or probe of {id} was stored for a time beyond reach: was the clock set back?");
         }
+        RateLimitHistory {
+            limit: *limit,
+            starts,
+            health: StoredHealth {
+                health: within_reach,
+                ..stored
+            },
+        }
+    };
+    Ok(of.iter().zip(starts).map(history).collect())
+}
+
+/// Reads the latest starts that each endpoint's rate limit counts. An interrupted attempt counts
+/// from the time at which the interruption was found; its start is unknown.
+fn recent_starts(
+    conn: &mut AnyConnection,
+    of: &[(&EndpointId, RateLimit)],
+    now: Timestamp,
+) -> Result<Vec<Vec<Timestamp>>, StoreError> {
+    let mut limited = Vec::new();
+    let mut asked = Vec::new();
+    for (place, (endpoint, limit)) in of.iter().enumerate() {
+        if let RateLimit::Sliding { starts, period } = limit {
+            limited.push(place);
+            asked.push(LatestStarts {
+                endpoint,
+                // Twice the period covers everything within the window's margin.
+                since: (now - 2 * period.duration()).as_micros(),
+                limit: i64::from(*starts) + MAX_IN_FLIGHT,
+            });
+        }
+    }
+    let mut found = vec![Vec::new(); of.len()];
+    if asked.is_empty() {
+        return Ok(found);
+    }
+    for (index, row) in conn.dialect().latest_starts(&asked)? {
+        let StartRow {
+            started_at,
+            ended_at,
+            outcome,
+        } = row;
+        let at = match outcome == Outcome::Interrupted.as_str() {
+            true => ended_at,
+            false => started_at,
+        };
+        if at > asked[index].since {
+            found[limited[index]].push(codec::time(at));
+        }
+    }
+    Ok(found)
+}
+
+/// A due delivery whose event is not read yet.
+struct Wanted {
+    /// Index of its page.
+    page: usize,
+    key: DeliveryKey,
+    due: Timestamp,
+    seen: Seen,
+}
+
+/// Reads due deliveries: one page for each scan.
+fn due(conn: &mut AnyConnection, scans: &[DueScan]) -> Result<Vec<DuePage>, StoreError> {
+    let mut pages: Vec<DuePage> = scans.iter().map(|_| DuePage::default()).collect();
+    if scans.is_empty() {
+        return Ok(pages);
+    }
+    let wanted = due_heads(conn, scans, &mut pages)?;
+    let mut bytes = vec![0; scans.len()];
+    let mut events_at_once = FIRST_EVENTS;
+    let mut rest = wanted.into_iter().peekable();
+    while rest.peek().is_some() {
+        let mut part = Vec::new();
+        while part.len() < events_at_once
+            && let Some(one) = rest.next()
+        {
+            if bytes[one.page] < scans[one.page].max_bytes {
+                part.push(one);
+            } else {
+                // The first one for which there is no room: the rest of its page is later.
+                let next = pages[one.page].next.get_or_insert(one.due);
+                *next = one.due.min(*next);
+            }
+        }
+        let read = read_events(conn, part, scans, &mut pages, &mut bytes)?;
+        events_at_once = (BYTES_AT_ONCE / read.max(1)).clamp(FIRST_EVENTS, MAX_EVENTS);
+    }
+    Ok(pages)
+}
+
+/// Reads the first due deliveries of each scan, without their events, and notes in its page what is
+/// due after them.
+fn due_heads(
+    conn: &mut AnyConnection,
+    scans: &[DueScan],
+    pages: &mut [DuePage],
+) -> Result<Vec<Wanted>, StoreError> {
+    let mut heads = Vec::with_capacity(scans.len());
+    for scan in scans {
+        heads.push(DueHead {
+            endpoint: &scan.endpoint_id,
+            limit: i64::try_from(scan.limit).map_or(i64::MAX, |limit| limit.saturating_add(1)),
+        });
+    }
+    let mut wanted = Vec::new();
+    let mut read = vec![0; scans.len()];
+    for (page, row) in conn.dialect().due_heads(&heads)? {
+        let scan = &scans[page];
+        let due = codec::time(row.life.due_at.unwrap_or_default());
+        if pages[page].next.is_some() {
+            continue;
+        }
+        if due > scan.now || read[page] >= scan.limit {
+            pages[page].next = Some(due);
+            continue;
+        }
+        read[page] += 1;
         let key = DeliveryKey::from(row.key);
         if !scan.at_hand.contains(&key) {
             let seen = Seen {
                 claim_no: row.claim_no,
                 life: codec::life(&row.life)?,
             };
-            wanted.push((key, at, seen));
+            wanted.push(Wanted {
+                page,
+                key,
+                due,
+                seen,
+            });
         }
     }
-    let mut bytes = 0;
-    let mut events = HashMap::new();
-    for part in wanted.chunks(EVENTS_AT_ONCE) {
-        if bytes >= scan.max_bytes {
-            page.next = part.first().map(|(_, at, ..)| *at);
-            break;
-        }
-        let seqs: Vec<i64> = part.iter().map(|(key, ..)| key.event_seq).collect();
-        for row in conn.dialect().events(&seqs)? {
-            bytes += row.body.len();
-            events.insert(row.seq, codec::event(row, &scan.tenant)?);
-        }
-        for (key, due, seen) in part {
-            if let Some(event) = events.get(&key.event_seq) {
-                let event = Arc::clone(event);
-                page.queued.push(Queued {
-                    key: *key,
-                    due: *due,
-                    event,
-                    seen: *seen,
-                });
-            }
-        }
-    }
-    Ok(page)
+    Ok(wanted)
 }
 
-/// Reads the latest starts that an endpoint's rate limit counts, at most `limit`. An interrupted
-/// attempt counts from the time at which the interruption was found; its start is unknown.
-fn recent_starts(
+/// Reads the events of deliveries, and adds these to their pages. Returns the mean size of a body.
+fn read_events(
     conn: &mut AnyConnection,
-    id: &EndpointId,
-    since: Timestamp,
-    limit: i64,
-) -> Result<Vec<Timestamp>, StoreError> {
-    let rows: Vec<(i64, i64, String)> = attempts::table
-        .filter(attempts_of(id))
-        .filter(attempts::ended_at.gt(since.as_micros()))
-        .order(attempts::ended_at.desc())
-        .limit(limit)
-        .select((attempts::started_at, attempts::ended_at, attempts::outcome))
-        .load(conn)?;
-    let start = |(started_at, ended_at, outcome): (i64, i64, String)| {
-        codec::time(if outcome == Outcome::Interrupted.as_str() {
-            ended_at
-        } else {
-            started_at
-        })
-    };
-    Ok(rows
-        .into_iter()
-        .map(start)
-        .filter(|at| *at > since)
-        .collect())
+    part: Vec<Wanted>,
+    scans: &[DueScan],
+    pages: &mut [DuePage],
+    bytes: &mut [usize],
+) -> Result<usize, StoreError> {
+    let mut seqs: Vec<i64> = part.iter().map(|one| one.key.event_seq).collect();
+    seqs.sort_unstable();
+    seqs.dedup();
+    let mut total = 0;
+    let mut rows = HashMap::new();
+    for row in conn.dialect().events(&seqs)? {
+        total += row.body.len();
+        rows.insert(row.seq, row);
+    }
+    let mean = total / rows.len().max(1);
+    let mut events = HashMap::new();
+    for Wanted {
+        page,
+        key,
+        due,
+        seen,
+    } in part
+    {
+        let seq = key.event_seq;
+        if let Some(row) = rows.remove(&seq) {
+            events.insert(seq, codec::event(row, &scans[page].tenant)?);
+        }
+        if let Some(event) = events.get(&seq) {
+            bytes[page] += event.body.len();
+            pages[page].queued.push(Queued {
+                key,
+                due,
+                event: Arc::clone(event),
+                seen,
+            });
+        }
+    }
+    Ok(mean)
 }

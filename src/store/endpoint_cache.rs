@@ -3,13 +3,13 @@
 //! Every change of an endpoint raises a counter in the database. The cache is valid while the
 //! counter is unchanged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::connection::AnyConnection;
 use super::counters::{ENDPOINTS, counter};
 use super::endpoint_codec::EndpointCodec;
-use super::endpoints::{changed_after, endpoint, subscribers_of};
+use super::endpoints::{changed_after, endpoint, endpoints_of, subscribers_of};
 use super::error::StoreError;
 use super::tenants::number_of;
 use super::writes::Subscribers;
@@ -168,11 +168,38 @@ impl EndpointCache {
             return Ok(endpoint.clone());
         }
         let endpoint = endpoint(conn, codec, id)?.map(Arc::new);
+        self.insert(id.clone(), endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// Reads those of the endpoints that are not cached with one statement for all.
+    pub(super) fn prefetch<'i>(
+        &mut self,
+        conn: &mut AnyConnection,
+        codec: &EndpointCodec,
+        ids: impl Iterator<Item = &'i EndpointId>,
+    ) -> Result<(), StoreError> {
+        let missing: BTreeSet<&EndpointId> =
+            ids.filter(|id| !self.by_id.contains_key(*id)).collect();
+        if missing.len() < 2 {
+            return Ok(());
+        }
+        let missing: Vec<EndpointId> = missing.into_iter().cloned().collect();
+        let found = endpoints_of(conn, codec, &missing)?;
+        for id in missing {
+            self.insert(id, None);
+        }
+        for endpoint in found {
+            self.insert(endpoint.id.clone(), Some(Arc::new(endpoint)));
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, id: EndpointId, endpoint: Option<Arc<Endpoint>>) {
         if self.by_id.len() >= MAX_ENDPOINTS {
             self.by_id.clear();
         }
-        self.by_id.insert(id.clone(), endpoint.clone());
-        Ok(endpoint)
+        self.by_id.insert(id, endpoint);
     }
 }
 

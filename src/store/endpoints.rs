@@ -1,5 +1,7 @@
 //! Reading endpoints.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 
 use super::codec;
@@ -70,7 +72,8 @@ pub(super) fn endpoints_of(
         .filter(endpoints::id.eq_any(ids.iter().map(EndpointId::as_str)))
         .load(conn)?;
     let mut found = with_secrets(conn, codec, rows)?;
-    found.sort_by_key(|endpoint| ids.iter().position(|id| *id == endpoint.id));
+    let places: HashMap<&EndpointId, usize> = ids.iter().zip(0..).collect();
+    found.sort_by_key(|endpoint| places.get(&endpoint.id).copied());
     Ok(found)
 }
 
@@ -190,7 +193,7 @@ fn with_secrets(
     rows: Vec<(EndpointRow, String)>,
 ) -> Result<Vec<Endpoint>, StoreError> {
     let ids: Vec<&str> = rows.iter().map(|(row, _)| row.id.as_str()).collect();
-    let mut found: Vec<SecretRow> = match ids[..] {
+    let found: Vec<SecretRow> = match ids[..] {
         [] => return Ok(Vec::new()),
         // The usual case; its statement stays prepared.
         [id] => secrets::table
@@ -204,13 +207,17 @@ fn with_secrets(
             .select(SecretRow::as_select())
             .load(conn)?,
     };
-    let mut complete = Vec::with_capacity(rows.len());
-    for (row, tenant) in rows {
-        let own = found.extract_if(.., |secret| secret.endpoint_id == row.id);
-        let own: Vec<SecretRow> = own.collect();
-        complete.push(codec.endpoint(row, Tenant::from_text(tenant), own)?);
+    let mut of: HashMap<String, Vec<SecretRow>> = HashMap::new();
+    for secret in found {
+        of.entry(secret.endpoint_id.clone())
+            .or_default()
+            .push(secret);
     }
-    Ok(complete)
+    let complete = |(row, tenant): (EndpointRow, String)| {
+        let own = of.remove(&row.id).unwrap_or_default();
+        codec.endpoint(row, Tenant::from_text(tenant), own)
+    };
+    rows.into_iter().map(complete).collect()
 }
 
 /// Returns the endpoints that were changed after the counter had that value, deleted ones included;

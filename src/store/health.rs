@@ -1,5 +1,7 @@
 //! An endpoint's health: read, recorded after an attempt, and replaced by a person.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 
 use super::codec;
@@ -67,6 +69,26 @@ pub(super) fn health(
         .optional()?;
     row.as_ref()
         .map_or(Ok(StoredHealth::default()), codec::health)
+}
+
+/// Reads the health of endpoints; one without a row has the default.
+pub(super) fn health_of(
+    conn: &mut AnyConnection,
+    ids: &[&EndpointId],
+) -> Result<HashMap<EndpointId, StoredHealth>, StoreError> {
+    // The usual case; its statement stays prepared.
+    if let [id] = ids {
+        return Ok(HashMap::from([((*id).clone(), health(conn, id)?)]));
+    }
+    let rows: Vec<HealthRow> = health::table
+        .filter(health::endpoint_id.eq_any(ids.iter().map(|id| id.as_str())))
+        .select(HealthRow::as_select())
+        .load(conn)?;
+    let found = |row: HealthRow| {
+        let stored = codec::health(&row)?;
+        Ok((EndpointId::from_text(row.endpoint_id), stored))
+    };
+    rows.into_iter().map(found).collect()
 }
 
 /// Writes an endpoint's health after an attempt, as its supervisor judged it. Writes nothing if the

@@ -10,6 +10,7 @@ use super::connection::AnyConnection;
 use super::dialect::Taking;
 use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
+use super::hint::Hint;
 use super::rows::NodeRow;
 use super::schema::{webhook_nodes as nodes, webhook_shards as shards};
 use super::store::Store;
@@ -217,12 +218,16 @@ fn renew_leases(
     Ok(())
 }
 
-/// Releases those of the leases that `holder` holds: others may take them immediately.
+/// Releases those of the leases that `holder` holds: others may take them immediately, and learn so
+/// with the commit.
 fn release_leases(
     conn: &mut AnyConnection,
     holder: &InstanceId,
     leases: &[Lease],
 ) -> Result<(), StoreError> {
+    if leases.is_empty() {
+        return Ok(());
+    }
     for lease in leases {
         diesel::update(
             shards::table
@@ -236,7 +241,7 @@ fn release_leases(
         ))
         .execute(conn)?;
     }
-    Ok(())
+    conn.dialect().announce(Hint::Leases)
 }
 
 /// Registers a process, or extends its entry.

@@ -73,7 +73,7 @@ mod writer;
 mod writes;
 
 pub(crate) use self::deliveries::DeliveryDetail;
-pub(crate) use self::due::{DuePage, DueScan, RateLimitHistory};
+pub(crate) use self::due::{DuePage, DueScan, LoadedEndpoint, RateLimitHistory};
 pub use self::error::{SchemaError, StoreError, Unavailable};
 pub(crate) use self::hint::Hint;
 pub(crate) use self::hints::Hints;

@@ -111,12 +111,12 @@ impl Tx<'_> {
         }
         let mut new = NewDeliveries::default();
         let outcomes = self.conn.dialect().publish(accepted, &mut new)?;
-        for (id, queued) in new.into_created() {
-            if let Some(endpoint) = self.cache.get(self.conn, self.codec, &id)? {
-                self.new_deliveries
-                    .push(CommittedDelivery { endpoint, queued });
-            }
-        }
+        let created = new.into_created().into_iter();
+        self.new_deliveries
+            .extend(created.map(|(endpoint_id, queued)| CommittedDelivery {
+                endpoint_id,
+                queued,
+            }));
         Ok(outcomes)
     }
 }

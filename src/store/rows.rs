@@ -156,7 +156,7 @@ impl From<KeyColumns> for DeliveryKey {
 }
 
 /// A due delivery.
-#[derive(Debug, Queryable, Selectable)]
+#[derive(Debug, Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = webhook_deliveries)]
 pub(super) struct DueRow {
     #[diesel(embed)]
@@ -198,6 +198,15 @@ pub(super) struct AttemptRow {
     pub(super) request_parts: Option<Vec<u8>>,
     pub(super) remote_address: Option<Vec<u8>>,
     pub(super) timings: Option<Vec<u8>>,
+}
+
+/// The part of an attempt that a rate limit counts.
+#[derive(Debug, Queryable, QueryableByName, Selectable)]
+#[diesel(table_name = webhook_attempts)]
+pub(super) struct StartRow {
+    pub(super) started_at: i64,
+    pub(super) ended_at: i64,
+    pub(super) outcome: String,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::connection::{AnyConnection, Readers};
 use super::endpoint_codec::EndpointCodec;
 use super::error::{StoreError, Unavailable};
@@ -12,7 +14,7 @@ use super::transaction::in_transaction;
 use crate::config::EngineConfig;
 use crate::ports::{Blocking, IdSource};
 
-/// Timeout of a read, longer than the pool's wait for a connection.
+/// Timeout of a read, longer than the pool's wait for a connection; also of the wait for its turn.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Read access to the database. Cheap to clone.
@@ -20,6 +22,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Store {
     /// `None` if a host lends its connections.
     pub(super) pool: Option<r2d2::Pool<Readers>>,
+    /// One for each connection of the pool. A read waits for its turn here and not on a thread: a
+    /// caller that gives up leaves nothing behind.
+    pub(super) turns: Arc<Semaphore>,
     pub(super) codec: Arc<EndpointCodec>,
     pub(super) source: Source,
     /// Watches the file; `None` for a server.
@@ -34,6 +39,7 @@ impl Store {
         let pool = readers(&self.source, config, self.watch.as_ref())?;
         Ok(Self {
             pool,
+            turns: turns(config),
             ..self.clone()
         })
     }
@@ -60,11 +66,16 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection, &EndpointCodec) -> Result<T, StoreError> + Send + 'static,
     {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        let Ok(turn) = tokio::time::timeout(READ_TIMEOUT, turn).await else {
+            return Err(Unavailable::Pool("other reads occupy all of them".into()).into());
+        };
         let store = self.clone();
         let span = tracing::debug_span!("store.read", what);
-        let job = self
-            .blocking
-            .run(move || span.in_scope(|| store.read_here(read)));
+        let job = self.blocking.run(move || {
+            let _turn = turn;
+            span.in_scope(|| store.read_here(read))
+        });
         // A stalled server does not respond: the caller must not wait for it.
         match tokio::time::timeout(READ_TIMEOUT, job).await {
             Ok(Some(result)) => result,
@@ -96,6 +107,11 @@ impl Store {
             None => self.source.acquire()?.with(read),
         }
     }
+}
+
+/// Returns the turns of the reads on one pool.
+pub(super) fn turns(config: &EngineConfig) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(config.read_connections.max(1) as usize))
 }
 
 /// Creates a pool of read connections; `None` if a host lends its own.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued, Seen};
-use crate::domain::endpoint::Endpoint;
 use crate::domain::event::{EventFilter, EventType, StoredEvent};
 use crate::domain::ids::{DeliveryKey, EndpointId, EventId, Tenant};
 use crate::domain::lease::Lease;
@@ -119,7 +118,7 @@ pub(crate) enum Recorded {
 /// A delivery that was just committed, and the endpoint it goes to.
 #[derive(Debug, Clone)]
 pub(crate) struct CommittedDelivery {
-    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) endpoint_id: EndpointId,
     pub(crate) queued: Queued,
 }
 

@@ -22,7 +22,7 @@ use crate::engine::membership::Membership;
 use crate::engine::registry::{DrainShard, LeasesLost, PollNow, Registry};
 use crate::metrics::LeaseChange;
 use crate::ports::Blocking;
-use crate::store::{Hint, Hints, StoreError, Writer};
+use crate::store::{StoreError, Writer};
 
 /// Time in which drained shards are collected, to be released together.
 const LEASE_BATCH_DELAY: Duration = Duration::from_millis(20);
@@ -44,7 +44,6 @@ pub(crate) struct LeaseKeeper {
     context: Arc<EngineContext>,
     membership: Arc<Membership>,
     registry: Addr<Registry>,
-    hints: Hints,
     blocking: Blocking,
     writer: Option<Writer>,
     /// True while a round runs.
@@ -67,13 +66,11 @@ impl LeaseKeeper {
         context: &Arc<EngineContext>,
         membership: &Arc<Membership>,
         registry: Addr<Registry>,
-        hints: Hints,
     ) -> Self {
         Self {
             context: Arc::clone(context),
             membership: Arc::clone(membership),
             registry,
-            hints,
             blocking: context.store.blocking(),
             writer: None,
             busy: false,
@@ -153,7 +150,6 @@ impl LeaseKeeper {
         if !result.released.is_empty() {
             let shards = result.released.len();
             tracing::info!(shards, "{shards} shards were released to other nodes");
-            self.hints.send(Hint::Leases);
         }
         self.release_shards(result.release, ctx);
         self.set_deadline(ctx);

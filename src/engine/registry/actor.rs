@@ -5,11 +5,13 @@
     reason = "an actor tells another one, which takes every message until it stops"
 )]
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::loading::LoadQueue;
 use super::messages::DrainShard;
 use super::table::{Route, Table};
 use crate::domain::endpoint::Endpoint;
@@ -17,8 +19,10 @@ use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
 use crate::engine::context::EngineContext;
 use crate::engine::known_tokens::KnownTokens;
-use crate::engine::supervisor::{AttemptTasks, Changed, Drain, EndpointSupervisor, Polled};
-use crate::store::{EndpointWork, Interruption, Poll, PollScan, Scope};
+use crate::engine::supervisor::{AttemptTasks, Changed, Drain, EndpointSupervisor, Polled, Share};
+use crate::store::{
+    DueScan, EndpointWork, Interruption, LoadedEndpoint, Poll, PollScan, Scope, StoreError,
+};
 
 /// A supervisor starts this long before its next delivery is due.
 const HEAD_START: Duration = Duration::from_secs(2);
@@ -37,6 +41,7 @@ pub(crate) struct Registry {
     pub(super) context: Arc<EngineContext>,
     tokens: Arc<KnownTokens>,
     pub(super) table: Table<Supervisor>,
+    pub(super) loading: LoadQueue,
     /// Requests that wait for a shard to be drained.
     pub(super) draining: Vec<DrainShard>,
     polling: bool,
@@ -52,6 +57,7 @@ impl Registry {
             context,
             tokens,
             table: Table::default(),
+            loading: LoadQueue::default(),
             draining: Vec::new(),
             polling: false,
             poll_again: false,
@@ -59,38 +65,82 @@ impl Registry {
         }
     }
 
-    /// Returns the endpoint's supervisor, and starts it if needed; `None` if none may run now.
-    pub(super) fn supervisor(
-        &mut self,
-        endpoint: &Arc<Endpoint>,
-        ctx: &mut Context<Self>,
-    ) -> Option<Supervisor> {
-        self.context.leases.for_new_work(&endpoint.id)?;
-        if !self.table.contains(&endpoint.id) {
-            if !endpoint.is_active() {
-                return None;
-            }
-            let context = Arc::clone(&self.context);
-            self.table.start(&endpoint.id, |generation| {
-                let tasks = AttemptTasks::default();
-                let registry = (
-                    ctx.address().recipient(),
-                    ctx.address().recipient(),
-                    generation,
-                );
-                let (endpoint, of) = (Arc::clone(endpoint), tasks.clone());
-                let place = context.threads.place();
-                let make =
-                    move |place| EndpointSupervisor::new(context, place, registry, endpoint, of);
-                Supervisor {
-                    address: place.start(make),
-                    tasks,
-                }
-            });
+    /// Reads what the next supervisors start with, if any are to start.
+    pub(super) fn load(&mut self, ctx: &mut Context<Self>) {
+        while let Some(batch) = self.loading.start_read() {
+            let supervisors = self.context.threads.supervisors() + self.loading.len();
+            let (share, now) = (Share::among(supervisors), self.context.clock.schedule_now());
+            let scan = move |endpoint: &Endpoint| DueScan {
+                endpoint_id: endpoint.id.clone(),
+                tenant: endpoint.tenant.clone(),
+                now,
+                limit: share.window(endpoint.limits.concurrency),
+                max_bytes: share.room(0),
+                at_hand: HashSet::new(),
+            };
+            let (context, ids) = (Arc::clone(&self.context), batch.clone());
+            let read = async move {
+                let clock = Arc::clone(&context.clock);
+                context.store.load(ids, clock, scan).await
+            };
+            ctx.spawn(read.into_actor(self).map(move |found, registry, ctx| {
+                registry.loaded(&batch, found, ctx);
+            }));
         }
-        match self.table.route(&endpoint.id) {
-            Route::Deliver(supervisor) => Some(supervisor),
-            Route::Recovering | Route::Absent => None,
+    }
+
+    fn loaded(
+        &mut self,
+        batch: &[EndpointId],
+        found: Result<Vec<LoadedEndpoint>, StoreError>,
+        ctx: &mut Context<Self>,
+    ) {
+        let mut news = self.loading.end_read(batch);
+        match found {
+            Ok(found) => {
+                for loaded in found {
+                    let news = news.remove(&loaded.endpoint.id).unwrap_or_default();
+                    self.start(news.apply_to(loaded), news.is_due, ctx);
+                }
+                let now = self.context.clock.schedule_now();
+                for (id, _) in news.into_iter().filter(|(_, news)| news.is_resumed()) {
+                    self.loading.add_due(&id, now);
+                }
+                self.load(ctx);
+            }
+            Err(error) => {
+                // The poll finds all of them again.
+                self.loading.clear();
+                tracing::warn!(%error, "cannot read endpoints with due deliveries");
+            }
+        }
+    }
+
+    /// Starts a supervisor, if it may run now.
+    fn start(&mut self, loaded: LoadedEndpoint, more_is_due: bool, ctx: &mut Context<Self>) {
+        let id = loaded.endpoint.id.clone();
+        let is_ours = self.context.leases.for_new_work(&id).is_some();
+        if !is_ours || !loaded.endpoint.is_active() || self.table.contains(&id) {
+            return;
+        }
+        let context = Arc::clone(&self.context);
+        let place = context.threads.place();
+        self.table.start(&id, |generation| {
+            let tasks = AttemptTasks::default();
+            let registry = (
+                ctx.address().recipient(),
+                ctx.address().recipient(),
+                generation,
+            );
+            let of = tasks.clone();
+            let make = move |place| EndpointSupervisor::new(context, place, registry, loaded, of);
+            Supervisor {
+                address: place.start(make),
+                tasks,
+            }
+        });
+        if more_is_due {
+            self.notify_due(&id);
         }
     }
 
@@ -161,11 +211,12 @@ impl Registry {
             actix::spawn(async move { context.reclaim(ownerless).await });
         }
         for work in poll.work {
-            self.notify_supervisor(work, ctx);
+            self.notify_supervisor(work);
         }
+        self.load(ctx);
     }
 
-    fn notify_supervisor(&mut self, work: EndpointWork, ctx: &mut Context<Self>) {
+    fn notify_supervisor(&mut self, work: EndpointWork) {
         match self.table.route(&work.endpoint_id) {
             Route::Deliver(supervisor) => {
                 let polled = Polled {
@@ -175,8 +226,11 @@ impl Registry {
                 supervisor.address.do_send(polled);
             }
             Route::Recovering => {}
-            Route::Absent if work.next.is_some() => self.load_and_start(work.endpoint_id, ctx),
-            Route::Absent => {}
+            Route::Absent => {
+                if let Some(next) = work.next {
+                    self.loading.add(&work.endpoint_id, next);
+                }
+            }
         }
     }
 
@@ -208,9 +262,11 @@ impl Registry {
         }));
     }
 
-    pub(super) fn notify_due(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
+    /// Tells an endpoint's supervisor that something is due. Call [`load`](Self::load) afterwards,
+    /// which starts a missing one.
+    pub(super) fn notify_due(&mut self, id: &EndpointId) {
         let now = self.context.clock.schedule_now();
-        match self.table.route(&id) {
+        match self.table.route(id) {
             Route::Deliver(supervisor) => {
                 supervisor.address.do_send(Polled {
                     next: Some(now),
@@ -218,31 +274,8 @@ impl Registry {
                 });
             }
             Route::Recovering => {}
-            Route::Absent => self.load_and_start(id, ctx),
+            Route::Absent => self.loading.add_due(id, now),
         }
-    }
-
-    pub(super) fn load_and_start(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
-        let context = Arc::clone(&self.context);
-        let read = async move { context.store.endpoint(&id).await };
-        ctx.spawn(
-            read.into_actor(self)
-                .map(|endpoint, registry, ctx| match endpoint {
-                    Ok(Some(endpoint)) => {
-                        if let Some(supervisor) = registry.supervisor(&Arc::new(endpoint), ctx) {
-                            // Sent past the mailbox limit, because the table has counted it.
-                            supervisor.address.do_send(Polled {
-                                next: None,
-                                sending: None,
-                            });
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot read an endpoint with due deliveries")
-                    }
-                }),
-        );
     }
 
     /// Replaces a supervisor that panicked: its attempts end, its claims are reclaimed, and a new
@@ -261,7 +294,8 @@ impl Registry {
         };
         ctx.spawn(recovery.into_actor(self).map(|id, registry, ctx| {
             registry.remove(&id);
-            registry.load_and_start(id, ctx);
+            registry.notify_due(&id);
+            registry.load(ctx);
         }));
     }
 }

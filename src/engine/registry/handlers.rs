@@ -6,20 +6,19 @@
 )]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use actix::prelude::*;
 
 use super::actor::Registry;
+use super::loading::MissedChange;
 #[cfg(feature = "testing")]
 use super::messages::PanicSupervisor;
 use super::messages::{
     AbortAll, DeliveriesCommitted, DrainShard, EndpointChanged, EndpointDue, EndpointsDue,
     InspectEndpoint, LeasesLost, PollNow,
 };
-use super::table::Ended;
+use super::table::{Ended, Route};
 use crate::domain::delivery::Queued;
-use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
 use crate::engine::messages::{StopReply, StopRequest, SupervisorStopped};
@@ -29,20 +28,26 @@ use crate::store::CommittedDelivery;
 impl Handler<DeliveriesCommitted> for Registry {
     type Result = ();
     fn handle(&mut self, DeliveriesCommitted(new): DeliveriesCommitted, ctx: &mut Self::Context) {
-        let mut by_endpoint: BTreeMap<EndpointId, (Arc<Endpoint>, Vec<Queued>)> = BTreeMap::new();
-        for CommittedDelivery { endpoint, queued } in new {
-            let id = endpoint.id.clone();
-            by_endpoint
-                .entry(id)
-                .or_insert_with(|| (endpoint, Vec::new()))
-                .1
-                .push(queued);
+        let mut by_endpoint: BTreeMap<EndpointId, Vec<Queued>> = BTreeMap::new();
+        for CommittedDelivery {
+            endpoint_id,
+            queued,
+        } in new
+        {
+            by_endpoint.entry(endpoint_id).or_default().push(queued);
         }
-        for (endpoint, queued) in by_endpoint.into_values() {
-            if let Some(supervisor) = self.supervisor(&endpoint, ctx) {
-                supervisor.address.do_send(NewlyDue(queued));
+        for (id, queued) in by_endpoint {
+            if self.context.leases.for_new_work(&id).is_none() {
+                continue;
+            }
+            match self.table.route(&id) {
+                Route::Deliver(supervisor) => supervisor.address.do_send(NewlyDue(queued)),
+                Route::Recovering => {}
+                // The read that a new supervisor starts with includes them.
+                Route::Absent => self.loading.add_due(&id, self.context.clock.schedule_now()),
             }
         }
+        self.load(ctx);
     }
 }
 
@@ -50,21 +55,36 @@ impl Handler<EndpointChanged> for Registry {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, changed: EndpointChanged, ctx: &mut Self::Context) -> Self::Result {
         let EndpointChanged { endpoint, health } = changed;
-        let Some(supervisor) = self.supervisor(&endpoint, ctx) else {
+        let id = &endpoint.id;
+        if self.context.leases.for_new_work(id).is_none() {
             return Box::pin(async {});
-        };
-        let notified = supervisor.address.send(Changed { endpoint, health });
-        // A supervisor that has died meanwhile reads the endpoint again when it is replaced.
-        Box::pin(async move {
-            let _ = notified.await;
-        })
+        }
+        match self.table.route(id) {
+            Route::Deliver(supervisor) => {
+                let notified = supervisor.address.send(Changed { endpoint, health });
+                // A supervisor that has died meanwhile reads the endpoint again when it is replaced.
+                Box::pin(async move {
+                    let _ = notified.await;
+                })
+            }
+            Route::Recovering => Box::pin(async {}),
+            Route::Absent => {
+                if endpoint.is_active() {
+                    self.loading.add_due(id, self.context.clock.schedule_now());
+                }
+                self.loading.note_change(MissedChange { endpoint, health });
+                self.load(ctx);
+                Box::pin(async {})
+            }
+        }
     }
 }
 
 impl Handler<EndpointDue> for Registry {
     type Result = ();
     fn handle(&mut self, EndpointDue(id): EndpointDue, ctx: &mut Self::Context) {
-        self.notify_due(id, ctx);
+        self.notify_due(&id);
+        self.load(ctx);
     }
 }
 
@@ -73,9 +93,10 @@ impl Handler<EndpointsDue> for Registry {
     fn handle(&mut self, EndpointsDue(endpoints): EndpointsDue, ctx: &mut Self::Context) {
         for id in endpoints {
             if self.context.leases.for_new_work(&id).is_some() {
-                self.notify_due(id, ctx);
+                self.notify_due(&id);
             }
         }
+        self.load(ctx);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod actor;
 mod handlers;
+mod loading;
 mod messages;
 mod table;
 

@@ -8,6 +8,7 @@ use actix::prelude::*;
 
 use super::lag::{INTERVAL, LAGGING, Lag};
 use crate::domain::clock::Clock;
+use crate::ports::runtime;
 use crate::sender::Sender;
 
 /// Time between two reports of a thread's lag.
@@ -42,14 +43,7 @@ impl SendingThread {
         clock: &Arc<dyn Clock>,
         blocking_threads: usize,
     ) -> Self {
-        let runtime = move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(blocking_threads)
-                .build()
-                .expect("an I/O driver and a timer, which the process has had already")
-        };
-        let arbiter = Arbiter::with_tokio_rt(runtime);
+        let arbiter = Arbiter::with_tokio_rt(runtime(blocking_threads));
         let lag = Arc::new(Lag::new(clock.monotonic()));
         arbiter.spawn(measure(number, Arc::clone(&lag), Arc::clone(clock)));
         Self {

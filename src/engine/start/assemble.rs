@@ -24,7 +24,7 @@ use crate::engine::registry::Registry;
 use crate::engine::router::{Addresses, Router};
 use crate::engine::sending::SendingThreads;
 use crate::metrics::{LeaseChange, Metrics};
-use crate::ports::Blocking;
+use crate::ports::{Blocking, runtime};
 use crate::sender::guard::AddressPolicy;
 use crate::sender::{DnsResolver, HttpTransport, Resolve, Sender, Transport};
 use crate::store::{DatabaseKey, Hints, ProcessLock, Source, Store, StoreError, Writer};
@@ -112,8 +112,15 @@ pub(super) fn assemble(
     });
     let membership = Arc::new(membership);
     let registry = Registry::new(Arc::clone(&context), Arc::clone(&tokens)).start();
-    let lease_keeper =
-        LeaseKeeper::new(&context, &membership, registry.clone(), hints.clone()).start();
+    let lease_keeper = LeaseKeeper::new(&context, &membership, registry.clone());
+    // On its own thread, with its own connection: nothing that others do delays a renewal.
+    let lease_keeper = match is_own {
+        true => {
+            let thread = Arbiter::with_tokio_rt(runtime(1));
+            LeaseKeeper::start_in_arbiter(&thread.handle(), |_| lease_keeper)
+        }
+        false => lease_keeper.start(),
+    };
     let recovery_runner = RecoveryRunner::new(Arc::clone(&context), registry.clone()).start();
     Sweeper::new(Arc::clone(&context)).start();
     router.connect(Addresses {

@@ -12,7 +12,7 @@ use crate::domain::random::Random;
 use crate::engine::committer::Driver;
 use crate::engine::error::StartError;
 use crate::engine::handle::Postrider;
-use crate::ports::{Blocking, OsRandom, SharedClock, SystemClock};
+use crate::ports::{Blocking, OsRandom, SharedClock, SystemClock, runtime};
 use crate::sender::Transport;
 use crate::store::{HostPool, Source};
 
@@ -110,14 +110,7 @@ impl Builder {
         std::thread::Builder::new()
             .name("postrider-engine".into())
             .spawn(move || {
-                let runtime = move || {
-                    tokio::runtime::Builder::new_current_thread()
-                        .enable_all()
-                        .max_blocking_threads(blocking_threads)
-                        .build()
-                        .expect("an I/O driver and a timer, which the process has had already")
-                };
-                let system = System::with_tokio_rt(runtime);
+                let system = System::with_tokio_rt(runtime(blocking_threads));
                 let launched = system
                     .block_on(async { self.assemble(Driver::Thread, Some(System::current())) });
                 let ok = launched.is_ok();

@@ -22,13 +22,13 @@ use super::messages::{
     SupervisorStatus,
 };
 use super::read_ahead::Share;
-use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryKey;
 use crate::domain::random;
 use crate::domain::retry::Jitter;
 use crate::engine::context::EngineContext;
 use crate::engine::messages::{AttemptEnded, Exit, StopReply, StopRequest, SupervisorStopped};
 use crate::engine::sending::Place;
+use crate::store::{DuePage, LoadedEndpoint, RateLimitHistory};
 
 /// Recipients in the registry for stop requests and the end, and the generation.
 type ToRegistry = (Recipient<StopRequest>, Recipient<SupervisorStopped>, u64);
@@ -42,6 +42,8 @@ pub(crate) struct EndpointSupervisor {
     /// Permits of the claims that are being committed.
     pub(super) permits: BTreeMap<DeliveryKey, OwnedSemaphorePermit>,
     pub(super) timer: Option<SpawnHandle>,
+    /// Its initial state; `None` once it runs.
+    loaded: Option<(RateLimitHistory, DuePage)>,
 }
 
 impl EndpointSupervisor {
@@ -49,9 +51,14 @@ impl EndpointSupervisor {
         context: Arc<EngineContext>,
         place: Place,
         registry: ToRegistry,
-        endpoint: Arc<Endpoint>,
+        loaded: LoadedEndpoint,
         tasks: AttemptTasks,
     ) -> Self {
+        let LoadedEndpoint {
+            endpoint,
+            history,
+            due,
+        } = loaded;
         let lane = Lane::new(endpoint, context.config.idle_timeout);
         Self {
             context,
@@ -61,6 +68,7 @@ impl EndpointSupervisor {
             tasks,
             permits: BTreeMap::new(),
             timer: None,
+            loaded: Some((history, due)),
         }
     }
 
@@ -111,7 +119,12 @@ impl Actor for EndpointSupervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.context.metrics.supervisors.inc();
         let moment = self.moment();
-        self.advance(Vec::new(), &moment, ctx);
+        let mut actions = Vec::new();
+        if let Some((history, due)) = self.loaded.take() {
+            actions.extend(self.lane.on_history_loaded(Ok(history), &moment));
+            actions.extend(self.lane.on_due_loaded(Ok(due), &moment));
+        }
+        self.advance(actions, &moment, ctx);
     }
 }
 

@@ -23,3 +23,4 @@ pub(crate) use self::attempt::AttemptTasks;
 #[cfg(feature = "testing")]
 pub(crate) use self::messages::InjectPanic;
 pub(crate) use self::messages::{Changed, Drain, Inspect, NewlyDue, Polled, SupervisorStatus};
+pub(crate) use self::read_ahead::Share;

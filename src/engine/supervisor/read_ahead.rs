@@ -11,14 +11,14 @@ const MAX_WINDOWS_BYTES: usize = 64 * 1024 * 1024;
 
 /// One supervisor's share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Share {
+pub(crate) struct Share {
     pub(super) deliveries: usize,
     pub(super) bytes: usize,
 }
 
 impl Share {
     /// Returns the share of one supervisor.
-    pub(super) fn among(supervisors: usize) -> Self {
+    pub(crate) fn among(supervisors: usize) -> Self {
         let sharers = supervisors.max(1);
         Self {
             deliveries: (MAX_WINDOWS / sharers).clamp(MIN_WINDOW, MAX_WINDOW),
@@ -27,12 +27,12 @@ impl Share {
     }
 
     /// Returns the number of deliveries that an endpoint with that concurrency reads ahead.
-    pub(super) fn window(self, concurrency: u32) -> usize {
+    pub(crate) fn window(self, concurrency: u32) -> usize {
         (4 * concurrency as usize).min(self.deliveries)
     }
 
     /// Returns the bytes of bodies that may still be read, at least one.
-    pub(super) fn room(self, bytes_at_hand: usize) -> usize {
+    pub(crate) fn room(self, bytes_at_hand: usize) -> usize {
         self.bytes.saturating_sub(bytes_at_hand).max(1)
     }
 }

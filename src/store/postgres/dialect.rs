@@ -9,14 +9,17 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
 use super::locks::NOW;
-use super::{checks, connection, locks, publishing, sending};
+use super::{checks, connection, locks, notify, publishing, reading, sending};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::ids::{DeliveryKey, EndpointId, Tenant};
 use crate::domain::lease::Lease;
-use crate::store::dialect::{Dialect, Leaving, NewDeliveries, Publishing, Taking};
+use crate::store::dialect::{
+    Dialect, DueHead, LatestStarts, Leaving, NewDeliveries, Publishing, Taking,
+};
 use crate::store::error::StoreError;
-use crate::store::rows::{AttemptRow, EventRow};
+use crate::store::hint::Hint;
+use crate::store::rows::{AttemptRow, DueRow, EventRow, StartRow};
 use crate::store::schema::{
     webhook_deliveries as deliveries, webhook_endpoints as endpoints, webhook_events as events,
     webhook_keys as keys, webhook_tenants as tenants,
@@ -186,6 +189,17 @@ impl Dialect for PgConnection {
         )
     }
 
+    fn due_heads(&mut self, of: &[DueHead<'_>]) -> Result<Vec<(usize, DueRow)>, StoreError> {
+        reading::due_heads(self, of)
+    }
+
+    fn latest_starts(
+        &mut self,
+        of: &[LatestStarts<'_>],
+    ) -> Result<Vec<(usize, StartRow)>, StoreError> {
+        reading::latest_starts(self, of)
+    }
+
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
         let row = (
             keys::name.eq(name),
@@ -197,6 +211,10 @@ impl Dialect for PgConnection {
             .on_conflict_do_nothing()
             .execute(self)?;
         Ok(())
+    }
+
+    fn announce(&mut self, hint: Hint) -> Result<(), StoreError> {
+        notify::send(self, vec![hint])
     }
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {

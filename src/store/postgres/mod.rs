@@ -1,4 +1,4 @@
-//! Postgres-specific connections, locks, leases, publishing and sending.
+//! Postgres-specific connections, locks, leases, publishing, reading ahead and sending.
 //!
 //! Rows go in as arrays (`unnest`), so a group of any size costs the same few round trips.
 
@@ -9,5 +9,6 @@ mod event_rows;
 mod locks;
 pub(super) mod notify;
 mod publishing;
+mod reading;
 mod sending;
 mod statements;

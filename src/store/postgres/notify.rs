@@ -103,21 +103,27 @@ fn on_postgres(
     })
 }
 
-/// Sends queued hints in as few messages as possible, and passes on received ones.
+/// Sends queued hints, and passes on received ones.
 fn exchange(
     conn: &mut PgConnection,
     waiting: Vec<Hint>,
     on_hint: &dyn Fn(Hint),
 ) -> Result<(), StoreError> {
-    for payload in payloads(waiting) {
-        diesel::sql_query(format!("SELECT pg_notify('{CHANNEL}', $1)"))
-            .bind::<Text, _>(payload)
-            .execute(conn)?;
-    }
+    send(conn, waiting)?;
     for notification in conn.notifications_iter() {
         if let Some(hint) = parse(&notification?.payload) {
             on_hint(hint);
         }
+    }
+    Ok(())
+}
+
+/// Sends hints in as few messages as possible: at once, or when the open transaction commits.
+pub(super) fn send(conn: &mut PgConnection, hints: Vec<Hint>) -> Result<(), StoreError> {
+    for payload in payloads(hints) {
+        diesel::sql_query(format!("SELECT pg_notify('{CHANNEL}', $1)"))
+            .bind::<Text, _>(payload)
+            .execute(conn)?;
     }
     Ok(())
 }

@@ -6,15 +6,18 @@ use std::path::PathBuf;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _};
 use diesel::prelude::*;
 
-use super::{connection, publishing, sending};
+use super::{connection, publishing, reading, sending};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::ids::{DeliveryKey, EndpointId, InstanceId, Tenant};
 use crate::domain::lease::{Lease, Shard};
-use crate::store::dialect::{Dialect, Leaving, NewDeliveries, Publishing, Taking};
+use crate::store::dialect::{
+    Dialect, DueHead, LatestStarts, Leaving, NewDeliveries, Publishing, Taking,
+};
 use crate::store::error::StoreError;
+use crate::store::hint::Hint;
 use crate::store::prepared::prepared;
-use crate::store::rows::{AttemptRow, EventRow};
+use crate::store::rows::{AttemptRow, DueRow, EventRow, StartRow};
 use crate::store::schema::{
     webhook_attempts as attempts, webhook_events as events, webhook_keys as keys,
     webhook_shards as shards, webhook_tenants as tenants,
@@ -202,6 +205,27 @@ impl Dialect for SqliteConnection {
         format!("{outer} LEFT JOIN webhook_deliveries AS found ON {condition}")
     }
 
+    fn due_heads(&mut self, of: &[DueHead<'_>]) -> Result<Vec<(usize, DueRow)>, StoreError> {
+        let mut rows = Vec::new();
+        for (place, head) in of.iter().enumerate() {
+            let found = reading::due_head(self, head)?;
+            rows.extend(found.into_iter().map(|row| (place, row)));
+        }
+        Ok(rows)
+    }
+
+    fn latest_starts(
+        &mut self,
+        of: &[LatestStarts<'_>],
+    ) -> Result<Vec<(usize, StartRow)>, StoreError> {
+        let mut rows = Vec::new();
+        for (place, one) in of.iter().enumerate() {
+            let found = reading::latest_starts(self, one)?;
+            rows.extend(found.into_iter().map(|row| (place, row)));
+        }
+        Ok(rows)
+    }
+
     fn insert_key(&mut self, name: &str, key: &str, at: Timestamp) -> Result<(), StoreError> {
         let row = (
             keys::name.eq(name),
@@ -213,6 +237,10 @@ impl Dialect for SqliteConnection {
             .on_conflict_do_nothing()
             .execute(self)?;
         Ok(())
+    }
+
+    fn announce(&mut self, _: Hint) -> Result<(), StoreError> {
+        Ok(()) // A file has a single process.
     }
 
     fn insert_attempts(&mut self, rows: &[AttemptRow]) -> Result<(), StoreError> {

@@ -79,7 +79,7 @@ pub fn count(database: &DatabaseUrl, status: &str) -> i64 {
 }
 
 /// A metric of a node that answers.
-fn metric(api: &Api, name: &str) -> f64 {
+pub fn metric(api: &Api, name: &str) -> f64 {
     let bearer = format!("Bearer {TOKEN}");
     let answer = api
         .try_request("GET", "/metrics", &[("authorization", &bearer)], None)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use super::until;
 struct State {
     /// Nothing is passed on, and nobody is told: as when a cable is pulled.
     silent: AtomicBool,
+    /// Microseconds that everything takes on its way, in each direction.
+    delay: AtomicU64,
+    /// How often a client has sent something.
+    requests: AtomicUsize,
     /// Connections are refused, and those that there are end.
     cut: AtomicBool,
     /// So many commits of transactions that hold `marker` are passed on, and their answers are not.
@@ -62,6 +66,17 @@ impl Proxy {
     /// Passes nothing on until it is told to again.
     pub fn silence(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::SeqCst);
+    }
+
+    /// From now on everything takes so long on its way, in each direction.
+    pub fn delay(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).unwrap();
+        self.state.delay.store(micros, Ordering::SeqCst);
+    }
+
+    /// How often clients have sent something: the round trips, if each waits for its answer.
+    pub fn requests(&self) -> usize {
+        self.state.requests.load(Ordering::SeqCst)
     }
 
     /// Ends all connections and takes no new ones until it is told to again.
@@ -149,7 +164,12 @@ fn pass_on(
         while state.silent.load(Ordering::SeqCst) && !state.cut.load(Ordering::SeqCst) {
             std::thread::park_timeout(Duration::from_millis(5));
         }
+        match state.delay.load(Ordering::SeqCst) {
+            0 => {}
+            micros => std::thread::sleep(Duration::from_micros(micros)),
+        }
         if to_server {
+            state.requests.fetch_add(1, Ordering::SeqCst);
             marked |= runs(bytes, &state.marker.lock().unwrap(), &mut statements);
             if holds(bytes, "COMMIT") && std::mem::take(&mut marked) {
                 if state.hold.load(Ordering::SeqCst) {
