@@ -114,9 +114,9 @@ pub struct Terms {
 impl Default for Terms {
     fn default() -> Self {
         Self {
-            ttl: Duration::from_secs(30),
-            renewal: Duration::from_secs(10),
-            margin: Duration::from_secs(3),
+            ttl: Duration::from_secs(12),
+            renewal: Duration::from_secs(3),
+            margin: Duration::from_secs(2),
         }
     }
 }

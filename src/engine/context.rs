@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::committer::Committer;
 use super::leases::Leases;
 use super::notifications::Notification;
 use super::sending::SendingThreads;
 use crate::config::EngineConfig;
+use crate::domain::SettingError;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::ClaimName;
 use crate::domain::random::Random;
@@ -27,6 +28,8 @@ pub(crate) struct EngineContext {
     pub(crate) notifications: broadcast::Sender<Notification>,
     /// One permit per attempt in flight, across all endpoints, granted in order of request.
     pub(crate) permits: Arc<Semaphore>,
+    /// The reason for which this engine will never send.
+    pub(crate) failure: watch::Sender<Option<SettingError>>,
 }
 
 impl EngineContext {

@@ -1,5 +1,5 @@
-//! The leases that this process holds. `start::join` takes the first ones; from then on the lease
-//! keeper maintains them.
+//! The leases that this process holds. `joining` takes the first ones; from then on the lease keeper
+//! maintains them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,18 +25,10 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    pub(crate) fn new(clock: Arc<dyn Clock>, leases: Vec<Lease>, until: Duration) -> Self {
-        let held = leases.into_iter().map(|lease| {
-            let held = HeldLease {
-                epoch: lease.epoch,
-                until,
-                leaving: false,
-            };
-            (lease.shard, held)
-        });
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
-            held: RwLock::new(held.collect()),
+            held: RwLock::default(),
         }
     }
 
@@ -88,6 +80,11 @@ impl Leases {
                 .map(lease)
                 .collect()
         })
+    }
+
+    /// Returns true if none is held.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.read(BTreeMap::is_empty)
     }
 
     /// Returns all leases.

@@ -13,6 +13,7 @@ mod committer;
 mod context;
 mod error;
 mod handle;
+mod joining;
 mod known_tokens;
 mod leases;
 mod membership;

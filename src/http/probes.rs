@@ -60,9 +60,14 @@ struct SendingThreadBody {
 
 /// The readiness of the process.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Readiness, example = json!({"status": "ready", "sending_threads": [{"thread": 0, "lag_ms": 0}]}))]
+#[schema(as = Readiness)]
 struct ReadinessBody {
+    #[schema(example = "ready")]
     status: &'static str,
+    /// `ready`, or `waiting for leases` while this process sends for no endpoint.
+    #[schema(example = "ready")]
+    sending: &'static str,
+    #[schema(example = json!([{"thread": 0, "lag_ms": 0}]))]
     sending_threads: Vec<SendingThreadBody>,
 }
 
@@ -88,7 +93,7 @@ async fn healthz() -> HttpResponse {
     operation_id = "readyz",
     tag = "Operating",
     responses(
-        (status = 200, description = "The database takes writes and the supervisors run.", body = ReadinessBody),
+        (status = 200, description = "The database takes writes. `sending` tells whether this process has leases to send.", body = ReadinessBody),
     ),
     security(())
 )]
@@ -100,6 +105,10 @@ async fn readyz(gate: web::Data<Gate>) -> Result<HttpResponse, Problem> {
     };
     Ok(HttpResponse::Ok().json(ReadinessBody {
         status: "ready",
+        sending: match ready.has_leases {
+            true => "ready",
+            false => "waiting for leases",
+        },
         sending_threads: ready.sending_lags.into_iter().map(lag).collect(),
     }))
 }

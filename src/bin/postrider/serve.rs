@@ -82,6 +82,11 @@ impl ServeArgs {
                     Ok(()) => tracing::info!("SIGHUP: reloaded tokens, trust store and log filter"),
                     Err(error) => tracing::error!("SIGHUP: could not reload everything: {error:#}"),
                 },
+                error = postrider.failed() => {
+                    http.stop(false).await;
+                    postrider.drain().await;
+                    return Err(error.into());
+                }
             }
         };
         tracing::info!("{signal}: finishing in-flight requests; send it again to stop immediately");

@@ -151,16 +151,16 @@ pub(crate) struct ServerSettings {
     #[arg(long, env = "POSTRIDER_NODE_NAME", value_name = "NAME", value_parser = trimmed::<String>)]
     pub(crate) node_name: Option<String>,
 
-    /// Duration of a lease: other nodes take over after this time without a renewal [default: 30s]
+    /// Duration of a lease: other nodes take over after this time without a renewal [default: 12s]
     #[arg(long, env = "POSTRIDER_LEASE_TTL", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) lease_ttl: Option<String>,
 
-    /// Interval at which a node renews its leases [default: 10s]
+    /// Interval at which a node renews its leases [default: 3s]
     #[arg(long, env = "POSTRIDER_LEASE_RENEWAL", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) lease_renewal: Option<String>,
 
     /// Time before its lease expires at which a node that cannot renew it stops sending [default:
-    /// 3s]
+    /// 2s]
     #[arg(long, env = "POSTRIDER_LEASE_MARGIN", value_name = "DURATION", value_parser = trimmed::<String>)]
     pub(crate) lease_margin: Option<String>,
 

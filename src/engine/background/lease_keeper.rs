@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::lease_round::{LeaseRound, LeaseRoundResult};
 use crate::domain::lease::{Lease, Shard};
 use crate::engine::context::EngineContext;
+use crate::engine::joining::{JoinStep, Joining};
 use crate::engine::membership::Membership;
 use crate::engine::registry::{DrainShard, LeasesLost, PollNow, Registry};
 use crate::metrics::LeaseChange;
@@ -46,6 +47,8 @@ pub(crate) struct LeaseKeeper {
     registry: Addr<Registry>,
     blocking: Blocking,
     writer: Option<Writer>,
+    /// `Some` until this process has joined.
+    joining: Option<Joining>,
     /// True while a round runs.
     busy: bool,
     /// True if another round was requested meanwhile.
@@ -66,6 +69,7 @@ impl LeaseKeeper {
         context: &Arc<EngineContext>,
         membership: &Arc<Membership>,
         registry: Addr<Registry>,
+        joining: Option<Joining>,
     ) -> Self {
         Self {
             context: Arc::clone(context),
@@ -73,6 +77,7 @@ impl LeaseKeeper {
             registry,
             blocking: context.store.blocking(),
             writer: None,
+            joining,
             busy: false,
             again: false,
             failing: false,
@@ -87,6 +92,9 @@ impl LeaseKeeper {
         if std::mem::replace(&mut self.busy, true) {
             self.again = true;
             return;
+        }
+        if self.joining.is_some() {
+            return self.join(ctx);
         }
         let held = self.context.leases.all();
         // A lease that was lost meanwhile is no longer ours to release.
@@ -123,6 +131,50 @@ impl LeaseKeeper {
         }));
     }
 
+    /// Tries to join.
+    fn join(&mut self, ctx: &mut Context<Self>) {
+        let Some(mut joining) = self.joining.take() else {
+            return;
+        };
+        let (context, membership) = (Arc::clone(&self.context), Arc::clone(&self.membership));
+        let job = self.blocking.run(move || {
+            let step = joining.step(&context.store, &membership, &*context.clock);
+            (joining, step)
+        });
+        ctx.spawn(job.into_actor(self).map(|done, keeper, ctx| {
+            keeper.busy = false;
+            keeper.again = false;
+            let (joining, step) = done.unwrap_or((Joining::default(), Err(StoreError::Panicked)));
+            match step {
+                Ok(JoinStep::Joined(taken, asked)) => {
+                    keeper.renewed = asked;
+                    keeper.adopt(&taken, asked);
+                    keeper.set_deadline(ctx);
+                }
+                Ok(JoinStep::Waiting) => keeper.joining = Some(joining),
+                Ok(JoinStep::NameTaken(error)) => {
+                    keeper.busy = true; // For good: it must not join.
+                    keeper.context.failure.send_replace(Some(error));
+                }
+                Err(error) => {
+                    keeper.joining = Some(joining);
+                    tracing::warn!(%error, "this node could not join the cluster; trying again");
+                }
+            }
+        }));
+    }
+
+    /// Begins to send for shards that were taken.
+    fn adopt(&self, taken: &[Lease], asked: Duration) {
+        self.context.leases.add(taken, self.membership.end(asked));
+        self.context.metrics.leases(LeaseChange::Taken, taken.len());
+        if !taken.is_empty() {
+            let shards = taken.len();
+            tracing::info!(shards, "this node now sends for {shards} more shards");
+            self.registry.do_send(PollNow);
+        }
+    }
+
     fn apply(&mut self, result: LeaseRoundResult, ctx: &mut Context<Self>) {
         let context = Arc::clone(&self.context);
         let membership = Arc::clone(&self.membership);
@@ -137,16 +189,10 @@ impl LeaseKeeper {
         let lost: Vec<Lease> = context.leases.all().into_iter().filter(is_lost).collect();
         self.drop_lost(&lost, "another process has taken it over, or it expired");
         let (taken, asked) = &result.taken;
-        context.leases.add(taken, membership.end(*asked));
-        context.metrics.leases(LeaseChange::Taken, taken.len());
+        self.adopt(taken, *asked);
         context
             .metrics
             .leases(LeaseChange::GivenBack, result.released.len());
-        if !taken.is_empty() {
-            let shards = taken.len();
-            tracing::info!(shards, "this node now sends for {shards} more shards");
-            self.registry.do_send(PollNow);
-        }
         if !result.released.is_empty() {
             let shards = result.released.len();
             tracing::info!(shards, "{shards} shards were released to other nodes");

@@ -16,7 +16,7 @@ use crate::domain::ids::Tenant;
 use crate::domain::session::SessionKey;
 use crate::engine::background::{LeaseKeeper, LeaveAll, RecoveryRunner};
 use crate::engine::context::EngineContext;
-use crate::engine::error::Error;
+use crate::engine::error::{Error, StartError};
 use crate::engine::known_tokens::KnownTokens;
 use crate::engine::membership::Membership;
 use crate::engine::notifications::Notification;
@@ -181,7 +181,19 @@ impl Postrider {
             Some(why) => Err(why.into()),
             None => Ok(Readiness {
                 sending_lags: context.threads.lags(),
+                has_leases: !context.leases.is_empty(),
             }),
+        }
+    }
+
+    /// Waits until it is certain that this engine will never send, and returns the reason: it was
+    /// started while a node with its name might have been alive, and that node is. Events are still
+    /// accepted. Drain the engine, and start it under another name.
+    pub async fn failed(&self) -> StartError {
+        let mut failure = self.context().failure.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(error) => error.clone().map_or(StartError::Died, StartError::Setting),
+            Err(_) => StartError::Died,
         }
     }
 

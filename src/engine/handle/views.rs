@@ -59,6 +59,9 @@ impl EndpointCounts {
 pub struct Readiness {
     /// The largest lag of each sending thread in the last seconds, with the thread's number.
     pub sending_lags: Vec<(usize, Duration)>,
+    /// False while this process has no leases: events are accepted, and other processes send them,
+    /// or this one once it has leases.
+    pub has_leases: bool,
 }
 
 /// An overview of everything, or of one tenant.

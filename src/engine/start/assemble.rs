@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use super::join::join;
 use crate::config::EngineConfig;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::idempotency::IdempotencySecret;
@@ -17,8 +16,10 @@ use crate::engine::committer::{self, Driver, OnCommit};
 use crate::engine::context::EngineContext;
 use crate::engine::error::StartError;
 use crate::engine::handle::{Parts, Postrider};
+use crate::engine::joining::{JoinStep, Joining};
 use crate::engine::known_tokens::KnownTokens;
 use crate::engine::leases::Leases;
+use crate::engine::membership::Membership;
 use crate::engine::notifications;
 use crate::engine::registry::Registry;
 use crate::engine::router::{Addresses, Router};
@@ -69,8 +70,22 @@ pub(super) fn assemble(
     if let Some(snapshot) = store.tokens_here()? {
         tokens.update(snapshot);
     }
+    let instance = store.ids().instance();
+    // The clock learns the database's time.
+    store.leases_here(&*clock)?;
+    let membership = Membership::new(instance, lock, &config, store.is_server(), clock.now());
+    let leases = Leases::new(Arc::clone(&clock));
     // Rehydration: deliveries that an earlier owner of a shard left `sending` become pending.
-    let (membership, leases) = join(&store, lock, &config, &clock)?;
+    let mut joining = Joining::default();
+    let joining = match joining.step(&store, &membership, &*clock)? {
+        JoinStep::Joined(taken, asked) => {
+            leases.add(&taken, membership.end(asked));
+            None
+        }
+        // The lease keeper tries again. Publishing needs no leases.
+        JoinStep::Waiting => Some(joining),
+        JoinStep::NameTaken(error) => return Err(StartError::Setting(error)),
+    };
     // Uses the database's clock, if the nodes share one.
     report_late_events(&store, clock.now())?;
     metrics.leases(LeaseChange::Taken, leases.all().len());
@@ -109,10 +124,11 @@ pub(super) fn assemble(
         metrics,
         leases,
         notifications: notifications::channel(),
+        failure: watch::Sender::default(),
     });
     let membership = Arc::new(membership);
     let registry = Registry::new(Arc::clone(&context), Arc::clone(&tokens)).start();
-    let lease_keeper = LeaseKeeper::new(&context, &membership, registry.clone());
+    let lease_keeper = LeaseKeeper::new(&context, &membership, registry.clone(), joining);
     // On its own thread, with its own connection: nothing that others do delays a renewal.
     let lease_keeper = match is_own {
         true => {

@@ -2,6 +2,5 @@
 
 mod assemble;
 mod builder;
-mod join;
 
 pub use self::builder::Builder;

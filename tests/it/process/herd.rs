@@ -52,5 +52,8 @@ fn many_due_endpoints_cost_few_round_trips_and_no_lease() {
     assert!(round_trips < ENDPOINTS, "{round_trips} round trips");
     assert_eq!(receiver.got().len(), ENDPOINTS, "none is sent twice");
     let api = Api::new(&server.base, TOKEN);
-    assert_eq!(metric(&api, "postrider_lease_changes_total{change=\"lost\"}"), 0.0);
+    assert_eq!(
+        metric(&api, "postrider_lease_changes_total{change=\"lost\"}"),
+        0.0
+    );
 }

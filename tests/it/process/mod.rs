@@ -17,6 +17,7 @@ mod database_server;
 mod example;
 mod herd;
 mod hostile;
+mod joining;
 mod kill;
 mod metrics;
 mod names;

@@ -90,7 +90,7 @@ fn nodes_come_and_go() {
     );
 
     // Impossible settings.
-    let mut wrong = serve(folder.path(), &["--lease-ttl", "20s"]);
+    let mut wrong = serve(folder.path(), &["--lease-ttl", "7s"]);
     let output = wrong
         .env("POSTRIDER_DATABASE_URL", &url)
         .env("POSTRIDER_API_TOKEN", TOKEN)

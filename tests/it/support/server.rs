@@ -136,6 +136,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Its end, which comes by itself.
+    pub fn ended(mut self) -> ExitStatus {
+        self.wait().0
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
