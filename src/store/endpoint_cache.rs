@@ -3,16 +3,16 @@
 //! Every change of an endpoint raises a counter in the database. The cache is valid while the
 //! counter is unchanged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::connection::AnyConnection;
 use super::counters::{ENDPOINTS, counter};
 use super::endpoint_codec::EndpointCodec;
-use super::endpoints::{changed_after, endpoint, endpoints_of, subscribers_of};
+use super::endpoints::{ChangedEndpoint, changed_after, endpoint, endpoints_of, subscribers_of};
 use super::error::StoreError;
 use super::tenants::number_of;
-use super::writes::Subscribers;
+use super::writes::{Subscriber, Subscribers};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::EventType;
 use crate::domain::ids::{EndpointId, Tenant};
@@ -64,10 +64,7 @@ impl EndpointCache {
         }
         let changed = changed_after(conn, before, MAX_CHANGES)?;
         if i64::try_from(changed.len()).is_ok_and(|changed| changed < MAX_CHANGES) {
-            for (id, tenant) in changed {
-                self.by_id.remove(&id);
-                self.forget_tenant(&tenant);
-            }
+            self.apply(changed);
         } else {
             self.clear();
             self.version = Some(version);
@@ -75,17 +72,40 @@ impl EndpointCache {
         Ok(())
     }
 
-    fn forget_tenant(&mut self, tenant: &Tenant) {
-        let mut forgotten = self
-            .by_tenant
-            .remove(tenant)
-            .map_or(0, |subscribers| subscribers.len() + 1);
-        self.by_type.retain(|(of, _), subscribers| {
-            let stays = of != tenant;
-            forgotten += if stays { 0 } else { subscribers.len() + 1 };
-            stays
-        });
-        self.references = self.references.saturating_sub(forgotten);
+    /// Drops changed endpoints, and replaces them among the subscribers: the other endpoints of a
+    /// tenant, which may be thousands, are not read again.
+    fn apply(&mut self, changed: Vec<ChangedEndpoint>) {
+        let mut by_tenant: BTreeMap<Tenant, Vec<Replacement>> = BTreeMap::new();
+        for one in changed {
+            self.by_id.remove(&one.id);
+            let replacement = (one.id, one.subscriber.map(Arc::new));
+            by_tenant.entry(one.tenant).or_default().push(replacement);
+        }
+        let (mut added, mut removed) = (0, 0);
+        let mut replace_in = |subscribers: &mut Subscribers, changes: Vec<Replacement>| {
+            removed += subscribers.len();
+            *subscribers = replaced(subscribers, changes);
+            added += subscribers.len();
+        };
+        for (tenant, changes) in &by_tenant {
+            if let Some(subscribers) = self.by_tenant.get_mut(tenant) {
+                replace_in(subscribers, changes.clone());
+            }
+        }
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "each entry is changed by itself"
+        )]
+        for ((tenant, event_type), subscribers) in &mut self.by_type {
+            if let Some(changes) = by_tenant.get(tenant) {
+                let mut changes = changes.clone();
+                for (_, subscriber) in &mut changes {
+                    subscriber.take_if(|subscriber| !subscriber.accepts(event_type));
+                }
+                replace_in(subscribers, changes);
+            }
+        }
+        self.references = (self.references + added).saturating_sub(removed);
     }
 
     /// Makes room for more subscribers.
@@ -203,9 +223,75 @@ impl EndpointCache {
     }
 }
 
+/// A changed endpoint; `None` if it is no subscriber any more.
+type Replacement = (EndpointId, Option<Arc<Subscriber>>);
+
+/// Returns the subscribers after changes of some. They stay in the order of their ids.
+fn replaced(subscribers: &Subscribers, changes: Vec<Replacement>) -> Subscribers {
+    let mut all = subscribers.to_vec();
+    for (id, subscriber) in changes {
+        let place = all.binary_search_by(|one| one.id.cmp(&id));
+        match (place, subscriber) {
+            (Ok(at), Some(subscriber)) => all[at] = subscriber,
+            (Ok(at), None) => drop(all.remove(at)),
+            (Err(at), Some(subscriber)) => all.insert(at, subscriber),
+            (Err(_), None) => {}
+        }
+    }
+    all.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::EventFilter;
+
+    fn subscriber(id: &str, number: i32, event_type: &str) -> Arc<Subscriber> {
+        Arc::new(Subscriber {
+            id: EndpointId::from_text(id),
+            number,
+            event_types: vec![EventFilter::try_from(event_type.to_owned()).unwrap()],
+        })
+    }
+
+    #[test]
+    fn a_changed_endpoint_is_replaced_where_it_is_a_subscriber() {
+        let mut cache = EndpointCache::default();
+        let tenant = Tenant::default();
+        let (a, b, c) = (
+            subscriber("ep_a", 1, "order.*"),
+            subscriber("ep_b", 2, "order.*"),
+            subscriber("ep_c", 3, "user.*"),
+        );
+        let all: Subscribers = [&a, &b, &c].into_iter().cloned().collect();
+        let orders: Subscribers = [&a, &b].into_iter().cloned().collect();
+        let of_type = |name: &str| (tenant.clone(), EventType::parse(name).unwrap());
+        cache.reserve(all.len() + 1 + orders.len() + 1);
+        cache.by_tenant.insert(tenant.clone(), all);
+        cache.by_type.insert(of_type("order.paid"), orders);
+        let changed = |id: &str, to: Option<Arc<Subscriber>>| ChangedEndpoint {
+            id: EndpointId::from_text(id),
+            tenant: Tenant::default(),
+            change_no: 1,
+            subscriber: to.map(|to| Subscriber::clone(&to)),
+        };
+        cache.apply(vec![
+            changed("ep_a", None),
+            changed("ep_b", Some(subscriber("ep_b", 2, "user.*"))),
+            changed("ep_c", Some(subscriber("ep_c", 3, "order.*"))),
+            changed("ep_d", Some(subscriber("ep_d", 4, "order.*"))),
+            changed("ep_e", None),
+        ]);
+        let ids = |subscribers: &Subscribers| -> Vec<String> {
+            subscribers.iter().map(|one| one.id.to_string()).collect()
+        };
+        assert_eq!(ids(&cache.by_tenant[&tenant]), ["ep_b", "ep_c", "ep_d"]);
+        assert_eq!(
+            ids(&cache.by_type[&of_type("order.paid")]),
+            ["ep_c", "ep_d"]
+        );
+        assert_eq!(cache.references, 3 + 1 + 2 + 1);
+    }
 
     /// Event types that nobody sent before, each with the same 300 subscribers, once took
     /// gigabytes.

@@ -115,7 +115,7 @@ pub(super) fn tenant_of_endpoint(
     Ok(tenant.map(Tenant::from_text))
 }
 
-/// Returns a tenant's endpoints without their secrets, for publishing.
+/// Returns a tenant's endpoints without their secrets, for publishing, in the order of their ids.
 pub(super) fn subscribers_of(
     conn: &mut AnyConnection,
     tenant: &Tenant,
@@ -126,15 +126,16 @@ pub(super) fn subscribers_of(
         .order(endpoints::id)
         .select((endpoints::id, endpoints::number, endpoints::event_types))
         .load(conn)?;
-    let subscriber = |(id, number, event_types): (String, i32, String)| {
-        let event_types = codec::json("webhook_endpoints", "event_types", &event_types)?;
-        Ok(Subscriber {
-            id: EndpointId::from_text(id),
-            number,
-            event_types,
-        })
-    };
     rows.into_iter().map(subscriber).collect()
+}
+
+fn subscriber((id, number, event_types): (String, i32, String)) -> Result<Subscriber, StoreError> {
+    let event_types = codec::json("webhook_endpoints", "event_types", &event_types)?;
+    Ok(Subscriber {
+        id: EndpointId::from_text(id),
+        number,
+        event_types,
+    })
 }
 
 #[diesel::declare_sql_function]
@@ -220,22 +221,47 @@ fn with_secrets(
     rows.into_iter().map(complete).collect()
 }
 
-/// Returns the endpoints that were changed after the counter had that value, deleted ones included;
-/// at most `limit`.
+/// An endpoint that was changed.
+pub(super) struct ChangedEndpoint {
+    pub(super) id: EndpointId,
+    pub(super) tenant: Tenant,
+    pub(super) change_no: i64,
+    /// `None` once it has been deleted.
+    pub(super) subscriber: Option<Subscriber>,
+}
+
+/// Returns the endpoints that were changed after the counter had that value, in the order of their
+/// last changes; at most `limit`.
 pub(super) fn changed_after(
     conn: &mut AnyConnection,
     change_no: i64,
     limit: i64,
-) -> Result<Vec<(EndpointId, Tenant)>, StoreError> {
-    let rows: Vec<(String, String)> = endpoints::table
+) -> Result<Vec<ChangedEndpoint>, StoreError> {
+    let rows: Vec<(String, String, i64, i32, String, Option<i64>)> = endpoints::table
         .inner_join(tenants::table)
         .filter(endpoints::change_no.gt(change_no))
         .order(endpoints::change_no)
         .limit(limit)
-        .select((endpoints::id, tenants::tenant))
+        .select((
+            endpoints::id,
+            tenants::tenant,
+            endpoints::change_no,
+            endpoints::number,
+            endpoints::event_types,
+            endpoints::deleted_at,
+        ))
         .load(conn)?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, tenant)| (EndpointId::from_text(id), Tenant::from_text(tenant)))
-        .collect())
+    let mut changed = Vec::with_capacity(rows.len());
+    for (id, tenant, change_no, number, event_types, deleted_at) in rows {
+        changed.push(ChangedEndpoint {
+            subscriber: match deleted_at {
+                Some(_) => None,
+                None => Some(subscriber((id.clone(), number, event_types))?),
+            },
+            id: EndpointId::from_text(id),
+            tenant: Tenant::from_text(tenant),
+            change_no,
+        });
+    }
+    Ok(changed)
 }

@@ -11,9 +11,9 @@ use super::counters::{ENDPOINTS, counter};
 use super::delivery_rows::shard_numbers;
 use super::due_index::{DueIndex, is_sending, walk, with_next};
 use super::endpoint_codec::EndpointCodec;
-use super::endpoints::{changed_after, endpoint};
+use super::endpoints::{changed_after, endpoints_of};
 use super::error::StoreError;
-use super::health::health;
+use super::health::health_of;
 use super::store::Store;
 use super::tokens::{TokenSnapshot, changed_tokens};
 use crate::domain::breaker::StoredHealth;
@@ -23,8 +23,11 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::{DeliveryKey, EndpointId};
 use crate::domain::lease::Lease;
 
-/// Maximum number of changes that are read one by one; above it, every live endpoint is read.
-const MAX_CHANGES: i64 = 1000;
+/// Changes of endpoints in one read.
+const CHANGES_AT_ONCE: i64 = 1000;
+
+/// Endpoints in one read.
+const ENDPOINTS_AT_ONCE: usize = 500;
 
 /// Input of a poll.
 #[derive(Debug, Clone)]
@@ -68,22 +71,28 @@ impl Store {
         self.read("poll", read).await
     }
 
-    /// Reads those of the `live` endpoints that were changed after the counter had the value
-    /// `after`, with their health.
+    /// Reads those of the `live` endpoints that were changed after the counter had the value `after`
+    /// (`None`: all), with their health.
     pub(crate) async fn changed_endpoints(
         &self,
-        after: i64,
+        after: Option<i64>,
         live: BTreeSet<EndpointId>,
     ) -> Result<Vec<(Endpoint, StoredHealth)>, StoreError> {
         let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| {
-            let changed = changed_after(conn, after, MAX_CHANGES)?;
-            let is_cut = i64::try_from(changed.len()).is_ok_and(|changed| changed >= MAX_CHANGES);
-            let changed: BTreeSet<EndpointId> = changed.into_iter().map(|(id, _)| id).collect();
-            let mut found = Vec::new();
-            for id in live.iter().filter(|id| is_cut || changed.contains(*id)) {
-                if let Some(endpoint) = endpoint(conn, codec, id)? {
-                    found.push((endpoint, health(conn, id)?));
-                }
+            let changed = match after {
+                None => live.into_iter().collect(),
+                Some(after) => changed_of(conn, after, &live)?,
+            };
+            let mut found = Vec::with_capacity(changed.len());
+            for part in changed.chunks(ENDPOINTS_AT_ONCE) {
+                let endpoints = endpoints_of(conn, codec, part)?;
+                let ids: Vec<&EndpointId> = endpoints.iter().map(|one| &one.id).collect();
+                let mut health = health_of(conn, &ids)?;
+                let with_health = |endpoint: Endpoint| {
+                    let health = health.remove(&endpoint.id).unwrap_or_default();
+                    (endpoint, health)
+                };
+                found.extend(endpoints.into_iter().map(with_health));
             }
             Ok(found)
         };
@@ -98,6 +107,25 @@ impl Store {
         let read =
             move |conn: &mut AnyConnection, _: &EndpointCodec| pending_endpoints(conn, &held);
         self.read("pending endpoints", read).await
+    }
+}
+
+/// Returns those of the `live` endpoints that were changed after the counter had that value.
+fn changed_of(
+    conn: &mut AnyConnection,
+    mut after: i64,
+    live: &BTreeSet<EndpointId>,
+) -> Result<Vec<EndpointId>, StoreError> {
+    let mut found = Vec::new();
+    loop {
+        let page = changed_after(conn, after, CHANGES_AT_ONCE)?;
+        let is_last = i64::try_from(page.len()).is_ok_and(|len| len < CHANGES_AT_ONCE);
+        after = page.last().map_or(after, |last| last.change_no);
+        let ids = page.into_iter().map(|one| one.id);
+        found.extend(ids.filter(|id| live.contains(id)));
+        if is_last {
+            return Ok(found);
+        }
     }
 }
 

@@ -237,8 +237,7 @@ impl Registry {
     /// Sends endpoints that have changed since the last poll to their supervisors. The author of a
     /// change may have died before it notified them, or be another node.
     fn reconcile(&mut self, endpoints: i64, ctx: &mut Context<Self>) {
-        let before = self.endpoints.unwrap_or(-1);
-        let live = self.table.endpoints();
+        let (before, live) = (self.endpoints, self.table.endpoints());
         let context = Arc::clone(&self.context);
         let read = async move { context.store.changed_endpoints(before, live).await };
         ctx.spawn(read.into_actor(self).map(move |found, registry, _| {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use futures_util::FutureExt as _;
 use postrider::Error;
 use postrider::domain::access::{Grant, Scope};
 use postrider::domain::idempotency;
@@ -89,7 +90,8 @@ fn owners_and_previews_are_read(database: Database) {
     on_virtual_time(async {
         let engine = TestEngine::on(database);
         let postrider = engine.postrider();
-        postrider.ready().await.unwrap();
+        assert!(postrider.ready().await.unwrap().has_leases);
+        assert!(postrider.failed().now_or_never().is_none());
         let settings = r#"{"retry_delays_s": []}"#;
         let acme = Tenant::parse("acme").unwrap();
         let endpoint = engine.endpoint_of(acme.clone(), 1, settings).await;

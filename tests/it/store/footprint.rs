@@ -1,5 +1,7 @@
 //! What a delivery costs in the database: its bytes, and the index entries that it writes.
 
+use std::time::Duration;
+
 use postrider::config::DatabaseUrl;
 use postrider::domain::event::NewEvent;
 use postrider::domain::lifecycle::Status;
@@ -7,6 +9,7 @@ use postrider::testing::on_virtual_time;
 
 use crate::support::database;
 use crate::support::engine::{Database, TestEngine, event, secs};
+use crate::support::until;
 
 const ENDPOINTS: u8 = 10;
 const EACH: u16 = 100;
@@ -63,11 +66,16 @@ fn postgres_claims_stay_on_their_page() {
         let place = engine.database();
         let deliveries = deliver(&engine).await;
         drop(engine.stop().await);
-        database::execute(&place, "SELECT pg_stat_force_next_flush(), pg_sleep(1.2)");
         let count = |column: &str| {
             let of = "FROM pg_stat_user_tables WHERE relname = 'webhook_deliveries'";
             database::number(&place, &format!("SELECT {column} AS n {of}"))
         };
+        // A session reports its numbers when it ends, which is after the engine has closed it.
+        until(
+            "the sessions have reported",
+            Duration::from_secs(20),
+            || count("n_tup_upd") >= 2 * deliveries,
+        );
         let (updates, on_page) = (count("n_tup_upd"), count("n_tup_hot_upd"));
         assert_eq!(updates, 2 * deliveries, "a claim and its end");
         assert!(
