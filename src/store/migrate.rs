@@ -44,6 +44,10 @@ pub(super) const RECORD: &str = "webhook_schema_migrations";
 /// Versions of the first migration before the first release.
 const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000", "20261128010000"];
 
+/// Migrations with which the release before them works as well: its nodes go on while the first node
+/// of the next release has migrated.
+const COMPATIBLE: &[&str] = &[];
+
 #[cfg(feature = "sqlite")]
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 #[cfg(feature = "postgres")]
@@ -55,7 +59,7 @@ pub(super) fn up(conn: &mut AnyConnection, ring: &KeyRing) -> Result<(), StoreEr
     alone(conn, |conn| {
         check_may_create(conn)?;
         let (done, all) = (applied_versions(conn)?, known_versions(conn)?);
-        refuse_newer(&done, &all)?;
+        refuse_newer(conn, &all)?;
         if done.is_empty() {
             refuse_taken_names(conn)?;
         }
@@ -63,6 +67,7 @@ pub(super) fn up(conn: &mut AnyConnection, ring: &KeyRing) -> Result<(), StoreEr
         for version in all.into_iter().filter(|version| !done.contains(version)) {
             apply(conn, &version, Direction::Up)?;
             let row = MigrationRow {
+                compatible: COMPATIBLE.contains(&version.as_str()),
                 version,
                 run_at: now.as_micros(),
             };
@@ -80,8 +85,10 @@ pub(super) fn up(conn: &mut AnyConnection, ring: &KeyRing) -> Result<(), StoreEr
 /// Reverts the newest migration. Returns its version, or `None` if there was none left.
 pub(super) fn down(conn: &mut AnyConnection) -> Result<Option<String>, StoreError> {
     alone(conn, |conn| {
-        let done = applied_versions(conn)?;
-        refuse_newer(&done, &known_versions(conn)?)?;
+        let (done, all) = (applied_versions(conn)?, known_versions(conn)?);
+        if let Some(version) = done.iter().find(|version| !all.contains(version)) {
+            return Err(newer(version));
+        }
         if let Some(version) = done.last() {
             apply(conn, version, Direction::Down)?;
             diesel::delete(applied::table.filter(applied::version.eq(version))).execute(conn)?;
@@ -101,7 +108,9 @@ pub(super) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
         Vec::new()
     };
     let all = known_versions(conn)?;
-    refuse_newer(&done, &all)?;
+    if !done.is_empty() {
+        refuse_newer(conn, &all)?;
+    }
     match all.into_iter().find(|version| !done.contains(version)) {
         Some(version) => Err(SchemaError::Older(version).into()),
         None => Ok(()),
@@ -217,7 +226,8 @@ fn apply(conn: &mut AnyConnection, version: &str, direction: Direction) -> Resul
 fn applied_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     if !conn.dialect().has_table(RECORD)? {
         let sql = format!(
-            "CREATE TABLE {RECORD} (version TEXT NOT NULL PRIMARY KEY, run_at BIGINT NOT NULL)"
+            "CREATE TABLE {RECORD} (version TEXT NOT NULL PRIMARY KEY, run_at BIGINT NOT NULL, \
+             compatible BOOLEAN NOT NULL DEFAULT FALSE)"
         );
         diesel::sql_query(sql).execute(conn)?;
     }
@@ -227,13 +237,36 @@ fn applied_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError>
         .load(conn)?)
 }
 
-fn refuse_newer(done: &[String], all: &[String]) -> Result<(), StoreError> {
-    match done.iter().find(|version| !all.contains(version)) {
-        Some(version) if BEFORE_FIRST_RELEASE.contains(&version.as_str()) => {
-            Err(SchemaError::BeforeFirstRelease(version.clone()).into())
-        }
-        Some(version) => Err(SchemaError::Newer(version.clone()).into()),
-        None => Ok(()),
+/// Rejects a schema of a newer release, unless it is one compatible migration ahead.
+fn refuse_newer(conn: &mut AnyConnection, all: &[String]) -> Result<(), StoreError> {
+    // Read one by one: a schema from before the first release has no column `compatible`.
+    let done = applied_versions(conn)?;
+    let mut ahead = done.iter().filter(|version| !all.contains(version));
+    let (first, second) = (ahead.next(), ahead.next());
+    let Some(version) = first else {
+        return Ok(());
+    };
+    if BEFORE_FIRST_RELEASE.contains(&version.as_str()) || second.is_some() {
+        return Err(newer(version));
+    }
+    let is_compatible: bool = applied::table
+        .find(version)
+        .select(applied::compatible)
+        .get_result(conn)?;
+    if is_compatible {
+        tracing::warn!(
+            version,
+            "the schema ({version}) is one compatible migration ahead of this program: run the same release on all nodes"
+        );
+        return Ok(());
+    }
+    Err(newer(version))
+}
+
+fn newer(version: &str) -> StoreError {
+    match BEFORE_FIRST_RELEASE.contains(&version) {
+        true => SchemaError::BeforeFirstRelease(version.to_owned()).into(),
+        false => SchemaError::Newer(version.to_owned()).into(),
     }
 }
 

@@ -225,6 +225,7 @@ pub(super) struct TokenRow {
 pub(super) struct MigrationRow {
     pub(super) version: String,
     pub(super) run_at: i64,
+    pub(super) compatible: bool,
 }
 
 /// A process that shares the database.

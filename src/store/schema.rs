@@ -160,6 +160,7 @@ diesel::table! {
     webhook_schema_migrations (version) {
         version -> Text,
         run_at -> BigInt,
+        compatible -> Bool,
     }
 }
 

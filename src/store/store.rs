@@ -14,8 +14,11 @@ use super::transaction::in_transaction;
 use crate::config::EngineConfig;
 use crate::ports::{Blocking, IdSource};
 
-/// Timeout of a read, longer than the pool's wait for a connection; also of the wait for its turn.
+/// Timeout of a read that has begun, longer than the pool's wait for a connection.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Timeout of the wait for the turn to read.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Read access to the database. Cheap to clone.
 #[derive(Clone)]
@@ -67,7 +70,7 @@ impl Store {
         F: FnOnce(&mut AnyConnection, &EndpointCodec) -> Result<T, StoreError> + Send + 'static,
     {
         let turn = Arc::clone(&self.turns).acquire_owned();
-        let Ok(turn) = tokio::time::timeout(READ_TIMEOUT, turn).await else {
+        let Ok(turn) = tokio::time::timeout(TURN_TIMEOUT, turn).await else {
             return Err(Unavailable::Pool("other reads occupy all of them".into()).into());
         };
         let store = self.clone();

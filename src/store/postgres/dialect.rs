@@ -28,10 +28,15 @@ use crate::store::writes::{Claim, OrderingKey, PublishOutcome};
 
 /// The server ends a transaction of a stalled process well before its lease expires, so that others
 /// can take over its shards. (Settings are `LOCAL`: behind a pooler the next transaction runs in
-/// another session.) The planner settings force lookups by key, row by row, whatever table sizes it
-/// assumes.
+/// another session.) The same holds for one that waits for somebody's lock on a table: it keeps the
+/// rows of the leases, which could not be renewed meanwhile. The planner settings force lookups by
+/// key, row by row, whatever table sizes it assumes.
+///
+/// Commits stay durable if somebody turns `synchronous_commit` off while the session is open.
 const BEGIN: &str = "BEGIN; SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
-    SET LOCAL enable_mergejoin = off; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+    SET LOCAL enable_mergejoin = off; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+    SET LOCAL lock_timeout = '2s'; \
+    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
 
 impl Dialect for PgConnection {
     fn make_fit_to_write(&mut self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::cluster::metric;
 use crate::support::api::Api;
 use crate::support::database;
 use crate::support::postgres::Cluster;
@@ -282,4 +283,72 @@ fn an_outcome_that_the_database_refuses_is_stored_without_what_it_refuses() {
     until("it has ended", Duration::from_secs(20), || {
         api.get(&format!("/deliveries/{id}")).body["status"] == "failed"
     });
+}
+
+/// A reload turns it off in open sessions as well.
+#[test]
+fn a_commit_stays_durable_after_synchronous_commit_was_turned_off() {
+    let Some(cluster) = Cluster::own() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let database = cluster.database();
+    let (server, api) = start(folder.path(), &cluster.text(&database));
+    let receiver = Receiver::start();
+    let endpoint = api.endpoint(&receiver.url("/ok"), "{}");
+    api.post(&format!("/endpoints/{endpoint}/pause"), "");
+    // The log's writer would hide the loss.
+    for setting in ["synchronous_commit = off", "wal_writer_delay = '10s'"] {
+        database::execute(
+            &cluster.maintenance(),
+            &format!("ALTER SYSTEM SET {setting}"),
+        );
+    }
+    database::execute(&cluster.maintenance(), "SELECT pg_reload_conf()");
+    let off = "SELECT count(*) AS n FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'";
+    until("it is off", Duration::from_secs(10), || {
+        database::number(&cluster.maintenance(), off) == 1
+    });
+    for _ in 0..5 {
+        assert_eq!(publish(&api), 202);
+    }
+    cluster.crash();
+    drop(server);
+    cluster.up();
+    let events = "SELECT count(*) AS n FROM webhook_events";
+    assert_eq!(database::number(&database, events), 5);
+    // A start is refused meanwhile, as ever.
+    let told = refused(folder.path(), &cluster.text(&database));
+    assert!(told.contains("synchronous_commit is off"), "{told}");
+}
+
+/// A change of a table, which waits for a report of somebody's, makes all others wait.
+#[test]
+fn a_table_that_is_locked_for_long_costs_no_lease() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let database = cluster.database();
+    let url = cluster.text(&database);
+    let (_server, api) = start(folder.path(), &url);
+    let receiver = Receiver::start();
+    // It claims one a second.
+    api.endpoint(&receiver.url("/ok"), r#"{"rate_limit": "1/s"}"#);
+    for _ in 0..20 {
+        assert_eq!(publish(&api), 202);
+    }
+    until("it sends", Duration::from_secs(10), || {
+        receiver.got().len() >= 2
+    });
+    let locks = "BEGIN; LOCK TABLE webhook_deliveries IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(14); COMMIT";
+    database::execute(&database, locks);
+    let before = receiver.got().len();
+    until("it sends again", Duration::from_secs(10), || {
+        receiver.got().len() > before
+    });
+    assert_eq!(
+        metric(&api, "postrider_lease_changes_total{change=\"lost\"}"),
+        0.0
+    );
 }

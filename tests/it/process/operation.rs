@@ -207,8 +207,21 @@ fn a_schema_of_a_newer_release_or_another_owner_is_refused() {
     server.kill();
     database::execute(
         &file,
-        "INSERT INTO webhook_schema_migrations VALUES ('99991231000000', 0)",
+        "INSERT INTO webhook_schema_migrations VALUES ('99991231000000', 0, FALSE)",
     );
+    refused(
+        folder.path(),
+        &[],
+        &["99991231000000", "newer than this program"],
+    );
+    // With one that its release has marked, nodes of both releases work side by side.
+    let mark = "UPDATE webhook_schema_migrations SET compatible = TRUE WHERE run_at = 0";
+    database::execute(&file, mark);
+    let server = Server::start(folder.path(), &[]);
+    server.logs("one compatible migration ahead");
+    server.kill();
+    let another = "INSERT INTO webhook_schema_migrations VALUES ('99991231000001', 0, TRUE)";
+    database::execute(&file, another);
     refused(
         folder.path(),
         &[],
