@@ -44,7 +44,7 @@ pub(super) const RECORD: &str = "webhook_schema_migrations";
 /// Versions of the first migration before the first release.
 const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000", "20261128010000"];
 
-/// Migrations with which the release before them works as well: its nodes go on while the first node
+/// Migrations with which the release before them works as well: its nodes continue while the first node
 /// of the next release has migrated.
 const COMPATIBLE: &[&str] = &[];
 
