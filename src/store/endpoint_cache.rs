@@ -223,7 +223,7 @@ impl EndpointCache {
     }
 }
 
-/// A changed endpoint; `None` if it is no subscriber any more.
+/// A changed endpoint; `None` if it does not subscribe any more.
 type Replacement = (EndpointId, Option<Arc<Subscriber>>);
 
 /// Returns the subscribers after changes of some. They stay in the order of their ids.
