@@ -22,10 +22,11 @@ const MIGRATIONS: i32 = 1;
 /// First number of the locks on ordering keys; the second one is a hash of the key.
 const KEY_LOCKS: i32 = LOCKS + 1;
 
-/// Waits until no other process migrates.
+/// Waits until no other process migrates, however long that takes. Changes of tables wait for their
+/// readers in the same way.
 pub(super) fn lock_migrations(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(conn.batch_execute(&format!(
-        "SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATIONS})"
+        "SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATIONS})"
     ))?)
 }
 

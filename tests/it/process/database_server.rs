@@ -352,3 +352,27 @@ fn a_table_that_is_locked_for_long_costs_no_lease() {
         0.0
     );
 }
+
+#[test]
+fn a_start_waits_for_a_long_migration_of_another_node() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let database = cluster.database();
+    let migrating = database.clone();
+    let other = std::thread::spawn(move || {
+        // The lock of whoever migrates.
+        let lock = "BEGIN; SELECT pg_advisory_xact_lock(1886352244, 1); SELECT pg_sleep(4); COMMIT";
+        database::execute(&migrating, lock);
+    });
+    let waits =
+        "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND classid = 1886352244";
+    until("it migrates", Duration::from_secs(4), || {
+        database::number(&database, waits) == 1
+    });
+    let (_server, api) = start(folder.path(), &cluster.text(&database));
+    assert!(other.is_finished());
+    assert_eq!(publish(&api), 202);
+    other.join().unwrap();
+}
