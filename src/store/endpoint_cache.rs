@@ -78,8 +78,20 @@ impl EndpointCache {
         let mut by_tenant: BTreeMap<Tenant, Vec<Replacement>> = BTreeMap::new();
         for one in changed {
             self.by_id.remove(&one.id);
-            let replacement = (one.id, one.subscriber.map(Arc::new));
-            by_tenant.entry(one.tenant).or_default().push(replacement);
+            // Without the tenant here, none of its subscribers is cached; and most changes, such as
+            // a pause, leave the subscription as it is.
+            let Some(cached) = self.by_tenant.get(&one.tenant) else {
+                continue;
+            };
+            let place = cached.binary_search_by(|cached| cached.id.cmp(&one.id));
+            let cached = place.ok().map(|place| &*cached[place]);
+            if cached != one.subscriber.as_ref() {
+                let replacement = (one.id, one.subscriber.map(Arc::new));
+                by_tenant.entry(one.tenant).or_default().push(replacement);
+            }
+        }
+        if by_tenant.is_empty() {
+            return;
         }
         let (mut added, mut removed) = (0, 0);
         let mut replace_in = |subscribers: &mut Subscribers, changes: Vec<Replacement>| {

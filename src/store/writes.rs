@@ -31,7 +31,7 @@ impl Publish {
 pub(super) type OrderingKey<'a> = (&'a Tenant, &'a str);
 
 /// The part of an endpoint that publishing uses.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subscriber {
     pub(crate) id: EndpointId,
     pub(crate) number: i32,
