@@ -186,6 +186,10 @@ pub struct Plan {
     pub release: Vec<Shard>,
 }
 
+/// Maximum number of shards that a process releases at the same time: while their attempts end,
+/// nothing new is sent to their endpoints.
+const RELEASED_AT_ONCE: usize = 8;
+
 /// Plans the next step of `me`. All processes get the same number of shards, give or take one. A
 /// new process waits until others release some; nobody takes a shard that another one holds.
 ///
@@ -212,7 +216,11 @@ pub fn plan(
         .map(|state| state.lease);
     Plan {
         take: free.take(share.saturating_sub(mine.len())).collect(),
-        release: mine.into_iter().skip(share).collect(),
+        release: mine
+            .into_iter()
+            .skip(share)
+            .take(RELEASED_AT_ONCE.saturating_sub(leaving.len()))
+            .collect(),
     }
 }
 
@@ -310,13 +318,30 @@ mod tests {
         }
 
         fn settle(&mut self) {
-            for _ in 0..10 {
+            for _ in 0..20 {
                 if !self.step() {
                     return;
                 }
             }
             panic!("it does not settle");
         }
+    }
+
+    #[test]
+    fn few_shards_are_released_at_the_same_time() {
+        let alive = [instance(1), instance(2)];
+        let held = |shard| ShardState {
+            lease: Lease { shard, epoch: 1 },
+            holder: Some(instance(1)),
+        };
+        let shards: Vec<ShardState> = Shard::all().map(held).collect();
+        let mut leaving = BTreeSet::new();
+        let first = plan(&shards, &alive, &instance(1), &leaving).release;
+        assert_eq!(first.len(), RELEASED_AT_ONCE);
+        leaving.extend(first.into_iter().skip(3));
+        let next = plan(&shards, &alive, &instance(1), &leaving).release;
+        assert_eq!(next.len(), 3, "as many as have been released");
+        assert!(next.iter().all(|shard| !leaving.contains(shard)));
     }
 
     proptest! {

@@ -116,7 +116,9 @@ impl LeaseKeeper {
             match result {
                 Ok(result) => {
                     keeper.failing = false;
+                    // The next ones, without waiting for the next interval.
                     keeper.again |= !result.is_complete && !result.taken.0.is_empty();
+                    keeper.again |= !result.released.is_empty() && !keeper.leaving;
                     keeper.apply(result, ctx);
                 }
                 // Logged once, not every second.

@@ -27,6 +27,20 @@ pub(super) fn check_encoding(conn: &mut PgConnection) -> Result<(), StoreError> 
     )))
 }
 
+/// Rejects a server that speaks Postgres' protocol and does not have its locks.
+pub(super) fn check_is_postgres(conn: &mut PgConnection) -> Result<(), StoreError> {
+    let version: String = diesel::select(sql::<Text>("version()")).get_result(conn)?;
+    check_version(&version)
+}
+
+fn check_version(version: &str) -> Result<(), StoreError> {
+    if version.contains("CockroachDB") {
+        let detail = "the server is CockroachDB, whose advisory locks do nothing: events would lose the order of their keys; use Postgres";
+        return Err(setup(detail.into()));
+    }
+    Ok(())
+}
+
 /// Rejects a role that may not create tables, and names the required grant.
 pub(super) fn check_may_create(conn: &mut PgConnection) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
@@ -171,4 +185,19 @@ fn repair_sequence(conn: &mut PgConnection, table: &str, column: &str) -> Result
         found.stored
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_advisory_locks_is_refused_by_name() {
+        // As `SELECT version()` returns it.
+        let cockroach = "CockroachDB CCL v25.2.1 (x86_64-pc-linux-gnu, built 2025/06/24, go1.23.7)";
+        let refused = check_version(cockroach).unwrap_err().to_string();
+        assert!(refused.contains("CockroachDB"), "{refused}");
+        let postgres = "PostgreSQL 15.15 (Debian 15.15-0+deb12u1) on x86_64-pc-linux-gnu";
+        assert!(check_version(postgres).is_ok());
+    }
 }

@@ -86,6 +86,12 @@ pub(super) fn hazards_of_server(conn: &mut PgConnection) -> Result<Vec<String>, 
             ));
         }
     }
+    let has_standby = !setting(conn, "synchronous_standby_names")?.is_empty();
+    if has_standby && setting(conn, "synchronous_commit")? == "local" {
+        hazards.push(
+            "synchronous_commit is `local` for this database or user, and the server has synchronous standbys: a failover loses what was accepted last; set it to `on` (ALTER ROLE … SET synchronous_commit = on)".into(),
+        );
+    }
     Ok(hazards)
 }
 

@@ -44,6 +44,7 @@ impl Dialect for PgConnection {
     }
 
     fn check_before_schema(&mut self, tables: &[&str], record: &str) -> Result<(), StoreError> {
+        checks::check_is_postgres(self)?;
         checks::check_encoding(self)?;
         checks::check_takes_writes(self)?;
         checks::check_may_write(self, tables, record)

@@ -376,3 +376,33 @@ fn a_start_waits_for_a_long_migration_of_another_node() {
     assert_eq!(publish(&api), 202);
     other.join().unwrap();
 }
+
+/// A failover to the standby would lose what was accepted last.
+#[test]
+fn commits_that_do_not_wait_for_a_synchronous_standby_are_found() {
+    let Some(cluster) = Cluster::own() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let database = cluster.database();
+    let url = cluster.text(&database);
+    start(folder.path(), &url).0.terminate();
+    let found = || {
+        let mut doctor = crate::support::server::command(folder.path(), &["doctor", "--json"]);
+        doctor
+            .env("POSTRIDER_DATABASE_URL", &url)
+            .env("POSTRIDER_API_TOKEN", TOKEN);
+        String::from_utf8(doctor.output().unwrap().stdout).unwrap()
+    };
+    assert!(!found().contains("synchronous standbys"));
+    for sql in [
+        "ALTER ROLE postgres SET synchronous_commit = local",
+        "ALTER SYSTEM SET synchronous_standby_names = '*'",
+        "SELECT pg_reload_conf()",
+    ] {
+        database::execute(&cluster.maintenance(), sql);
+    }
+    until("the doctor finds it", Duration::from_secs(10), || {
+        found().contains("synchronous standbys")
+    });
+}
