@@ -94,6 +94,11 @@ pub enum Unavailable {
         "an open transaction has published under the same ordering key, or for the same new tenant; end it"
     )]
     KeyTaken,
+    /// Another session holds a lock on a table or a row for longer than the server waits.
+    #[error(
+        "another session has locked one of its tables or rows; end that session's transaction (pg_locks and pg_stat_activity show it)"
+    )]
+    Locked,
     /// It does not respond.
     #[error(
         "no response; check the server and the network. The operation may still have been applied"
@@ -166,7 +171,7 @@ const PREPARED_BY_DIESEL: &str = "\"__diesel_stmt_";
 /// (53100), a canceled statement (57014), a deadlock (40P01), and the like. In other languages they
 /// are retried once, as any rejection.
 fn is_of_its_state(message: &str) -> bool {
-    const STATES: [&str; 9] = [
+    const STATES: [&str; 8] = [
         "could not extend file",
         "could not write",
         "could not read",
@@ -175,7 +180,6 @@ fn is_of_its_state(message: &str) -> bool {
         "deadlock detected",
         "out of memory",
         "out of shared memory",
-        "lock timeout",
     ];
     STATES.iter().any(|state| message.contains(state))
 }
@@ -217,6 +221,9 @@ pub(super) fn classify(error: DieselError) -> StoreError {
             Unavailable::Unreachable(message.trim().to_owned()).into()
         }
         (DatabaseErrorKind::SerializationFailure, _) => Unavailable::Busy.into(),
+        (DatabaseErrorKind::Unknown, message) if message.contains("lock timeout") => {
+            Unavailable::Locked.into()
+        }
         (DatabaseErrorKind::Unknown, message) if is_of_its_state(message) => {
             Unavailable::Io(message.trim().to_owned()).into()
         }

@@ -341,8 +341,17 @@ fn a_table_that_is_locked_for_long_costs_no_lease() {
     until("it sends", Duration::from_secs(10), || {
         receiver.got().len() >= 2
     });
-    let locks = "BEGIN; LOCK TABLE webhook_deliveries IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(14); COMMIT";
-    database::execute(&database, locks);
+    let locked = database.clone();
+    let locker = std::thread::spawn(move || {
+        let locks = "BEGIN; LOCK TABLE webhook_deliveries IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(14); COMMIT";
+        database::execute(&locked, locks);
+    });
+    std::thread::park_timeout(Duration::from_secs(1));
+    let refused = api.post("/events", r#"{"type": "a.b", "data": 1}"#);
+    assert_eq!(refused.status, 503);
+    let why = refused.body.to_string();
+    assert!(why.contains("locked one of its tables"), "{why}");
+    locker.join().unwrap();
     let before = receiver.got().len();
     until("it sends again", Duration::from_secs(10), || {
         receiver.got().len() > before
