@@ -1,5 +1,5 @@
 //! Reading ahead for supervisors: due deliveries, and the recent attempts that a rate limit counts.
-//! One endpoint costs as many statements as hundreds.
+//! On Postgres hundreds of endpoints cost as many statements as one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -252,7 +252,7 @@ fn due(conn: &mut AnyConnection, scans: &[DueScan]) -> Result<Vec<DuePage>, Stor
             if bytes[one.page] < scans[one.page].max_bytes {
                 part.push(one);
             } else {
-                // The first one for which there is no room: the rest of its page is later.
+                // The page is full: its next delivery is the first one that does not fit.
                 let next = pages[one.page].next.get_or_insert(one.due);
                 *next = one.due.min(*next);
             }

@@ -64,6 +64,10 @@ fn postgres_claims_stay_on_their_page() {
     on_virtual_time(async {
         let engine = TestEngine::on(Database::Postgres);
         let place = engine.database();
+        // An ANALYZE of the server's own keeps old versions of rows on their pages for as long as it
+        // lasts, and comes at any time.
+        let off = "ALTER TABLE webhook_deliveries SET (autovacuum_enabled = false)";
+        database::execute(&place, off);
         let deliveries = deliver(&engine).await;
         drop(engine.stop().await);
         let count = |column: &str| {
@@ -78,11 +82,8 @@ fn postgres_claims_stay_on_their_page() {
         );
         let (updates, on_page) = (count("n_tup_upd"), count("n_tup_hot_upd"));
         assert_eq!(updates, 2 * deliveries, "a claim and its end");
-        eprintln!("{on_page} of {deliveries} claims wrote no index");
-        // On a quiet machine at least 95 %. Old versions of rows leave their page only when no session
-        // can see them any more, which takes longer on a busy one.
         assert!(
-            on_page * 100 >= deliveries * 90,
+            on_page * 100 >= deliveries * 95,
             "{on_page} of {deliveries} claims wrote no index"
         );
     });

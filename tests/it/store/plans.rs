@@ -438,7 +438,7 @@ fn postgres_polls_many_endpoints_once_each() {
     });
 }
 
-/// How many endpoints were read by their ids on a database.
+/// Number of endpoints that were read by their ids on a database.
 fn endpoints_read(database: &str) -> usize {
     const BY_ID: &str = "(`webhook_endpoints`.`deleted_at` IS NULL) AND (`webhook_endpoints`.`id` ";
     let run = run_so_far();

@@ -15,7 +15,7 @@ struct State {
     silent: AtomicBool,
     /// Microseconds that everything takes on its way, in each direction.
     delay: AtomicU64,
-    /// How often a client has sent something.
+    /// Number of messages from clients.
     requests: AtomicUsize,
     /// Connections are refused, and those that there are end.
     cut: AtomicBool,
@@ -74,7 +74,7 @@ impl Proxy {
         self.state.delay.store(micros, Ordering::SeqCst);
     }
 
-    /// How often clients have sent something: the round trips, if each waits for its answer.
+    /// Number of messages from clients: the round trips, if each client waits for its answer.
     pub fn requests(&self) -> usize {
         self.state.requests.load(Ordering::SeqCst)
     }
