@@ -318,7 +318,7 @@ mod tests {
         }
 
         fn settle(&mut self) {
-            for _ in 0..20 {
+            for _ in 0..10 {
                 if !self.step() {
                     return;
                 }

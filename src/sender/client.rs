@@ -40,6 +40,9 @@ const MAX_READ_BODY: usize = 64 * 1024;
 /// Maximum time for reading a body once the status is known.
 const BODY_GRACE: Duration = Duration::from_secs(2);
 
+/// Maximum number of response headers. The parser reserves space for all of them per response.
+const MAX_HEADERS: usize = 256;
+
 /// Maximum bytes kept of a response's headers.
 const MAX_KEPT_HEADERS: usize = 16 * 1024;
 
@@ -107,6 +110,7 @@ fn client(connector: Connector, max_idle: usize) -> HttpClient {
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
+        .http1_max_headers(MAX_HEADERS)
         .http1_max_buf_size(2 * MAX_HEAD_BYTES)
         .build(connector)
 }

@@ -71,7 +71,7 @@ pub(super) fn health(
         .map_or(Ok(StoredHealth::default()), codec::health)
 }
 
-/// Reads the health of endpoints; one without a row has the default.
+/// Reads the health of endpoints; one without a row may be missing, and has the default.
 pub(super) fn health_of(
     conn: &mut AnyConnection,
     ids: &[&EndpointId],

@@ -44,7 +44,7 @@ pub(super) const RECORD: &str = "webhook_schema_migrations";
 /// Versions of the first migration before the first release.
 const BEFORE_FIRST_RELEASE: &[&str] = &["20261123000000", "20261128010000"];
 
-/// Migrations with which the release before them works as well: its nodes continue while the first node
+/// Migrations with which the release before them works as well: its nodes continue after the first node
 /// of the next release has migrated.
 const COMPATIBLE: &[&str] = &[];
 
@@ -59,7 +59,7 @@ pub(super) fn up(conn: &mut AnyConnection, ring: &KeyRing) -> Result<(), StoreEr
     alone(conn, |conn| {
         check_may_create(conn)?;
         let (done, all) = (applied_versions(conn)?, known_versions(conn)?);
-        refuse_newer(conn, &all)?;
+        refuse_newer(conn, &done, &all)?;
         if done.is_empty() {
             refuse_taken_names(conn)?;
         }
@@ -108,9 +108,7 @@ pub(super) fn check(conn: &mut AnyConnection) -> Result<(), StoreError> {
         Vec::new()
     };
     let all = known_versions(conn)?;
-    if !done.is_empty() {
-        refuse_newer(conn, &all)?;
-    }
+    refuse_newer(conn, &done, &all)?;
     match all.into_iter().find(|version| !done.contains(version)) {
         Some(version) => Err(SchemaError::Older(version).into()),
         None => Ok(()),
@@ -238,29 +236,31 @@ fn applied_versions(conn: &mut AnyConnection) -> Result<Vec<String>, StoreError>
 }
 
 /// Rejects a schema of a newer release, unless it is one compatible migration ahead.
-fn refuse_newer(conn: &mut AnyConnection, all: &[String]) -> Result<(), StoreError> {
-    // Read one by one: a schema from before the first release has no column `compatible`.
-    let done = applied_versions(conn)?;
-    let mut ahead = done.iter().filter(|version| !all.contains(version));
-    let (first, second) = (ahead.next(), ahead.next());
-    let Some(version) = first else {
+fn refuse_newer(
+    conn: &mut AnyConnection,
+    done: &[String],
+    all: &[String],
+) -> Result<(), StoreError> {
+    let ahead: Vec<&String> = done.iter().filter(|one| !all.contains(one)).collect();
+    let Some(version) = ahead.first() else {
         return Ok(());
     };
-    if BEFORE_FIRST_RELEASE.contains(&version.as_str()) || second.is_some() {
+    // A schema from before the first release has no column `compatible`.
+    if ahead.len() > 1 || BEFORE_FIRST_RELEASE.contains(&version.as_str()) {
         return Err(newer(version));
     }
     let is_compatible: bool = applied::table
         .find(version)
         .select(applied::compatible)
         .get_result(conn)?;
-    if is_compatible {
-        tracing::warn!(
-            version,
-            "the schema ({version}) is one compatible migration ahead of this program: run the same release on all nodes"
-        );
-        return Ok(());
+    if !is_compatible {
+        return Err(newer(version));
     }
-    Err(newer(version))
+    tracing::warn!(
+        version,
+        "the schema ({version}) is one compatible migration ahead of this program: run the same release on all nodes"
+    );
+    Ok(())
 }
 
 fn newer(version: &str) -> StoreError {

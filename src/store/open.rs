@@ -10,7 +10,7 @@ use super::key_ring::KeyRing;
 use super::keys::{DatabaseKey, keys_are_current, stored_key};
 use super::migrate;
 use super::source::Source;
-use super::store::{Store, readers, turns};
+use super::store::{Store, read_permits, readers};
 use super::transaction::in_transaction;
 use crate::config::EngineConfig;
 use crate::domain::public_ids::PublicIds;
@@ -48,7 +48,7 @@ impl Store {
         let ids = Arc::new(IdSource::new(Arc::clone(random)));
         Ok(Self {
             pool,
-            turns: turns(config),
+            read_permits: read_permits(config),
             codec,
             source: source.clone(),
             watch,

@@ -17,17 +17,17 @@ use crate::ports::{Blocking, IdSource};
 /// Timeout of a read that has begun, longer than the pool's wait for a connection.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Timeout of the wait for the turn to read.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of the wait for a permit to read.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Read access to the database. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
     /// `None` if a host lends its connections.
     pub(super) pool: Option<r2d2::Pool<Readers>>,
-    /// One for each connection of the pool. A read waits for its turn here and not on a thread: a
-    /// caller that gives up leaves nothing behind.
-    pub(super) turns: Arc<Semaphore>,
+    /// One permit per connection of the pool. A read waits for it without a thread: a caller that
+    /// gives up leaves nothing behind.
+    pub(super) read_permits: Arc<Semaphore>,
     pub(super) codec: Arc<EndpointCodec>,
     pub(super) source: Source,
     /// Watches the file; `None` for a server.
@@ -42,7 +42,7 @@ impl Store {
         let pool = readers(&self.source, config, self.watch.as_ref())?;
         Ok(Self {
             pool,
-            turns: turns(config),
+            read_permits: read_permits(config),
             ..self.clone()
         })
     }
@@ -69,14 +69,14 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection, &EndpointCodec) -> Result<T, StoreError> + Send + 'static,
     {
-        let turn = Arc::clone(&self.turns).acquire_owned();
-        let Ok(turn) = tokio::time::timeout(TURN_TIMEOUT, turn).await else {
+        let permit = Arc::clone(&self.read_permits).acquire_owned();
+        let Ok(permit) = tokio::time::timeout(PERMIT_TIMEOUT, permit).await else {
             return Err(Unavailable::Pool("other reads occupy all of them".into()).into());
         };
         let store = self.clone();
         let span = tracing::debug_span!("store.read", what);
         let job = self.blocking.run(move || {
-            let _turn = turn;
+            let _permit = permit;
             span.in_scope(|| store.read_here(read))
         });
         // A stalled server does not respond: the caller must not wait for it.
@@ -112,8 +112,8 @@ impl Store {
     }
 }
 
-/// Returns the turns of the reads on one pool.
-pub(super) fn turns(config: &EngineConfig) -> Arc<Semaphore> {
+/// Returns the permits of the reads on one pool.
+pub(super) fn read_permits(config: &EngineConfig) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(config.read_connections.max(1) as usize))
 }
 

@@ -40,6 +40,14 @@ pub(crate) struct LeaveAll {
     pub(crate) done: oneshot::Sender<()>,
 }
 
+/// Standing of this process in the cluster.
+enum Standing {
+    Joining(Joining),
+    Member,
+    /// Another node has its name: it never joins.
+    Refused,
+}
+
 /// The actor that maintains the leases.
 pub(crate) struct LeaseKeeper {
     context: Arc<EngineContext>,
@@ -47,8 +55,7 @@ pub(crate) struct LeaseKeeper {
     registry: Addr<Registry>,
     blocking: Blocking,
     writer: Option<Writer>,
-    /// `Some` until this process has joined.
-    joining: Option<Joining>,
+    standing: Standing,
     /// True while a round runs.
     busy: bool,
     /// True if another round was requested meanwhile.
@@ -77,7 +84,7 @@ impl LeaseKeeper {
             registry,
             blocking: context.store.blocking(),
             writer: None,
-            joining,
+            standing: joining.map_or(Standing::Member, Standing::Joining),
             busy: false,
             again: false,
             failing: false,
@@ -89,13 +96,22 @@ impl LeaseKeeper {
     }
 
     fn run_round(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.busy, true) {
+        if self.busy {
             self.again = true;
             return;
         }
-        if self.joining.is_some() {
-            return self.join(ctx);
+        match &mut self.standing {
+            Standing::Member => self.check_leases(ctx),
+            Standing::Joining(joining) if !self.leaving => {
+                let joining = std::mem::take(joining);
+                self.join(joining, ctx);
+            }
+            Standing::Joining(_) | Standing::Refused => {}
         }
+    }
+
+    fn check_leases(&mut self, ctx: &mut Context<Self>) {
+        self.busy = true;
         let held = self.context.leases.all();
         // A lease that was lost meanwhile is no longer ours to release.
         self.drained.retain(|lease| held.contains(lease));
@@ -121,11 +137,7 @@ impl LeaseKeeper {
                     keeper.again |= !result.released.is_empty() && !keeper.leaving;
                     keeper.apply(result, ctx);
                 }
-                // Logged once, not every second.
-                Err(error) if !std::mem::replace(&mut keeper.failing, true) => {
-                    tracing::warn!(%error, "the leases could not be checked; trying again");
-                }
-                Err(_) => {}
+                Err(error) => keeper.report(&error),
             }
             if std::mem::take(&mut keeper.again) {
                 keeper.run_round(ctx);
@@ -134,10 +146,8 @@ impl LeaseKeeper {
     }
 
     /// Tries to join.
-    fn join(&mut self, ctx: &mut Context<Self>) {
-        let Some(mut joining) = self.joining.take() else {
-            return;
-        };
+    fn join(&mut self, mut joining: Joining, ctx: &mut Context<Self>) {
+        self.busy = true;
         let (context, membership) = (Arc::clone(&self.context), Arc::clone(&self.membership));
         let job = self.blocking.run(move || {
             let step = joining.step(&context.store, &membership, &*context.clock);
@@ -147,23 +157,35 @@ impl LeaseKeeper {
             keeper.busy = false;
             keeper.again = false;
             let (joining, step) = done.unwrap_or((Joining::default(), Err(StoreError::Panicked)));
-            match step {
+            keeper.standing = match step {
                 Ok(JoinStep::Joined(taken, asked)) => {
                     keeper.renewed = asked;
                     keeper.adopt(&taken, asked);
                     keeper.set_deadline(ctx);
+                    Standing::Member
                 }
-                Ok(JoinStep::Waiting) => keeper.joining = Some(joining),
+                Ok(JoinStep::Waiting) => Standing::Joining(joining),
                 Ok(JoinStep::NameTaken(error)) => {
-                    keeper.busy = true; // For good: it must not join.
                     keeper.context.failure.send_replace(Some(error));
+                    Standing::Refused
                 }
                 Err(error) => {
-                    keeper.joining = Some(joining);
-                    tracing::warn!(%error, "this node could not join the cluster; trying again");
+                    keeper.report(&error);
+                    Standing::Joining(joining)
                 }
+            };
+            if keeper.leaving {
+                // It joined while it was told to leave.
+                keeper.release_all(ctx);
             }
         }));
+    }
+
+    /// Reports a failure once, not every second.
+    fn report(&mut self, error: &StoreError) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(%error, "the leases could not be checked; trying again");
+        }
     }
 
     /// Begins to send for shards that were taken.
@@ -231,6 +253,11 @@ impl LeaseKeeper {
         all
     }
 
+    fn release_all(&mut self, ctx: &mut Context<Self>) -> Vec<oneshot::Receiver<()>> {
+        let all = self.context.leases.all().into_iter();
+        self.release_shards(all.map(|lease| lease.shard).collect(), ctx)
+    }
+
     /// Immediately stops all work in shards that are no longer ours.
     fn drop_lost(&self, leases: &[Lease], why: &str) {
         if leases.is_empty() {
@@ -294,14 +321,7 @@ impl Handler<LeaveAll> for LeaseKeeper {
     type Result = ();
     fn handle(&mut self, LeaveAll { done }: LeaveAll, ctx: &mut Self::Context) {
         self.leaving = true;
-        let shards = self
-            .context
-            .leases
-            .all()
-            .into_iter()
-            .map(|lease| lease.shard)
-            .collect();
-        let all = self.release_shards(shards, ctx);
+        let all = self.release_all(ctx);
         let left = async move {
             for drained in all {
                 let _ = drained.await;

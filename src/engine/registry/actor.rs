@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::loading::LoadQueue;
+use super::loading::{LoadQueue, MissedChange};
 use super::messages::DrainShard;
 use super::table::{Route, Table};
 use crate::domain::endpoint::Endpoint;
@@ -237,7 +237,10 @@ impl Registry {
     /// Sends endpoints that have changed since the last poll to their supervisors. The author of a
     /// change may have died before it notified them, or be another node.
     fn reconcile(&mut self, endpoints: i64, ctx: &mut Context<Self>) {
-        let (before, live) = (self.endpoints, self.table.endpoints());
+        let before = self.endpoints;
+        // Those that are being read may have been read before the change.
+        let mut live = self.table.endpoints();
+        live.extend(self.loading.endpoints().cloned());
         let context = Arc::clone(&self.context);
         let read = async move { context.store.changed_endpoints(before, live).await };
         ctx.spawn(read.into_actor(self).map(move |found, registry, _| {
@@ -250,12 +253,15 @@ impl Registry {
             };
             registry.endpoints = Some(endpoints);
             for (endpoint, health) in found {
-                if let Route::Deliver(supervisor) = registry.table.route(&endpoint.id) {
-                    let endpoint = Arc::new(endpoint);
-                    supervisor.address.do_send(Changed {
-                        endpoint,
-                        health: Some(health),
-                    });
+                let (endpoint, health) = (Arc::new(endpoint), Some(health));
+                match registry.table.route(&endpoint.id) {
+                    Route::Deliver(supervisor) => {
+                        supervisor.address.do_send(Changed { endpoint, health });
+                    }
+                    Route::Recovering => {}
+                    Route::Absent => registry
+                        .loading
+                        .note_change(MissedChange { endpoint, health }),
                 }
             }
         }));

@@ -25,6 +25,25 @@ pub(super) struct MissedChange {
     pub(super) health: Option<StoredHealth>,
 }
 
+impl MissedChange {
+    /// Returns the newer endpoint and the newer health of two changes.
+    fn merged_with(self, other: Self) -> Self {
+        let is_newer = other.endpoint.version >= self.endpoint.version;
+        Self {
+            endpoint: if is_newer {
+                other.endpoint
+            } else {
+                self.endpoint
+            },
+            health: self
+                .health
+                .into_iter()
+                .chain(other.health)
+                .max_by_key(|stored| stored.epoch),
+        }
+    }
+}
+
 /// Changes of an endpoint while it was read.
 #[derive(Debug, Default)]
 pub(super) struct News {
@@ -93,11 +112,16 @@ impl LoadQueue {
     pub(super) fn note_change(&mut self, change: MissedChange) {
         if let Some(LoadState::Reading(news)) = self.loads.get_mut(&change.endpoint.id) {
             news.is_due = true;
-            let known = news.change.as_ref();
-            if known.is_none_or(|known| known.endpoint.version <= change.endpoint.version) {
-                news.change = Some(change);
-            }
+            news.change = Some(match news.change.take() {
+                Some(known) => known.merged_with(change),
+                None => change,
+            });
         }
+    }
+
+    /// Returns the endpoints that are not loaded yet.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &EndpointId> {
+        self.loads.keys()
     }
 
     /// Returns the number of endpoints that are not loaded yet.
@@ -156,6 +180,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::EngineConfig;
+    use crate::domain::ids::Tenant;
+    use crate::domain::settings::{EndpointChange, Settings};
 
     fn endpoint(number: usize) -> EndpointId {
         EndpointId::from_text(format!("ep_{number:05}"))
@@ -191,6 +218,44 @@ mod tests {
         let news = queue.end_read(&batch);
         assert!(!news[&endpoint(1)].is_due && news[&endpoint(2)].is_due);
         assert_eq!(queue.len(), 0);
+    }
+
+    fn change(version: i64, epoch: Option<i64>) -> MissedChange {
+        let url = "https://a.example".parse().unwrap();
+        let settings = Settings::create(EndpointChange::to(url)).unwrap();
+        let limits = EngineConfig::default().endpoint_defaults;
+        let endpoint = Endpoint::resolve(endpoint(1), Tenant::default(), settings, &limits, at(0));
+        MissedChange {
+            endpoint: Arc::new(Endpoint {
+                version,
+                ..endpoint
+            }),
+            health: epoch.map(|epoch| StoredHealth {
+                epoch,
+                ..StoredHealth::default()
+            }),
+        }
+    }
+
+    /// Changes arrive in any order, and not each of them has a health.
+    #[test]
+    fn of_several_changes_the_newest_endpoint_and_the_newest_health_count() {
+        let mut queue = LoadQueue::default();
+        queue.note_change(change(9, None));
+        queue.add(&endpoint(1), at(1));
+        let batch = queue.start_read().unwrap();
+        assert!(
+            queue.endpoints().eq([&endpoint(1)]),
+            "it is still to be told of changes"
+        );
+        for missed in [change(4, Some(2)), change(5, None), change(3, Some(1))] {
+            queue.note_change(missed);
+        }
+        let news = queue.end_read(&batch).remove(&endpoint(1)).unwrap();
+        let change = news.change.as_ref().unwrap();
+        let health = change.health.unwrap();
+        assert_eq!((change.endpoint.version, health.epoch), (5, 2));
+        assert!(news.is_due && news.is_resumed());
     }
 
     proptest! {
