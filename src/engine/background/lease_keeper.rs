@@ -40,8 +40,8 @@ pub(crate) struct LeaveAll {
     pub(crate) done: oneshot::Sender<()>,
 }
 
-/// Standing of this process in the cluster.
-enum Standing {
+/// Participation of this process in the cluster.
+enum Participation {
     Joining(Joining),
     Member,
     /// Another node has its name: it never joins.
@@ -55,7 +55,7 @@ pub(crate) struct LeaseKeeper {
     registry: Addr<Registry>,
     blocking: Blocking,
     writer: Option<Writer>,
-    standing: Standing,
+    participation: Participation,
     /// True while a round runs.
     busy: bool,
     /// True if another round was requested meanwhile.
@@ -84,7 +84,7 @@ impl LeaseKeeper {
             registry,
             blocking: context.store.blocking(),
             writer: None,
-            standing: joining.map_or(Standing::Member, Standing::Joining),
+            participation: joining.map_or(Participation::Member, Participation::Joining),
             busy: false,
             again: false,
             failing: false,
@@ -100,13 +100,13 @@ impl LeaseKeeper {
             self.again = true;
             return;
         }
-        match &mut self.standing {
-            Standing::Member => self.check_leases(ctx),
-            Standing::Joining(joining) if !self.leaving => {
+        match &mut self.participation {
+            Participation::Member => self.check_leases(ctx),
+            Participation::Joining(joining) if !self.leaving => {
                 let joining = std::mem::take(joining);
                 self.join(joining, ctx);
             }
-            Standing::Joining(_) | Standing::Refused => {}
+            Participation::Joining(_) | Participation::Refused => {}
         }
     }
 
@@ -157,25 +157,25 @@ impl LeaseKeeper {
             keeper.busy = false;
             keeper.again = false;
             let (joining, step) = done.unwrap_or((Joining::default(), Err(StoreError::Panicked)));
-            keeper.standing = match step {
+            keeper.participation = match step {
                 Ok(JoinStep::Joined(taken, asked)) => {
                     keeper.renewed = asked;
                     keeper.adopt(&taken, asked);
                     keeper.set_deadline(ctx);
-                    Standing::Member
+                    Participation::Member
                 }
-                Ok(JoinStep::Waiting) => Standing::Joining(joining),
+                Ok(JoinStep::Waiting) => Participation::Joining(joining),
                 Ok(JoinStep::NameTaken(error)) => {
                     keeper.context.failure.send_replace(Some(error));
-                    Standing::Refused
+                    Participation::Refused
                 }
                 Err(error) => {
                     keeper.report(&error);
-                    Standing::Joining(joining)
+                    Participation::Joining(joining)
                 }
             };
             if keeper.leaving {
-                // It joined while it was told to leave.
+                // The request to leave came while it joined.
                 keeper.release_all(ctx);
             }
         }));
