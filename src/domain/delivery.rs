@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::breaker::{BreakerState, Health, Verdict};
+use super::assessment::Assessment;
+use super::breaker::{BreakerState, Health, JudgedAttempt, StoredHealth, Verdict};
 use super::clock::Timestamp;
-use super::endpoint::PauseReason;
+use super::endpoint::{Endpoint, PauseReason};
 use super::event::StoredEvent;
 use super::ids::{DeliveryId, DeliveryKey, EndpointId, EventId, Tenant};
 use super::lifecycle::Life;
@@ -128,8 +129,8 @@ pub struct FinishedAttempt {
     pub record: AttemptRecord,
     /// Jitter added to the retry's delay.
     pub jitter: Jitter,
-    /// Its meaning for the endpoint.
-    pub verdict: Verdict,
+    /// Its meaning for the endpoint, and its times.
+    pub judged: JudgedAttempt,
     /// Due time of a delivery that the receiver deferred, in schedule time.
     pub deferred_until: Option<Timestamp>,
     /// Health of the endpoint before the attempt.
@@ -140,6 +141,9 @@ pub struct FinishedAttempt {
     pub health_epoch: i64,
     /// Reason to pause the endpoint because of it, if any.
     pub pause: Option<PauseReason>,
+    /// True if it ended after its shard was given up: the endpoint's health is judged from what is
+    /// stored when it is recorded.
+    pub is_after_handover: bool,
     /// The part of it that is stored.
     pub stored: Stored,
 }
@@ -161,6 +165,23 @@ pub enum Stored {
 const LEFT_OUT: &str = "the database refused text of this response; replacement text is shown";
 
 impl FinishedAttempt {
+    /// Returns its meaning for the endpoint.
+    #[must_use]
+    pub const fn verdict(&self) -> Verdict {
+        self.judged.verdict
+    }
+
+    /// Sets its consequences for an endpoint whose health was `before` it.
+    pub fn judge(&mut self, before: StoredHealth, endpoint: &Endpoint) {
+        let limits = endpoint.breaker_limits();
+        let assessment = Assessment::of(&self.judged, &before.health, &limits);
+        self.deferred_until = assessment.deferred_until;
+        self.health_before = before.health;
+        self.health = assessment.health;
+        self.health_epoch = before.epoch;
+        self.pause = assessment.pause.filter(|_| endpoint.is_active());
+    }
+
     /// Reduces the stored part after the database refused it. Returns false if nothing is left to
     /// leave out.
     pub fn reduce(&mut self) -> bool {
@@ -191,7 +212,7 @@ impl FinishedAttempt {
     #[must_use]
     pub fn recovers_endpoint(&self) -> bool {
         let closed = |health: &Health| health.breaker.state() == BreakerState::Closed;
-        self.verdict == Verdict::Accepted && !closed(&self.health_before) && closed(&self.health)
+        self.verdict() == Verdict::Accepted && !closed(&self.health_before) && closed(&self.health)
     }
 }
 

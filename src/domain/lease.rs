@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::SettingError;
 use super::clock::Timestamp;
+use super::handover::Tail;
 use super::ids::{EndpointId, InstanceId};
 
 /// Number of shards. Stored rows contain their shard, so it never changes.
@@ -68,7 +69,7 @@ impl Shard {
 
 /// The right to send to a shard's endpoints. Taking a shard over raises its epoch, which makes
 /// claims under earlier epochs stale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lease {
     /// The leased shard.
     pub shard: Shard,
@@ -89,6 +90,8 @@ pub struct NodeRecord {
     pub started_at: Timestamp,
     /// The time until which it counts as alive unless it reports again.
     pub expires_at: Timestamp,
+    /// True while it hands its shards over: others share them without it.
+    pub leaving: bool,
 }
 
 impl NodeRecord {
@@ -175,6 +178,8 @@ pub struct ShardState {
     pub lease: Lease,
     /// Current holder; `None`: any process may take the shard.
     pub holder: Option<InstanceId>,
+    /// Attempts of its former owner that may still be in flight.
+    pub tail: Option<Tail>,
 }
 
 /// The next step of a process.
@@ -182,51 +187,56 @@ pub struct ShardState {
 pub struct Plan {
     /// Free shards to take, with their current epochs.
     pub take: Vec<Lease>,
-    /// Held shards to release once their attempts have ended.
+    /// Held shards to hand over.
     pub release: Vec<Shard>,
 }
 
-/// Maximum number of shards that a process releases at the same time: while their attempts end,
-/// nothing new is sent to their endpoints.
+/// Maximum number of shards that a process hands over at the same time, unless it leaves.
 const RELEASED_AT_ONCE: usize = 8;
 
-/// Plans the next step of `me`. All processes get the same number of shards, give or take one. A
-/// new process waits until others release some; nobody takes a shard that another one holds.
+/// Plans the next step of `me`. All members get the same number of shards, give or take one. A new
+/// process waits until others hand some over; nobody takes a shard that another one holds.
 ///
-/// `alive` lists the participating processes, `me` included; `leaving` the shards that `me` is
-/// already releasing.
+/// `members` lists the processes that share the shards. One that leaves is not among them: it hands
+/// over everything. `leaving` lists the shards that `me` is already handing over. A shard with a
+/// tail is handed over once the tail has ended, so that it never has two.
 #[must_use]
 pub fn plan(
     shards: &[ShardState],
-    alive: &[InstanceId],
+    members: &[InstanceId],
     me: &InstanceId,
     leaving: &BTreeSet<Shard>,
 ) -> Plan {
-    let share = fair_share(alive, me);
+    let share = fair_share(members, me);
     let is_mine = |state: &&ShardState| state.holder.as_ref() == Some(me);
-    let mine: Vec<Shard> = shards
+    let mine: Vec<&ShardState> = shards
         .iter()
         .filter(is_mine)
-        .map(|state| state.lease.shard)
-        .filter(|shard| !leaving.contains(shard))
+        .filter(|state| !leaving.contains(&state.lease.shard))
         .collect();
     let free = shards
         .iter()
         .filter(|state| state.holder.is_none())
         .map(|state| state.lease);
+    let at_once = match members.contains(me) {
+        true => RELEASED_AT_ONCE.saturating_sub(leaving.len()),
+        false => mine.len(),
+    };
+    let ready = mine.iter().filter(|state| state.tail.is_none());
     Plan {
         take: free.take(share.saturating_sub(mine.len())).collect(),
-        release: mine
-            .into_iter()
-            .skip(share)
-            .take(RELEASED_AT_ONCE.saturating_sub(leaving.len()))
+        // Always from the end, so that a process keeps the first ones through all steps.
+        release: ready
+            .rev()
+            .map(|state| state.lease.shard)
+            .take(mine.len().saturating_sub(share).min(at_once))
             .collect(),
     }
 }
 
 /// Returns the number of shards for `me`; the remainder goes to the first processes in order.
-fn fair_share(alive: &[InstanceId], me: &InstanceId) -> usize {
-    let mut order: Vec<&InstanceId> = alive.iter().collect();
+fn fair_share(members: &[InstanceId], me: &InstanceId) -> usize {
+    let mut order: Vec<&InstanceId> = members.iter().collect();
     order.sort();
     order.dedup();
     let Some(place) = order.iter().position(|one| *one == me) else {
@@ -333,6 +343,7 @@ mod tests {
         let held = |shard| ShardState {
             lease: Lease { shard, epoch: 1 },
             holder: Some(instance(1)),
+            tail: None,
         };
         let shards: Vec<ShardState> = Shard::all().map(held).collect();
         let mut leaving = BTreeSet::new();
@@ -344,13 +355,39 @@ mod tests {
         assert!(next.iter().all(|shard| !leaving.contains(shard)));
     }
 
+    #[test]
+    fn a_process_that_leaves_hands_everything_over_but_what_has_a_tail() {
+        let tail = Tail {
+            instance: instance(9),
+            epoch: 0,
+            until: Timestamp::from_micros(1),
+            attempts: Vec::new(),
+        };
+        let held = |shard: Shard| ShardState {
+            lease: Lease { shard, epoch: 1 },
+            holder: Some(instance(1)),
+            tail: (shard.number() == 63).then(|| tail.clone()),
+        };
+        let mut shards: Vec<ShardState> = Shard::all().map(held).collect();
+        let nothing = BTreeSet::new();
+        let left = plan(&shards, &[instance(2)], &instance(1), &nothing);
+        assert_eq!((left.take.len(), left.release.len()), (0, 63));
+        assert!(!left.release.contains(&Shard::from_number(63)));
+        let both = [instance(1), instance(2)];
+        let shared = plan(&shards, &both, &instance(1), &nothing).release;
+        assert!(!shared.contains(&Shard::from_number(63)));
+        shards[63].tail = None;
+        let left = plan(&shards, &[instance(2)], &instance(1), &nothing);
+        assert_eq!(left.release.len(), 64);
+    }
+
     proptest! {
         #[test]
         fn whoever_joins_or_leaves_all_shards_are_held_and_fairly(
             changes in prop::collection::vec((0..8_usize, any::<bool>()), 1..20)
         ) {
             let shards = Shard::all()
-                .map(|shard| ShardState { lease: Lease { shard, epoch: 0 }, holder: None })
+                .map(|shard| ShardState { lease: Lease { shard, epoch: 0 }, holder: None, tail: None })
                 .collect();
             let mut cluster = Cluster { shards, alive: vec![instance(99)] };
             cluster.settle();

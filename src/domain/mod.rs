@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod event;
 pub mod fair_queue;
 mod field_error;
+pub mod handover;
 pub mod headers;
 pub mod idempotency;
 pub mod ids;

@@ -7,17 +7,18 @@ use std::time::Duration;
 use super::membership::Membership;
 use crate::domain::SettingError;
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::handover::TailEnd;
 use crate::domain::ids::InstanceId;
-use crate::domain::lease::{Lease, NodeRecord};
-use crate::store::{LeaseView, Store, StoreError, Writer};
+use crate::domain::lease::NodeRecord;
+use crate::store::{LeaseView, Store, StoreError, Takeover, Writer};
 
 /// Time for which an ended node is shown.
 const DEAD_NODE_SHOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Result of one try to join.
 pub(crate) enum JoinStep {
-    /// This process is a member. The leases that it took, and the monotonic time of the request.
-    Joined(Vec<Lease>, Duration),
+    /// This process is a member. What it took over.
+    Joined(Takeover),
     /// A node with its name was alive a moment ago: try again.
     Waiting,
     /// A node with its name is alive.
@@ -64,15 +65,17 @@ impl Joining {
         let old = view.nodes.iter().filter(is_old);
         let old: Vec<InstanceId> = old.map(|node| node.instance.clone()).collect();
         let mut writer = Writer::open(store)?;
-        let (taken, asked) = writer.run(|tx| {
+        let takeover = writer.run(|tx| {
             let term = membership.lease_term(clock);
+            // Without their entries they would seem to have signed off.
+            tx.end_tails_of(&old, TailEnd::Overdue, clock)?;
             tx.forget_nodes(&old)?;
             tx.keep_leases(&membership.node, &[], &term)?;
             let view = tx.leases(clock)?;
             let plan = membership.plan(&view, &[], &BTreeSet::new());
             tx.take_over(&plan.take, &term)
         })?;
-        Ok(JoinStep::Joined(taken, asked))
+        Ok(JoinStep::Joined(takeover))
     }
 
     /// Returns true if the node with the same name is certainly alive: it has reported since it was

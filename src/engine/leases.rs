@@ -1,13 +1,17 @@
-//! The leases that this process holds. `joining` takes the first ones; from then on the lease keeper
-//! maintains them.
+//! The leases that this process holds, those that it gave up while attempts were in flight, and the
+//! tails of former owners in its shards. `joining` takes the first leases; from then on the lease
+//! keeper maintains them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::domain::clock::Clock;
+use crate::domain::delivery::ClaimName;
+use crate::domain::handover::Tail;
 use crate::domain::ids::EndpointId;
 use crate::domain::lease::{Lease, Shard};
+use crate::store::Takeover;
 
 #[derive(Debug, Clone, Copy)]
 struct HeldLease {
@@ -18,27 +22,46 @@ struct HeldLease {
     leaving: bool,
 }
 
-/// The leases that this process holds.
+/// The leases of this process.
+#[derive(Debug, Default)]
+struct State {
+    held: BTreeMap<Shard, HeldLease>,
+    /// Leases that were given up while attempts were in flight, and the monotonic time until which
+    /// these may go on.
+    given_up: BTreeMap<Lease, Duration>,
+    /// Tails in held shards: attempts that a former owner may still record.
+    tails: BTreeMap<Shard, Arc<Tail>>,
+}
+
+/// The leases of this process.
 pub(crate) struct Leases {
     clock: Arc<dyn Clock>,
-    held: RwLock<BTreeMap<Shard, HeldLease>>,
+    state: RwLock<State>,
 }
 
 impl Leases {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
-            held: RwLock::default(),
+            state: RwLock::default(),
         }
     }
 
     // Each entry is changed as a whole, so a poisoned lock is still usable.
+    fn read_all<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write_all<T>(&self, write: impl FnOnce(&mut State) -> T) -> T {
+        write(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn read<T>(&self, read: impl FnOnce(&BTreeMap<Shard, HeldLease>) -> T) -> T {
-        read(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+        self.read_all(|state| read(&state.held))
     }
 
     fn write<T>(&self, write: impl FnOnce(&mut BTreeMap<Shard, HeldLease>) -> T) -> T {
-        write(&mut self.held.write().unwrap_or_else(PoisonError::into_inner))
+        self.write_all(|state| write(&mut state.held))
     }
 
     /// Returns the lease under which new work of an endpoint may start; `None` if another process
@@ -66,9 +89,13 @@ impl Leases {
     /// Returns true if an attempt under that lease may use the network now.
     pub(crate) fn may_send(&self, lease: Lease) -> bool {
         let now = self.clock.monotonic();
-        self.read(|held| {
-            held.get(&lease.shard)
-                .is_some_and(|held| held.epoch == lease.epoch && now < held.until)
+        self.read_all(|State { held, given_up, .. }| {
+            let held = held.get(&lease.shard);
+            let held = held.filter(|held| held.epoch == lease.epoch);
+            let until = held.map(|held| held.until);
+            until
+                .or_else(|| given_up.get(&lease).copied())
+                .is_some_and(|until| now < until)
         })
     }
 
@@ -111,9 +138,13 @@ impl Leases {
         });
     }
 
-    pub(crate) fn add(&self, leases: &[Lease], until: Duration) {
+    /// Adds leases that were taken over, with the tails in their shards.
+    pub(crate) fn take(&self, takeover: &Takeover, until: Duration) {
+        let none = takeover.leases.iter().map(|lease| (lease.shard, None));
+        let tails = takeover.tails.iter().cloned();
+        self.set_tails(none.chain(tails.map(|(shard, tail)| (shard, Some(tail)))));
         self.write(|held| {
-            for Lease { shard, epoch } in leases {
+            for Lease { shard, epoch } in &takeover.leases {
                 held.insert(
                     *shard,
                     HeldLease {
@@ -126,40 +157,93 @@ impl Leases {
         });
     }
 
+    /// Extends leases, and the time of what was given up: both last as long as this process
+    /// reports.
     pub(crate) fn renew(&self, leases: &[Lease], until: Duration) {
-        self.write(|held| {
+        self.write_all(|State { held, given_up, .. }| {
             for Lease { shard, epoch } in leases {
                 if let Some(held) = held.get_mut(shard).filter(|held| held.epoch == *epoch) {
                     held.until = until;
                 }
             }
-        });
-    }
-
-    pub(crate) fn remove(&self, leases: &[Lease]) {
-        self.write(|held| {
-            for Lease { shard, epoch } in leases {
-                if held.get(shard).is_some_and(|held| held.epoch == *epoch) {
-                    held.remove(shard);
-                }
+            for end in given_up.values_mut() {
+                *end = until;
             }
         });
     }
 
-    /// Returns the expired leases.
+    /// Notes that a lease was given up while attempts of it are in flight.
+    pub(crate) fn give_up(&self, lease: Lease) {
+        self.write_all(|State { held, given_up, .. }| {
+            if let Some(one) = held
+                .get(&lease.shard)
+                .filter(|one| one.epoch == lease.epoch)
+            {
+                given_up.insert(lease, one.until);
+                held.remove(&lease.shard);
+            }
+        });
+    }
+
+    /// Returns the leases that were given up while attempts of them were in flight.
+    pub(crate) fn given_up(&self) -> Vec<Lease> {
+        self.read_all(|state| state.given_up.keys().copied().collect())
+    }
+
+    /// Removes leases: nothing more is sent under them.
+    pub(crate) fn remove(&self, leases: &[Lease]) {
+        self.write_all(|state| {
+            for lease in leases {
+                let held = state.held.get(&lease.shard);
+                if held.is_some_and(|held| held.epoch == lease.epoch) {
+                    state.held.remove(&lease.shard);
+                }
+                state.given_up.remove(lease);
+            }
+        });
+    }
+
+    /// Returns the expired ones of the leases, and of what was given up.
     pub(crate) fn expired(&self) -> Vec<Lease> {
         let now = self.clock.monotonic();
-        self.read(|held| {
-            held.iter()
-                .filter(|(_, held)| held.until <= now)
-                .map(lease)
+        self.read_all(|State { held, given_up, .. }| {
+            let held = held.iter().filter(|(_, held)| held.until <= now);
+            let given_up = given_up.iter().filter(|(_, until)| **until <= now);
+            held.map(lease)
+                .chain(given_up.map(|(lease, _)| *lease))
                 .collect()
         })
     }
 
-    /// Returns the time at which the first lease expires.
+    /// Returns the time at which the first of them expires.
     pub(crate) fn first_end(&self) -> Option<Duration> {
-        self.read(|held| held.values().map(|held| held.until).min())
+        self.read_all(|State { held, given_up, .. }| {
+            let held = held.values().map(|held| held.until);
+            held.chain(given_up.values().copied()).min()
+        })
+    }
+
+    /// Sets the tails of shards.
+    pub(crate) fn set_tails(&self, tails: impl IntoIterator<Item = (Shard, Option<Tail>)>) {
+        self.write_all(|state| {
+            for (shard, tail) in tails {
+                match tail {
+                    Some(tail) => state.tails.insert(shard, Arc::new(tail)),
+                    None => state.tails.remove(&shard),
+                };
+            }
+        });
+    }
+
+    /// Returns the tail of a shard.
+    pub(crate) fn tail_of(&self, shard: Shard) -> Option<Arc<Tail>> {
+        self.read_all(|state| state.tails.get(&shard).cloned())
+    }
+
+    /// Returns true if a former owner may still record that claim.
+    pub(crate) fn is_of_tail(&self, claim: &ClaimName) -> bool {
+        let tail = self.tail_of(Shard::of_number(claim.0.endpoint));
+        tail.is_some_and(|tail| tail.attempts.iter().any(|one| one.claim() == *claim))
     }
 }
 

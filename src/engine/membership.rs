@@ -39,6 +39,7 @@ impl Membership {
                 lock: lock.id().map(str::to_owned),
                 started_at: now,
                 expires_at: now,
+                leaving: false,
             },
             gone: OnceLock::new(),
             terms: config.lease,
@@ -111,6 +112,6 @@ impl Membership {
                 self.gone().contains(holder) && (holder != self.instance() || dropped)
             });
         }
-        lease::plan(&shards, &view.alive(), self.instance(), leaving)
+        lease::plan(&shards, &view.members(), self.instance(), leaving)
     }
 }

@@ -1,6 +1,7 @@
 //! Messages between the registry, the supervisors and their attempts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 
@@ -8,6 +9,7 @@ use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{AttemptRecord, Claimed};
 use crate::domain::event::StoredEvent;
+use crate::domain::handover::OnWire;
 use crate::domain::ids::EndpointId;
 
 /// The end of an attempt.
@@ -53,6 +55,22 @@ pub(crate) struct StopRequest {
 pub(crate) enum StopReply {
     Stop,
     KeepRunning,
+}
+
+/// Attempts that are on the wire where nothing more starts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Quiet {
+    pub(crate) attempts: Vec<OnWire>,
+    /// Monotonic time by which all of them have ended.
+    pub(crate) ends_by: Duration,
+}
+
+/// To the registry: a supervisor that drains starts nothing more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct SupervisorQuiet {
+    pub(crate) endpoint_id: EndpointId,
+    pub(crate) quiet: Quiet,
 }
 
 /// A supervisor's way of ending.

@@ -3,7 +3,7 @@
 //! database.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use diesel::prelude::*;
 
@@ -14,19 +14,22 @@ use super::delivery_rows::shard_numbers;
 use super::dialect::Leaving;
 use super::due_index::{DueIndex, FAR, walk};
 use super::error::StoreError;
-use super::health::record_health;
+use super::health::{SharedHealth, record_health};
+use super::hint::Hint;
+use super::leases::tails_of;
 use super::numbers::of_endpoint;
 use super::ordering::{BlockedDelivery, blocked_by_order};
 use super::rows::{DeliveryRow, KeyColumns};
 use super::schema::webhook_deliveries as deliveries;
 use super::tx::Tx;
-use super::write_request::WriteRequest;
+use super::write_request::{PendingWrite, WriteRequest};
 use super::writes::{Claim, ClaimResult, Interruption, Recorded, Scope};
 use crate::domain::breaker::Verdict;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Claimed, FinishedAttempt, Stored};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::ids::DeliveryKey;
+use crate::domain::handover::OnWire;
+use crate::domain::ids::{DeliveryKey, EndpointId};
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{Cause, Life, Status};
 use crate::domain::settings::Ordering;
@@ -112,6 +115,7 @@ impl Tx<'_> {
         }
         let ids = writes.iter().map(|write| &write.input.endpoint_id);
         self.cache.prefetch(self.conn, self.codec, ids)?;
+        self.judge_after_handover(&mut writes)?;
         let mut endpoints = Vec::with_capacity(writes.len());
         let mut leaving = Vec::with_capacity(writes.len());
         for write in &writes {
@@ -125,7 +129,12 @@ impl Tx<'_> {
         }
         let lives = self.leave(leaving)?;
         let mut rows = Vec::with_capacity(lives.len());
-        for ((write, endpoint), life) in writes.iter_mut().zip(&endpoints).zip(lives) {
+        // In the same order on every node, so that no two wait for each other's endpoints.
+        let mut ended: Vec<_> = writes.iter_mut().zip(&endpoints).zip(lives).collect();
+        ended.sort_by(|((one, _), _), ((other, _), _)| {
+            one.input.endpoint_id.cmp(&other.input.endpoint_id)
+        });
+        for ((write, endpoint), life) in ended {
             let Some(life) = life else {
                 write.output = Some(Recorded::Stale);
                 continue;
@@ -142,6 +151,38 @@ impl Tx<'_> {
         }
         self.conn.dialect().insert_attempts(&rows)?;
         Ok(true)
+    }
+
+    /// Judges the outcomes of shards that were given up: the endpoint's health is now its new
+    /// owner's, who learns of the outcome with the commit.
+    fn judge_after_handover(
+        &mut self,
+        writes: &mut [&mut PendingWrite<FinishedAttempt, Recorded>],
+    ) -> Result<(), StoreError> {
+        let inputs = writes.iter().map(|write| &write.input);
+        let given_up: BTreeSet<EndpointId> = inputs
+            .filter(|finished| finished.is_after_handover)
+            .map(|finished| finished.endpoint_id.clone())
+            .collect();
+        if given_up.is_empty() {
+            return Ok(());
+        }
+        let mut health = SharedHealth::lock(self.conn, &given_up.iter().collect())?;
+        for write in writes {
+            let finished = &mut write.input;
+            if !finished.is_after_handover {
+                continue;
+            }
+            let endpoint = self
+                .cache
+                .get(self.conn, self.codec, &finished.endpoint_id)?;
+            if let Some(endpoint) = endpoint {
+                health.judge(finished, &endpoint);
+            }
+        }
+        self.conn
+            .dialect()
+            .announce(Hint::Due(given_up.into_iter().collect()))
     }
 
     /// Writes the consequences of an outcome beyond its own rows. Returns false if somebody else
@@ -259,7 +300,7 @@ fn cause_of<'a>(finished: &FinishedAttempt, endpoint: Option<&'a Endpoint>) -> C
     // probe.
     let changed = finished.health != finished.health_before;
     let not_before = finished.health.opens_at().filter(|_| changed);
-    match finished.verdict {
+    match finished.verdict() {
         Verdict::Accepted => Cause::Accepted {
             at: finished.ended_at,
         },
@@ -280,7 +321,7 @@ fn cause_of<'a>(finished: &FinishedAttempt, endpoint: Option<&'a Endpoint>) -> C
     }
 }
 
-/// Reads the claims of a scope.
+/// Reads the claims of a scope, without those of a tail: their process may still record them.
 fn sending(conn: &mut AnyConnection, scope: &Scope) -> Result<Vec<Claimed>, StoreError> {
     let (rows, leases): (Vec<DeliveryRow>, &[Lease]) = match scope {
         Scope::Shards(leases) => {
@@ -296,9 +337,20 @@ fn sending(conn: &mut AnyConnection, scope: &Scope) -> Result<Vec<Claimed>, Stor
             std::slice::from_ref(lease),
         ),
     };
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tails = tails_of(conn, leases)?;
+    let on_wire: HashSet<ClaimName> = tails
+        .iter()
+        .flat_map(|(_, tail)| tail.attempts.iter().map(OnWire::claim))
+        .collect();
     let mut found = Vec::with_capacity(rows.len());
     for row in &rows {
         let claimed = codec::claimed(row)?;
+        if on_wire.contains(&(claimed.key, claimed.claim_no)) {
+            continue;
+        }
         let shard = Shard::of_number(claimed.key.endpoint);
         if leases
             .iter()
@@ -353,7 +405,7 @@ fn claim_rows() -> _ {
 }
 
 /// Reads those of the claims that are still valid.
-fn standing_claims(
+pub(super) fn standing_claims(
     conn: &mut AnyConnection,
     names: &[ClaimName],
 ) -> Result<Vec<Claimed>, StoreError> {

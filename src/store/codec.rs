@@ -7,16 +7,14 @@ use std::sync::Arc;
 
 use super::error::{StoreError, corrupt};
 use super::event_id;
-use super::rows::{
-    DeliveryRow, EventRow, HealthRow, LifeColumns, NodeRow, RecoveryRow, TokenRow, int,
-};
+use super::rows::{DeliveryRow, EventRow, HealthRow, LifeColumns, RecoveryRow, TokenRow, int};
 use crate::domain::access::{Grant, Token, TokenHash};
 use crate::domain::breaker::{Breaker, BreakerState, Health, StoredHealth};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Delivery};
 use crate::domain::event::{EventType, StoredEvent};
-use crate::domain::ids::{EndpointId, InstanceId, RecoveryId, Tenant, TokenId};
-use crate::domain::lease::{NodeRecord, Shard};
+use crate::domain::ids::{EndpointId, RecoveryId, Tenant, TokenId};
+use crate::domain::lease::Shard;
 use crate::domain::lifecycle::{FailureReason, HoldReason, Life, State, Status, Wait};
 use crate::domain::public_ids::PublicIds;
 use crate::domain::recovery::Recovery;
@@ -296,25 +294,5 @@ pub(super) fn recovery_row(recovery: &Recovery) -> RecoveryRow {
         matched: i64::try_from(recovery.matched).unwrap_or(i64::MAX),
         requeued: i64::try_from(recovery.requeued).unwrap_or(i64::MAX),
         created_at: recovery.created_at.as_micros(),
-    }
-}
-
-pub(super) fn node(row: NodeRow) -> NodeRecord {
-    NodeRecord {
-        instance: InstanceId::from_text(row.instance),
-        name: row.name,
-        lock: row.lock,
-        started_at: time(row.started_at),
-        expires_at: time(row.expires_at),
-    }
-}
-
-pub(super) fn node_row(node: &NodeRecord) -> NodeRow {
-    NodeRow {
-        instance: node.instance.to_string(),
-        name: node.name.clone(),
-        lock: node.lock.clone(),
-        started_at: node.started_at.as_micros(),
-        expires_at: node.expires_at.as_micros(),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::error::StoreError;
 use super::hint::Hint;
-use super::rows::{AttemptRow, DueRow, EventRow, StartRow};
+use super::rows::{AttemptRow, DueRow, EventRow, HealthRow, StartRow};
 use super::writes::{Claim, OrderingKey, Publish, PublishOutcome, Subscriber, Subscribers};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued, Seen};
@@ -99,6 +99,13 @@ pub(super) struct Taking<'a> {
     pub(super) until: Timestamp,
 }
 
+/// A shard that was taken over.
+pub(super) struct Taken {
+    pub(super) lease: Lease,
+    /// True if its former owner had given it up.
+    pub(super) was_free: bool,
+}
+
 /// The first pending deliveries of an endpoint in the order of what is due.
 pub(super) struct DueHead<'a> {
     pub(super) endpoint: &'a EndpointId,
@@ -174,13 +181,17 @@ pub(super) trait Dialect {
 
     /// Takes over shards that are free, have expired by `now`, or belong to one of `gone`, unless a
     /// transaction is working in them. Raises their epochs.
-    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError>;
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Taken>, StoreError>;
 
     /// Locks a delivery until the end of this transaction.
     fn lock_delivery(&mut self, key: DeliveryKey) -> Result<(), StoreError>;
 
     /// Locks an endpoint in the same way.
     fn lock_endpoint(&mut self, id: &EndpointId) -> Result<(), StoreError>;
+
+    /// Locks the health of endpoints until the end of this transaction, and reads it. One without a
+    /// row may be missing, and has the default.
+    fn lock_health(&mut self, ids: &BTreeSet<&EndpointId>) -> Result<Vec<HealthRow>, StoreError>;
 
     /// Waits for other transactions that publish under these ordering keys, and blocks new ones
     /// until this transaction ends: its events come after all earlier ones.

@@ -1,10 +1,11 @@
 //! Reading ahead for supervisors: due deliveries, and the recent attempts that a rate limit counts.
 //! On Postgres hundreds of endpoints cost as many statements as one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::claims::standing_claims;
 use super::codec;
 use super::connection::AnyConnection;
 use super::dialect::{DueHead, LatestStarts};
@@ -12,12 +13,14 @@ use super::endpoint_codec::EndpointCodec;
 use super::endpoints::endpoints_of;
 use super::error::StoreError;
 use super::health::health_of;
+use super::numbers::ids_of;
 use super::rows::StartRow;
 use super::store::Store;
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{Outcome, Queued, Seen};
+use crate::domain::delivery::{ClaimName, Outcome, Queued, Seen};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::handover::{OnWire, Tail};
 use crate::domain::ids::{DeliveryKey, EndpointId, Tenant};
 use crate::domain::rate_limit::{RateLimit, SlidingWindow};
 
@@ -43,6 +46,15 @@ pub(crate) struct LoadedEndpoint {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) history: RateLimitHistory,
     pub(crate) due: DuePage,
+    /// Attempts of the shard's former owner that have no outcome yet.
+    pub(crate) tail: Vec<OnWire>,
+}
+
+impl LoadedEndpoint {
+    /// Returns the claims of its tail.
+    pub(crate) fn tail_claims(&self) -> BTreeSet<ClaimName> {
+        self.tail.iter().map(OnWire::claim).collect()
+    }
 }
 
 /// Due deliveries of an endpoint, oldest first.
@@ -127,10 +139,12 @@ impl Store {
     }
 
     /// Reads what the supervisors of these endpoints start with. Endpoints that are paused or
-    /// deleted are left out. `scan` returns the due deliveries to read of an endpoint.
+    /// deleted are left out. `tails` are those of their shards; `scan` returns the due deliveries to
+    /// read of an endpoint.
     pub(crate) async fn load(
         &self,
         ids: Vec<EndpointId>,
+        tails: Vec<Arc<Tail>>,
         clock: Arc<dyn Clock>,
         scan: impl Fn(&Endpoint) -> DueScan + Send + 'static,
     ) -> Result<Vec<LoadedEndpoint>, StoreError> {
@@ -141,19 +155,57 @@ impl Store {
                 .iter()
                 .map(|endpoint| (&endpoint.id, endpoint.limits.rate_limit))
                 .collect();
+            // Before the log: an attempt that is recorded meanwhile is counted twice, not missed.
+            let mut on_wire = on_wire(conn, &tails)?;
             let histories = rate_limit_histories(conn, &limits, &*clock)?;
             let scans: Vec<DueScan> = endpoints.iter().map(scan).collect();
             let pages = due(conn, &scans)?;
-            let loaded = |((endpoint, history), due)| LoadedEndpoint {
-                endpoint: Arc::new(endpoint),
-                history,
-                due,
+            let loaded = |((endpoint, mut history), due): ((Endpoint, RateLimitHistory), _)| {
+                let tail = on_wire.remove(&endpoint.id).unwrap_or_default();
+                history.starts.extend(tail.iter().map(|one| one.started_at));
+                LoadedEndpoint {
+                    endpoint: Arc::new(endpoint),
+                    history,
+                    due,
+                    tail,
+                }
             };
             let all = endpoints.into_iter().zip(histories).zip(pages);
             Ok(all.map(loaded).collect())
         };
         self.read("endpoints to start", read).await
     }
+}
+
+/// Reads the attempts of tails that have no outcome yet, by endpoint.
+fn on_wire(
+    conn: &mut AnyConnection,
+    tails: &[Arc<Tail>],
+) -> Result<HashMap<EndpointId, Vec<OnWire>>, StoreError> {
+    let attempts: Vec<OnWire> = tails
+        .iter()
+        .flat_map(|tail| tail.attempts.clone())
+        .collect();
+    let mut found: HashMap<EndpointId, Vec<OnWire>> = HashMap::new();
+    if attempts.is_empty() {
+        return Ok(found);
+    }
+    let names: Vec<ClaimName> = attempts.iter().map(OnWire::claim).collect();
+    let standing = standing_claims(conn, &names)?;
+    let standing: HashSet<ClaimName> = standing
+        .iter()
+        .map(|claimed| (claimed.key, claimed.claim_no))
+        .collect();
+    let numbers: Vec<i32> = standing.iter().map(|(key, _)| key.endpoint).collect();
+    let ids = ids_of(conn, &numbers)?;
+    for attempt in attempts {
+        if standing.contains(&attempt.claim())
+            && let Some(id) = ids.get(&attempt.key.endpoint)
+        {
+            found.entry(id.clone()).or_default().push(attempt);
+        }
+    }
+    Ok(found)
 }
 
 /// Reads the history of each endpoint.

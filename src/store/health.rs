@@ -1,6 +1,6 @@
 //! An endpoint's health: read, recorded after an attempt, and replaced by a person.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use diesel::prelude::*;
 
@@ -14,7 +14,7 @@ use super::store::Store;
 use super::tx::Tx;
 use crate::domain::breaker::{Health, StoredHealth};
 use crate::domain::delivery::FinishedAttempt;
-use crate::domain::endpoint::PauseReason;
+use crate::domain::endpoint::{Endpoint, PauseReason};
 use crate::domain::ids::EndpointId;
 
 impl Store {
@@ -91,6 +91,43 @@ pub(super) fn health_of(
     rows.into_iter().map(found).collect()
 }
 
+/// The health of endpoints whose shards were given up: outcomes are judged from it one after the
+/// other, and not from the copy of a supervisor.
+#[derive(Default)]
+pub(super) struct SharedHealth {
+    stored: HashMap<EndpointId, StoredHealth>,
+}
+
+impl SharedHealth {
+    /// Locks the health of these endpoints until the end of the transaction.
+    pub(super) fn lock(
+        conn: &mut AnyConnection,
+        ids: &BTreeSet<&EndpointId>,
+    ) -> Result<Self, StoreError> {
+        if ids.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut stored = HashMap::new();
+        for row in conn.dialect().lock_health(ids)? {
+            let health = codec::health(&row)?;
+            stored.insert(EndpointId::from_text(row.endpoint_id), health);
+        }
+        Ok(Self { stored })
+    }
+
+    /// Judges an outcome from the health that the one before it has left.
+    pub(super) fn judge(&mut self, finished: &mut FinishedAttempt, endpoint: &Endpoint) {
+        let stored = self.stored.entry(endpoint.id.clone()).or_default();
+        finished.judge(*stored, endpoint);
+        if finished.health != finished.health_before {
+            *stored = StoredHealth {
+                health: finished.health,
+                epoch: stored.epoch + 1,
+            };
+        }
+    }
+}
+
 /// Writes an endpoint's health after an attempt, as its supervisor judged it. Writes nothing if the
 /// attempt did not change it. Returns false, and keeps the stored health, if somebody else has
 /// changed it meanwhile.
@@ -101,9 +138,10 @@ pub(super) fn record_health(
     let (id, epoch) = (finished.endpoint_id.as_str(), finished.health_epoch);
     let mut current = true;
     if finished.health != finished.health_before {
+        // The shard's owner has a copy of an older epoch, and reads it again.
         let stored = StoredHealth {
             health: finished.health,
-            epoch,
+            epoch: epoch + i64::from(finished.is_after_handover),
         };
         let row = codec::health_row(&finished.endpoint_id, &stored);
         let of_epoch = health::table.find(id).filter(health::epoch.eq(epoch));

@@ -1,22 +1,25 @@
-//! Leases in the database: which process sends for which shards. `domain::lease` decides which ones
-//! a process takes.
+//! Leases in the database: which process sends for which shards, and what their former owners still
+//! have in flight. `domain::lease` decides which ones a process takes.
 
 use std::time::Duration;
 
 use diesel::prelude::*;
 
-use super::codec;
+use super::claims::standing_claims;
 use super::connection::AnyConnection;
 use super::dialect::Taking;
 use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
 use super::hint::Hint;
-use super::rows::NodeRow;
+use super::lease_codec;
+use super::rows::{NodeRow, ShardRow};
 use super::schema::{webhook_nodes as nodes, webhook_shards as shards};
 use super::store::Store;
 use super::tx::Tx;
 use super::writes::{Interruption, Scope};
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::delivery::{ClaimName, Claimed};
+use crate::domain::handover::{OnWire, Tail, TailEnd};
 use crate::domain::ids::InstanceId;
 use crate::domain::lease::{Lease, NodeRecord, Shard, ShardState};
 
@@ -31,11 +34,44 @@ pub(crate) struct LeaseView {
 }
 
 impl LeaseView {
-    /// Returns the processes that have reported recently.
-    pub(crate) fn alive(&self) -> Vec<InstanceId> {
+    /// Returns the processes that share the shards: they have reported recently, and do not leave.
+    pub(crate) fn members(&self) -> Vec<InstanceId> {
         let alive = self.nodes.iter().filter(|node| node.is_alive(self.now));
-        alive.map(|node| node.instance.clone()).collect()
+        let members = alive.filter(|node| !node.leaving);
+        members.map(|node| node.instance.clone()).collect()
     }
+
+    /// Notes that a shard's tail was removed since.
+    pub(crate) fn drop_tail(&mut self, shard: Shard) {
+        let mut states = self.shards.iter_mut();
+        if let Some(state) = states.find(|state| state.lease.shard == shard) {
+            state.tail = None;
+        }
+    }
+
+    /// Returns the state of a shard.
+    pub(crate) fn shard(&self, shard: Shard) -> Option<&ShardState> {
+        self.shards.iter().find(|state| state.lease.shard == shard)
+    }
+}
+
+/// Leases that were taken over.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    pub(crate) leases: Vec<Lease>,
+    /// The tails of their former owners.
+    pub(crate) tails: Vec<(Shard, Tail)>,
+    /// Monotonic time at which the leases' term was requested.
+    pub(crate) asked: Duration,
+}
+
+/// A lease to hand over while attempts of it are in flight.
+#[derive(Debug, Clone)]
+pub(crate) struct Handover {
+    pub(crate) lease: Lease,
+    pub(crate) attempts: Vec<OnWire>,
+    /// Time until the last of them has ended.
+    pub(crate) remaining: Duration,
 }
 
 /// The process that takes leases, and their duration.
@@ -56,6 +92,15 @@ impl Store {
     ) -> Result<LeaseView, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| view(conn, &*clock);
         self.read("leases", read).await
+    }
+
+    /// Reads those of the claims that are still valid.
+    pub(crate) async fn standing_claims(
+        &self,
+        names: Vec<ClaimName>,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| standing_claims(conn, &names);
+        self.read("standing claims", read).await
     }
 
     /// Reads the holders of all shards, on this thread.
@@ -82,17 +127,18 @@ impl Tx<'_> {
             expires_at,
             ..node.clone()
         };
-        keep_node(self.conn, &codec::node_row(&node))?;
+        keep_node(self.conn, &lease_codec::node_row(&node))?;
         renew_leases(self.conn, &node.instance, held, expires_at)
     }
 
     /// Takes over free shards, and reclaims the deliveries that their former owners left `sending`.
-    /// Returns the leases, and the monotonic time at which their term was requested.
+    /// What a former owner gave up knowingly is not searched: nothing is `sending` there but its
+    /// tail, which stays.
     pub(crate) fn take_over(
         &mut self,
         wanted: &[Lease],
         term: &LeaseTerm<'_>,
-    ) -> Result<(Vec<Lease>, Duration), StoreError> {
+    ) -> Result<Takeover, StoreError> {
         let (now, until) = now_and_end(self.conn, term.ttl, term.clock)?;
         let by = Taking {
             holder: term.holder,
@@ -101,23 +147,132 @@ impl Tx<'_> {
             until,
         };
         let taken = self.conn.dialect().take_shards(wanted, &by)?;
+        let of_dead = taken.iter().filter(|one| !one.was_free);
+        let of_dead: Vec<Lease> = of_dead.map(|one| one.lease).collect();
+        let leases: Vec<Lease> = taken.into_iter().map(|one| one.lease).collect();
         let interruption = Interruption {
             at: term.clock.now(),
             counts: true,
             reason: "the process that sent it ended, or lost its lease, before it had an outcome",
         };
-        let interrupted = self.interrupt(&Scope::Shards(taken.clone()), interruption)?;
+        let interrupted = self.interrupt(&Scope::Shards(of_dead), interruption)?;
         if interrupted > 0 {
             tracing::info!(
                 interrupted,
                 "{interrupted} deliveries were in flight when their last owner ended; they are sent again"
             );
         }
+        let tails = tails_of(self.conn, &leases)?;
         // Finding the claims may have taken long.
         let asked = term.clock.monotonic();
         let (_, until) = now_and_end(self.conn, term.ttl, term.clock)?;
-        renew_leases(self.conn, term.holder, &taken, until)?;
-        Ok((taken, asked))
+        renew_leases(self.conn, term.holder, &leases, until)?;
+        Ok(Takeover {
+            leases,
+            tails,
+            asked,
+        })
+    }
+
+    /// Gives up shards while attempts are in flight in them: others may take them immediately, and
+    /// learn so with the commit. The attempts become the shards' tails, unless there is one.
+    pub(crate) fn hand_over(
+        &mut self,
+        handovers: &[Handover],
+        margin: Duration,
+        by: &LeaseTerm<'_>,
+    ) -> Result<(), StoreError> {
+        if handovers.is_empty() {
+            return Ok(());
+        }
+        let (now, _) = now_and_end(self.conn, by.ttl, by.clock)?;
+        for handover in handovers {
+            let Lease { shard, epoch } = handover.lease;
+            let until = now + handover.remaining + margin;
+            diesel::update(
+                shards::table
+                    .filter(shards::shard.eq(shard.number()))
+                    .filter(shards::epoch.eq(epoch))
+                    .filter(shards::holder.eq(Some(by.holder.as_str())))
+                    .filter(shards::tail_instance.is_null()),
+            )
+            .set((
+                shards::epoch.eq(epoch + 1),
+                shards::holder.eq(None::<String>),
+                shards::expires_at.eq(None::<i64>),
+                shards::tail_instance.eq(Some(by.holder.as_str())),
+                shards::tail_epoch.eq(Some(epoch)),
+                shards::tail_until.eq(Some(until.as_micros())),
+                shards::tail_attempts.eq(Some(lease_codec::on_wire_text(&handover.attempts))),
+            ))
+            .execute(self.conn)?;
+        }
+        self.conn.dialect().announce(Hint::Leases)
+    }
+
+    /// Removes the tails of a process whose attempts are all recorded.
+    pub(crate) fn drop_tails(
+        &mut self,
+        given_up: &[Lease],
+        instance: &InstanceId,
+    ) -> Result<(), StoreError> {
+        for Lease { shard, epoch } in given_up {
+            drop_tail(self.conn, *shard, instance, *epoch)?;
+        }
+        match given_up {
+            [] => Ok(()),
+            _ => self.conn.dialect().announce(Hint::Leases),
+        }
+    }
+
+    /// Ends tails: their deliveries that have no outcome become pending, as interrupted.
+    pub(crate) fn end_tails(
+        &mut self,
+        tails: &[(Shard, Tail, TailEnd)],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        for (shard, tail, end) in tails {
+            let counts = *end == TailEnd::Overdue;
+            let reason = match counts {
+                true => {
+                    "the process that sent it gave its shard up, and ended before it had an outcome"
+                }
+                false => "stopped",
+            };
+            let interruption = Interruption { at, counts, reason };
+            let names: Vec<ClaimName> = tail.attempts.iter().map(OnWire::claim).collect();
+            let claims = standing_claims(self.conn, &names)?;
+            for claimed in claims.iter().filter(|one| one.epoch == tail.epoch) {
+                self.interrupt_claim(claimed, interruption)?;
+            }
+            drop_tail(self.conn, *shard, &tail.instance, tail.epoch)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the tails of processes: their deliveries that have no outcome become pending.
+    pub(crate) fn end_tails_of(
+        &mut self,
+        instances: &[InstanceId],
+        end: TailEnd,
+        clock: &dyn Clock,
+    ) -> Result<(), StoreError> {
+        let (now, _) = now_and_end(self.conn, Duration::ZERO, clock)?;
+        let tails = shards(self.conn, now)?.into_iter().filter_map(|state| {
+            let tail = state.tail?;
+            instances
+                .contains(&tail.instance)
+                .then_some((state.lease.shard, tail, end))
+        });
+        self.end_tails(&tails.collect::<Vec<_>>(), clock.now())
+    }
+
+    /// Notes that a process hands its shards over: others share them without it.
+    pub(crate) fn note_leaving(&mut self, instance: &InstanceId) -> Result<(), StoreError> {
+        diesel::update(nodes::table.find(instance.as_str()))
+            .set(nodes::leaving.eq(true))
+            .execute(self.conn)?;
+        Ok(())
     }
 
     /// Releases drained leases: nothing in them is `sending`.
@@ -129,13 +284,15 @@ impl Tx<'_> {
         release_leases(self.conn, holder, leases)
     }
 
-    /// Releases all leases of a process, and removes its entry.
+    /// Releases all leases of a process, ends its tails, and removes its entry.
     pub(crate) fn leave_cluster(
         &mut self,
         leases: &[Lease],
         node: &InstanceId,
+        clock: &dyn Clock,
     ) -> Result<(), StoreError> {
         release_leases(self.conn, node, leases)?;
+        self.end_tails_of(std::slice::from_ref(node), TailEnd::SignedOff, clock)?;
         self.forget_nodes(std::slice::from_ref(node))
     }
 
@@ -172,32 +329,61 @@ fn view(conn: &mut AnyConnection, clock: &dyn Clock) -> Result<LeaseView, StoreE
         .order((nodes::started_at, nodes::instance))
         .select(NodeRow::as_select())
         .load(conn)?;
-    let nodes = rows.into_iter().map(codec::node).collect();
+    let nodes = rows.into_iter().map(lease_codec::node).collect();
     Ok(LeaseView { now, shards, nodes })
 }
 
-/// Reads all shards, in order. An expired lease has no holder.
+/// Reads all shards, in order.
 fn shards(conn: &mut AnyConnection, now: Timestamp) -> Result<Vec<ShardState>, StoreError> {
-    let rows: Vec<(i32, i64, Option<String>, Option<i64>)> = shards::table
+    let rows: Vec<ShardRow> = shards::table
         .order(shards::shard)
-        .select((
-            shards::shard,
-            shards::epoch,
-            shards::holder,
-            shards::expires_at,
-        ))
+        .select(ShardRow::as_select())
         .load(conn)?;
-    let state =
-        |(shard, epoch, holder, expires_at): (i32, i64, Option<String>, Option<i64>)| ShardState {
-            lease: Lease {
-                shard: Shard::from_number(shard),
-                epoch,
-            },
-            holder: holder
-                .filter(|_| expires_at.is_some_and(|at| at > now.as_micros()))
-                .map(InstanceId::from_text),
-        };
-    Ok(rows.into_iter().map(state).collect())
+    rows.into_iter()
+        .map(|row| lease_codec::shard(row, now))
+        .collect()
+}
+
+/// Reads the tails of shards.
+pub(super) fn tails_of(
+    conn: &mut AnyConnection,
+    leases: &[Lease],
+) -> Result<Vec<(Shard, Tail)>, StoreError> {
+    let numbers: Vec<i32> = leases.iter().map(|lease| lease.shard.number()).collect();
+    let rows: Vec<ShardRow> = shards::table
+        .filter(shards::shard.eq_any(numbers))
+        .filter(shards::tail_instance.is_not_null())
+        .select(ShardRow::as_select())
+        .load(conn)?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        let state = lease_codec::shard(row, NEVER)?;
+        found.extend(state.tail.map(|tail| (state.lease.shard, tail)));
+    }
+    Ok(found)
+}
+
+/// Removes a tail, unless it is another one.
+fn drop_tail(
+    conn: &mut AnyConnection,
+    shard: Shard,
+    instance: &InstanceId,
+    epoch: i64,
+) -> Result<(), StoreError> {
+    diesel::update(
+        shards::table
+            .filter(shards::shard.eq(shard.number()))
+            .filter(shards::tail_instance.eq(Some(instance.as_str())))
+            .filter(shards::tail_epoch.eq(Some(epoch))),
+    )
+    .set((
+        shards::tail_instance.eq(None::<String>),
+        shards::tail_epoch.eq(None::<i64>),
+        shards::tail_until.eq(None::<i64>),
+        shards::tail_attempts.eq(None::<String>),
+    ))
+    .execute(conn)?;
+    Ok(())
 }
 
 /// Extends those of the leases that `holder` holds.

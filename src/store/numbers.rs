@@ -1,5 +1,7 @@
 //! Numbers of endpoints and tenants, which rows contain in place of ids and names.
 
+use std::collections::HashMap;
+
 use diesel::backend::Backend;
 use diesel::expression::{
     AppearsOnTable, Expression, SelectableExpression, ValidGrouping, is_aggregate,
@@ -77,6 +79,21 @@ pub(super) fn of_endpoint(id: &EndpointId) -> diesel::dsl::Eq<deliveries::endpoi
 /// Selects an endpoint's attempts.
 pub(super) fn attempts_of(id: &EndpointId) -> diesel::dsl::Eq<attempts::endpoint, NumberOf> {
     attempts::endpoint.eq(NumberOf(id.to_string()))
+}
+
+/// Reads the ids of endpoints by their numbers.
+pub(super) fn ids_of(
+    conn: &mut AnyConnection,
+    numbers: &[i32],
+) -> Result<HashMap<i32, EndpointId>, StoreError> {
+    let rows: Vec<(i32, String)> = endpoints::table
+        .filter(endpoints::number.eq_any(numbers))
+        .select((endpoints::number, endpoints::id))
+        .load(conn)?;
+    let found = rows
+        .into_iter()
+        .map(|(number, id)| (number, EndpointId::from_text(id)));
+    Ok(found.collect())
 }
 
 /// Returns a number for a new endpoint, which no other endpoint ever had.

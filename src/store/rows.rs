@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use super::schema::{
     webhook_attempts, webhook_deliveries, webhook_endpoint_health, webhook_endpoint_secrets,
     webhook_endpoints, webhook_events, webhook_nodes, webhook_recoveries,
-    webhook_schema_migrations, webhook_tokens,
+    webhook_schema_migrations, webhook_shards, webhook_tokens,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::DeliveryKey;
@@ -237,6 +237,21 @@ pub(super) struct NodeRow {
     pub(super) lock: Option<String>,
     pub(super) started_at: i64,
     pub(super) expires_at: i64,
+    pub(super) leaving: bool,
+}
+
+/// A shard with its lease, and with the tail of its former owner.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = webhook_shards)]
+pub(super) struct ShardRow {
+    pub(super) shard: i32,
+    pub(super) epoch: i64,
+    pub(super) holder: Option<String>,
+    pub(super) expires_at: Option<i64>,
+    pub(super) tail_instance: Option<String>,
+    pub(super) tail_epoch: Option<i64>,
+    pub(super) tail_until: Option<i64>,
+    pub(super) tail_attempts: Option<String>,
 }
 
 /// A recovery. Its cursor is private to its statements.

@@ -13,6 +13,10 @@ diesel::table! {
         epoch -> BigInt,
         holder -> Nullable<Text>,
         expires_at -> Nullable<BigInt>,
+        tail_instance -> Nullable<Text>,
+        tail_epoch -> Nullable<BigInt>,
+        tail_until -> Nullable<BigInt>,
+        tail_attempts -> Nullable<Text>,
     }
 }
 
@@ -23,6 +27,7 @@ diesel::table! {
         lock -> Nullable<Text>,
         started_at -> BigInt,
         expires_at -> BigInt,
+        leaving -> Bool,
     }
 }
 

@@ -21,7 +21,15 @@ CREATE TABLE webhook_shards (
     epoch      BIGINT  NOT NULL,
     holder     TEXT,
     expires_at BIGINT,
-    CHECK ((holder IS NULL) = (expires_at IS NULL))
+    -- Its tail: what the process that gave it up still has on the wire under that epoch (a JSON list), and until when.
+    tail_instance TEXT,
+    tail_epoch    BIGINT,
+    tail_until    BIGINT,
+    tail_attempts TEXT,
+    CHECK ((holder IS NULL) = (expires_at IS NULL)),
+    CHECK ((tail_instance IS NULL) = (tail_epoch IS NULL)),
+    CHECK ((tail_instance IS NULL) = (tail_until IS NULL)),
+    CHECK ((tail_instance IS NULL) = (tail_attempts IS NULL))
 );
 INSERT INTO webhook_shards (shard, epoch)
     WITH RECURSIVE numbers (shard) AS (SELECT 0 UNION ALL SELECT shard + 1 FROM numbers WHERE shard < 63)
@@ -34,7 +42,9 @@ CREATE TABLE webhook_nodes (
     -- What its process holds for as long as it lives: whoever holds that has proved it gone.
     lock       TEXT,
     started_at BIGINT NOT NULL,
-    expires_at BIGINT NOT NULL
+    expires_at BIGINT NOT NULL,
+    -- True while it hands its shards over: others share them without it.
+    leaving    BOOLEAN NOT NULL
 );
 
 -- A tenant's number is used in place of its name, and never given to another one.

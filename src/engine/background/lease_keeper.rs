@@ -1,4 +1,4 @@
-//! The lease keeper: renews this process's leases, takes free ones, releases those that others
+//! The lease keeper: renews this process's leases, takes free ones, hands over those that others
 //! should have, and drops in time those that it could not renew: at `start of the last renewal +
 //! ttl − margin`, on a clock that continues while the machine is suspended.
 //!
@@ -20,12 +20,13 @@ use crate::domain::lease::{Lease, Shard};
 use crate::engine::context::EngineContext;
 use crate::engine::joining::{JoinStep, Joining};
 use crate::engine::membership::Membership;
+use crate::engine::messages::Quiet;
 use crate::engine::registry::{DrainShard, LeasesLost, PollNow, Registry};
 use crate::metrics::LeaseChange;
 use crate::ports::Blocking;
-use crate::store::{StoreError, Writer};
+use crate::store::{Handover, StoreError, Takeover, Writer};
 
-/// Time in which drained shards are collected, to be released together.
+/// Time in which shards are collected, to be handed over together.
 const LEASE_BATCH_DELAY: Duration = Duration::from_millis(20);
 
 /// Checks the leases now: something has changed.
@@ -33,12 +34,17 @@ const LEASE_BATCH_DELAY: Duration = Duration::from_millis(20);
 #[rtype(result = "()")]
 pub(crate) struct CheckLeases;
 
-/// Releases all leases; answered once nothing runs in them.
+/// Hands all leases over; answered once nothing runs in them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct LeaveAll {
     pub(crate) done: oneshot::Sender<()>,
 }
+
+/// Hands over the rest as well, whatever former owners still have in flight in it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct LetGo;
 
 /// Participation of this process in the cluster.
 enum Participation {
@@ -64,10 +70,17 @@ pub(crate) struct LeaseKeeper {
     failing: bool,
     /// Monotonic time at which the last successful renewal was requested.
     renewed: Duration,
-    /// Leases in which nothing runs any more: the next round releases them.
+    /// Leases under which nothing more starts: the next round gives them up.
+    handovers: Vec<Handover>,
+    /// Leases in which nothing is in flight any more: the next round releases them, or ends their
+    /// tails.
     drained: Vec<Lease>,
+    /// Number of leases whose last attempts have not ended.
+    draining: usize,
     /// True once the engine stops.
     leaving: bool,
+    /// Answered once the engine stops and nothing is in flight.
+    left: Option<oneshot::Sender<()>>,
     deadline: Option<SpawnHandle>,
 }
 
@@ -89,8 +102,11 @@ impl LeaseKeeper {
             again: false,
             failing: false,
             renewed: context.clock.monotonic(),
+            handovers: Vec::new(),
             drained: Vec::new(),
+            draining: 0,
             leaving: false,
+            left: None,
             deadline: None,
         }
     }
@@ -113,8 +129,13 @@ impl LeaseKeeper {
     fn check_leases(&mut self, ctx: &mut Context<Self>) {
         self.busy = true;
         let held = self.context.leases.all();
+        let given_up = self.context.leases.given_up();
         // A lease that was lost meanwhile is no longer ours to release.
-        self.drained.retain(|lease| held.contains(lease));
+        self.drained
+            .retain(|lease| held.contains(lease) || given_up.contains(lease));
+        let drained = &self.drained;
+        self.handovers
+            .retain(|one| held.contains(&one.lease) && !drained.contains(&one.lease));
         let due = self.context.clock.monotonic() >= self.renewed + self.membership.terms.renewal;
         let round = LeaseRound {
             context: Arc::clone(&self.context),
@@ -122,6 +143,7 @@ impl LeaseKeeper {
             writer: self.writer.take(),
             renew: self.membership.expires && due,
             leaving: self.leaving,
+            handovers: self.handovers.clone(),
             drained: self.drained.clone(),
         };
         let job = self.blocking.run(move || round.execute());
@@ -133,7 +155,7 @@ impl LeaseKeeper {
                 Ok(result) => {
                     keeper.failing = false;
                     // The next ones, without waiting for the next interval.
-                    keeper.again |= !result.is_complete && !result.taken.0.is_empty();
+                    keeper.again |= !result.is_complete && result.taken.is_some();
                     keeper.again |= !result.released.is_empty() && !keeper.leaving;
                     keeper.apply(result, ctx);
                 }
@@ -158,9 +180,9 @@ impl LeaseKeeper {
             keeper.again = false;
             let (joining, step) = done.unwrap_or((Joining::default(), Err(StoreError::Panicked)));
             keeper.participation = match step {
-                Ok(JoinStep::Joined(taken, asked)) => {
-                    keeper.renewed = asked;
-                    keeper.adopt(&taken, asked);
+                Ok(JoinStep::Joined(takeover)) => {
+                    keeper.renewed = takeover.asked;
+                    keeper.adopt(&takeover);
                     keeper.set_deadline(ctx);
                     Participation::Member
                 }
@@ -177,6 +199,7 @@ impl LeaseKeeper {
             if keeper.leaving {
                 // The request to leave came while it joined.
                 keeper.release_all(ctx);
+                keeper.answer_left();
             }
         }));
     }
@@ -189,11 +212,12 @@ impl LeaseKeeper {
     }
 
     /// Begins to send for shards that were taken.
-    fn adopt(&self, taken: &[Lease], asked: Duration) {
-        self.context.leases.add(taken, self.membership.end(asked));
-        self.context.metrics.leases(LeaseChange::Taken, taken.len());
-        if !taken.is_empty() {
-            let shards = taken.len();
+    fn adopt(&self, takeover: &Takeover) {
+        let until = self.membership.end(takeover.asked);
+        self.context.leases.take(takeover, until);
+        let shards = takeover.leases.len();
+        self.context.metrics.leases(LeaseChange::Taken, shards);
+        if shards > 0 {
             tracing::info!(shards, "this node now sends for {shards} more shards");
             self.registry.do_send(PollNow);
         }
@@ -202,6 +226,9 @@ impl LeaseKeeper {
     fn apply(&mut self, result: LeaseRoundResult, ctx: &mut Context<Self>) {
         let context = Arc::clone(&self.context);
         let membership = Arc::clone(&self.membership);
+        let held = context.leases.all();
+        let released = result.released.iter();
+        let released_now = released.filter(|lease| held.contains(lease)).count();
         if let Some((leases, asked)) = &result.renewed {
             context.leases.renew(leases, membership.end(*asked));
             self.renewed = *asked;
@@ -209,53 +236,99 @@ impl LeaseKeeper {
         context.leases.remove(&result.released);
         self.drained
             .retain(|lease| !result.released.contains(lease));
-        let is_lost = |lease: &Lease| !result.is_held(lease, membership.instance());
-        let lost: Vec<Lease> = context.leases.all().into_iter().filter(is_lost).collect();
+        let me = membership.instance();
+        // Also if the answer to the commit was lost: the database says what was given up.
+        let held = context.leases.all().into_iter();
+        let (given_up, lost): (Vec<Lease>, Vec<Lease>) = held
+            .filter(|lease| !result.is_held(lease, me))
+            .partition(|lease| result.is_tail(lease, me));
+        for lease in &given_up {
+            context.leases.give_up(*lease);
+        }
+        self.handovers.retain(|one| !given_up.contains(&one.lease));
         self.drop_lost(&lost, "another process has taken it over, or it expired");
-        let (taken, asked) = &result.taken;
-        self.adopt(taken, *asked);
+        let ended = context.leases.given_up().into_iter();
+        let ended: Vec<Lease> = ended.filter(|lease| !result.is_tail(lease, me)).collect();
+        self.drop_lost(
+            &ended,
+            "their new owner waited for the last attempts in vain",
+        );
+        context.leases.set_tails(result.tails());
+        if let Some(takeover) = &result.taken {
+            self.adopt(takeover);
+        }
         context
             .metrics
-            .leases(LeaseChange::GivenBack, result.released.len());
-        if !result.released.is_empty() {
-            let shards = result.released.len();
-            tracing::info!(shards, "{shards} shards were released to other nodes");
+            .leases(LeaseChange::GivenBack, given_up.len() + released_now);
+        if given_up.len() + released_now > 0 {
+            let shards = given_up.len() + released_now;
+            tracing::info!(shards, "{shards} shards were handed over to other nodes");
         }
         self.release_shards(result.release, ctx);
         self.set_deadline(ctx);
+        self.answer_left();
     }
 
-    /// Releases shards, each once nothing runs in it. The receivers resolve at that time.
-    fn release_shards(
-        &mut self,
-        shards: Vec<Shard>,
-        ctx: &mut Context<Self>,
-    ) -> Vec<oneshot::Receiver<()>> {
+    /// Hands shards over. Each is given up once nothing more starts in it; what is in flight then
+    /// is its tail.
+    fn release_shards(&mut self, shards: Vec<Shard>, ctx: &mut Context<Self>) {
         // Marked first, so that nothing new starts while the supervisors drain.
         self.context.leases.leave(&shards);
-        let mut all = Vec::with_capacity(shards.len());
         for shard in shards {
             let Some(lease) = self.context.leases.of(shard) else {
                 continue;
             };
-            let (done, drained) = oneshot::channel();
-            let (noted, is_noted) = oneshot::channel();
-            self.registry.do_send(DrainShard { shard, done });
-            all.push(is_noted);
-            ctx.spawn(drained.into_actor(self).map(move |drained, keeper, ctx| {
-                if drained.is_ok() {
+            let (quiet, is_quiet) = oneshot::channel();
+            let (done, is_done) = oneshot::channel();
+            let quiet = Some(quiet);
+            self.registry.do_send(DrainShard { shard, quiet, done });
+            // A lease that does not expire has no other node to wait for it.
+            if self.membership.expires {
+                let noted = is_quiet.into_actor(self).map(move |quiet, keeper, ctx| {
+                    keeper.note_quiet(lease, quiet.unwrap_or_default(), ctx);
+                });
+                ctx.spawn(noted);
+            }
+            self.draining += 1;
+            ctx.spawn(is_done.into_actor(self).map(move |done, keeper, ctx| {
+                keeper.draining -= 1;
+                if done.is_ok() {
                     keeper.drained.push(lease);
                     ctx.notify_later(CheckLeases, LEASE_BATCH_DELAY);
                 }
-                let _ = noted.send(());
+                keeper.answer_left();
             }));
         }
-        all
     }
 
-    fn release_all(&mut self, ctx: &mut Context<Self>) -> Vec<oneshot::Receiver<()>> {
-        let all = self.context.leases.all().into_iter();
-        self.release_shards(all.map(|lease| lease.shard).collect(), ctx)
+    /// Notes that nothing more starts in a shard.
+    fn note_quiet(&mut self, lease: Lease, quiet: Quiet, ctx: &mut Context<Self>) {
+        let now = self.context.clock.monotonic();
+        // Without attempts its supervisors end at once, and it is released.
+        if !quiet.attempts.is_empty() {
+            self.handovers.push(Handover {
+                lease,
+                attempts: quiet.attempts,
+                remaining: quiet.ends_by.saturating_sub(now),
+            });
+            ctx.notify_later(CheckLeases, LEASE_BATCH_DELAY);
+        }
+    }
+
+    /// Begins to hand over everything. A shard with a tail follows once that has ended.
+    fn release_all(&mut self, ctx: &mut Context<Self>) {
+        let open = self.context.leases.open().into_iter();
+        let shards = open.map(|lease| lease.shard);
+        let shards = shards.filter(|shard| self.context.leases.tail_of(*shard).is_none());
+        self.release_shards(shards.collect(), ctx);
+    }
+
+    /// Tells the engine that nothing is in flight any more.
+    fn answer_left(&mut self) {
+        let is_left = self.leaving && self.draining == 0 && self.context.leases.open().is_empty();
+        if is_left && let Some(left) = self.left.take() {
+            let _ = left.send(());
+        }
     }
 
     /// Immediately stops all work in shards that are no longer ours.
@@ -321,13 +394,18 @@ impl Handler<LeaveAll> for LeaseKeeper {
     type Result = ();
     fn handle(&mut self, LeaveAll { done }: LeaveAll, ctx: &mut Self::Context) {
         self.leaving = true;
-        let all = self.release_all(ctx);
-        let left = async move {
-            for drained in all {
-                let _ = drained.await;
-            }
-            let _ = done.send(());
-        };
-        ctx.spawn(left.into_actor(self));
+        self.left = Some(done);
+        self.release_all(ctx);
+        self.answer_left();
+        self.run_round(ctx);
+    }
+}
+
+impl Handler<LetGo> for LeaseKeeper {
+    type Result = ();
+    fn handle(&mut self, _: LetGo, ctx: &mut Self::Context) {
+        let rest = self.context.leases.open().into_iter();
+        self.release_shards(rest.map(|lease| lease.shard).collect(), ctx);
+        self.answer_left();
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::handover::{Tail, TailEnd};
 use crate::domain::ids::InstanceId;
-use crate::domain::lease::{Lease, Plan, Shard};
+use crate::domain::lease::{Lease, Shard};
 use crate::engine::context::EngineContext;
 use crate::engine::membership::Membership;
-use crate::store::{LeaseView, StoreError, Writer};
+use crate::store::{Handover, LeaseView, StoreError, Takeover, Writer};
 
 /// Maximum number of shards that one round takes over.
 const TAKEN_AT_ONCE: usize = 8;
@@ -19,7 +20,10 @@ pub(super) struct LeaseRound {
     pub(super) writer: Option<Writer>,
     pub(super) renew: bool,
     pub(super) leaving: bool,
-    /// Leases to release.
+    /// Leases to give up while attempts of them are in flight.
+    pub(super) handovers: Vec<Handover>,
+    /// Leases in which nothing is in flight any more: to be released, or, once they are given up, to
+    /// be freed of their tails.
     pub(super) drained: Vec<Lease>,
 }
 
@@ -29,8 +33,7 @@ pub(super) struct LeaseRoundResult {
     /// The renewed leases, and the monotonic time of the request.
     pub(super) renewed: Option<(Vec<Lease>, Duration)>,
     pub(super) released: Vec<Lease>,
-    /// The taken leases, and the monotonic time of the request.
-    pub(super) taken: (Vec<Lease>, Duration),
+    pub(super) taken: Option<Takeover>,
     /// False if more shards are to be taken.
     pub(super) is_complete: bool,
     /// Shards that others should have.
@@ -40,12 +43,23 @@ pub(super) struct LeaseRoundResult {
 impl LeaseRoundResult {
     /// Returns true if `holder` holds the lease in the database.
     pub(super) fn is_held(&self, lease: &Lease, holder: &InstanceId) -> bool {
-        let row = self
-            .view
-            .shards
-            .iter()
-            .find(|state| state.lease.shard == lease.shard);
+        let row = self.view.shard(lease.shard);
         row.is_some_and(|row| row.lease.epoch == lease.epoch && row.holder.as_ref() == Some(holder))
+    }
+
+    /// Returns true if `instance` has given the lease up, and its attempts are the shard's tail.
+    pub(super) fn is_tail(&self, lease: &Lease, instance: &InstanceId) -> bool {
+        let tail = self
+            .view
+            .shard(lease.shard)
+            .and_then(|row| row.tail.as_ref());
+        tail.is_some_and(|tail| tail.epoch == lease.epoch && tail.instance == *instance)
+    }
+
+    /// Returns the tails of all shards.
+    pub(super) fn tails(&self) -> impl Iterator<Item = (Shard, Option<Tail>)> {
+        let shards = self.view.shards.iter();
+        shards.map(|state| (state.lease.shard, state.tail.clone()))
     }
 }
 
@@ -67,33 +81,39 @@ impl LeaseRound {
         let renew = self.renew;
         let leaving = self.leaving;
         let drained = self.drained.clone();
-        if renew || leaving || !drained.is_empty() {
+        let handovers = std::mem::take(&mut self.handovers);
+        if renew || leaving || !drained.is_empty() || !handovers.is_empty() {
             self.writer()?.run(|tx| {
                 if renew {
                     tx.keep_leases(&membership.node, &held, &term)?;
                 }
                 if leaving {
-                    // Others need not wait for its entry to expire.
-                    tx.forget_nodes(std::slice::from_ref(membership.instance()))?;
+                    tx.note_leaving(membership.instance())?;
                 }
-                tx.release_leases(&drained, membership.instance())
+                tx.hand_over(&handovers, membership.terms.margin, &term)?;
+                tx.release_leases(&drained, membership.instance())?;
+                tx.drop_tails(&drained, membership.instance())
             })?;
         }
         // Reuses the renewing connection, if there is one: no reads of callers delay it.
-        let view = match membership.expires {
+        let mut view = match membership.expires {
             true => self.writer()?.run(|tx| tx.leases(clock))?,
             false => context.store.leases_here(clock)?,
         };
-        let plan = match leaving {
-            true => Plan::default(),
-            false => membership.plan(&view, &context.leases.all(), &context.leases.leaving()),
-        };
+        let ended = self.ended_tails(&view);
+        if !ended.is_empty() {
+            self.writer()?.run(|tx| tx.end_tails(&ended, clock.now()))?;
+            for (shard, ..) in &ended {
+                view.drop_tail(*shard);
+            }
+        }
+        let plan = membership.plan(&view, &held, &context.leases.leaving());
         // A takeover reads everything that is due in its shards: the own leases are renewed between
         // two of them.
         let wanted = &plan.take[..plan.take.len().min(TAKEN_AT_ONCE)];
         let taken = match wanted {
-            [] => (Vec::new(), clock.monotonic()),
-            wanted => self.writer()?.run(|tx| tx.take_over(wanted, &term))?,
+            [] => None,
+            wanted => Some(self.writer()?.run(|tx| tx.take_over(wanted, &term))?),
         };
         Ok(LeaseRoundResult {
             view,
@@ -103,6 +123,21 @@ impl LeaseRound {
             is_complete: wanted.len() == plan.take.len(),
             release: plan.release,
         })
+    }
+
+    /// Returns the tails in this process's shards whose processes have ended, or are late.
+    fn ended_tails(&self, view: &LeaseView) -> Vec<(Shard, Tail, TailEnd)> {
+        let instance = self.membership.instance();
+        let mine = view
+            .shards
+            .iter()
+            .filter(|state| state.holder.as_ref() == Some(instance));
+        let ended = mine.filter_map(|state| {
+            let tail = state.tail.clone()?;
+            let end = tail.end(&view.nodes, view.now)?;
+            Some((state.lease.shard, tail, end))
+        });
+        ended.collect()
     }
 
     fn writer(&mut self) -> Result<&mut Writer, StoreError> {

@@ -14,7 +14,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::idempotency::IdempotencySecret;
 use crate::domain::ids::Tenant;
 use crate::domain::session::SessionKey;
-use crate::engine::background::{LeaseKeeper, LeaveAll, RecoveryRunner};
+use crate::engine::background::{LeaseKeeper, LeaveAll, LetGo, RecoveryRunner};
 use crate::engine::context::EngineContext;
 use crate::engine::error::{Error, StartError};
 use crate::engine::known_tokens::KnownTokens;
@@ -133,6 +133,7 @@ impl Postrider {
             .is_err()
         {
             tracing::warn!("aborting the attempts that are still in flight");
+            send(&self.inner.lease_keeper, LetGo);
             send(&self.inner.registry, AbortAll);
             // Attempts without a written outcome by then are interrupted below.
             let _ = tokio::time::timeout(ABORT_GRACE, drained).await;
@@ -144,9 +145,10 @@ impl Postrider {
         };
         let left = context.leases.all();
         let instance = self.inner.membership.instance().clone();
+        let clock = Arc::clone(&context.clock);
         let leave = context.committer.run(move |tx| {
             tx.interrupt(&Scope::Shards(left.clone()), interruption)?;
-            tx.leave_cluster(&left, &instance)
+            tx.leave_cluster(&left, &instance, &*clock)
         });
         if let Err(error) = leave.await {
             tracing::warn!(%error, "deliveries in flight are reclaimed by the next owner");

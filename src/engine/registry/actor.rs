@@ -5,21 +5,26 @@
     reason = "an actor tells another one, which takes every message until it stops"
 )]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::draining::Draining;
 use super::loading::{LoadQueue, MissedChange};
-use super::messages::DrainShard;
 use super::table::{Route, Table};
+use super::tails::WatchedTails;
+use crate::domain::delivery::ClaimName;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::handover::Tail;
 use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
 use crate::engine::context::EngineContext;
 use crate::engine::known_tokens::KnownTokens;
-use crate::engine::supervisor::{AttemptTasks, Changed, Drain, EndpointSupervisor, Polled, Share};
+use crate::engine::supervisor::{
+    AttemptTasks, Changed, Drain, EndpointSupervisor, Polled, Share, TailEnded, ToRegistry,
+};
 use crate::store::{
     DueScan, EndpointWork, Interruption, LoadedEndpoint, Poll, PollScan, Scope, StoreError,
 };
@@ -42,8 +47,10 @@ pub(crate) struct Registry {
     tokens: Arc<KnownTokens>,
     pub(super) table: Table<Supervisor>,
     pub(super) loading: LoadQueue,
-    /// Requests that wait for a shard to be drained.
-    pub(super) draining: Vec<DrainShard>,
+    pub(super) draining: Draining,
+    pub(super) tails: WatchedTails,
+    /// True while the claims of former owners are read.
+    checking_tails: bool,
     polling: bool,
     /// True if a poll was requested during the current one, which may have read too early.
     poll_again: bool,
@@ -58,7 +65,9 @@ impl Registry {
             tokens,
             table: Table::default(),
             loading: LoadQueue::default(),
-            draining: Vec::new(),
+            draining: Draining::default(),
+            tails: WatchedTails::default(),
+            checking_tails: false,
             polling: false,
             poll_again: false,
             endpoints: None,
@@ -79,9 +88,14 @@ impl Registry {
                 at_hand: HashSet::new(),
             };
             let (context, ids) = (Arc::clone(&self.context), batch.clone());
+            let shards: BTreeSet<Shard> = batch.iter().map(Shard::of).collect();
+            let tails = shards
+                .into_iter()
+                .filter_map(|shard| context.leases.tail_of(shard));
+            let tails: Vec<Arc<Tail>> = tails.collect();
             let read = async move {
                 let clock = Arc::clone(&context.clock);
-                context.store.load(ids, clock, scan).await
+                context.store.load(ids, tails, clock, scan).await
             };
             ctx.spawn(read.into_actor(self).map(move |found, registry, ctx| {
                 registry.loaded(&batch, found, ctx);
@@ -123,15 +137,17 @@ impl Registry {
         if !is_ours || !loaded.endpoint.is_active() || self.table.contains(&id) {
             return;
         }
+        self.tails.watch(&id, loaded.tail_claims());
         let context = Arc::clone(&self.context);
         let place = context.threads.place();
         self.table.start(&id, |generation| {
             let tasks = AttemptTasks::default();
-            let registry = (
-                ctx.address().recipient(),
-                ctx.address().recipient(),
+            let registry = ToRegistry {
+                stop: ctx.address().recipient(),
+                quiet: ctx.address().recipient(),
+                stopped: ctx.address().recipient(),
                 generation,
-            );
+            };
             let of = tasks.clone();
             let make = move |place| EndpointSupervisor::new(context, place, registry, loaded, of);
             Supervisor {
@@ -144,18 +160,40 @@ impl Registry {
         }
     }
 
-    /// Removes an entry, and answers those who wait for its shard to be drained.
+    /// Removes an entry.
     pub(super) fn remove(&mut self, id: &EndpointId) {
         self.table.remove(id);
-        self.answer_drained(Shard::of(id));
+        self.draining.ended(id);
     }
 
-    pub(super) fn answer_drained(&mut self, shard: Shard) {
-        if self.table.is_drained(shard) {
-            for drain in self.draining.extract_if(.., |drain| drain.shard == shard) {
-                let _ = drain.done.send(());
-            }
+    /// Finds out which attempts of former owners have ended, and tells the supervisors that count
+    /// them.
+    pub(super) fn check_tails(&mut self, ctx: &mut Context<Self>) {
+        let asked = self.tails.all();
+        if asked.is_empty() || std::mem::replace(&mut self.checking_tails, true) {
+            return;
         }
+        let (context, names) = (Arc::clone(&self.context), asked.clone());
+        let read = async move { context.store.standing_claims(names).await };
+        ctx.spawn(read.into_actor(self).map(move |found, registry, _| {
+            registry.checking_tails = false;
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read the attempts of former owners");
+                    return;
+                }
+            };
+            let names = found.iter().map(|one| (one.key, one.claim_no));
+            // The attempts of a tail that is gone are not waited for: the poll reclaims them.
+            let leases = &registry.context.leases;
+            let standing = names.filter(|claim| leases.is_of_tail(claim)).collect();
+            for (id, ended) in registry.tails.end(&asked, &standing) {
+                if let Some(supervisor) = registry.table.get(&id) {
+                    supervisor.address.do_send(TailEnded(ended));
+                }
+            }
+        }));
     }
 
     /// Makes every supervisor of a shard stop claiming, and then stop.
@@ -205,7 +243,10 @@ impl Registry {
         if self.endpoints != Some(poll.endpoints) {
             self.reconcile(poll.endpoints, ctx);
         }
-        let ownerless = self.table.ownerless_claims(&poll.work);
+        self.check_tails(ctx);
+        let leases = Arc::clone(&self.context.leases);
+        let is_own = |claim: &ClaimName| !leases.is_of_tail(claim);
+        let ownerless = self.table.ownerless_claims(&poll.work, is_own);
         if !ownerless.is_empty() {
             let context = Arc::clone(&self.context);
             actix::spawn(async move { context.reclaim(ownerless).await });

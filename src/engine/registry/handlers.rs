@@ -20,8 +20,7 @@ use super::messages::{
 use super::table::{Ended, Route};
 use crate::domain::delivery::Queued;
 use crate::domain::ids::EndpointId;
-use crate::domain::lease::Shard;
-use crate::engine::messages::{StopReply, StopRequest, SupervisorStopped};
+use crate::engine::messages::{StopReply, StopRequest, SupervisorQuiet, SupervisorStopped};
 use crate::engine::supervisor::{Changed, Inspect, NewlyDue, SupervisorStatus};
 use crate::store::CommittedDelivery;
 
@@ -94,6 +93,10 @@ impl Handler<EndpointsDue> for Registry {
         for id in endpoints {
             if self.context.leases.for_new_work(&id).is_some() {
                 self.notify_due(&id);
+                // A former owner may have recorded an attempt.
+                if self.tails.contains(&id) {
+                    self.check_tails(ctx);
+                }
             }
         }
         self.load(ctx);
@@ -107,7 +110,7 @@ impl Handler<StopRequest> for Registry {
             .table
             .may_stop(&ask.endpoint_id, ask.generation, ask.received);
         if reply == StopReply::Stop {
-            self.answer_drained(Shard::of(&ask.endpoint_id));
+            self.draining.ended(&ask.endpoint_id);
         }
         ask.reply_to.do_send(reply);
     }
@@ -121,7 +124,15 @@ impl Handler<SupervisorStopped> for Registry {
             .ended(&stopped.endpoint_id, stopped.generation, stopped.exit)
         {
             Ended::Ignore => {}
-            Ended::Removed => self.answer_drained(Shard::of(&stopped.endpoint_id)),
+            Ended::Removed => {
+                let id = &stopped.endpoint_id;
+                self.draining.ended(id);
+                // Its shard was taken back meanwhile.
+                if self.context.leases.for_new_work(id).is_some() {
+                    self.notify_due(id);
+                    self.load(ctx);
+                }
+            }
             Ended::Recover(supervisor) => {
                 self.recover(stopped.endpoint_id, supervisor.tasks, ctx);
             }
@@ -140,9 +151,19 @@ impl Handler<DrainShard> for Registry {
     type Result = ();
     fn handle(&mut self, drain: DrainShard, _: &mut Self::Context) {
         let shard = drain.shard;
-        self.draining.push(drain);
+        self.draining.begin(drain, self.table.endpoints_of(shard));
         self.drain(shard, false);
-        self.answer_drained(shard);
+    }
+}
+
+impl Handler<SupervisorQuiet> for Registry {
+    type Result = ();
+    fn handle(
+        &mut self,
+        SupervisorQuiet { endpoint_id, quiet }: SupervisorQuiet,
+        _: &mut Self::Context,
+    ) {
+        self.draining.quiet(&endpoint_id, quiet);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::domain::breaker::StoredHealth;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
+use crate::engine::messages::Quiet;
 use crate::engine::supervisor::SupervisorStatus;
 use crate::store::CommittedDelivery;
 
@@ -36,12 +37,13 @@ pub(crate) struct EndpointDue(pub(crate) EndpointId);
 #[rtype(result = "()")]
 pub(crate) struct EndpointsDue(pub(crate) Vec<EndpointId>);
 
-/// From the lease keeper: start nothing more in a shard. `done` is answered once all of its
-/// supervisors have stopped.
+/// From the lease keeper: start nothing more in a shard. `quiet` is answered once that is certain,
+/// `done` once all of its supervisors have stopped.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct DrainShard {
     pub(crate) shard: Shard,
+    pub(crate) quiet: Option<oneshot::Sender<Quiet>>,
     pub(crate) done: oneshot::Sender<()>,
 }
 

@@ -5,10 +5,12 @@
 //! its claims were reclaimed; other endpoints continue meanwhile.
 
 mod actor;
+mod draining;
 mod handlers;
 mod loading;
 mod messages;
 mod table;
+mod tails;
 
 pub(crate) use self::actor::Registry;
 #[cfg(feature = "testing")]

@@ -166,9 +166,10 @@ impl<H: Clone> Table<H> {
         }
     }
 
-    /// Returns true if a shard has no supervisor, not even one being replaced.
-    pub(super) fn is_drained(&self, shard: Shard) -> bool {
-        !self.shards.contains_key(&shard)
+    /// Returns the endpoints of a shard that have an entry, also one being replaced.
+    pub(super) fn endpoints_of(&self, shard: Shard) -> BTreeSet<EndpointId> {
+        let entries = self.shards.get(&shard).into_iter();
+        entries.flat_map(BTreeMap::keys).cloned().collect()
     }
 
     /// Returns the supervisors of a shard.
@@ -196,13 +197,18 @@ impl<H: Clone> Table<H> {
     }
 
     /// Returns claims without an owner: two consecutive polls found them at an endpoint without a
-    /// supervisor.
-    pub(super) fn ownerless_claims(&mut self, found: &[EndpointWork]) -> Vec<ClaimName> {
+    /// supervisor, and no former owner of the shard has them in flight (`is_own`).
+    pub(super) fn ownerless_claims(
+        &mut self,
+        found: &[EndpointWork],
+        is_own: impl Fn(&ClaimName) -> bool,
+    ) -> Vec<ClaimName> {
         let without = found
             .iter()
             .filter(|work| !self.contains(&work.endpoint_id));
         let now: BTreeSet<ClaimName> = without
-            .flat_map(|work| work.sending.iter().cloned())
+            .flat_map(|work| work.sending.iter().copied())
+            .filter(|claim| is_own(claim))
             .collect();
         let before = std::mem::replace(&mut self.ownerless, now);
         self.ownerless.intersection(&before).cloned().collect()
@@ -251,9 +257,9 @@ mod tests {
         assert_eq!(table.ended(&id, 1, Exit::Panicked), Ended::Recover(1));
         assert_eq!(table.ended(&id, 1, Exit::Panicked), Ended::Ignore);
         assert_eq!(table.route(&id), Route::Recovering);
-        assert!(!table.is_drained(Shard::of(&id)));
+        assert_eq!(table.endpoints_of(Shard::of(&id)).len(), 1);
         table.remove(&id);
-        assert!(table.is_drained(Shard::of(&id)));
+        assert!(table.endpoints_of(Shard::of(&id)).is_empty());
     }
 
     #[test]
@@ -269,10 +275,13 @@ mod tests {
             next: None,
             sending: vec![claim],
         }];
-        assert!(table.ownerless_claims(&found).is_empty());
-        assert_eq!(table.ownerless_claims(&found), [claim]);
+        let every = |_: &ClaimName| true;
+        assert!(table.ownerless_claims(&found, every).is_empty());
+        assert_eq!(table.ownerless_claims(&found, every), [claim]);
+        let none = |_: &ClaimName| false;
+        assert!(table.ownerless_claims(&found, none).is_empty());
         table.start(&endpoint(1), |generation| generation);
-        assert!(table.ownerless_claims(&found).is_empty());
+        assert!(table.ownerless_claims(&found, every).is_empty());
     }
 
     proptest! {

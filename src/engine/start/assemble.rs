@@ -78,8 +78,8 @@ pub(super) fn assemble(
     // Rehydration: deliveries that an earlier owner of a shard left `sending` become pending.
     let mut joining = Joining::default();
     let joining = match joining.step(&store, &membership, &*clock)? {
-        JoinStep::Joined(taken, asked) => {
-            leases.add(&taken, membership.end(asked));
+        JoinStep::Joined(takeover) => {
+            leases.take(&takeover, membership.end(takeover.asked));
             None
         }
         // The lease keeper tries again. Publishing needs no leases.

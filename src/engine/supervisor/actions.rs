@@ -11,6 +11,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Claimed, FinishedAttempt};
 use crate::domain::event::StoredEvent;
 use crate::domain::lease::Lease;
+use crate::engine::messages::Quiet;
 use crate::store::{Claim, DueScan, Interruption};
 
 /// The moment of an input.
@@ -38,6 +39,8 @@ pub(super) enum Action {
     /// Read or write in the background.
     Run(Work),
     RequestStop,
+    /// Nothing more starts: tell the registry what is on the wire.
+    ReportQuiet(Quiet),
     Stop,
 }
 

@@ -18,20 +18,28 @@ use super::lane::Lane;
 use super::messages::InjectPanic;
 use super::messages::{
     Changed, ClaimAnswered, Drain, DueLoaded, HealthLoaded, HistoryLoaded, Inspect,
-    InterruptionAnswered, NewlyDue, PermitGranted, Polled, Recheck, RecordAnswered,
-    SupervisorStatus,
+    InterruptionAnswered, NewlyDue, PermitGranted, Polled, Recheck, RecordAnswered, Released,
+    SupervisorStatus, TailEnded,
 };
 use super::read_ahead::Share;
 use crate::domain::ids::DeliveryKey;
 use crate::domain::random;
 use crate::domain::retry::Jitter;
 use crate::engine::context::EngineContext;
-use crate::engine::messages::{AttemptEnded, Exit, StopReply, StopRequest, SupervisorStopped};
+use crate::engine::messages::{
+    AttemptEnded, Exit, StopReply, StopRequest, SupervisorQuiet, SupervisorStopped,
+};
 use crate::engine::sending::Place;
 use crate::store::{DuePage, LoadedEndpoint, RateLimitHistory};
 
-/// Recipients in the registry for stop requests and the end, and the generation.
-type ToRegistry = (Recipient<StopRequest>, Recipient<SupervisorStopped>, u64);
+/// The registry, as far as a supervisor knows it.
+pub(crate) struct ToRegistry {
+    pub(crate) stop: Recipient<StopRequest>,
+    pub(crate) quiet: Recipient<SupervisorQuiet>,
+    pub(crate) stopped: Recipient<SupervisorStopped>,
+    /// Number of this supervisor among those of its endpoint.
+    pub(crate) generation: u64,
+}
 
 pub(crate) struct EndpointSupervisor {
     pub(super) context: Arc<EngineContext>,
@@ -58,8 +66,11 @@ impl EndpointSupervisor {
             endpoint,
             history,
             due,
+            tail,
         } = loaded;
-        let lane = Lane::new(endpoint, context.config.idle_timeout);
+        let now = context.clock.read();
+        let mut lane = Lane::new(endpoint, context.config.idle_timeout);
+        lane.count_tail(&tail, now.wall, now.monotonic);
         Self {
             context,
             place: Arc::new(place),
@@ -132,10 +143,9 @@ impl Drop for EndpointSupervisor {
     fn drop(&mut self) {
         // Runs during a panic as well, so the registry always learns of the end.
         self.context.metrics.supervisors.dec();
-        let (_, stopped, generation) = &self.registry;
-        stopped.do_send(SupervisorStopped {
+        self.registry.stopped.do_send(SupervisorStopped {
             endpoint_id: self.lane.endpoint().id.clone(),
-            generation: *generation,
+            generation: self.registry.generation,
             exit: if self.lane.has_stopped() {
                 Exit::Clean
             } else {
@@ -188,6 +198,12 @@ handle!(Drain, |lane, _drain, moment| {
     lane.on_drain();
     Vec::new()
 });
+handle!(Released, |lane, _released, moment| {
+    lane.on_released();
+    Vec::new()
+});
+handle!(TailEnded, |lane, TailEnded(keys), moment| lane
+    .on_tail_ended(&keys, moment));
 handle!(Recheck, |_lane, _recheck, moment| Vec::new());
 
 impl Handler<AttemptEnded> for EndpointSupervisor {

@@ -19,14 +19,14 @@ use super::actor::EndpointSupervisor;
 use super::attempt::{DeliveryAttempt, Job};
 use super::messages::{
     ClaimAnswered, DueLoaded, HealthLoaded, HistoryLoaded, InterruptionAnswered, PermitGranted,
-    Recheck, RecordAnswered,
+    Recheck, RecordAnswered, Released,
 };
 use super::report::report;
 use super::wakeup::Wakeup;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::ids::DeliveryKey;
 use crate::engine::context::EngineContext;
-use crate::engine::messages::StopRequest;
+use crate::engine::messages::{StopRequest, SupervisorQuiet};
 use crate::store::{Claim, Tx};
 
 /// The timer wheel rounds to milliseconds; late is acceptable, early is not.
@@ -47,6 +47,10 @@ impl EndpointSupervisor {
                 Action::Report(what) => report(what, &self.lane.endpoint().id, &self.context),
                 Action::SetTimer(wakeup) => self.set_timer(wakeup, ctx),
                 Action::RequestStop => self.request_stop(ctx),
+                Action::ReportQuiet(quiet) => self.registry.quiet.do_send(SupervisorQuiet {
+                    endpoint_id: self.lane.endpoint().id.clone(),
+                    quiet,
+                }),
                 Action::Stop => ctx.stop(),
                 Action::Run(work) => self.spawn(work, ctx),
             }
@@ -101,10 +105,9 @@ impl EndpointSupervisor {
 
     /// Asks the registry, which starts another supervisor when the next delivery is due.
     fn request_stop(&self, ctx: &mut Context<Self>) {
-        let (stop, _, generation) = &self.registry;
-        stop.do_send(StopRequest {
+        self.registry.stop.do_send(StopRequest {
             endpoint_id: self.lane.endpoint().id.clone(),
-            generation: *generation,
+            generation: self.registry.generation,
             received: self.lane.received(),
             reply_to: ctx.address().recipient(),
         });
@@ -169,7 +172,7 @@ async fn run(
             if let Err(error) = released {
                 tracing::warn!(%error, "claims could not be released yet; the poll reclaims them");
             }
-            supervisor.do_send(Recheck);
+            supervisor.do_send(Released);
         }
     }
 }

@@ -17,9 +17,11 @@ use crate::domain::breaker::{Health, StoredHealth};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Queued};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::handover::OnWire;
 use crate::domain::ids::DeliveryKey;
 use crate::domain::rate_limit::SlidingWindow;
 use crate::domain::settings::Ordering;
+use crate::engine::messages::Quiet;
 use crate::engine::supervisor::messages::SupervisorStatus;
 use crate::store::{Claim, DueScan};
 
@@ -36,9 +38,21 @@ enum Phase {
     Running,
     /// It has asked to stop.
     Stopping,
-    /// The shard is being released, or the engine stops.
-    Draining,
+    /// The shard is being handed over, or is lost. `quiet` once that was reported.
+    Draining {
+        quiet: bool,
+    },
     Stopped,
+}
+
+/// An attempt in flight.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    attempt: OnWire,
+    /// Monotonic time of its start.
+    started: Duration,
+    /// Monotonic time by which it has ended.
+    ends_by: Duration,
 }
 
 /// The state of one endpoint's supervisor.
@@ -54,10 +68,16 @@ pub(super) struct Lane {
     /// Claims being committed.
     claiming: BTreeMap<DeliveryKey, Queued>,
     awaiting_permit: bool,
-    /// Attempts in flight, with their monotonic start times.
-    in_flight: BTreeMap<DeliveryKey, Duration>,
+    in_flight: BTreeMap<DeliveryKey, InFlight>,
+    /// Attempts of the shard's former owner that are still in flight, with the monotonic times of
+    /// their starts.
+    tail: BTreeMap<DeliveryKey, Duration>,
     /// Outcomes being committed.
     recording: BTreeSet<DeliveryKey>,
+    /// Those of them that were judged while the endpoint's health was this supervisor's.
+    recording_as_owner: BTreeSet<DeliveryKey>,
+    /// Number of releases of claims being committed.
+    releasing: usize,
     /// Deliveries whose last request was lost with its connection: the next one needs a new
     /// connection.
     lost: BTreeSet<DeliveryKey>,
@@ -83,12 +103,23 @@ impl Lane {
             claiming: BTreeMap::new(),
             awaiting_permit: false,
             in_flight: BTreeMap::new(),
+            tail: BTreeMap::new(),
             recording: BTreeSet::new(),
+            recording_as_owner: BTreeSet::new(),
+            releasing: 0,
             lost: BTreeSet::new(),
             starts_in_flight: None,
             unknown_claims: BTreeSet::new(),
             not_before: Duration::ZERO,
             received: 0,
+        }
+    }
+
+    /// Counts attempts of the shard's former owner as in flight.
+    pub(super) fn count_tail(&mut self, tail: &[OnWire], now: Timestamp, monotonic: Duration) {
+        for attempt in tail {
+            let started = monotonic.saturating_sub(now.since(attempt.started_at));
+            self.tail.insert(attempt.key, started);
         }
     }
 
@@ -106,7 +137,7 @@ impl Lane {
 
     pub(super) fn status(&mut self, moment: &Moment) -> SupervisorStatus {
         let now = (moment.wall, moment.monotonic);
-        let in_flight = self.in_flight.len();
+        let in_flight = self.in_flight.len() + self.tail.len();
         SupervisorStatus::new(in_flight, self.awaiting_permit, &mut self.limiter, now)
     }
 
@@ -114,9 +145,14 @@ impl Lane {
         self.health.unwrap_or_default().health
     }
 
-    /// Returns the deliveries that count towards the concurrency. A lost one counts while its row
-    /// is written, because it is sent next.
+    /// Returns the deliveries that count towards the concurrency.
     fn busy(&self) -> usize {
+        self.own_busy() + self.tail.len()
+    }
+
+    /// Returns those of them that are this supervisor's. A lost one counts while its row is written,
+    /// because it is sent next.
+    fn own_busy(&self) -> usize {
         let lost = self
             .lost
             .iter()
@@ -125,9 +161,15 @@ impl Lane {
         self.in_flight.len() + self.claiming.len() + lost
     }
 
+    /// Returns true if nothing of this supervisor's is on the wire or being committed.
+    fn has_ended(&self) -> bool {
+        self.own_busy() == 0 && self.recording.is_empty() && self.releasing == 0
+    }
+
     fn is_known(&self, key: DeliveryKey) -> bool {
         self.claiming.contains_key(&key)
             || self.in_flight.contains_key(&key)
+            || self.tail.contains_key(&key)
             || self.recording.contains(&key)
     }
 
@@ -188,13 +230,30 @@ impl Lane {
                 self.window.clear();
                 vec![Action::SetTimer(self.situation(moment).next_wakeup())]
             }
-            Phase::Draining if self.busy() == 0 && self.recording.is_empty() => {
+            Phase::Draining { .. } if self.has_ended() => {
                 self.phase = Phase::Stopped;
                 vec![Action::Stop]
             }
+            Phase::Draining { quiet: false } => self.report_quiet(),
             Phase::LoadingHistory => self.load_history(moment),
-            Phase::Draining | Phase::Stopping | Phase::Stopped => Vec::new(),
+            Phase::Draining { quiet: true } | Phase::Stopping | Phase::Stopped => Vec::new(),
         }
+    }
+
+    /// Reports what is on the wire, once nothing more starts and all that was judged by the
+    /// endpoint's health as known here is written: the next owner reads that health.
+    fn report_quiet(&mut self) -> Vec<Action> {
+        let is_settling =
+            !self.claiming.is_empty() || self.releasing > 0 || !self.recording_as_owner.is_empty();
+        if is_settling {
+            return Vec::new();
+        }
+        self.phase = Phase::Draining { quiet: true };
+        let in_flight = self.in_flight.values();
+        vec![Action::ReportQuiet(Quiet {
+            attempts: in_flight.clone().map(|one| one.attempt).collect(),
+            ends_by: in_flight.map(|one| one.ends_by).max().unwrap_or_default(),
+        })]
     }
 
     /// Returns true if a changed rate limit counts another period than the one that was read.
@@ -212,7 +271,8 @@ impl Lane {
             let wait = self.not_before.saturating_sub(moment.monotonic);
             return vec![Action::SetTimer(Wakeup::Advance(wait))];
         }
-        self.starts_in_flight = Some(self.in_flight.values().copied().collect());
+        let own = self.in_flight.values().map(|one| one.started);
+        self.starts_in_flight = Some(own.chain(self.tail.values().copied()).collect());
         vec![Action::Run(Work::LoadHistory)]
     }
 
@@ -222,7 +282,8 @@ impl Lane {
             return Vec::new();
         }
         let claiming = self.claiming.keys().chain(self.in_flight.keys());
-        claiming.chain(&self.recording).copied().collect()
+        let known = claiming.chain(self.tail.keys()).chain(&self.recording);
+        known.copied().collect()
     }
 
     fn claim(&mut self, moment: &Moment, permits: usize) -> Vec<Action> {

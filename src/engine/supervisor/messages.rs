@@ -39,6 +39,11 @@ pub(crate) struct Polled {
     pub(crate) sending: Option<Vec<ClaimName>>,
 }
 
+/// From the registry: attempts of the shard's former owner have ended, and are recorded.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct TailEnded(pub(crate) Vec<DeliveryKey>);
+
 /// From the registry: claim nothing more; stop when all attempts in flight have ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -89,6 +94,11 @@ pub(crate) struct InjectPanic;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Recheck;
+
+/// Claims that were not started have been released.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Released;
 
 /// The rate limit's history and the endpoint's health have been read.
 #[derive(Message)]

@@ -18,9 +18,11 @@ mod report;
 mod wakeup;
 mod window;
 
-pub(crate) use self::actor::EndpointSupervisor;
+pub(crate) use self::actor::{EndpointSupervisor, ToRegistry};
 pub(crate) use self::attempt::AttemptTasks;
 #[cfg(feature = "testing")]
 pub(crate) use self::messages::InjectPanic;
-pub(crate) use self::messages::{Changed, Drain, Inspect, NewlyDue, Polled, SupervisorStatus};
+pub(crate) use self::messages::{
+    Changed, Drain, Inspect, NewlyDue, Polled, SupervisorStatus, TailEnded,
+};
 pub(crate) use self::read_ahead::Share;

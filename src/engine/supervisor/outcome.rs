@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::domain::assessment::Assessment;
 use crate::domain::breaker::{JudgedAttempt, StoredHealth, Verdict};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{AttemptRecord, Claimed, FinishedAttempt, Stored};
@@ -38,8 +37,7 @@ pub(super) fn judge(
         wall: attempted.ended_at,
         next_delay: endpoint.limits.retry_schedule.delay(retries_used, jitter),
     };
-    let assessment = Assessment::of(&judged, &before.health, &endpoint.breaker_limits());
-    FinishedAttempt {
+    let mut finished = FinishedAttempt {
         claimed: attempted.claimed,
         endpoint_id: endpoint.id.clone(),
         event: attempted.event,
@@ -48,12 +46,15 @@ pub(super) fn judge(
         due_from: scheduled_end,
         record: attempted.record,
         jitter,
-        verdict: attempted.verdict,
-        deferred_until: assessment.deferred_until,
+        judged,
+        deferred_until: None,
         health_before: before.health,
-        health: assessment.health,
+        health: before.health,
         health_epoch: before.epoch,
-        pause: assessment.pause.filter(|_| endpoint.is_active()),
+        pause: None,
+        is_after_handover: false,
         stored: Stored::Whole,
-    }
+    };
+    finished.judge(before, endpoint);
+    finished
 }

@@ -10,19 +10,22 @@ use diesel::sql_types::{BigInt, Text};
 
 use super::locks::NOW;
 use super::{checks, connection, locks, notify, publishing, reading, sending};
+use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::ids::{DeliveryKey, EndpointId, Tenant};
 use crate::domain::lease::Lease;
+use crate::store::codec;
 use crate::store::dialect::{
-    Dialect, DueHead, LatestStarts, Leaving, NewDeliveries, Publishing, Taking,
+    Dialect, DueHead, LatestStarts, Leaving, NewDeliveries, Publishing, Taken, Taking,
 };
 use crate::store::error::StoreError;
 use crate::store::hint::Hint;
-use crate::store::rows::{AttemptRow, DueRow, EventRow, StartRow};
+use crate::store::rows::{AttemptRow, DueRow, EventRow, HealthRow, StartRow};
 use crate::store::schema::{
-    webhook_deliveries as deliveries, webhook_endpoints as endpoints, webhook_events as events,
-    webhook_keys as keys, webhook_tenants as tenants,
+    webhook_deliveries as deliveries, webhook_endpoint_health as health,
+    webhook_endpoints as endpoints, webhook_events as events, webhook_keys as keys,
+    webhook_tenants as tenants,
 };
 use crate::store::writes::{Claim, OrderingKey, PublishOutcome};
 
@@ -119,7 +122,7 @@ impl Dialect for PgConnection {
         locks::hold(self, leases)
     }
 
-    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Taken>, StoreError> {
         locks::take_shards(self, wanted, by)
     }
 
@@ -139,6 +142,23 @@ impl Dialect for PgConnection {
             .for_no_key_update();
         one.first::<String>(self).optional()?;
         Ok(())
+    }
+
+    fn lock_health(&mut self, ids: &BTreeSet<&EndpointId>) -> Result<Vec<HealthRow>, StoreError> {
+        let new: Vec<HealthRow> = ids
+            .iter()
+            .map(|id| codec::health_row(id, &StoredHealth::default()))
+            .collect();
+        diesel::insert_into(health::table)
+            .values(new)
+            .on_conflict_do_nothing()
+            .execute(self)?;
+        Ok(health::table
+            .filter(health::endpoint_id.eq_any(ids.iter().map(|id| id.as_str())))
+            .order(health::endpoint_id)
+            .select(HealthRow::as_select())
+            .for_update()
+            .load(self)?)
     }
 
     fn wait_for_keys(&mut self, keys: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError> {

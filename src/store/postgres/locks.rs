@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Integer, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Text};
 use sha2::{Digest, Sha256};
 
 use crate::domain::ids::InstanceId;
 use crate::domain::lease::{Lease, Shard};
-use crate::store::dialect::Taking;
+use crate::store::dialect::{Taken, Taking};
 use crate::store::error::StoreError;
 use crate::store::prepared::prepared;
 use crate::store::writes::OrderingKey;
@@ -58,6 +58,15 @@ impl From<LeaseRow> for Lease {
     }
 }
 
+/// A shard that was taken over, as a statement returns it.
+#[derive(QueryableByName)]
+struct TakenRow {
+    #[diesel(embed)]
+    lease: LeaseRow,
+    #[diesel(sql_type = Bool)]
+    was_free: bool,
+}
+
 /// Locks the leases' rows until the commit. Otherwise a claim that began before a takeover could
 /// commit after it, with an epoch that no node owns.
 pub(super) fn hold(
@@ -88,17 +97,17 @@ pub(super) fn take_shards(
     conn: &mut PgConnection,
     wanted: &[Lease],
     by: &Taking<'_>,
-) -> Result<Vec<Lease>, StoreError> {
-    let rows: Vec<LeaseRow> = diesel::sql_query(
+) -> Result<Vec<Taken>, StoreError> {
+    let rows: Vec<TakenRow> = diesel::sql_query(
         "WITH free AS MATERIALIZED ( \
-             SELECT webhook_shards.shard FROM unnest($1, $2) AS wanted (shard, epoch) \
+             SELECT webhook_shards.shard, holder IS NULL AS was_free FROM unnest($1, $2) AS wanted (shard, epoch) \
              JOIN webhook_shards USING (shard, epoch) \
              WHERE holder IS NULL OR expires_at <= $3 OR holder = ANY ($4) \
              FOR UPDATE OF webhook_shards SKIP LOCKED \
          ) \
          UPDATE webhook_shards SET epoch = epoch + 1, holder = $5, expires_at = $6 \
          FROM free WHERE webhook_shards.shard = free.shard \
-         RETURNING webhook_shards.shard, webhook_shards.epoch",
+         RETURNING webhook_shards.shard, webhook_shards.epoch, free.was_free",
     )
     .bind::<Array<Integer>, _>(
         wanted
@@ -112,7 +121,11 @@ pub(super) fn take_shards(
     .bind::<Text, _>(by.holder.as_str())
     .bind::<BigInt, _>(by.until.as_micros())
     .load(conn)?;
-    Ok(rows.into_iter().map(Lease::from).collect())
+    let taken = |row: TakenRow| Taken {
+        lease: row.lease.into(),
+        was_free: row.was_free,
+    };
+    Ok(rows.into_iter().map(taken).collect())
 }
 
 /// The database's time in microseconds. (`now()` is constant within a transaction.)

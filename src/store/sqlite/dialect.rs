@@ -12,15 +12,15 @@ use crate::domain::delivery::Claimed;
 use crate::domain::ids::{DeliveryKey, EndpointId, InstanceId, Tenant};
 use crate::domain::lease::{Lease, Shard};
 use crate::store::dialect::{
-    Dialect, DueHead, LatestStarts, Leaving, NewDeliveries, Publishing, Taking,
+    Dialect, DueHead, LatestStarts, Leaving, NewDeliveries, Publishing, Taken, Taking,
 };
 use crate::store::error::StoreError;
 use crate::store::hint::Hint;
 use crate::store::prepared::prepared;
-use crate::store::rows::{AttemptRow, DueRow, EventRow, StartRow};
+use crate::store::rows::{AttemptRow, DueRow, EventRow, HealthRow, StartRow};
 use crate::store::schema::{
-    webhook_attempts as attempts, webhook_events as events, webhook_keys as keys,
-    webhook_shards as shards, webhook_tenants as tenants,
+    webhook_attempts as attempts, webhook_endpoint_health as health, webhook_events as events,
+    webhook_keys as keys, webhook_shards as shards, webhook_tenants as tenants,
 };
 use crate::store::writes::{Claim, OrderingKey, PublishOutcome};
 
@@ -110,11 +110,15 @@ impl Dialect for SqliteConnection {
             .collect())
     }
 
-    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Lease>, StoreError> {
+    fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Taken>, StoreError> {
         let gone: Vec<&str> = by.gone.iter().map(InstanceId::as_str).collect();
         let mut taken = Vec::with_capacity(wanted.len());
         for lease in wanted {
             let epoch = lease.epoch + 1;
+            let was_free = shards::table
+                .find(lease.shard.number())
+                .select(shards::holder.is_null())
+                .first(self)?;
             let changed = diesel::update(
                 shards::table
                     .filter(shards::shard.eq(lease.shard.number()))
@@ -132,10 +136,11 @@ impl Dialect for SqliteConnection {
                 shards::expires_at.eq(Some(by.until.as_micros())),
             ))
             .execute(self)?;
-            taken.extend((changed > 0).then_some(Lease {
+            let lease = Lease {
                 shard: lease.shard,
                 epoch,
-            }));
+            };
+            taken.extend((changed > 0).then_some(Taken { lease, was_free }));
         }
         Ok(taken)
     }
@@ -146,6 +151,14 @@ impl Dialect for SqliteConnection {
 
     fn lock_endpoint(&mut self, _: &EndpointId) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn lock_health(&mut self, ids: &BTreeSet<&EndpointId>) -> Result<Vec<HealthRow>, StoreError> {
+        // This transaction alone writes.
+        Ok(health::table
+            .filter(health::endpoint_id.eq_any(ids.iter().map(|id| id.as_str())))
+            .select(HealthRow::as_select())
+            .load(self)?)
     }
 
     fn wait_for_keys(&mut self, _: &BTreeSet<OrderingKey<'_>>) -> Result<(), StoreError> {

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use super::{BACK_OFF, CLAIM_RETRY_DELAY, Lane, Phase};
+use super::{BACK_OFF, CLAIM_RETRY_DELAY, InFlight, Lane, Phase};
 use crate::domain::breaker::{Health, StoredHealth};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{ClaimName, Claimed, Outcome, Queued, Seen};
 use crate::domain::endpoint::{Endpoint, PauseReason};
+use crate::domain::handover::OnWire;
 use crate::domain::ids::DeliveryKey;
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{Life, State, Wait};
@@ -137,14 +138,44 @@ impl Lane {
             }
         }
         if !released.is_empty() {
-            actions.push(Action::Run(Work::Release(released, moment.wall)));
+            actions.push(self.release(released, moment));
         }
         actions
     }
 
+    fn release(&mut self, claims: Vec<Claimed>, moment: &Moment) -> Action {
+        self.releasing += 1;
+        Action::Run(Work::Release(claims, moment.wall))
+    }
+
+    /// Handles the end of a release.
+    pub(crate) fn on_released(&mut self) {
+        self.releasing = self.releasing.saturating_sub(1);
+    }
+
+    /// Handles the end of attempts of the shard's former owner. It has judged the endpoint's health
+    /// after them, and what waits behind them may be due.
+    pub(crate) fn on_tail_ended(&mut self, keys: &[DeliveryKey], moment: &Moment) -> Vec<Action> {
+        for key in keys {
+            self.tail.remove(key);
+        }
+        self.window.note_due(moment.schedule);
+        vec![Action::Run(Work::LoadHealth)]
+    }
+
     fn start(&mut self, claimed: Claimed, queued: Queued, moment: &Moment) -> Action {
         self.limiter.start(moment.monotonic);
-        self.in_flight.insert(claimed.key, moment.monotonic);
+        let attempt = OnWire {
+            key: claimed.key,
+            claim_no: claimed.claim_no,
+            started_at: moment.wall,
+        };
+        let in_flight = InFlight {
+            attempt,
+            started: moment.monotonic,
+            ends_by: moment.monotonic + self.endpoint.limits.timeout,
+        };
+        self.in_flight.insert(claimed.key, in_flight);
         let fresh_connection = self.lost.remove(&claimed.key);
         let lease = Lease {
             shard: Shard::of(&self.endpoint.id),
@@ -189,13 +220,13 @@ impl Lane {
             }
             AttemptEnd::NotSent(why) => {
                 if let Some(started) = started {
-                    self.limiter.forget_start(started);
+                    self.limiter.forget_start(started.started);
                 }
                 self.not_before = moment.monotonic + BACK_OFF;
                 self.window.note_due(scheduled.1);
                 vec![
                     Action::Report(Report::NotSent(why)),
-                    Action::Run(Work::Release(vec![claimed], moment.wall)),
+                    self.release(vec![claimed], moment),
                 ]
             }
             AttemptEnd::Aborted => {
@@ -231,7 +262,11 @@ impl Lane {
     fn record(&mut self, attempted: Attempted, jitter: Jitter) -> Vec<Action> {
         let before = self.health.unwrap_or_default();
         let event = Arc::clone(&attempted.event);
-        let finished = outcome::judge(attempted, &self.endpoint, before, jitter);
+        let mut finished = outcome::judge(attempted, &self.endpoint, before, jitter);
+        finished.is_after_handover = matches!(self.phase, Phase::Draining { .. });
+        if !finished.is_after_handover {
+            self.recording_as_owner.insert(finished.claimed.key);
+        }
         let mut actions = vec![Action::Report(Report::AttemptFinished {
             outcome: finished.record.outcome,
             started_at: finished.started_at,
@@ -285,6 +320,7 @@ impl Lane {
         moment: &Moment,
     ) -> Vec<Action> {
         self.recording.remove(&recorded.key);
+        self.recording_as_owner.remove(&recorded.key);
         match result {
             Ok(Recorded::Written {
                 life,
@@ -423,7 +459,7 @@ impl Lane {
     /// Handles the release of the shard, or the stop of the engine.
     pub(crate) fn on_drain(&mut self) {
         if self.phase != Phase::Stopped {
-            self.phase = Phase::Draining;
+            self.phase = Phase::Draining { quiet: false };
         }
         self.window.clear();
     }

@@ -83,6 +83,9 @@ struct World {
     pending: BTreeMap<DeliveryKey, Queued>,
     starts: Vec<Duration>,
     released: usize,
+    /// Releases under way.
+    releases: usize,
+    quiet: Option<Quiet>,
     claimed: usize,
     started: usize,
     wakeup: Option<Wakeup>,
@@ -102,6 +105,7 @@ impl World {
                 }
                 Action::SetTimer(wakeup) => self.wakeup = Some(wakeup),
                 Action::RequestStop => self.stop_requested = true,
+                Action::ReportQuiet(quiet) => self.quiet = Some(quiet),
                 Action::Stop => self.stopped = true,
                 Action::Report(_) => {}
                 Action::Run(Work::LoadHistory) => self.history.push(()),
@@ -109,6 +113,7 @@ impl World {
                 Action::Run(Work::AwaitPermit) => self.permits_asked += 1,
                 Action::Run(Work::Release(claims, at)) => {
                     self.released += claims.len();
+                    self.releases += 1;
                     for claim in claims {
                         let life = Life {
                             state: State::Pending(Wait::Until(at)),
@@ -280,6 +285,14 @@ impl Bench {
         assert!(started <= granted, "nothing starts without a claim");
     }
 
+    fn answer_release(&mut self) {
+        if self.world.releases > 0 {
+            self.world.releases -= 1;
+            self.lane.on_released();
+            self.advance(Vec::new());
+        }
+    }
+
     fn end_attempt(&mut self, accepted: bool) {
         if self.world.attempts.is_empty() {
             return;
@@ -311,7 +324,7 @@ impl Bench {
         let (finished, recorded) = self.world.records.remove(0);
         let used = finished.claimed.life.retries_used;
         let moment = self.moment();
-        let life = if finished.verdict == Verdict::Accepted {
+        let life = if finished.verdict() == Verdict::Accepted {
             Life {
                 state: State::Delivered,
                 ..finished.claimed.life
@@ -495,6 +508,85 @@ fn a_drained_lane_stops_when_its_last_outcome_is_written() {
     assert!(bench.world.stopped);
 }
 
+/// The next owner reads the endpoint's health and what is on the wire: both must be settled.
+#[test]
+fn it_is_quiet_once_all_claims_are_started_or_released_and_its_outcomes_are_written() {
+    let mut bench = Bench::running(endpoint());
+    bench.publish(1);
+    bench.publish(2);
+    bench.answer_claim(true);
+    bench.answer_claim(true);
+    bench.end_attempt(false);
+    bench.publish(3);
+    bench.lane.on_drain();
+    bench.lease = false;
+    bench.advance(Vec::new());
+    assert_eq!(bench.world.quiet, None, "a claim is being committed");
+    bench.answer_claim(true);
+    assert_eq!(bench.world.quiet, None, "it is being released");
+    bench.answer_release();
+    assert_eq!(bench.world.quiet, None, "an outcome is being written");
+    bench.answer_record();
+    let quiet = bench.world.quiet.take().expect("now it is");
+    let on_wire: Vec<i64> = quiet.attempts.iter().map(|one| one.key.event_seq).collect();
+    assert_eq!(on_wire, [1], "the claims are answered last first");
+    let timeout = bench.lane.endpoint().limits.timeout;
+    assert_eq!(quiet.ends_by, bench.moment().monotonic + timeout);
+    bench.end_attempt(false);
+    let (finished, _) = bench.world.records.first().expect("one more");
+    assert!(finished.is_after_handover);
+    bench.answer_record();
+    assert!(bench.world.stopped);
+}
+
+/// Three at once and four a minute, with those of the former owner.
+#[test]
+fn attempts_of_the_former_owner_count_until_they_are_recorded() {
+    let mut bench = Bench::new(endpoint());
+    let at = bench.moment();
+    let attempt = |event_seq| OnWire {
+        key: DeliveryKey {
+            event_seq,
+            endpoint: 1,
+        },
+        claim_no: 1,
+        started_at: at.wall,
+    };
+    bench
+        .lane
+        .count_tail(&[attempt(101), attempt(102)], at.wall, at.monotonic);
+    bench.answer_history();
+    bench.answer_read();
+    for number in 1..=4 {
+        bench.publish(number);
+    }
+    bench.answer_claim(true);
+    assert_eq!(bench.world.attempts.len(), 1, "two are another's");
+    let claims = [(attempt(101).key, 1), (attempt(102).key, 1)];
+    for _ in 0..2 {
+        let polled = Polled {
+            next: None,
+            sending: Some(claims.to_vec()),
+        };
+        let reclaimed = bench.lane.on_polled(polled);
+        assert!(reclaimed.is_empty(), "they have an owner");
+    }
+    let actions = bench
+        .lane
+        .on_tail_ended(&[attempt(101).key], &bench.moment());
+    bench.advance(actions);
+    bench.answer_claim(true);
+    assert_eq!(bench.world.attempts.len(), 2);
+    // What is left of a tail does not keep a supervisor from stopping.
+    bench.lane.on_drain();
+    bench.advance(Vec::new());
+    while !bench.world.attempts.is_empty() {
+        bench.end_attempt(true);
+        bench.answer_record();
+    }
+    assert!(bench.world.stopped);
+}
+
 #[test]
 fn without_a_permit_it_waits_for_exactly_one() {
     let mut bench = Bench::running(endpoint());
@@ -534,7 +626,7 @@ proptest! {
     /// nothing starts while paused or without a lease, and nothing due is forgotten.
     #[test]
     fn the_promises_hold_for_any_order_of_inputs(
-        steps in prop::collection::vec((0_u8..14, 0_u64..40), 1..250)
+        steps in prop::collection::vec((0_u8..15, 0_u64..40), 1..250)
     ) {
         let mut bench = Bench::new(endpoint());
         let mut published = 0;
@@ -558,6 +650,7 @@ proptest! {
                     bench.advance(Vec::new());
                 }
                 12 => bench.reply_to_stop(),
+                13 => bench.answer_release(),
                 _ => {
                     bench.now += value;
                     bench.advance(Vec::new());
@@ -584,6 +677,7 @@ proptest! {
             bench.answer_history();
             bench.answer_read();
             bench.answer_claim(true);
+            bench.answer_release();
             bench.end_attempt(true);
             bench.answer_record();
             bench.grant_permit();
