@@ -3,11 +3,13 @@
 
 pub(crate) mod blocking;
 mod clock;
+mod failpoint;
 pub(crate) mod ids;
 mod random;
 
 pub(crate) use self::blocking::{Blocking, runtime};
 pub use self::clock::{SharedClock, SystemClock};
+pub(crate) use self::failpoint::failpoint;
 pub(crate) use self::ids::IdSource;
 pub use self::random::OsRandom;
 #[cfg(feature = "testing")]

@@ -33,6 +33,7 @@ use crate::domain::ids::{DeliveryKey, EndpointId};
 use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{Cause, Life, Status};
 use crate::domain::settings::Ordering;
+use crate::ports::failpoint;
 
 /// Claims read at once.
 const ROWS_AT_ONCE: usize = 500;
@@ -167,6 +168,7 @@ impl Tx<'_> {
         if given_up.is_empty() {
             return Ok(());
         }
+        failpoint!("recording-tail");
         let mut health = SharedHealth::lock(self.conn, &given_up.iter().collect())?;
         for write in writes {
             let finished = &mut write.input;

@@ -10,6 +10,8 @@ pub mod parsers;
 mod receivers;
 
 pub use self::bed::{START, TestBed, TestReceiver, launch};
+pub use fail::FailScenario;
+
 pub use self::clock::{TokioClock, on_virtual_time, pass};
 #[cfg(feature = "http")]
 pub use self::parsers::endpoint_change;

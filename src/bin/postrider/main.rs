@@ -111,6 +111,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = environment::parse();
+    #[cfg(feature = "testing")]
+    let _failpoints = postrider::testing::FailScenario::setup();
     // A process-wide default, which a library must not set and a program may.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = actix_web::rt::System::new().block_on(async {

@@ -8,6 +8,7 @@ use crate::domain::ids::InstanceId;
 use crate::domain::lease::{Lease, Shard};
 use crate::engine::context::EngineContext;
 use crate::engine::membership::Membership;
+use crate::ports::failpoint;
 use crate::store::{Handover, LeaseView, StoreError, Takeover, Writer};
 
 /// Maximum number of shards that one round takes over.
@@ -82,7 +83,11 @@ impl LeaseRound {
         let leaving = self.leaving;
         let drained = self.drained.clone();
         let handovers = std::mem::take(&mut self.handovers);
-        if renew || leaving || !drained.is_empty() || !handovers.is_empty() {
+        let gives_up = !handovers.is_empty();
+        if gives_up {
+            failpoint!("before-handover");
+        }
+        if renew || leaving || !drained.is_empty() || gives_up {
             self.writer()?.run(|tx| {
                 if renew {
                     tx.keep_leases(&membership.node, &held, &term)?;
@@ -95,6 +100,9 @@ impl LeaseRound {
                 tx.drop_tails(&drained, membership.instance())
             })?;
         }
+        if gives_up {
+            failpoint!("after-handover");
+        }
         // Reuses the renewing connection, if there is one: no reads of callers delay it.
         let mut view = match membership.expires {
             true => self.writer()?.run(|tx| tx.leases(clock))?,
@@ -102,6 +110,7 @@ impl LeaseRound {
         };
         let ended = self.ended_tails(&view);
         if !ended.is_empty() {
+            failpoint!("before-tail-end");
             self.writer()?.run(|tx| tx.end_tails(&ended, clock.now()))?;
             for (shard, ..) in &ended {
                 view.drop_tail(*shard);
@@ -113,7 +122,12 @@ impl LeaseRound {
         let wanted = &plan.take[..plan.take.len().min(TAKEN_AT_ONCE)];
         let taken = match wanted {
             [] => None,
-            wanted => Some(self.writer()?.run(|tx| tx.take_over(wanted, &term))?),
+            wanted => {
+                failpoint!("before-takeover");
+                let takeover = self.writer()?.run(|tx| tx.take_over(wanted, &term))?;
+                failpoint!("after-takeover");
+                Some(takeover)
+            }
         };
         Ok(LeaseRoundResult {
             view,

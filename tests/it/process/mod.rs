@@ -15,6 +15,7 @@ mod dashboard;
 mod database_file;
 mod database_server;
 mod example;
+mod handover;
 mod herd;
 mod hostile;
 mod joining;

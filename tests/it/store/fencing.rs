@@ -85,6 +85,10 @@ fn what_a_dead_owner_left_is_taken_back_and_logged(database: Database) {
                 "UPDATE webhook_deliveries SET status = 'sending', claim_no = 1, \
                  claimed_at = created_at, owner_epoch = 1",
             );
+            look::execute(
+                &file,
+                "UPDATE webhook_shards SET holder = 'in_killed', expires_at = 0",
+            );
             engine.start_again()
         };
         let view = engine.delivery(&id).await;
