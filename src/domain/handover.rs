@@ -12,7 +12,7 @@
 use super::clock::Timestamp;
 use super::delivery::ClaimName;
 use super::ids::{DeliveryKey, InstanceId};
-use super::lease::NodeRecord;
+use super::node::NodeRecord;
 
 /// An attempt that is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,7 @@ pub mod idempotency;
 pub mod ids;
 pub mod lease;
 pub mod lifecycle;
+pub mod node;
 pub mod operational_event;
 pub mod public_ids;
 pub mod query;

@@ -9,7 +9,7 @@ use crate::domain::SettingError;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::handover::TailEnd;
 use crate::domain::ids::InstanceId;
-use crate::domain::lease::NodeRecord;
+use crate::domain::node::NodeRecord;
 use crate::store::{LeaseView, Store, StoreError, Takeover, Writer};
 
 /// Time for which an ended node is shown.

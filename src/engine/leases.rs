@@ -24,10 +24,10 @@ struct HeldLease {
 
 /// The leases of this process.
 #[derive(Debug, Default)]
-struct State {
+struct LeaseTable {
     held: BTreeMap<Shard, HeldLease>,
     /// Leases that were given up while attempts were in flight, and the monotonic time until which
-    /// these may go on.
+    /// these may run.
     given_up: BTreeMap<Lease, Duration>,
     /// Tails in held shards: attempts that a former owner may still record.
     tails: BTreeMap<Shard, Arc<Tail>>,
@@ -36,7 +36,7 @@ struct State {
 /// The leases of this process.
 pub(crate) struct Leases {
     clock: Arc<dyn Clock>,
-    state: RwLock<State>,
+    state: RwLock<LeaseTable>,
 }
 
 impl Leases {
@@ -48,11 +48,11 @@ impl Leases {
     }
 
     // Each entry is changed as a whole, so a poisoned lock is still usable.
-    fn read_all<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    fn read_all<T>(&self, read: impl FnOnce(&LeaseTable) -> T) -> T {
         read(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write_all<T>(&self, write: impl FnOnce(&mut State) -> T) -> T {
+    fn write_all<T>(&self, write: impl FnOnce(&mut LeaseTable) -> T) -> T {
         write(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -89,7 +89,7 @@ impl Leases {
     /// Returns true if an attempt under that lease may use the network now.
     pub(crate) fn may_send(&self, lease: Lease) -> bool {
         let now = self.clock.monotonic();
-        self.read_all(|State { held, given_up, .. }| {
+        self.read_all(|LeaseTable { held, given_up, .. }| {
             let held = held.get(&lease.shard);
             let held = held.filter(|held| held.epoch == lease.epoch);
             let until = held.map(|held| held.until);
@@ -160,7 +160,7 @@ impl Leases {
     /// Extends leases, and the time of what was given up: both last as long as this process
     /// reports.
     pub(crate) fn renew(&self, leases: &[Lease], until: Duration) {
-        self.write_all(|State { held, given_up, .. }| {
+        self.write_all(|LeaseTable { held, given_up, .. }| {
             for Lease { shard, epoch } in leases {
                 if let Some(held) = held.get_mut(shard).filter(|held| held.epoch == *epoch) {
                     held.until = until;
@@ -174,7 +174,7 @@ impl Leases {
 
     /// Notes that a lease was given up while attempts of it are in flight.
     pub(crate) fn give_up(&self, lease: Lease) {
-        self.write_all(|State { held, given_up, .. }| {
+        self.write_all(|LeaseTable { held, given_up, .. }| {
             if let Some(one) = held
                 .get(&lease.shard)
                 .filter(|one| one.epoch == lease.epoch)
@@ -206,7 +206,7 @@ impl Leases {
     /// Returns the expired ones of the leases, and of what was given up.
     pub(crate) fn expired(&self) -> Vec<Lease> {
         let now = self.clock.monotonic();
-        self.read_all(|State { held, given_up, .. }| {
+        self.read_all(|LeaseTable { held, given_up, .. }| {
             let held = held.iter().filter(|(_, held)| held.until <= now);
             let given_up = given_up.iter().filter(|(_, until)| **until <= now);
             held.map(lease)
@@ -217,7 +217,7 @@ impl Leases {
 
     /// Returns the time at which the first of them expires.
     pub(crate) fn first_end(&self) -> Option<Duration> {
-        self.read_all(|State { held, given_up, .. }| {
+        self.read_all(|LeaseTable { held, given_up, .. }| {
             let held = held.values().map(|held| held.until);
             held.chain(given_up.values().copied()).min()
         })

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::config::EngineConfig;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::ids::InstanceId;
-use crate::domain::lease::{self, Lease, NodeRecord, Plan, Shard, Terms};
+use crate::domain::lease::{self, Lease, Plan, Shard, Terms};
+use crate::domain::node::NodeRecord;
 use crate::store::{LeaseTerm, LeaseView, ProcessLock};
 
 /// This process's membership in the cluster.

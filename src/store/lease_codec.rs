@@ -6,7 +6,8 @@ use super::rows::{NodeRow, ShardRow};
 use crate::domain::clock::Timestamp;
 use crate::domain::handover::{OnWire, Tail};
 use crate::domain::ids::{DeliveryKey, InstanceId};
-use crate::domain::lease::{Lease, NodeRecord, Shard, ShardState};
+use crate::domain::lease::{Lease, Shard, ShardState};
+use crate::domain::node::NodeRecord;
 
 pub(super) fn node(row: NodeRow) -> NodeRecord {
     NodeRecord {

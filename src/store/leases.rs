@@ -1,11 +1,11 @@
 //! Leases in the database: which process sends for which shards, and what their former owners still
 //! have in flight. `domain::lease` decides which ones a process takes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use diesel::prelude::*;
 
-use super::claims::standing_claims;
 use super::connection::AnyConnection;
 use super::dialect::Taking;
 use super::endpoint_codec::EndpointCodec;
@@ -15,13 +15,14 @@ use super::lease_codec;
 use super::rows::{NodeRow, ShardRow};
 use super::schema::{webhook_nodes as nodes, webhook_shards as shards};
 use super::store::Store;
+use super::tails::tails_of;
 use super::tx::Tx;
 use super::writes::{Interruption, Scope};
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{ClaimName, Claimed};
-use crate::domain::handover::{OnWire, Tail, TailEnd};
+use crate::domain::handover::{Tail, TailEnd};
 use crate::domain::ids::InstanceId;
-use crate::domain::lease::{Lease, NodeRecord, Shard, ShardState};
+use crate::domain::lease::{Lease, Shard, ShardState};
+use crate::domain::node::NodeRecord;
 
 /// End of a lease that is bound to a lock file instead of time.
 const NEVER: Timestamp = Timestamp::from_micros(i64::MAX);
@@ -65,15 +66,6 @@ pub(crate) struct Takeover {
     pub(crate) asked: Duration,
 }
 
-/// A lease to hand over while attempts of it are in flight.
-#[derive(Debug, Clone)]
-pub(crate) struct Handover {
-    pub(crate) lease: Lease,
-    pub(crate) attempts: Vec<OnWire>,
-    /// Time until the last of them has ended.
-    pub(crate) remaining: Duration,
-}
-
 /// The process that takes leases, and their duration.
 #[derive(Clone, Copy)]
 pub(crate) struct LeaseTerm<'a> {
@@ -92,15 +84,6 @@ impl Store {
     ) -> Result<LeaseView, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| view(conn, &*clock);
         self.read("leases", read).await
-    }
-
-    /// Reads those of the claims that are still valid.
-    pub(crate) async fn standing_claims(
-        &self,
-        names: Vec<ClaimName>,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| standing_claims(conn, &names);
-        self.read("standing claims", read).await
     }
 
     /// Reads the holders of all shards, on this thread.
@@ -131,9 +114,8 @@ impl Tx<'_> {
         renew_leases(self.conn, &node.instance, held, expires_at)
     }
 
-    /// Takes over free shards, and reclaims the deliveries that their former owners left `sending`.
-    /// What a former owner gave up knowingly is not searched: nothing is `sending` there but its
-    /// tail, which stays.
+    /// Takes over free shards, and reclaims the deliveries that dead owners left `sending`. A shard
+    /// that its owner gave up contains none but its tail, which stays.
     pub(crate) fn take_over(
         &mut self,
         wanted: &[Lease],
@@ -174,107 +156,6 @@ impl Tx<'_> {
         })
     }
 
-    /// Gives up shards while attempts are in flight in them: others may take them immediately, and
-    /// learn so with the commit. The attempts become the shards' tails, unless there is one.
-    pub(crate) fn hand_over(
-        &mut self,
-        handovers: &[Handover],
-        margin: Duration,
-        by: &LeaseTerm<'_>,
-    ) -> Result<(), StoreError> {
-        if handovers.is_empty() {
-            return Ok(());
-        }
-        let (now, _) = now_and_end(self.conn, by.ttl, by.clock)?;
-        for handover in handovers {
-            let Lease { shard, epoch } = handover.lease;
-            let until = now + handover.remaining + margin;
-            diesel::update(
-                shards::table
-                    .filter(shards::shard.eq(shard.number()))
-                    .filter(shards::epoch.eq(epoch))
-                    .filter(shards::holder.eq(Some(by.holder.as_str())))
-                    .filter(shards::tail_instance.is_null()),
-            )
-            .set((
-                shards::epoch.eq(epoch + 1),
-                shards::holder.eq(None::<String>),
-                shards::expires_at.eq(None::<i64>),
-                shards::tail_instance.eq(Some(by.holder.as_str())),
-                shards::tail_epoch.eq(Some(epoch)),
-                shards::tail_until.eq(Some(until.as_micros())),
-                shards::tail_attempts.eq(Some(lease_codec::on_wire_text(&handover.attempts))),
-            ))
-            .execute(self.conn)?;
-        }
-        self.conn.dialect().announce(Hint::Leases)
-    }
-
-    /// Removes the tails of a process whose attempts are all recorded.
-    pub(crate) fn drop_tails(
-        &mut self,
-        given_up: &[Lease],
-        instance: &InstanceId,
-    ) -> Result<(), StoreError> {
-        for Lease { shard, epoch } in given_up {
-            drop_tail(self.conn, *shard, instance, *epoch)?;
-        }
-        match given_up {
-            [] => Ok(()),
-            _ => self.conn.dialect().announce(Hint::Leases),
-        }
-    }
-
-    /// Ends tails: their deliveries that have no outcome become pending, as interrupted.
-    pub(crate) fn end_tails(
-        &mut self,
-        tails: &[(Shard, Tail, TailEnd)],
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        for (shard, tail, end) in tails {
-            let counts = *end == TailEnd::Overdue;
-            let reason = match counts {
-                true => {
-                    "the process that sent it gave its shard up, and ended before it had an outcome"
-                }
-                false => "stopped",
-            };
-            let interruption = Interruption { at, counts, reason };
-            let names: Vec<ClaimName> = tail.attempts.iter().map(OnWire::claim).collect();
-            let claims = standing_claims(self.conn, &names)?;
-            for claimed in claims.iter().filter(|one| one.epoch == tail.epoch) {
-                self.interrupt_claim(claimed, interruption)?;
-            }
-            drop_tail(self.conn, *shard, &tail.instance, tail.epoch)?;
-        }
-        Ok(())
-    }
-
-    /// Ends the tails of processes: their deliveries that have no outcome become pending.
-    pub(crate) fn end_tails_of(
-        &mut self,
-        instances: &[InstanceId],
-        end: TailEnd,
-        clock: &dyn Clock,
-    ) -> Result<(), StoreError> {
-        let (now, _) = now_and_end(self.conn, Duration::ZERO, clock)?;
-        let tails = shards(self.conn, now)?.into_iter().filter_map(|state| {
-            let tail = state.tail?;
-            instances
-                .contains(&tail.instance)
-                .then_some((state.lease.shard, tail, end))
-        });
-        self.end_tails(&tails.collect::<Vec<_>>(), clock.now())
-    }
-
-    /// Notes that a process hands its shards over: others share them without it.
-    pub(crate) fn note_leaving(&mut self, instance: &InstanceId) -> Result<(), StoreError> {
-        diesel::update(nodes::table.find(instance.as_str()))
-            .set(nodes::leaving.eq(true))
-            .execute(self.conn)?;
-        Ok(())
-    }
-
     /// Releases drained leases: nothing in them is `sending`.
     pub(crate) fn release_leases(
         &mut self,
@@ -307,7 +188,7 @@ impl Tx<'_> {
 
 /// Returns the database's time, and the end of a lease that begins now. `clock` learns that time. A
 /// lease of a file lasts until its process ends.
-fn now_and_end(
+pub(super) fn now_and_end(
     conn: &mut AnyConnection,
     ttl: Duration,
     clock: &dyn Clock,
@@ -334,7 +215,10 @@ fn view(conn: &mut AnyConnection, clock: &dyn Clock) -> Result<LeaseView, StoreE
 }
 
 /// Reads all shards, in order.
-fn shards(conn: &mut AnyConnection, now: Timestamp) -> Result<Vec<ShardState>, StoreError> {
+pub(super) fn shards(
+    conn: &mut AnyConnection,
+    now: Timestamp,
+) -> Result<Vec<ShardState>, StoreError> {
     let rows: Vec<ShardRow> = shards::table
         .order(shards::shard)
         .select(ShardRow::as_select())
@@ -342,48 +226,6 @@ fn shards(conn: &mut AnyConnection, now: Timestamp) -> Result<Vec<ShardState>, S
     rows.into_iter()
         .map(|row| lease_codec::shard(row, now))
         .collect()
-}
-
-/// Reads the tails of shards.
-pub(super) fn tails_of(
-    conn: &mut AnyConnection,
-    leases: &[Lease],
-) -> Result<Vec<(Shard, Tail)>, StoreError> {
-    let numbers: Vec<i32> = leases.iter().map(|lease| lease.shard.number()).collect();
-    let rows: Vec<ShardRow> = shards::table
-        .filter(shards::shard.eq_any(numbers))
-        .filter(shards::tail_instance.is_not_null())
-        .select(ShardRow::as_select())
-        .load(conn)?;
-    let mut found = Vec::with_capacity(rows.len());
-    for row in rows {
-        let state = lease_codec::shard(row, NEVER)?;
-        found.extend(state.tail.map(|tail| (state.lease.shard, tail)));
-    }
-    Ok(found)
-}
-
-/// Removes a tail, unless it is another one.
-fn drop_tail(
-    conn: &mut AnyConnection,
-    shard: Shard,
-    instance: &InstanceId,
-    epoch: i64,
-) -> Result<(), StoreError> {
-    diesel::update(
-        shards::table
-            .filter(shards::shard.eq(shard.number()))
-            .filter(shards::tail_instance.eq(Some(instance.as_str())))
-            .filter(shards::tail_epoch.eq(Some(epoch))),
-    )
-    .set((
-        shards::tail_instance.eq(None::<String>),
-        shards::tail_epoch.eq(None::<i64>),
-        shards::tail_until.eq(None::<i64>),
-        shards::tail_attempts.eq(None::<String>),
-    ))
-    .execute(conn)?;
-    Ok(())
 }
 
 /// Extends those of the leases that `holder` holds.
@@ -414,11 +256,18 @@ fn release_leases(
     if leases.is_empty() {
         return Ok(());
     }
+    let mut by_epoch: BTreeMap<i64, Vec<i32>> = BTreeMap::new();
     for lease in leases {
+        by_epoch
+            .entry(lease.epoch)
+            .or_default()
+            .push(lease.shard.number());
+    }
+    for (epoch, numbers) in by_epoch {
         diesel::update(
             shards::table
-                .filter(shards::shard.eq(lease.shard.number()))
-                .filter(shards::epoch.eq(lease.epoch))
+                .filter(shards::shard.eq_any(numbers))
+                .filter(shards::epoch.eq(epoch))
                 .filter(shards::holder.eq(Some(holder.as_str()))),
         )
         .set((

@@ -11,7 +11,7 @@ use super::error::StoreError;
 use super::file_watch::{make_private, refuse_if_missing};
 use super::source::Source;
 use crate::config::EngineConfig;
-use crate::domain::lease::NodeRecord;
+use crate::domain::node::NodeRecord;
 use crate::domain::random::{Random, bytes};
 
 /// The lock of a sending process, held as long as it lives.

@@ -108,14 +108,7 @@ impl LeaseRound {
             true => self.writer()?.run(|tx| tx.leases(clock))?,
             false => context.store.leases_here(clock)?,
         };
-        let ended = self.ended_tails(&view);
-        if !ended.is_empty() {
-            failpoint!("before-tail-end");
-            self.writer()?.run(|tx| tx.end_tails(&ended, clock.now()))?;
-            for (shard, ..) in &ended {
-                view.drop_tail(*shard);
-            }
-        }
+        self.end_tails(&mut view)?;
         let plan = membership.plan(&view, &held, &context.leases.leaving());
         // A takeover reads everything that is due in its shards: the own leases are renewed between
         // two of them.
@@ -139,19 +132,30 @@ impl LeaseRound {
         })
     }
 
-    /// Returns the tails in this process's shards whose processes have ended, or are late.
-    fn ended_tails(&self, view: &LeaseView) -> Vec<(Shard, Tail, TailEnd)> {
+    /// Ends the tails in this process's shards whose processes have ended, or are late.
+    fn end_tails(&mut self, view: &mut LeaseView) -> Result<(), StoreError> {
         let instance = self.membership.instance();
         let mine = view
             .shards
             .iter()
             .filter(|state| state.holder.as_ref() == Some(instance));
-        let ended = mine.filter_map(|state| {
-            let tail = state.tail.clone()?;
-            let end = tail.end(&view.nodes, view.now)?;
-            Some((state.lease.shard, tail, end))
-        });
-        ended.collect()
+        let ended: Vec<(Shard, Tail, TailEnd)> = mine
+            .filter_map(|state| {
+                let tail = state.tail.clone()?;
+                let end = tail.end(&view.nodes, view.now)?;
+                Some((state.lease.shard, tail, end))
+            })
+            .collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        failpoint!("before-tail-end");
+        let at = self.context.clock.now();
+        self.writer()?.run(|tx| tx.end_tails(&ended, at))?;
+        for (shard, ..) in &ended {
+            view.drop_tail(*shard);
+        }
+        Ok(())
     }
 
     fn writer(&mut self) -> Result<&mut Writer, StoreError> {

@@ -9,7 +9,7 @@ use crate::domain::ids::EndpointId;
 use crate::domain::lease::Shard;
 use crate::engine::messages::Quiet;
 
-struct Drain {
+struct ShardDrain {
     request: DrainShard,
     /// Endpoints whose supervisors may still start something.
     starting: BTreeSet<EndpointId>,
@@ -21,14 +21,14 @@ struct Drain {
 /// The shards that are being handed over.
 #[derive(Default)]
 pub(super) struct Draining {
-    drains: Vec<Drain>,
+    drains: Vec<ShardDrain>,
 }
 
 impl Draining {
     /// Begins to hand a shard over, with these supervisors.
     pub(super) fn begin(&mut self, request: DrainShard, supervisors: BTreeSet<EndpointId>) {
         let shard = request.shard;
-        self.drains.push(Drain {
+        self.drains.push(ShardDrain {
             request,
             starting: supervisors.clone(),
             running: supervisors,
@@ -66,7 +66,8 @@ impl Draining {
                 let _ = quiet.send(std::mem::take(&mut drain.found));
             }
         }
-        let is_over = |drain: &mut Drain| drain.request.shard == shard && drain.running.is_empty();
+        let is_over =
+            |drain: &mut ShardDrain| drain.request.shard == shard && drain.running.is_empty();
         for drain in self.drains.extract_if(.., is_over) {
             let _ = drain.request.done.send(());
         }

@@ -127,7 +127,7 @@ impl Handler<SupervisorStopped> for Registry {
             Ended::Removed => {
                 let id = &stopped.endpoint_id;
                 self.draining.ended(id);
-                // Its shard was taken back meanwhile.
+                // This node owns its shard again.
                 if self.context.leases.for_new_work(id).is_some() {
                     self.notify_due(id);
                     self.load(ctx);

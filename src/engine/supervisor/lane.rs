@@ -4,7 +4,9 @@
 //! [`Moment`] and returns [`Action`]s. After each input the actor calls [`advance`](Lane::advance)
 //! with its available permits, which starts what it can, reads ahead, and sets the timer.
 
+mod handover;
 mod inputs;
+mod outcomes;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -21,7 +23,6 @@ use crate::domain::handover::OnWire;
 use crate::domain::ids::DeliveryKey;
 use crate::domain::rate_limit::SlidingWindow;
 use crate::domain::settings::Ordering;
-use crate::engine::messages::Quiet;
 use crate::engine::supervisor::messages::SupervisorStatus;
 use crate::store::{Claim, DueScan};
 
@@ -112,14 +113,6 @@ impl Lane {
             unknown_claims: BTreeSet::new(),
             not_before: Duration::ZERO,
             received: 0,
-        }
-    }
-
-    /// Counts attempts of the shard's former owner as in flight.
-    pub(super) fn count_tail(&mut self, tail: &[OnWire], now: Timestamp, monotonic: Duration) {
-        for attempt in tail {
-            let started = monotonic.saturating_sub(now.since(attempt.started_at));
-            self.tail.insert(attempt.key, started);
         }
     }
 
@@ -238,22 +231,6 @@ impl Lane {
             Phase::LoadingHistory => self.load_history(moment),
             Phase::Draining { quiet: true } | Phase::Stopping | Phase::Stopped => Vec::new(),
         }
-    }
-
-    /// Reports what is on the wire, once nothing more starts and all that was judged by the
-    /// endpoint's health as known here is written: the next owner reads that health.
-    fn report_quiet(&mut self) -> Vec<Action> {
-        let is_settling =
-            !self.claiming.is_empty() || self.releasing > 0 || !self.recording_as_owner.is_empty();
-        if is_settling {
-            return Vec::new();
-        }
-        self.phase = Phase::Draining { quiet: true };
-        let in_flight = self.in_flight.values();
-        vec![Action::ReportQuiet(Quiet {
-            attempts: in_flight.clone().map(|one| one.attempt).collect(),
-            ends_by: in_flight.map(|one| one.ends_by).max().unwrap_or_default(),
-        })]
     }
 
     /// Returns true if a changed rate limit counts another period than the one that was read.

@@ -14,7 +14,7 @@ use crate::domain::lifecycle::{Life, State, Wait};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry::{Jitter, RetrySchedule};
 use crate::domain::settings::{EndpointChange, Settings};
-use crate::engine::messages::{AttemptEnd, AttemptEnded, StopReply};
+use crate::engine::messages::{AttemptEnd, AttemptEnded, Quiet, StopReply};
 use crate::engine::supervisor::actions::Start;
 use crate::engine::supervisor::messages::{Changed, Polled, RecordedOutcome};
 use crate::engine::supervisor::read_ahead::Share;
