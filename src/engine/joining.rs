@@ -67,10 +67,10 @@ impl Joining {
         let mut writer = Writer::open(store)?;
         let takeover = writer.run(|tx| {
             let term = membership.lease_term(clock);
-            // Without their entries they would seem to have signed off.
-            tx.end_tails_of(&old, TailEnd::Overdue, clock)?;
             tx.forget_nodes(&old)?;
-            tx.keep_leases(&membership.node, &[], &term)?;
+            tx.keep_node(&membership.node, &term)?;
+            // Without their entries they seem to have signed off.
+            tx.end_tails_of(&old, TailEnd::Overdue, clock)?;
             let view = tx.leases(clock)?;
             let plan = membership.plan(&view, &[], &BTreeSet::new());
             tx.take_over(&plan.take, &term)

@@ -13,7 +13,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Claimed, Queued, Seen};
 use crate::domain::event::StoredEvent;
 use crate::domain::ids::{DeliveryKey, EndpointId, InstanceId, Tenant};
-use crate::domain::lease::Lease;
+use crate::domain::lease::{Lease, Shard};
 use crate::domain::lifecycle::{self, Cause, Life};
 
 /// Events to store, all or none, each with its target.
@@ -182,6 +182,11 @@ pub(super) trait Dialect {
     /// Takes over shards that are free, have expired by `now`, or belong to one of `gone`, unless a
     /// transaction is working in them. Raises their epochs.
     fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Taken>, StoreError>;
+
+    /// Locks shards until the end of this transaction, in the order of their numbers. A transaction
+    /// that changes several locks all of them first, and nodes before them: so no two wait for each
+    /// other.
+    fn lock_shards(&mut self, shards: &BTreeSet<Shard>) -> Result<(), StoreError>;
 
     /// Locks a delivery until the end of this transaction.
     fn lock_delivery(&mut self, key: DeliveryKey) -> Result<(), StoreError>;

@@ -11,7 +11,7 @@ use super::error::StoreError;
 use super::hint::Hint;
 use super::lease_codec;
 use super::leases::{LeaseTerm, now_and_end, shards as all_shards};
-use super::schema::{webhook_nodes as nodes, webhook_shards as shards};
+use super::schema::webhook_shards as shards;
 use super::store::Store;
 use super::tails::drop_tail;
 use super::tx::Tx;
@@ -134,13 +134,5 @@ impl Tx<'_> {
                 .then_some((state.lease.shard, tail, end))
         });
         self.end_tails(&tails.collect::<Vec<_>>(), clock.now())
-    }
-
-    /// Notes that a process hands its shards over: others share them without it.
-    pub(crate) fn note_leaving(&mut self, instance: &InstanceId) -> Result<(), StoreError> {
-        diesel::update(nodes::table.find(instance.as_str()))
-            .set(nodes::leaving.eq(true))
-            .execute(self.conn)?;
-        Ok(())
     }
 }

@@ -98,11 +98,19 @@ impl Tx<'_> {
         view(self.conn, clock)
     }
 
-    /// Registers `node` for another term, and extends its leases to the same time.
-    pub(crate) fn keep_leases(
+    /// Locks the shards of leases until the end of this transaction.
+    pub(crate) fn lock_leases<'l>(
+        &mut self,
+        leases: impl Iterator<Item = &'l Lease>,
+    ) -> Result<(), StoreError> {
+        let shards = leases.map(|lease| lease.shard).collect();
+        self.conn.dialect().lock_shards(&shards)
+    }
+
+    /// Registers `node` for another term.
+    pub(crate) fn keep_node(
         &mut self,
         node: &NodeRecord,
-        held: &[Lease],
         term: &LeaseTerm<'_>,
     ) -> Result<(), StoreError> {
         let (_, expires_at) = now_and_end(self.conn, term.ttl, term.clock)?;
@@ -110,8 +118,17 @@ impl Tx<'_> {
             expires_at,
             ..node.clone()
         };
-        keep_node(self.conn, &lease_codec::node_row(&node))?;
-        renew_leases(self.conn, &node.instance, held, expires_at)
+        keep_node(self.conn, &lease_codec::node_row(&node))
+    }
+
+    /// Extends the leases of a process for another term.
+    pub(crate) fn keep_leases(
+        &mut self,
+        held: &[Lease],
+        term: &LeaseTerm<'_>,
+    ) -> Result<(), StoreError> {
+        let (_, expires_at) = now_and_end(self.conn, term.ttl, term.clock)?;
+        renew_leases(self.conn, term.holder, held, expires_at)
     }
 
     /// Takes over free shards, and reclaims the deliveries that dead owners left `sending`. A shard
@@ -172,9 +189,10 @@ impl Tx<'_> {
         node: &InstanceId,
         clock: &dyn Clock,
     ) -> Result<(), StoreError> {
+        self.forget_nodes(std::slice::from_ref(node))?;
+        self.conn.dialect().lock_shards(&Shard::all().collect())?;
         release_leases(self.conn, node, leases)?;
-        self.end_tails_of(std::slice::from_ref(node), TailEnd::SignedOff, clock)?;
-        self.forget_nodes(std::slice::from_ref(node))
+        self.end_tails_of(std::slice::from_ref(node), TailEnd::SignedOff, clock)
     }
 
     /// Removes the entries of processes.
@@ -279,12 +297,15 @@ fn release_leases(
     conn.dialect().announce(Hint::Leases)
 }
 
-/// Registers a process, or extends its entry.
+/// Registers a process, or extends its entry. One that leaves is not registered again.
 fn keep_node(conn: &mut AnyConnection, node: &NodeRow) -> Result<(), StoreError> {
     let known = diesel::update(nodes::table.find(&node.instance))
-        .set(nodes::expires_at.eq(node.expires_at))
+        .set((
+            nodes::expires_at.eq(node.expires_at),
+            nodes::leaving.eq(node.leaving),
+        ))
         .execute(conn)?;
-    if known == 0 {
+    if known == 0 && !node.leaving {
         diesel::insert_into(nodes::table)
             .values(node)
             .execute(conn)?;

@@ -122,12 +122,12 @@ impl RunArgs {
         for node in 0..self.nodes {
             fleet.start(node).await?;
         }
-        let endpoints = self.create_endpoints(&fleet, port, &folder).await?;
         let _receiver = Process::spawn(
             Command::new(&own)
                 .args(["receiver", "--port", &port.to_string(), "--folder"])
                 .arg(&folder),
         )?;
+        let endpoints = self.create_endpoints(&fleet, port, &folder).await?;
         self.until_settled(&fleet).await?;
         let mut publisher = self.start_publisher(&own, &folder, &fleet)?;
         let faults = self.strike(&mut fleet, seed).await?;

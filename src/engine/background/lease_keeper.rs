@@ -52,6 +52,8 @@ enum Participation {
     Member,
     /// Another node has its name: it never joins.
     Refused,
+    /// It has handed everything over.
+    Left,
 }
 
 /// The actor that maintains the leases.
@@ -122,7 +124,7 @@ impl LeaseKeeper {
                 let joining = std::mem::take(joining);
                 self.join(joining, ctx);
             }
-            Participation::Joining(_) | Participation::Refused => {}
+            Participation::Joining(_) | Participation::Refused | Participation::Left => {}
         }
     }
 
@@ -159,7 +161,10 @@ impl LeaseKeeper {
                     keeper.again |= !result.released.is_empty() && !keeper.leaving;
                     keeper.apply(result, ctx);
                 }
-                Err(error) => keeper.report(&error),
+                Err(error) => {
+                    keeper.report(&error);
+                    keeper.answer_left();
+                }
             }
             if std::mem::take(&mut keeper.again) {
                 keeper.run_round(ctx);
@@ -325,8 +330,13 @@ impl LeaseKeeper {
 
     /// Tells the engine that nothing is in flight any more.
     fn answer_left(&mut self) {
-        let is_left = self.leaving && self.draining == 0 && self.context.leases.open().is_empty();
+        let is_left = self.leaving
+            && !self.busy
+            && self.draining == 0
+            && self.context.leases.open().is_empty();
         if is_left && let Some(left) = self.left.take() {
+            // The engine releases the last leases itself.
+            self.participation = Participation::Left;
             let _ = left.send(());
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::domain::handover::{Tail, TailEnd};
 use crate::domain::ids::InstanceId;
 use crate::domain::lease::{Lease, Shard};
+use crate::domain::node::NodeRecord;
 use crate::engine::context::EngineContext;
 use crate::engine::membership::Membership;
 use crate::ports::failpoint;
@@ -84,16 +85,21 @@ impl LeaseRound {
         let drained = self.drained.clone();
         let handovers = std::mem::take(&mut self.handovers);
         let gives_up = !handovers.is_empty();
+        let node = NodeRecord {
+            leaving,
+            ..membership.node.clone()
+        };
         if gives_up {
             failpoint!("before-handover");
         }
         if renew || leaving || !drained.is_empty() || gives_up {
             self.writer()?.run(|tx| {
-                if renew {
-                    tx.keep_leases(&membership.node, &held, &term)?;
+                if renew || leaving {
+                    tx.keep_node(&node, &term)?;
                 }
-                if leaving {
-                    tx.note_leaving(membership.instance())?;
+                tx.lock_leases(held.iter().chain(&drained))?;
+                if renew || leaving {
+                    tx.keep_leases(&held, &term)?;
                 }
                 tx.hand_over(&handovers, membership.terms.margin, &term)?;
                 tx.release_leases(&drained, membership.instance())?;
@@ -124,7 +130,7 @@ impl LeaseRound {
         };
         Ok(LeaseRoundResult {
             view,
-            renewed: renew.then_some((held, asked)),
+            renewed: (renew || leaving).then_some((held, asked)),
             released: drained,
             taken,
             is_complete: wanted.len() == plan.take.len(),

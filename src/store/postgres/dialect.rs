@@ -14,7 +14,7 @@ use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::ids::{DeliveryKey, EndpointId, Tenant};
-use crate::domain::lease::Lease;
+use crate::domain::lease::{Lease, Shard};
 use crate::store::codec;
 use crate::store::dialect::{
     Dialect, DueHead, LatestStarts, Leaving, NewDeliveries, Publishing, Taken, Taking,
@@ -124,6 +124,10 @@ impl Dialect for PgConnection {
 
     fn take_shards(&mut self, wanted: &[Lease], by: &Taking<'_>) -> Result<Vec<Taken>, StoreError> {
         locks::take_shards(self, wanted, by)
+    }
+
+    fn lock_shards(&mut self, shards: &BTreeSet<Shard>) -> Result<(), StoreError> {
+        locks::lock_shards(self, shards)
     }
 
     fn lock_delivery(&mut self, key: DeliveryKey) -> Result<(), StoreError> {

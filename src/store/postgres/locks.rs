@@ -76,7 +76,8 @@ pub(super) fn hold(
     let rows: Vec<LeaseRow> = prepared!(
         diesel::sql_query(format!(
             "SELECT shard, epoch FROM webhook_shards \
-         WHERE shard = ANY ($1) AND holder IS NOT NULL AND expires_at > {NOW} FOR SHARE"
+         WHERE shard = ANY ($1) AND holder IS NOT NULL AND expires_at > {NOW} \
+         ORDER BY shard FOR SHARE"
         ))
         .bind::<Array<Integer>, _>(
             leases
@@ -91,6 +92,19 @@ pub(super) fn hold(
         .map(Lease::from)
         .filter(|lease| leases.contains(lease))
         .collect())
+}
+
+pub(super) fn lock_shards(
+    conn: &mut PgConnection,
+    shards: &BTreeSet<Shard>,
+) -> Result<(), StoreError> {
+    let numbers: Vec<i32> = shards.iter().map(|shard| shard.number()).collect();
+    diesel::sql_query(
+        "SELECT shard, epoch FROM webhook_shards WHERE shard = ANY ($1) ORDER BY shard FOR UPDATE",
+    )
+    .bind::<Array<Integer>, _>(numbers)
+    .load::<LeaseRow>(conn)?;
+    Ok(())
 }
 
 pub(super) fn take_shards(

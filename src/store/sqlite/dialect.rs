@@ -145,8 +145,12 @@ impl Dialect for SqliteConnection {
         Ok(taken)
     }
 
-    fn lock_delivery(&mut self, _: DeliveryKey) -> Result<(), StoreError> {
+    fn lock_shards(&mut self, _: &BTreeSet<Shard>) -> Result<(), StoreError> {
         Ok(()) // This transaction alone writes.
+    }
+
+    fn lock_delivery(&mut self, _: DeliveryKey) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn lock_endpoint(&mut self, _: &EndpointId) -> Result<(), StoreError> {
