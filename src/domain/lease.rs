@@ -181,24 +181,31 @@ pub fn plan(
     me: &InstanceId,
     leaving: &BTreeSet<Shard>,
 ) -> Plan {
-    let share = fair_share(members, me);
+    let (place, share) = fair_share(members, me);
     let is_mine = |state: &&ShardState| state.holder.as_ref() == Some(me);
     let mine: Vec<&ShardState> = shards
         .iter()
         .filter(is_mine)
         .filter(|state| !leaving.contains(&state.lease.shard))
         .collect();
-    let free = shards
+    let mut free: Vec<Lease> = shards
         .iter()
         .filter(|state| state.holder.is_none())
-        .map(|state| state.lease);
+        .map(|state| state.lease)
+        .collect();
+    // Each process begins elsewhere: all of them learn of the same free shards at the same time.
+    if !free.is_empty() {
+        let first = place * free.len() / members.len().max(1) % free.len();
+        free.rotate_left(first);
+    }
+    free.truncate(share.saturating_sub(mine.len()));
     let at_once = match members.contains(me) {
         true => RELEASED_AT_ONCE.saturating_sub(leaving.len()),
         false => mine.len(),
     };
     let ready = mine.iter().filter(|state| state.tail.is_none());
     Plan {
-        take: free.take(share.saturating_sub(mine.len())).collect(),
+        take: free,
         // Always from the end, so that a process keeps the first ones through all steps.
         release: ready
             .rev()
@@ -208,16 +215,18 @@ pub fn plan(
     }
 }
 
-/// Returns the number of shards for `me`; the remainder goes to the first processes in order.
-fn fair_share(members: &[InstanceId], me: &InstanceId) -> usize {
+/// Returns the place of `me` among the processes, and its number of shards; the remainder goes to the
+/// first ones.
+fn fair_share(members: &[InstanceId], me: &InstanceId) -> (usize, usize) {
     let mut order: Vec<&InstanceId> = members.iter().collect();
     order.sort();
     order.dedup();
     let Some(place) = order.iter().position(|one| *one == me) else {
-        return 0;
+        return (0, 0);
     };
     let all = SHARDS.unsigned_abs() as usize;
-    all / order.len() + usize::from(place < all % order.len())
+    let share = all / order.len() + usize::from(place < all % order.len());
+    (place, share)
 }
 
 #[cfg(test)]

@@ -157,7 +157,12 @@ impl LeaseKeeper {
                 Ok(result) => {
                     keeper.failing = false;
                     // The next ones, without waiting for the next interval.
-                    keeper.again |= !result.is_complete && result.taken.is_some();
+                    let taken = result.taken.as_ref().map_or(0, |one| one.leases.len());
+                    keeper.again |= !result.is_complete && taken > 0;
+                    if !result.is_complete && taken == 0 {
+                        // Another transaction works in them.
+                        ctx.notify_later(CheckLeases, LEASE_BATCH_DELAY);
+                    }
                     keeper.again |= !result.released.is_empty() && !keeper.leaving;
                     keeper.apply(result, ctx);
                 }

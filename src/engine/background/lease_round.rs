@@ -36,7 +36,7 @@ pub(super) struct LeaseRoundResult {
     pub(super) renewed: Option<(Vec<Lease>, Duration)>,
     pub(super) released: Vec<Lease>,
     pub(super) taken: Option<Takeover>,
-    /// False if more shards are to be taken.
+    /// False if more shards are to be taken, also because another process was faster with some.
     pub(super) is_complete: bool,
     /// Shards that others should have.
     pub(super) release: Vec<Shard>,
@@ -132,8 +132,8 @@ impl LeaseRound {
             view,
             renewed: (renew || leaving).then_some((held, asked)),
             released: drained,
+            is_complete: plan.take.len() == taken.as_ref().map_or(0, |one| one.leases.len()),
             taken,
-            is_complete: wanted.len() == plan.take.len(),
             release: plan.release,
         })
     }
