@@ -180,16 +180,38 @@ impl<K> Page<K> {
         i64::try_from(self.limit).map_or(i64::MAX, |limit| limit.saturating_add(1))
     }
 
-    /// Makes a page of the rows that were read.
-    pub(crate) fn of<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> K) -> Listed<T, K> {
-        let more = rows.len() > self.limit;
-        rows.truncate(self.limit);
-        let next = rows.last().filter(|_| more).map(key);
+    /// Makes a page of the rows that were read. `end` is the place at which reading stopped, unless
+    /// it reached the end of the list.
+    pub(crate) fn of<T>(
+        &self,
+        mut rows: Vec<T>,
+        key: impl Fn(&T) -> K,
+        end: Option<ReadTo<K>>,
+    ) -> Listed<T, K> {
+        if rows.len() > self.limit {
+            rows.truncate(self.limit);
+            return Listed {
+                next: rows.last().map(key),
+                entries: rows,
+                searched_back_to: None,
+            };
+        }
+        let (next, searched_back_to) = end.map(|end| (end.after, end.at)).unzip();
         Listed {
             entries: rows,
             next,
+            searched_back_to,
         }
     }
+}
+
+/// The place at which the search for a page's entries stopped, because it had read enough rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReadTo<K> {
+    /// Key of the last row that was read.
+    pub(crate) after: K,
+    /// Time at which its event was published.
+    pub(crate) at: Timestamp,
 }
 
 /// A page that was read.
@@ -200,6 +222,9 @@ pub struct Listed<T, K = Cursor> {
     pub entries: Vec<T>,
     /// The place after which the next page begins; `None` on the last one.
     pub next: Option<K>,
+    /// Publishing time of the last event that was looked at, where a page ends before it is full:
+    /// the search continues on the next page.
+    pub searched_back_to: Option<Timestamp>,
 }
 
 impl<T, K> Listed<T, K> {
@@ -211,6 +236,7 @@ impl<T, K> Listed<T, K> {
         Listed {
             entries: self.entries.iter().collect(),
             next: self.next.clone(),
+            searched_back_to: self.searched_back_to,
         }
     }
 
@@ -219,6 +245,7 @@ impl<T, K> Listed<T, K> {
         Listed {
             entries: self.entries.into_iter().map(map).collect(),
             next: self.next,
+            searched_back_to: self.searched_back_to,
         }
     }
 }
@@ -231,11 +258,28 @@ mod tests {
     fn a_page_knows_where_the_next_one_begins() {
         let page: Page<EventSeq> = Page::first(2);
         assert_eq!(page.rows(), 3);
-        let listed = page.of(vec![9, 8, 7], |seq| EventSeq(*seq));
+        let listed = page.of(vec![9, 8, 7], |seq| EventSeq(*seq), None);
         assert_eq!(
             (listed.entries, listed.next),
             (vec![9, 8], Some(EventSeq(8)))
         );
-        assert_eq!(page.of(vec![9, 8], |seq| EventSeq(*seq)).next, None);
+        assert_eq!(page.of(vec![9, 8], |seq| EventSeq(*seq), None).next, None);
+    }
+
+    #[test]
+    fn a_page_that_is_not_full_continues_where_reading_stopped() {
+        let page: Page<EventSeq> = Page::first(2);
+        let at = Timestamp::from_micros(77);
+        let end = Some(ReadTo {
+            after: EventSeq(3),
+            at,
+        });
+        let listed = page.of(vec![9], |seq| EventSeq(*seq), end);
+        assert_eq!((listed.entries, listed.next), (vec![9], Some(EventSeq(3))));
+        assert_eq!(listed.searched_back_to, Some(at));
+        // A full page ends with its last entry, however far reading went.
+        let listed = page.of(vec![9, 8, 7], |seq| EventSeq(*seq), end);
+        assert_eq!(listed.next, Some(EventSeq(8)));
+        assert_eq!(listed.searched_back_to, None);
     }
 }

@@ -1,19 +1,14 @@
 //! Deliveries and their attempts.
 
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool};
 
 use super::attempt_codec;
 use super::attempt_parts::Repeated;
-use super::codec::{self, JoinedDelivery};
 use super::connection::AnyConnection;
-use super::delivery_rows::{delivery, joined, life};
+use super::delivery_rows::{delivery, life};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::endpoint;
 use super::error::StoreError;
-use super::event_id;
-use super::numbers::{events_of, of_endpoint};
 use super::ordering::blocked_by_order;
 use super::rows::AttemptRow;
 #[cfg(feature = "testing")]
@@ -30,9 +25,8 @@ use crate::domain::endpoint::Endpoint;
 #[cfg(feature = "testing")]
 use crate::domain::ids::DeliveryId;
 use crate::domain::ids::{DeliveryKey, EventId, Tenant};
-use crate::domain::lifecycle::{Life, Status};
+use crate::domain::lifecycle::Life;
 use crate::domain::public_ids::PublicIds;
-use crate::domain::query::{DeliveryQuery, Listed, Page};
 use crate::domain::settings::Ordering;
 
 /// A delivery with everything that explains its state.
@@ -65,19 +59,6 @@ impl Store {
     ) -> Result<Option<Tenant>, StoreError> {
         self.read("tenant", move |conn, _| tenant_of_delivery(conn, key))
             .await
-    }
-
-    /// Reads a page of deliveries, newest first.
-    pub(crate) async fn deliveries(
-        &self,
-        query: DeliveryQuery,
-        page: Page<DeliveryKey>,
-    ) -> Result<Listed<Delivery, DeliveryKey>, StoreError> {
-        let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| {
-            let rows = deliveries_page(conn, codec.ids(), &query, &page)?;
-            Ok(page.of(rows, |(key, _)| *key).map(|(_, delivery)| delivery))
-        };
-        self.read("deliveries", read).await
     }
 
     /// Reads the ids of all deliveries that have not ended.
@@ -163,95 +144,6 @@ fn tenant_of_delivery(
         .first(conn)
         .optional()?;
     Ok(tenant.map(Tenant::from_text))
-}
-
-/// Maximum number of deliveries that a list collects before it sorts them.
-const MAX_COLLECTED: i64 = 20_000;
-
-/// Returns true if few deliveries are pending or sending.
-fn are_few(conn: &mut AnyConnection) -> Result<bool, StoreError> {
-    #[derive(QueryableByName)]
-    struct Live {
-        #[diesel(sql_type = BigInt)]
-        live: i64,
-    }
-    let live = |column: &str| {
-        format!(
-            "(SELECT count(*) FROM (SELECT 1 FROM webhook_deliveries WHERE {column} IS NOT NULL \
-             LIMIT {MAX_COLLECTED}) AS counted)"
-        )
-    };
-    let sql = format!(
-        "SELECT {} + {} AS live",
-        live("due_at"),
-        live("hold_reason")
-    );
-    let counted: Live = diesel::sql_query(sql).get_result(conn)?;
-    Ok(counted.live < MAX_COLLECTED)
-}
-
-/// Selects deliveries that are pending or sending, from the indexes of both.
-const LIVE: &str = "(webhook_deliveries.event_seq, webhook_deliveries.endpoint) IN ( \
-    SELECT event_seq, endpoint FROM webhook_deliveries WHERE due_at IS NOT NULL \
-    UNION ALL SELECT event_seq, endpoint FROM webhook_deliveries WHERE hold_reason IS NOT NULL)";
-
-fn deliveries_page(
-    conn: &mut AnyConnection,
-    ids: &PublicIds,
-    filter: &DeliveryQuery,
-    page: &Page<DeliveryKey>,
-) -> Result<Vec<(DeliveryKey, Delivery)>, StoreError> {
-    let mut query = joined().limit(page.rows()).into_boxed();
-    if let Some(id) = &filter.endpoint_id {
-        query = query.filter(of_endpoint(id));
-    }
-    if let Some(id) = &filter.event_id {
-        query = query.filter(events::id.eq(event_id::stored(id)));
-    }
-    if let Some(tenant) = &filter.tenant {
-        query = query.filter(events_of(tenant));
-    }
-    // The same order, in the words of the index that serves it.
-    query = if filter.tenant.is_some() && filter.endpoint_id.is_none() {
-        query.order((events::seq.desc(), deliveries::endpoint.desc()))
-    } else {
-        query.order((deliveries::event_seq.desc(), deliveries::endpoint.desc()))
-    };
-    if let Some(status) = filter.status {
-        query = query.filter(deliveries::status.eq(status.as_str()));
-        match status {
-            // Few are found by their indexes; of many, the newest are soon found in order.
-            Status::Pending | Status::Sending if filter.endpoint_id.is_none() && are_few(conn)? => {
-                query = query.filter(sql::<Bool>(LIVE));
-            }
-            Status::Pending | Status::Sending => {
-                let is_due = deliveries::due_at.is_not_null();
-                query = query.filter(is_due.or(deliveries::hold_reason.is_not_null()));
-            }
-            Status::Failed => query = query.filter(deliveries::failed_at.is_not_null()),
-            Status::Delivered => {}
-        }
-    }
-    if let Some(since) = filter.since {
-        query = query.filter(deliveries::created_at.ge(since.as_micros()));
-    }
-    if let Some(until) = filter.until {
-        query = query.filter(deliveries::created_at.lt(until.as_micros()));
-    }
-    if let Some(after) = &page.after {
-        let earlier = deliveries::event_seq.eq(after.event_seq);
-        query = query
-            .filter(deliveries::event_seq.le(after.event_seq))
-            .filter(
-                deliveries::event_seq
-                    .lt(after.event_seq)
-                    .or(earlier.and(deliveries::endpoint.lt(after.endpoint))),
-            );
-    }
-    let rows: Vec<JoinedDelivery> = query.load(conn)?;
-    rows.into_iter()
-        .map(|row| Ok((row.0.key.into(), codec::delivery(ids, row)?)))
-        .collect()
 }
 
 /// Reads a delivery's attempts, oldest first.

@@ -45,7 +45,7 @@ impl Store {
     ) -> Result<Listed<Endpoint, EndpointId>, StoreError> {
         let read = move |conn: &mut AnyConnection, codec: &EndpointCodec| {
             let rows = endpoints_page(conn, codec, &query, &page)?;
-            Ok(page.of(rows, |endpoint| endpoint.id.clone()))
+            Ok(page.of(rows, |endpoint| endpoint.id.clone(), None))
         };
         self.read("endpoints", read).await
     }

@@ -10,18 +10,20 @@ use super::delivery_rows::joined;
 use super::endpoint_codec::EndpointCodec;
 use super::error::StoreError;
 use super::event_id;
+use super::list_window::{ENTRIES_AT_ONCE, SeqRange};
 use super::numbers::events_of;
 use super::rows::EventRow;
 use super::schema::{
     webhook_deliveries as deliveries, webhook_events as events, webhook_tenants as tenants,
 };
 use super::store::Store;
+use super::tenants::number_of;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::StoredEvent;
 use crate::domain::ids::{EventId, Tenant};
 use crate::domain::public_ids::PublicIds;
-use crate::domain::query::{EventQuery, EventSeq, Listed, Page};
+use crate::domain::query::{EventQuery, EventSeq, Listed, Page, ReadTo};
 
 impl Store {
     /// Reads an event and its deliveries.
@@ -48,8 +50,9 @@ impl Store {
         page: Page<EventSeq>,
     ) -> Result<Listed<Arc<StoredEvent>, EventSeq>, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
-            let rows = events_page(conn, &query, &page)?;
-            Ok(page.of(rows, |(seq, _)| *seq).map(|(_, event)| event))
+            let (rows, end) = events_page(conn, &query, &page)?;
+            let listed = page.of(rows, |(seq, _)| *seq, end);
+            Ok(listed.map(|(_, event)| event))
         };
         self.read("events", read).await
     }
@@ -75,22 +78,52 @@ fn event(
     row.map(|row| stored_event(row, tenant)).transpose()
 }
 
+/// Limits a query of events to a tenant, to a range and to the rows after a page, newest first. With
+/// a range of tenants, of which there is one, only the index of the tenants' events can serve that.
+macro_rules! in_range {
+    ($query:expr, $tenant:expr, $range:expr, $page:expr) => {{
+        let mut query = match $tenant {
+            Some(tenant) => $query
+                .filter(events::tenant.between(tenant, tenant))
+                .order((events::tenant.desc(), events::seq.desc())),
+            None => $query.order(events::seq.desc()),
+        };
+        if let Some(from) = $range.from {
+            query = query.filter(events::seq.ge(from));
+        }
+        if let Some(below) = $range.below {
+            query = query.filter(events::seq.lt(below));
+        }
+        if let Some(EventSeq(after)) = $page.after {
+            query = query.filter(events::seq.lt(after));
+        }
+        query
+    }};
+}
+
+type Rows = Vec<(EventSeq, Arc<StoredEvent>)>;
+
 fn events_page(
     conn: &mut AnyConnection,
     filter: &EventQuery,
     page: &Page<EventSeq>,
-) -> Result<Vec<(EventSeq, Arc<StoredEvent>)>, StoreError> {
-    let mut query = events::table
+) -> Result<(Rows, Option<ReadTo<EventSeq>>), StoreError> {
+    let mut tenant = None;
+    if let Some(name) = &filter.tenant {
+        tenant = number_of(conn, name)?;
+        if tenant.is_none() {
+            return Ok((Vec::new(), None));
+        }
+    }
+    let range = SeqRange::of(conn, filter.since, filter.until)?;
+    let query = events::table
         .inner_join(tenants::table)
         .select((EventRow::as_select(), tenants::tenant))
-        .order(events::seq.desc())
         .limit(page.rows())
         .into_boxed();
+    let mut query = in_range!(query, tenant, range, page);
     if let Some(event_type) = &filter.event_type {
         query = query.filter(events::event_type.eq(event_type.clone()));
-    }
-    if let Some(tenant) = &filter.tenant {
-        query = query.filter(events_of(tenant));
     }
     if let Some(since) = filter.since {
         query = query.filter(events::created_at.ge(since.as_micros()));
@@ -98,13 +131,27 @@ fn events_page(
     if let Some(until) = filter.until {
         query = query.filter(events::created_at.lt(until.as_micros()));
     }
-    if let Some(EventSeq(after)) = page.after {
-        query = query.filter(events::seq.lt(after));
+    let may_reject =
+        filter.event_type.is_some() || filter.since.is_some() || filter.until.is_some();
+    let mut end = None;
+    if may_reject {
+        // The last row of the window in which the page is searched.
+        let last: Option<(i64, i64)> = in_range!(events::table.into_boxed(), tenant, range, page)
+            .offset(ENTRIES_AT_ONCE - 1)
+            .select((events::seq, events::created_at))
+            .first(conn)
+            .optional()?;
+        if let Some((seq, created_at)) = last {
+            query = query.filter(events::seq.ge(seq));
+            let (after, at) = (EventSeq(seq), codec::time(created_at));
+            end = Some(ReadTo { after, at });
+        }
     }
     let rows: Vec<(EventRow, String)> = query.load(conn)?;
-    rows.into_iter()
-        .map(|(row, tenant)| stored_event(row, &Tenant::from_text(tenant)))
-        .collect()
+    let rows = rows
+        .into_iter()
+        .map(|(row, tenant)| stored_event(row, &Tenant::from_text(tenant)));
+    Ok((rows.collect::<Result<_, _>>()?, end))
 }
 
 fn stored_event(

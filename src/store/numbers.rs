@@ -81,6 +81,18 @@ pub(super) fn attempts_of(id: &EndpointId) -> diesel::dsl::Eq<attempts::endpoint
     attempts::endpoint.eq(NumberOf(id.to_string()))
 }
 
+/// Reads the number of an endpoint, also of one that was deleted.
+pub(super) fn number_of_endpoint(
+    conn: &mut AnyConnection,
+    id: &EndpointId,
+) -> Result<Option<i32>, StoreError> {
+    Ok(endpoints::table
+        .filter(endpoints::id.eq(id.as_str()))
+        .select(endpoints::number)
+        .first(conn)
+        .optional()?)
+}
+
 /// Reads the ids of endpoints by their numbers.
 pub(super) fn ids_of(
     conn: &mut AnyConnection,

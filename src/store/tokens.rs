@@ -44,7 +44,7 @@ impl Store {
     ) -> Result<Listed<Token, TokenId>, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
             let rows = tokens_page(conn, query.tenant.as_ref(), &page)?;
-            Ok(page.of(rows, |token| token.id.clone()))
+            Ok(page.of(rows, |token| token.id.clone(), None))
         };
         self.read("tokens", read).await
     }

@@ -12,7 +12,7 @@ use crate::ledger::{Struck, now};
 /// A fault of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
-    /// `kill -9`; the node is started again two seconds later
+    /// `kill -9`; the node is started again some seconds later
     Kill,
     /// SIGTERM, as a deploy does; the node is started again once it has ended
     Restart,
@@ -23,18 +23,21 @@ pub(crate) enum Fault {
 /// Time for which a frozen node stands still: longer than its leases last.
 const FROZEN: Duration = Duration::from_secs(15);
 
-/// Time after which a killed node is started again.
-const DOWN: Duration = Duration::from_secs(2);
-
 impl Fault {
     /// Strikes a node, and waits until it accepts events again.
-    pub(crate) async fn strike(self, fleet: &mut Fleet, node: usize) -> anyhow::Result<Struck> {
+    /// A killed one stays down for `down`.
+    pub(crate) async fn strike(
+        self,
+        fleet: &mut Fleet,
+        node: usize,
+        down: Duration,
+    ) -> anyhow::Result<Struck> {
         let from = now();
         match self {
             Self::Kill => {
                 fleet.signal(node, Signal::KILL)?;
                 fleet.end(node).await?;
-                tokio::time::sleep(DOWN).await;
+                tokio::time::sleep(down).await;
                 fleet.start(node).await?;
             }
             Self::Restart => {

@@ -61,6 +61,10 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 5)]
     pause: u64,
 
+    /// Seconds for which a killed node stays down
+    #[arg(long, default_value_t = 2)]
+    down: u64,
+
     /// Strike the nodes in turn, as a rolling restart does
     #[arg(long)]
     rolling: bool,
@@ -230,6 +234,7 @@ impl RunArgs {
     async fn strike(&self, fleet: &mut Fleet, seed: u64) -> anyhow::Result<Vec<Struck>> {
         let mut seeded = StdRng::seed_from_u64(seed);
         let pause = Duration::from_secs(self.pause);
+        let down = Duration::from_secs(self.down);
         let mut faults = Vec::new();
         for number in 0..self.faults {
             tokio::time::sleep(pause).await;
@@ -238,7 +243,7 @@ impl RunArgs {
                 true => number % self.nodes,
                 false => seeded.random_range(..self.nodes),
             };
-            let struck = kind.strike(fleet, node).await?;
+            let struck = kind.strike(fleet, node, down).await?;
             eprintln!("{} ({} of {})", struck.what, number + 1, self.faults);
             faults.push(struck);
         }

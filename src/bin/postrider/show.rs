@@ -6,12 +6,16 @@ use console::Term;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::api::{ClientArgs, Parameter, query};
+use crate::api::{ApiClient, ClientArgs, Parameter, query};
 use crate::input;
-use crate::output::{CommandError, emit, print, table};
+use crate::output::{CommandError, emit, print, rows, table};
+use crate::progress::progress;
 use crate::serve::stop_signal;
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Number of entries of a page without `limit`.
+const DEFAULT_LIMIT: usize = 50;
 
 /// Shows a resource once, or until Ctrl-C.
 #[derive(Debug, Clone, clap::Args)]
@@ -82,7 +86,7 @@ impl View {
     ) -> Result<(), CommandError> {
         let client = &self.client;
         if !self.watch {
-            let answer = client.call(Method::GET, path, None).await?;
+            let answer = read(&client.connect()?, path).await?;
             print(&answer, client.json, human);
             return Ok(());
         }
@@ -91,7 +95,7 @@ impl View {
         tokio::pin!(stop);
         let mut was_reached = false;
         loop {
-            let text = match api.call(Method::GET, path, None).await {
+            let text = match read(&api, path).await {
                 Ok(answer) if client.json => answer.to_string(),
                 Ok(answer) => human(&answer),
                 // A server that answered before is probably restarting: keep refreshing.
@@ -107,6 +111,47 @@ impl View {
             }
         }
     }
+}
+
+/// Reads a resource. A page of a list that the server has ended before it was full is continued.
+async fn read(api: &ApiClient, path: &str) -> Result<Value, CommandError> {
+    let mut answer = api.call(Method::GET, path, None).await?;
+    let limit = parameter(path, "limit").and_then(|limit| limit.parse().ok());
+    let limit: usize = limit.unwrap_or(DEFAULT_LIMIT);
+    let search = progress(None, "searching");
+    while let Some(back) = answer["searched_back_to"].as_str()
+        && let Some(cursor) = answer["next_cursor"].as_str()
+        && let missing = limit.saturating_sub(rows(&answer).len())
+        && missing > 0
+    {
+        search.set_message(format!("searched back to {back}"));
+        let next = with_parameters(path, &[("limit", &missing.to_string()), ("cursor", cursor)]);
+        let mut next = api.call(Method::GET, &next, None).await?;
+        let mut all = rows(&answer).to_vec();
+        all.extend_from_slice(rows(&next));
+        next["data"] = all.into();
+        answer = next;
+    }
+    search.finish_and_clear();
+    Ok(answer)
+}
+
+/// Returns a query parameter of a path.
+fn parameter(path: &str, name: &str) -> Option<String> {
+    let (_, query) = path.split_once('?')?;
+    let mut all = url::form_urlencoded::parse(query.as_bytes());
+    all.find(|(one, _)| one == name)
+        .map(|(_, value)| value.into_owned())
+}
+
+/// Returns a path with other values of query parameters.
+fn with_parameters(path: &str, changed: &[(&str, &str)]) -> String {
+    let (base, query) = path.split_once('?').unwrap_or((path, ""));
+    let kept = url::form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, _)| changed.iter().all(|(other, _)| name != other));
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(kept).extend_pairs(changed);
+    format!("{base}?{}", query.finish())
 }
 
 /// Replaces the previous output on a terminal; appends to it elsewhere.

@@ -39,6 +39,7 @@ impl Postrider {
         Ok(Listed {
             entries,
             next: found.next,
+            searched_back_to: found.searched_back_to,
         })
     }
 

@@ -31,6 +31,7 @@ impl Postrider {
         Ok(Listed {
             entries: listed.entries,
             next: listed.next.map(|key| ids.cursor(&query, &key)),
+            searched_back_to: listed.searched_back_to,
         })
     }
 }

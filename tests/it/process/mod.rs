@@ -20,6 +20,7 @@ mod herd;
 mod hostile;
 mod joining;
 mod kill;
+mod long_history;
 mod metrics;
 mod names;
 mod namespace;

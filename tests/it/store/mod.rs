@@ -27,6 +27,7 @@ macro_rules! conformance {
 mod calls;
 mod fencing;
 mod footprint;
+mod lists;
 mod order;
 mod outbox;
 mod plans;

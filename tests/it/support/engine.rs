@@ -215,7 +215,7 @@ pub fn rarely(config: &mut EngineConfig, poll_interval: Duration) {
     };
 }
 
-fn local_config() -> EngineConfig {
+pub fn local_config() -> EngineConfig {
     let mut config = EngineConfig::default();
     config.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
     config

@@ -85,6 +85,25 @@ impl Cluster {
         Self::start(&[], &[])
     }
 
+    /// One that logs each statement with the rows that each step of its plan has read.
+    pub fn explaining() -> Option<Self> {
+        let settings = [
+            "fsync=off",
+            "full_page_writes=off",
+            "session_preload_libraries=auto_explain",
+            "auto_explain.log_min_duration=0",
+            "auto_explain.log_analyze=on",
+            "auto_explain.log_timing=off",
+            "auto_explain.log_format=json",
+        ];
+        Self::start(&settings, &[])
+    }
+
+    /// The server's log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap()
+    }
+
     /// One that speaks TLS.
     pub fn with_tls(certificate: &str, key: &str) -> Option<Self> {
         let settings = [

@@ -2,6 +2,7 @@
 
 import { h, replace } from './dom.js';
 import { get } from './api.js';
+import { shortWhen } from './format.js';
 import { keepQuery, read } from './router.js';
 import { showKeyed } from './keyed.js';
 import { failure, loading, report } from './ui.js';
@@ -26,28 +27,55 @@ export function listing({ path, label, query, row, columns, emptyState, signal, 
   const newer = h('button', { type: 'button', onclick: () => turn(-1) }, '← Newer');
   const older = h('button', { type: 'button', onclick: () => turn(1) }, 'Older →');
   const pager = h('nav', { class: 'pager', 'aria-label': 'Pages' }, newer, older);
+  const progress = h('p', { class: 'muted', role: 'status', hidden: true });
   const element = h('div', { class: 'listing' }, loading());
 
   /** The cursors up to the current page; null for the first page. */
   let cursors = [null];
   let next = null;
   let requests = 0;
+  let searching = false;
 
   async function show() {
     const request = ++requests;
     const filters = query();
-    const page = await get(path, { ...filters, limit, cursor: cursors.at(-1) }, signal);
-    if (request !== requests) return; // superseded by a later request
-    next = page.next_cursor;
-    if (page.data.length === 0 && cursors.length === 1) {
+    const found = [];
+    let cursor = cursors.at(-1);
+    searching = true;
+    try {
+      // The server ends a page before it is full if it has looked at many rows: the search continues.
+      for (let more = true; more; ) {
+        const page = await get(path, { ...filters, limit: limit - found.length, cursor }, signal);
+        if (request !== requests) return; // superseded by a later request
+        found.push(...page.data);
+        cursor = page.next_cursor;
+        more = cursor !== null && page.searched_back_to !== undefined && found.length < limit;
+        progress.hidden = !more;
+        if (more) {
+          progress.textContent = `Searched back to ${shortWhen(page.searched_back_to)}…`;
+          showRows(found, true);
+        }
+      }
+    } finally {
+      if (request === requests) {
+        searching = false;
+        progress.hidden = true;
+      }
+    }
+    next = cursor;
+    if (found.length === 0 && cursors.length === 1) {
       showEmpty(Object.keys(filters).length > 0);
       return;
     }
-    showKeyed(body, page.data, (item) => item.id, row);
+    showRows(found, false);
+  }
+
+  function showRows(found, unfinished) {
+    showKeyed(body, found, (item) => item.id, row);
     newer.disabled = cursors.length === 1;
-    older.disabled = next === null;
+    older.disabled = unfinished || next === null;
     pager.hidden = newer.disabled && older.disabled;
-    if (!table.isConnected) replace(element, table, pager);
+    if (!table.isConnected) replace(element, table, progress, pager);
   }
 
   function showEmpty(filtered) {
@@ -73,7 +101,7 @@ export function listing({ path, label, query, row, columns, emptyState, signal, 
   }
 
   // The live indicator shows failures of background refreshes.
-  return { element, load, refresh: () => show().catch(() => {}) };
+  return { element, load, refresh: () => (searching ? Promise.resolve() : show().catch(() => {})) };
 }
 
 /**

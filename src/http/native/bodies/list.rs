@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::clock::Timestamp;
 use crate::domain::query::Listed;
 
 /// A page of a list.
@@ -10,8 +11,13 @@ use crate::domain::query::Listed;
 #[schema(as = List)]
 pub(crate) struct ListBody<T> {
     data: Vec<T>,
-    /// `cursor` of the next page; null on the last page.
+    /// `cursor` of the next page; null on the last page. A page may have fewer entries than `limit`,
+    /// even none, and not be the last one.
     next_cursor: Option<String>,
+    /// Publishing time of the last event that was looked at, on a page that is not full and not the
+    /// last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    searched_back_to: Option<Timestamp>,
 }
 
 impl<T> ListBody<T> {
@@ -19,6 +25,7 @@ impl<T> ListBody<T> {
         Self {
             data: page.entries,
             next_cursor: page.next.map(|cursor| cursor.as_str().to_owned()),
+            searched_back_to: page.searched_back_to,
         }
     }
 
@@ -27,6 +34,7 @@ impl<T> ListBody<T> {
         Self {
             data,
             next_cursor: None,
+            searched_back_to: None,
         }
     }
 }

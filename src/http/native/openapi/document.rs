@@ -51,7 +51,11 @@ struct OpenApiDoc;
 routes!(show);
 
 /// Fields that are not in every response.
-const AT_TIMES: [(&str, &str); 2] = [("Endpoint", "secret"), ("Problem", "errors")];
+const AT_TIMES: [(&str, &str); 3] = [
+    ("Endpoint", "secret"),
+    ("List", "searched_back_to"),
+    ("Problem", "errors"),
+];
 
 /// Predicate: the operation can fail with the problem.
 type Applies = fn(&Value) -> bool;
@@ -183,6 +187,8 @@ fn mark_required(name: &str, mut schema: Value) -> Value {
         let Some(properties) = object.get("properties").and_then(Value::as_object) else {
             continue;
         };
+        // The name of a list ends with that of its entries.
+        let (name, _) = name.split_once('_').unwrap_or((name, ""));
         let always = |field: &&String| !AT_TIMES.contains(&(name, field.as_str()));
         let required: Vec<String> = properties.keys().filter(always).cloned().collect();
         if !closed && !required.is_empty() {
