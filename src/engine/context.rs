@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::committer::Committer;
+use super::due_reader::DueReader;
 use super::leases::Leases;
 use super::notifications::Notification;
 use super::sending::SendingThreads;
@@ -20,6 +21,7 @@ use crate::store::Store;
 pub(crate) struct EngineContext {
     pub(crate) store: Store,
     pub(crate) committer: Committer,
+    pub(crate) due_reader: DueReader,
     pub(crate) threads: SendingThreads,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: EngineConfig,

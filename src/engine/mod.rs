@@ -11,6 +11,7 @@
 mod background;
 mod committer;
 mod context;
+mod due_reader;
 mod error;
 mod handle;
 mod joining;

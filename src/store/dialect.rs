@@ -109,6 +109,8 @@ pub(super) struct Taken {
 /// The first pending deliveries of an endpoint in the order of what is due.
 pub(super) struct DueHead<'a> {
     pub(super) endpoint: &'a EndpointId,
+    /// Time from which on they are due, in microseconds.
+    pub(super) from: i64,
     /// Maximum number of deliveries.
     pub(super) limit: i64,
 }

@@ -34,6 +34,8 @@ pub(crate) struct DueScan {
     pub(crate) now: Timestamp,
     /// Maximum number of deliveries, including those at hand.
     pub(crate) limit: usize,
+    /// Only deliveries due from this time on: all earlier ones have left.
+    pub(crate) from: Timestamp,
     /// Bytes of bodies after which reading stops.
     pub(crate) max_bytes: usize,
     /// Deliveries that count but are not read again.
@@ -115,11 +117,9 @@ const MAX_EVENTS: usize = 512;
 const BYTES_AT_ONCE: usize = 1024 * 1024;
 
 impl Store {
-    /// Reads due deliveries of an endpoint.
-    pub(crate) async fn due(&self, scan: DueScan) -> Result<DuePage, StoreError> {
-        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
-            Ok(due(conn, &[scan])?.pop().unwrap_or_default())
-        };
+    /// Reads due deliveries: one page for each scan.
+    pub(crate) async fn due(&self, scans: Vec<DueScan>) -> Result<Vec<DuePage>, StoreError> {
+        let read = move |conn: &mut AnyConnection, _: &EndpointCodec| due(conn, &scans);
         self.read("due deliveries", read).await
     }
 
@@ -326,6 +326,7 @@ fn due_heads(
     for scan in scans {
         heads.push(DueHead {
             endpoint: &scan.endpoint_id,
+            from: scan.from.as_micros(),
             limit: i64::try_from(scan.limit).map_or(i64::MAX, |limit| limit.saturating_add(1)),
         });
     }

@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 
 use super::codec;
 use super::connection::AnyConnection;
-use super::counters::{ENDPOINTS, counter};
+use super::counters::{ENDPOINTS, TOKENS};
 use super::delivery_rows::shard_numbers;
 use super::due_index::{DueIndex, is_sending, walk, with_next};
 use super::endpoint_codec::EndpointCodec;
@@ -15,7 +15,7 @@ use super::endpoints::{changed_after, endpoints_of};
 use super::error::StoreError;
 use super::health::health_of;
 use super::store::Store;
-use super::tokens::{TokenSnapshot, changed_tokens};
+use super::tokens::{TokenSnapshot, token_snapshot};
 use crate::domain::breaker::StoredHealth;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::ClaimName;
@@ -62,10 +62,12 @@ impl Store {
     /// Reads everything that a node must learn even if all hints are lost.
     pub(crate) async fn poll(&self, scan: PollScan) -> Result<Poll, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
+            let found = look_for_work(conn, &scan.held, scan.horizon)?;
+            let is_new = scan.tokens != Some(found.tokens);
             Ok(Poll {
-                tokens: changed_tokens(conn, scan.tokens)?,
-                work: endpoints_with_work(conn, &scan.held, scan.horizon)?,
-                endpoints: counter(conn, ENDPOINTS)?,
+                work: found.work,
+                endpoints: found.endpoints,
+                tokens: is_new.then(|| token_snapshot(conn)).transpose()?,
             })
         };
         self.read("poll", read).await
@@ -144,17 +146,28 @@ struct WorkRow {
     claim_no: Option<i64>,
 }
 
+/// The findings of a poll's only statement.
+struct Found {
+    work: Vec<EndpointWork>,
+    /// The change counters of endpoints and tokens.
+    endpoints: i64,
+    tokens: i64,
+}
+
+/// Number of no endpoint, in the rows of counters.
+const COUNTER: i32 = -1;
+
 /// Reads the endpoints of held shards that are active and have a delivery due before `horizon`, or
-/// one that is `sending`.
+/// one that is `sending`; and the change counters.
 ///
 /// A claim does not leave the index of what is due, and the earliest are claimed first: the
 /// deliveries before an endpoint's first pending one are `sending`. One that is `sending` behind it
 /// (a delivery became due at an earlier time since) is found once those before it have been sent.
-fn endpoints_with_work(
+fn look_for_work(
     conn: &mut AnyConnection,
     held: &[Lease],
     horizon: Timestamp,
-) -> Result<Vec<EndpointWork>, StoreError> {
+) -> Result<Found, StoreError> {
     let sending = conn.dialect().join_each_delivery(
         "live",
         "found.event_seq, found.claim_no",
@@ -169,14 +182,25 @@ fn endpoints_with_work(
          ) SELECT (SELECT id FROM webhook_endpoints WHERE number = work.endpoint) AS endpoint_id, \
              endpoint, next, event_seq, claim_no FROM work \
          WHERE event_seq IS NOT NULL OR (next <= {horizon} \
-             AND (SELECT {active} FROM webhook_endpoints WHERE number = work.endpoint))",
+             AND (SELECT {active} FROM webhook_endpoints WHERE number = work.endpoint)) \
+         UNION ALL SELECT name, {COUNTER}, value, NULL, NULL FROM webhook_counters \
+             WHERE name IN ('{ENDPOINTS}', '{TOKENS}')",
         walk = walk("walk", DueIndex::Live, &shard_numbers(held)),
         live = with_next("live", "walk"),
         horizon = horizon.as_micros(),
     );
     let rows: Vec<WorkRow> = diesel::sql_query(sql).load(conn)?;
     let mut found = BTreeMap::<i32, EndpointWork>::new();
+    let (mut endpoints, mut tokens) = (0, 0);
     for row in rows {
+        if row.endpoint == COUNTER {
+            let value = row.next.unwrap_or_default();
+            match row.endpoint_id == ENDPOINTS {
+                true => endpoints = value,
+                false => tokens = value,
+            }
+            continue;
+        }
         let work = found.entry(row.endpoint).or_insert_with(|| EndpointWork {
             endpoint_id: EndpointId::from_text(row.endpoint_id),
             next: row.next.map(codec::time).filter(|next| *next <= horizon),
@@ -190,7 +214,11 @@ fn endpoints_with_work(
             work.sending.push((key, claim_no));
         }
     }
-    Ok(found.into_values().collect())
+    Ok(Found {
+        work: found.into_values().collect(),
+        endpoints,
+        tokens,
+    })
 }
 
 /// Reads the endpoints of held shards with pending deliveries, due at a time or held.

@@ -92,10 +92,17 @@ pub(super) fn changed_tokens(
     if known == Some(version) {
         return Ok(None);
     }
-    Ok(Some(TokenSnapshot {
+    token_snapshot(conn).map(Some)
+}
+
+/// Reads all tokens, with their version.
+pub(super) fn token_snapshot(conn: &mut AnyConnection) -> Result<TokenSnapshot, StoreError> {
+    // The version first: a change between the two is read again.
+    let version = counter(conn, TOKENS)?;
+    Ok(TokenSnapshot {
         version,
         tokens: all_tokens(conn)?,
-    }))
+    })
 }
 
 /// Reads all tokens: people create them by hand, so there are few.

@@ -29,6 +29,9 @@ pub(crate) struct PublisherArgs {
     /// Events a second
     #[arg(long)]
     rate: u32,
+    /// Without ordering keys
+    #[arg(long)]
+    unordered: bool,
     /// Number of endpoints that get them in turn
     #[arg(long)]
     endpoints: usize,
@@ -91,8 +94,11 @@ impl Publisher {
     async fn publish(&self, endpoint: usize, place: u64) -> anyhow::Result<()> {
         let id = format!("c-{endpoint}-{place}");
         let payload = format!("event {place} for endpoint {endpoint}");
-        let event = json!({"type": format!("to.{endpoint}"), "id": id, "payload": payload,
-                           "content_type": "text/plain", "ordering_key": format!("key-{endpoint}")});
+        let mut event = json!({"type": format!("to.{endpoint}"), "id": id, "payload": payload,
+                               "content_type": "text/plain"});
+        if !self.args.unordered {
+            event["ordering_key"] = format!("key-{endpoint}").into();
+        }
         let body = event.to_string();
         let began = Instant::now();
         loop {

@@ -40,6 +40,10 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 128)]
     endpoints: usize,
 
+    /// Publish without ordering keys, to endpoints without order
+    #[arg(long)]
+    unordered: bool,
+
     /// Number of further endpoints that never respond: each has an attempt in flight at any time
     #[arg(long, default_value_t = 64)]
     hanging: usize,
@@ -151,7 +155,10 @@ impl RunArgs {
         let received: Vec<ledger::Request> = ledger::read(&folder.join("received"))?;
         let limited = self.endpoints.saturating_sub(LIMITED)..self.endpoints;
         let rules = Rules {
-            ordered: (0..self.endpoints).step_by(2).collect(),
+            ordered: match self.unordered {
+                true => Vec::new(),
+                false => (0..self.endpoints).step_by(2).collect(),
+            },
             limited: limited.map(|endpoint| (endpoint, LIMIT)).collect(),
             limited_until: accepted.last().map_or(Duration::ZERO, |last| last.answered),
         };
@@ -174,7 +181,7 @@ impl RunArgs {
                 "url": format!("http://127.0.0.1:{port}/{behaviour}/{number}"),
                 "event_types": [format!("to.{number}")],
                 "rate_limit": if is_limited { format!("{LIMIT}/min") } else { "unlimited".into() },
-                "ordering": if number % 2 == 0 && !hangs { "key" } else { "none" },
+                "ordering": if number % 2 == 0 && !hangs && !self.unordered { "key" } else { "none" },
                 "concurrency": if hangs { 1 } else { 3 },
                 "breaker_after": null,
             });
@@ -225,6 +232,9 @@ impl RunArgs {
             .stdout(Stdio::null())
             .arg("--folder")
             .arg(folder);
+        if self.unordered {
+            command.arg("--unordered");
+        }
         for node in &fleet.nodes {
             command.args(["--node", &node.base()]);
         }

@@ -15,6 +15,7 @@ use super::draining::Draining;
 use super::loading::{LoadQueue, MissedChange};
 use super::table::{Route, Table};
 use super::tails::WatchedTails;
+use crate::domain::clock::Timestamp;
 use crate::domain::delivery::ClaimName;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::handover::Tail;
@@ -84,6 +85,7 @@ impl Registry {
                 tenant: endpoint.tenant.clone(),
                 now,
                 limit: share.window(endpoint.limits.concurrency),
+                from: Timestamp::from_micros(0),
                 max_bytes: share.room(0),
                 at_hand: HashSet::new(),
             };

@@ -14,6 +14,7 @@ use crate::domain::session::SessionKey;
 use crate::engine::background::{LeaseKeeper, RecoveryRunner, Sweeper};
 use crate::engine::committer::{self, Driver, OnCommit};
 use crate::engine::context::EngineContext;
+use crate::engine::due_reader::DueReader;
 use crate::engine::error::StartError;
 use crate::engine::handle::{Parts, Postrider};
 use crate::engine::joining::{JoinStep, Joining};
@@ -116,6 +117,7 @@ pub(super) fn assemble(
         permits: Arc::new(Semaphore::new(
             config.max_in_flight.min(Semaphore::MAX_PERMITS),
         )),
+        due_reader: DueReader::start(store.clone()),
         store,
         committer,
         threads,

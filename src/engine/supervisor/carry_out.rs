@@ -142,7 +142,7 @@ async fn run(
             }
         },
         Work::ReadDue(scan) => {
-            supervisor.do_send(DueLoaded(context.store.due(scan).await));
+            supervisor.do_send(DueLoaded(context.due_reader.read(scan).await));
         }
         Work::AwaitPermit => {
             let permits = Arc::clone(&context.permits);

@@ -317,6 +317,7 @@ impl Lane {
             tenant: self.endpoint.tenant.clone(),
             now: moment.schedule,
             limit: at_hand.len() + more,
+            from: self.window.read_from(moment.monotonic),
             max_bytes: moment.share.room(self.window.bytes()),
             at_hand,
         })))

@@ -4,11 +4,19 @@
 //! Pure bookkeeping: it reads nothing and sends nothing.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Queued;
 use crate::domain::ids::DeliveryKey;
 use crate::store::DuePage;
+
+/// Time by which the low-water mark stays behind: a delivery becomes pending by a transaction that
+/// began earlier, and is due from that time on.
+const MARK_LAG: Duration = Duration::from_secs(10);
+
+/// Interval between reads that begin before the mark: a transaction may take longer than that.
+const WALK_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -18,6 +26,10 @@ pub(super) struct Window {
     /// Earliest hint during a read, which may have missed that delivery.
     hinted: Option<Timestamp>,
     loading: bool,
+    /// Low-water mark: all deliveries that were due before this time have left.
+    mark: Timestamp,
+    /// Monotonic time of the last read that began before the mark, as a net.
+    walked: Option<Duration>,
     /// True if the last read returned nothing new (bodies filled it before its rows did): reading
     /// again is useless until something has left.
     saturated: bool,
@@ -32,6 +44,8 @@ impl Window {
             next_due,
             hinted: None,
             loading: false,
+            mark: Timestamp::from_micros(0),
+            walked: None,
             saturated: false,
         }
     }
@@ -71,6 +85,7 @@ impl Window {
         let earlier =
             |present: Option<Timestamp>| Some(present.map_or(due, |present| present.min(due)));
         self.next_due = earlier(self.next_due);
+        self.mark = self.mark.min(due);
         if self.queued.is_empty() {
             self.saturated = false;
         }
@@ -134,11 +149,27 @@ impl Window {
         Some(look_ahead - self.queued.len())
     }
 
-    /// Adds deliveries that were read, except those already here or in hand.
+    /// Returns the due time from which on to read. Entries of deliveries that have left stay in the
+    /// index for as long as any transaction may see them: a read that begins behind them costs the
+    /// same, however many they are.
+    pub(super) fn read_from(&mut self, monotonic: Duration) -> Timestamp {
+        let is_due = self
+            .walked
+            .is_none_or(|at| monotonic.saturating_sub(at) >= WALK_INTERVAL);
+        if is_due {
+            self.walked = Some(monotonic);
+            return Timestamp::from_micros(0);
+        }
+        self.mark
+    }
+
+    /// Adds deliveries that were read, except those already here or in hand. `being_claimed` is the
+    /// earliest due time of those that a claim may give back.
     pub(super) fn loaded(
         &mut self,
         due: DuePage,
         now: Timestamp,
+        being_claimed: Option<Timestamp>,
         in_hand: impl Fn(DeliveryKey) -> bool,
     ) {
         self.loading = false;
@@ -149,6 +180,9 @@ impl Window {
         let more_is_due = due.next.is_some_and(|next| next <= now);
         self.saturated = self.queued.len() == before && more_is_due;
         self.next_due = due.next;
+        let waiting = self.queued.iter().map(|queued| queued.due);
+        let first = waiting.chain(due.next).chain(being_claimed).min();
+        self.mark = first.map_or(now, |first| first.min(now)) - MARK_LAG;
         if let Some(hinted) = self.hinted.take() {
             self.note_due(hinted);
         }
@@ -211,7 +245,7 @@ mod tests {
     fn empty() -> Window {
         let mut window = Window::unread();
         assert_eq!(window.start_loading(at(1), 4), Some(4));
-        window.loaded(DuePage::default(), at(1), |_| false);
+        window.loaded(DuePage::default(), at(1), None, |_| false);
         window
     }
 
@@ -242,6 +276,7 @@ mod tests {
                 next: None,
             },
             at(2),
+            None,
             |_| false,
         );
         assert_eq!(names(&window.take(9)), ["old", "new"]);
@@ -259,6 +294,7 @@ mod tests {
                 next: None,
             },
             at(2),
+            None,
             |_| false,
         );
         assert_eq!(names(&window.take(9)), ["old"]);
@@ -278,6 +314,7 @@ mod tests {
                 next: Some(at(7)),
             },
             at(1),
+            None,
             |one| one == key("claimed"),
         );
         assert_eq!(names(&window.take(9)), ["here", "next"]);
@@ -294,12 +331,12 @@ mod tests {
             next: Some(at(1)),
         };
         assert!(window.start_loading(at(1), 9).is_some());
-        window.loaded(read(), at(1), |_| false);
+        window.loaded(read(), at(1), None, |_| false);
         assert!(
             window.start_loading(at(1), 9).is_some(),
             "there may be room for more"
         );
-        window.loaded(read(), at(1), |_| false);
+        window.loaded(read(), at(1), None, |_| false);
         assert_eq!(window.start_loading(at(1), 9), None);
         window.take(1);
         assert!(window.start_loading(at(1), 9).is_some());
@@ -314,7 +351,7 @@ mod tests {
             queued: Vec::new(),
             next: Some(at(11)),
         };
-        window.loaded(later, at(1), |_| false);
+        window.loaded(later, at(1), None, |_| false);
         assert_eq!(window.start_loading(at(10), 9), None);
         assert!(window.start_loading(at(11), 9).is_some());
     }
@@ -326,6 +363,35 @@ mod tests {
         window.offer(queued("lost", 1), at(1), 9);
         window.put_first(queued("lost", 1));
         assert_eq!(names(&window.take(9)), ["lost", "a"]);
+    }
+
+    /// Deliveries that have left stay in the index while a long transaction runs.
+    #[test]
+    fn a_read_begins_behind_what_has_left_and_before_what_may_come_back() {
+        let mut window = Window::unread();
+        let second = Duration::from_secs;
+        assert_eq!(window.read_from(second(0)), at(0), "nothing is known");
+        let page = DuePage {
+            queued: vec![queued("a", 50), queued("b", 60)],
+            next: Some(at(90)),
+        };
+        window.loaded(page, at(100), None, |_| false);
+        assert_eq!(window.read_from(second(1)), at(40), "ten before the first");
+        window.take(1);
+        // It may come back as it was.
+        window.loaded(DuePage::default(), at(100), Some(at(50)), |_| false);
+        assert_eq!(window.read_from(second(2)), at(40));
+        window.loaded(DuePage::default(), at(100), None, |_| false);
+        assert_eq!(window.read_from(second(3)), at(50), "`b` is next");
+        window.take(1);
+        window.loaded(DuePage::default(), at(100), None, |_| false);
+        assert_eq!(window.read_from(second(4)), at(90));
+        // One that nobody expected there: the poll finds it.
+        window.note_due(at(7));
+        assert_eq!(window.read_from(second(5)), at(7));
+        window.loaded(DuePage::default(), at(100), None, |_| false);
+        assert_eq!(window.read_from(second(60)), at(0), "the net");
+        assert_eq!(window.read_from(second(61)), at(90));
     }
 
     #[test]

@@ -25,6 +25,10 @@ const MAX_PAYLOAD: usize = 7900;
 /// Polling interval for notifications: libpq offers nothing to wait on.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Time in which hints are gathered once some were exchanged: under load one message names many
+/// endpoints, and these are read together.
+const GATHERING: Duration = Duration::from_millis(15);
+
 /// Pause after a failed connection.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -71,11 +75,20 @@ fn run(source: &Source, hints: &Receiver<Hint>, on_hint: &dyn Fn(Hint)) {
             None => listen(source),
         }
         .and_then(|mut conn| {
-            on_postgres(&mut conn, |conn| exchange(conn, waiting, on_hint))?;
-            Ok(conn)
+            let mut is_busy = !waiting.is_empty();
+            on_postgres(&mut conn, |conn| {
+                is_busy |= exchange(conn, waiting, on_hint)?;
+                Ok(())
+            })?;
+            Ok((conn, is_busy))
         });
         match exchanged {
-            Ok(open) => conn = Some(open),
+            Ok((open, is_busy)) => {
+                conn = Some(open);
+                if is_busy {
+                    pause(GATHERING);
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "no hints for now; the poll finds what is due");
                 pause(BACK_OFF);
@@ -103,19 +116,21 @@ fn on_postgres(
     })
 }
 
-/// Sends queued hints, and passes on received ones.
+/// Sends queued hints, and passes on received ones. Returns true if there were any of these.
 fn exchange(
     conn: &mut PgConnection,
     waiting: Vec<Hint>,
     on_hint: &dyn Fn(Hint),
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     send(conn, waiting)?;
+    let mut received = false;
     for notification in conn.notifications_iter() {
+        received = true;
         if let Some(hint) = parse(&notification?.payload) {
             on_hint(hint);
         }
     }
-    Ok(())
+    Ok(received)
 }
 
 /// Sends hints in as few messages as possible: at once, or when the open transaction commits.

@@ -32,10 +32,10 @@ pub(super) fn due_heads(
     let rows: Vec<Placed<DueRow>> = prepared!(
         diesel::sql_query(format!(
             "SELECT asked.place, d.* \
-             FROM unnest($1, $2) WITH ORDINALITY AS asked (id, rows, place) \
+             FROM unnest($1, $2, $3) WITH ORDINALITY AS asked (id, since, rows, place) \
              JOIN webhook_endpoints AS e ON e.id = asked.id \
              CROSS JOIN LATERAL (SELECT * FROM webhook_deliveries WHERE endpoint = e.number \
-                 AND due_at IS NOT NULL AND status = '{}' \
+                 AND due_at >= asked.since AND status = '{}' \
                  ORDER BY due_at, created_at, event_seq LIMIT asked.rows) AS d \
              ORDER BY asked.place, d.due_at, d.created_at, d.event_seq",
             Status::Pending
@@ -45,6 +45,7 @@ pub(super) fn due_heads(
                 .map(|one| one.endpoint.as_str())
                 .collect::<Vec<_>>()
         )
+        .bind::<Array<BigInt>, _>(of.iter().map(|one| one.from).collect::<Vec<_>>())
         .bind::<Array<BigInt>, _>(of.iter().map(|one| one.limit).collect::<Vec<_>>())
     )
     .load(conn)?;

@@ -16,6 +16,7 @@ pub(super) fn due_head(
     Ok(deliveries::table
         .filter(of_endpoint(head.endpoint))
         .filter(deliveries::due_at.is_not_null())
+        .filter(deliveries::due_at.ge(head.from))
         .filter(deliveries::status.eq(Status::Pending.as_str()))
         .order((
             deliveries::due_at,

@@ -67,8 +67,11 @@ impl Lane {
                     .filter(|queued| self.is_known(queued.key))
                     .map(|queued| queued.key)
                     .collect();
+                let being_claimed = self.claiming.values().map(|queued| queued.due).min();
                 self.window
-                    .loaded(page, moment.schedule, |key| known.contains(&key));
+                    .loaded(page, moment.schedule, being_claimed, |key| {
+                        known.contains(&key)
+                    });
                 Vec::new()
             }
             Err(error) => {
@@ -107,10 +110,6 @@ impl Lane {
             self.not_before = self.not_before.max(moment.monotonic + CLAIM_RETRY_DELAY);
         }
         self.window.read_again();
-        if claimed.len() + deferred.len() < keys.len() {
-            // A skipped delivery may still be pending.
-            self.window.note_due(moment.schedule);
-        }
         for _ in claimed.len()..keys.len() {
             self.limiter.release();
         }
@@ -129,6 +128,11 @@ impl Lane {
                     released.push(claim);
                 }
             }
+        }
+        // A skipped delivery may still be pending, as early as it was.
+        let skipped = queued.values().filter(|one| !deferred.contains(&one.key));
+        for one in skipped {
+            self.window.note_due(one.due);
         }
         if !released.is_empty() {
             actions.push(self.release(released, moment));
