@@ -9,6 +9,7 @@ use super::due_reader::DueReader;
 use super::leases::Leases;
 use super::notifications::Notification;
 use super::sending::SendingThreads;
+use super::writer_horizon::SharedHorizon;
 use crate::config::EngineConfig;
 use crate::domain::SettingError;
 use crate::domain::clock::Clock;
@@ -27,6 +28,7 @@ pub(crate) struct EngineContext {
     pub(crate) config: EngineConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) horizon: SharedHorizon,
     pub(crate) notifications: broadcast::Sender<Notification>,
     /// One permit per attempt in flight, across all endpoints, granted in order of request.
     pub(crate) permits: Arc<Semaphore>,

@@ -14,7 +14,7 @@ const GROUP: usize = 64;
 /// Reads that run at the same time.
 const READS_AT_ONCE: usize = 2;
 
-struct Request {
+struct DueRequest {
     scan: DueScan,
     reply: oneshot::Sender<Result<DuePage, StoreError>>,
 }
@@ -22,7 +22,7 @@ struct Request {
 /// The queue of reads. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct DueReader {
-    queue: mpsc::UnboundedSender<Request>,
+    queue: mpsc::UnboundedSender<DueRequest>,
 }
 
 impl DueReader {
@@ -36,12 +36,12 @@ impl DueReader {
     /// Reads due deliveries of an endpoint. Each supervisor waits for one read at a time.
     pub(crate) async fn read(&self, scan: DueScan) -> Result<DuePage, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Request { scan, reply });
+        let _ = self.queue.send(DueRequest { scan, reply });
         answer.await.unwrap_or(Err(StoreError::Panicked))
     }
 }
 
-async fn serve(store: Store, mut requests: mpsc::UnboundedReceiver<Request>) {
+async fn serve(store: Store, mut requests: mpsc::UnboundedReceiver<DueRequest>) {
     let turns = Arc::new(Semaphore::new(READS_AT_ONCE));
     while let Some(first) = requests.recv().await {
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
@@ -61,7 +61,7 @@ async fn serve(store: Store, mut requests: mpsc::UnboundedReceiver<Request>) {
     }
 }
 
-async fn read(store: &Store, mut group: Vec<Request>) {
+async fn read(store: &Store, mut group: Vec<DueRequest>) {
     group.retain(|request| !request.reply.is_closed());
     let scans: Vec<DueScan> = group.iter().map(|request| request.scan.clone()).collect();
     if scans.is_empty() {

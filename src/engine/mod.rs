@@ -29,6 +29,7 @@ mod single_flight;
 mod start;
 mod supervisor;
 mod trace;
+mod writer_horizon;
 
 pub use self::error::{Error, StartError};
 #[cfg(feature = "http")]

@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Bool, Nullable};
 
 use super::codec;
 use super::connection::AnyConnection;
-use super::due_index::{DueIndex, count_sending, walk, with_next};
+use super::due_index::{DueIndex, count_sending, ranges_of, walk, with_next};
 use super::error::StoreError;
 use super::numbers::endpoints_of;
 use super::schema::{webhook_endpoint_health as health, webhook_endpoints as endpoints};
@@ -79,8 +79,8 @@ fn sending(conn: &mut AnyConnection) -> Result<i64, StoreError> {
     let sql = format!(
         "WITH RECURSIVE {walk}, {live} \
          SELECT CAST(coalesce(sum({sending}), 0) AS BIGINT) AS sending FROM live",
-        walk = walk("walk", DueIndex::Live, &shards),
-        live = with_next("live", "walk"),
+        walk = walk("walk", DueIndex::Live, &ranges_of(&shards)),
+        live = with_next("live", "walk", "0"),
         sending = count_sending("live", "endpoint"),
     );
     let found: SendingCount = diesel::sql_query(sql).get_result(conn)?;

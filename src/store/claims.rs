@@ -12,7 +12,7 @@ use super::codec;
 use super::connection::{AnyBackend, AnyConnection};
 use super::delivery_rows::shard_numbers;
 use super::dialect::Leaving;
-use super::due_index::{DueIndex, FAR, walk};
+use super::due_index::{DueIndex, FAR, ranges_of, walk};
 use super::error::StoreError;
 use super::health::{SharedHealth, record_health};
 use super::hint::Hint;
@@ -379,7 +379,7 @@ fn sending_keys(conn: &mut AnyConnection, shards: &[i32]) -> Result<Vec<Delivery
         "WITH RECURSIVE {walk}, live AS MATERIALIZED ( \
              SELECT endpoint FROM walk WHERE endpoint IS NOT NULL \
          ) SELECT found.event_seq, live.endpoint FROM {sending} WHERE found.event_seq IS NOT NULL",
-        walk = walk("walk", DueIndex::Live, shards),
+        walk = walk("walk", DueIndex::Live, &ranges_of(shards)),
     );
     let keys: Vec<KeyColumns> = diesel::sql_query(sql).load(conn)?;
     Ok(keys.into_iter().map(DeliveryKey::from).collect())

@@ -62,7 +62,7 @@ fn collected(
     endpoint: Option<i32>,
 ) -> Result<Option<String>, StoreError> {
     #[derive(QueryableByName)]
-    struct Found {
+    struct Counted {
         #[diesel(sql_type = BigInt)]
         found: i64,
     }
@@ -70,7 +70,7 @@ fn collected(
     let conditions = indexes_of(status);
     let mut total = 0;
     for condition in conditions {
-        let counted: Found = diesel::sql_query(format!(
+        let counted: Counted = diesel::sql_query(format!(
             "SELECT count(*) AS found FROM (SELECT 1 FROM webhook_deliveries \
              WHERE {condition}{of_endpoint} LIMIT {MAX_COLLECTED}) AS counted"
         ))

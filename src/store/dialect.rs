@@ -245,6 +245,10 @@ pub(super) trait Dialect {
     /// named `found` and looked up row by row; with NULLs for a row without any.
     fn join_each_delivery(&self, outer: &str, columns: &str, condition: &str) -> String;
 
+    /// Returns two columns: the number of the first transaction that writes and has not ended, and that
+    /// of the next one. `None` for a file, where one at a time writes.
+    fn snapshot(&self) -> Option<&'static str>;
+
     /// Sends a hint to the other processes once this transaction has committed.
     fn announce(&mut self, hint: Hint) -> Result<(), StoreError>;
 

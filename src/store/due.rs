@@ -13,7 +13,7 @@ use super::endpoint_codec::EndpointCodec;
 use super::endpoints::endpoints_of;
 use super::error::StoreError;
 use super::health::health_of;
-use super::numbers::ids_of;
+use super::numbers::{ids_of, numbers_of};
 use super::rows::StartRow;
 use super::store::Store;
 use crate::domain::breaker::StoredHealth;
@@ -46,6 +46,8 @@ pub(crate) struct DueScan {
 #[derive(Debug)]
 pub(crate) struct LoadedEndpoint {
     pub(crate) endpoint: Arc<Endpoint>,
+    /// Its number in the database.
+    pub(crate) number: i32,
     pub(crate) history: RateLimitHistory,
     pub(crate) due: DuePage,
     /// Attempts of the shard's former owner that have no outcome yet.
@@ -160,10 +162,13 @@ impl Store {
             let histories = rate_limit_histories(conn, &limits, &*clock)?;
             let scans: Vec<DueScan> = endpoints.iter().map(scan).collect();
             let pages = due(conn, &scans)?;
+            let ids: Vec<&EndpointId> = endpoints.iter().map(|endpoint| &endpoint.id).collect();
+            let numbers = numbers_of(conn, &ids)?;
             let loaded = |((endpoint, mut history), due): ((Endpoint, RateLimitHistory), _)| {
                 let tail = on_wire.remove(&endpoint.id).unwrap_or_default();
                 history.starts.extend(tail.iter().map(|one| one.started_at));
                 LoadedEndpoint {
+                    number: numbers.get(&endpoint.id).copied().unwrap_or_default(),
                     endpoint: Arc::new(endpoint),
                     history,
                     due,

@@ -26,9 +26,34 @@ impl DueIndex {
     }
 }
 
-/// Returns a recursive CTE of the endpoints of these shards in an index. It ends each shard with
+/// Ranges of endpoint numbers: after the first, up to the second.
+pub(super) type Ranges = Vec<(i32, i32)>;
+
+/// Returns the ranges of shards.
+pub(super) fn ranges_of(shards: &[i32]) -> Ranges {
+    let numbers = 1 << ENDPOINT_BITS;
+    let range = |shard: &i32| (shard * numbers, shard * numbers + (numbers - 1));
+    shards.iter().map(range).collect()
+}
+
+/// Returns the ranges without these numbers, which are in order.
+pub(super) fn without(ranges: Ranges, numbers: &[i32]) -> Ranges {
+    let mut left = Vec::with_capacity(ranges.len() + numbers.len());
+    for (first, last) in ranges {
+        let mut after = first;
+        for number in numbers.iter().filter(|one| first < **one && **one <= last) {
+            left.push((after, number - 1));
+            after = *number;
+        }
+        left.push((after, last));
+    }
+    left.retain(|(after, last)| after < last);
+    left
+}
+
+/// Returns a recursive CTE of the endpoints of these ranges in an index. It ends each range with
 /// NULL.
-pub(super) fn walk(name: &str, index: DueIndex, shards: &[i32]) -> String {
+pub(super) fn walk(name: &str, index: DueIndex, ranges: &Ranges) -> String {
     let column = index.column();
     // Ordered by both columns, because no other index can serve that: the one by endpoint would
     // read every delivery ever stored.
@@ -38,59 +63,82 @@ pub(super) fn walk(name: &str, index: DueIndex, shards: &[i32]) -> String {
              AND d.endpoint > {after} AND d.endpoint <= {last} ORDER BY d.endpoint, d.{column} LIMIT 1)"
         )
     };
-    let numbers = 1 << ENDPOINT_BITS;
-    let last = format!("shard * {numbers} + {}", numbers - 1);
-    // Numbers need no quoting.
-    let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
+    // Numbers need no quoting. Without ranges, one that is empty.
+    let mut rows: Vec<String> = ranges
+        .iter()
+        .map(|(after, last)| format!("({after}, {last})"))
+        .collect();
+    if rows.is_empty() {
+        rows.push("(0, 0)".to_owned());
+    }
     format!(
-        "{name} (endpoint, last) AS ( \
-             SELECT {first}, {last} FROM webhook_shards WHERE shard IN ({shards}) \
+        "{name}_ranges (after, last) AS (VALUES {rows}), \
+         {name} (endpoint, last) AS ( \
+             SELECT {first}, last FROM {name}_ranges \
              UNION ALL \
              SELECT {next}, {name}.last FROM {name} WHERE endpoint IS NOT NULL \
          )",
+        rows = rows.join(", "),
         first = first_after(
-            &format!("webhook_shards.shard * {numbers}"),
-            &format!("webhook_shards.{last}")
+            &format!("{name}_ranges.after"),
+            &format!("{name}_ranges.last")
         ),
         next = first_after(&format!("{name}.endpoint"), &format!("{name}.last")),
-        shards = if shards.is_empty() {
-            "NULL".to_owned()
-        } else {
-            shards.join(", ")
-        },
     )
 }
 
-/// Returns a CTE of the endpoints of a [`walk`]: `next` is the time at which the first pending
-/// delivery of each is due (NULL without one), and `next_created` and `next_seq` are the rest of its
-/// place in the index, or 0 if nothing is before it.
-pub(super) fn with_next(name: &str, walk: &str) -> String {
+/// Returns a CTE of the endpoints of a walk, and of those that are `known` with the time before which
+/// none of their deliveries is due.
+pub(super) fn with_known(name: &str, walk: &str, known: &[(i32, i64)]) -> String {
+    let known: Vec<String> = known
+        .iter()
+        .map(|(endpoint, since)| format!("({endpoint}, {since})"))
+        .collect();
+    let known = match known[..] {
+        [] => String::new(),
+        _ => format!(" UNION ALL VALUES {}", known.join(", ")),
+    };
     format!(
-        "{name}_first AS MATERIALIZED (SELECT endpoint, {first} AS first \
-             FROM {walk} WHERE endpoint IS NOT NULL), \
-         {name} AS MATERIALIZED (SELECT endpoint, {next} FROM {name}_first)",
-        first = first_status(&format!("{walk}.endpoint")),
-        next = next_columns(&format!("{name}_first.endpoint"), "first"),
+        "{name} (endpoint, since) AS ( \
+             SELECT endpoint, 0 FROM {walk} WHERE endpoint IS NOT NULL{known})"
     )
 }
 
-/// Returns the status of the first delivery of an endpoint in the index of what is due.
-pub(super) fn first_status(endpoint: &str) -> String {
+/// Returns a CTE of the endpoints of a [`walk`] or of [`with_known`]: `next` is the time at which the
+/// first pending delivery of each is due (NULL without one), and `next_created` and `next_seq` are the
+/// rest of its place in the index, or 0 if nothing is before it. `since` is a column of `of`, or 0.
+pub(super) fn with_next(name: &str, of: &str, since: &str) -> String {
+    format!(
+        "{name}_first AS MATERIALIZED (SELECT endpoint, {since} AS since, {first} AS first \
+             FROM {of} WHERE endpoint IS NOT NULL), \
+         {name} AS MATERIALIZED (SELECT endpoint, since, {next} FROM {name}_first)",
+        first = first_status(&format!("{of}.endpoint"), since),
+        next = next_columns(
+            &format!("{name}_first.endpoint"),
+            "first",
+            &format!("{name}_first.since")
+        ),
+    )
+}
+
+/// Returns the status of the first delivery of an endpoint in the index of what is due, from the time
+/// `since` on.
+pub(super) fn first_status(endpoint: &str, since: &str) -> String {
     format!(
         "(SELECT d.status FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
-         AND d.due_at IS NOT NULL ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
+         AND d.due_at >= {since} ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
     )
 }
 
 /// Returns the columns of [`with_next`] for an endpoint; `first` is its [`first_status`]. Usually it
 /// is pending, and the index alone answers. The `sending` deliveries before the first pending one
 /// are skipped one by one; their number is at most the endpoint's concurrency.
-pub(super) fn next_columns(endpoint: &str, first: &str) -> String {
+pub(super) fn next_columns(endpoint: &str, first: &str, since: &str) -> String {
     let pending = Status::Pending;
     let of_first_pending = |column: &str| {
         format!(
             "(SELECT d.{column} FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
-             AND d.due_at IS NOT NULL AND d.status = '{pending}' \
+             AND d.due_at >= {since} AND d.status = '{pending}' \
              ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
         )
     };
@@ -100,7 +148,7 @@ pub(super) fn next_columns(endpoint: &str, first: &str) -> String {
     };
     let earliest = format!(
         "(SELECT d.due_at FROM webhook_deliveries AS d WHERE d.endpoint = {endpoint} \
-         AND d.due_at IS NOT NULL ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
+         AND d.due_at >= {since} ORDER BY d.due_at, d.created_at, d.event_seq LIMIT 1)"
     );
     format!(
         "{} AS next, {} AS next_created, {} AS next_seq",
@@ -112,9 +160,9 @@ pub(super) fn next_columns(endpoint: &str, first: &str) -> String {
 
 /// Selects the deliveries `d` that are `sending` at an endpoint of [`with_next`]. The earliest
 /// deliveries are claimed first, so all before the first pending one are.
-pub(super) fn is_sending(d: &str, of: &str, endpoint: &str) -> String {
+pub(super) fn is_sending(d: &str, of: &str, endpoint: &str, since: &str) -> String {
     format!(
-        "{d}.endpoint = {of}.{endpoint} AND {d}.due_at IS NOT NULL AND {d}.status = '{}' \
+        "{d}.endpoint = {of}.{endpoint} AND {d}.due_at >= {since} AND {d}.status = '{}' \
          AND ({d}.due_at, {d}.created_at, {d}.event_seq) < (coalesce({of}.next, {FAR}), \
              coalesce({of}.next_created, {FAR}), coalesce({of}.next_seq, {FAR}))",
         Status::Sending
@@ -125,6 +173,22 @@ pub(super) fn is_sending(d: &str, of: &str, endpoint: &str) -> String {
 pub(super) fn count_sending(of: &str, endpoint: &str) -> String {
     format!(
         "(SELECT count(*) FROM webhook_deliveries AS d WHERE {})",
-        is_sending("d", of, endpoint)
+        is_sending("d", of, endpoint, "0")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_endpoints_are_cut_out_of_the_ranges() {
+        let ranges = vec![(0, 9), (20, 29)];
+        assert_eq!(
+            without(ranges.clone(), &[3, 4, 9, 15, 29]),
+            [(0, 2), (4, 8), (20, 28)]
+        );
+        assert_eq!(without(ranges.clone(), &[]), ranges);
+        assert_eq!(without(vec![(0, 1)], &[1]), []);
+    }
 }

@@ -89,7 +89,7 @@ pub use self::inspect::{Inspection, inspect_at};
 pub(crate) use self::keys::DatabaseKey;
 pub(crate) use self::leases::{LeaseTerm, LeaseView, Takeover};
 pub use self::migrate::MigrationStatus;
-pub(crate) use self::polling::{EndpointWork, Poll, PollScan};
+pub(crate) use self::polling::{EndpointWork, OpenWriters, Poll, PollScan};
 pub(crate) use self::process_lock::ProcessLock;
 
 pub(crate) use self::retention::OverdueScan;

@@ -93,6 +93,21 @@ pub(super) fn number_of_endpoint(
         .optional()?)
 }
 
+/// Reads the numbers of endpoints.
+pub(super) fn numbers_of(
+    conn: &mut AnyConnection,
+    ids: &[&EndpointId],
+) -> Result<HashMap<EndpointId, i32>, StoreError> {
+    let rows: Vec<(String, i32)> = endpoints::table
+        .filter(endpoints::id.eq_any(ids.iter().map(|id| id.as_str())))
+        .select((endpoints::id, endpoints::number))
+        .load(conn)?;
+    let found = rows
+        .into_iter()
+        .map(|(id, number)| (EndpointId::from_text(id), number));
+    Ok(found.collect())
+}
+
 /// Reads the ids of endpoints by their numbers.
 pub(super) fn ids_of(
     conn: &mut AnyConnection,

@@ -9,7 +9,7 @@ use super::codec;
 use super::connection::AnyConnection;
 use super::counters::{ENDPOINTS, TOKENS};
 use super::delivery_rows::shard_numbers;
-use super::due_index::{DueIndex, is_sending, walk, with_next};
+use super::due_index::{DueIndex, is_sending, ranges_of, walk, with_known, with_next, without};
 use super::endpoint_codec::EndpointCodec;
 use super::endpoints::{changed_after, endpoints_of};
 use super::error::StoreError;
@@ -33,6 +33,9 @@ const ENDPOINTS_AT_ONCE: usize = 500;
 #[derive(Debug, Clone)]
 pub(crate) struct PollScan {
     pub(crate) held: Vec<Lease>,
+    /// Endpoints with a supervisor, in the order of their numbers, each with the time in microseconds
+    /// before which none of its deliveries is due.
+    pub(crate) known: Vec<(i32, i64)>,
     /// Deliveries due before this time.
     pub(crate) horizon: Timestamp,
     /// Version of the known tokens.
@@ -44,8 +47,19 @@ pub(crate) struct Poll {
     pub(crate) work: Vec<EndpointWork>,
     /// The endpoints' change counter.
     pub(crate) endpoints: i64,
+    /// The transactions that write; `None` for a file.
+    pub(crate) snapshot: Option<OpenWriters>,
     /// The tokens, if they have changed.
     pub(crate) tokens: Option<TokenSnapshot>,
+}
+
+/// Transactions that write, by their numbers, which are given in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenWriters {
+    /// The first one that has not ended.
+    pub(crate) first: i64,
+    /// The number of the next one.
+    pub(crate) last: i64,
 }
 
 /// An endpoint with due deliveries or claims.
@@ -62,11 +76,12 @@ impl Store {
     /// Reads everything that a node must learn even if all hints are lost.
     pub(crate) async fn poll(&self, scan: PollScan) -> Result<Poll, StoreError> {
         let read = move |conn: &mut AnyConnection, _: &EndpointCodec| {
-            let found = look_for_work(conn, &scan.held, scan.horizon)?;
+            let found = look_for_work(conn, &scan)?;
             let is_new = scan.tokens != Some(found.tokens);
             Ok(Poll {
                 work: found.work,
                 endpoints: found.endpoints,
+                snapshot: found.snapshot,
                 tokens: is_new.then(|| token_snapshot(conn)).transpose()?,
             })
         };
@@ -147,11 +162,12 @@ struct WorkRow {
 }
 
 /// The findings of a poll's only statement.
-struct Found {
+struct Findings {
     work: Vec<EndpointWork>,
     /// The change counters of endpoints and tokens.
     endpoints: i64,
     tokens: i64,
+    snapshot: Option<OpenWriters>,
 }
 
 /// Number of no endpoint, in the rows of counters.
@@ -163,41 +179,56 @@ const COUNTER: i32 = -1;
 /// A claim does not leave the index of what is due, and the earliest are claimed first: the
 /// deliveries before an endpoint's first pending one are `sending`. One that is `sending` behind it
 /// (a delivery became due at an earlier time since) is found once those before it have been sent.
-fn look_for_work(
-    conn: &mut AnyConnection,
-    held: &[Lease],
-    horizon: Timestamp,
-) -> Result<Found, StoreError> {
+fn look_for_work(conn: &mut AnyConnection, scan: &PollScan) -> Result<Findings, StoreError> {
+    let horizon = scan.horizon;
+    let numbers: Vec<i32> = scan.known.iter().map(|(number, _)| *number).collect();
     let sending = conn.dialect().join_each_delivery(
         "live",
         "found.event_seq, found.claim_no",
-        &is_sending("found", "live", "endpoint"),
+        &is_sending("found", "live", "endpoint", "live.since"),
     );
     let active = "pause_reason IS NULL AND deleted_at IS NULL";
     // The endpoint is read in subqueries: as a join it could become the outer loop, and the walk
     // would run once per endpoint.
     let sql = format!(
-        "WITH RECURSIVE {walk}, {live}, work AS ( \
+        "WITH RECURSIVE {walk}, {all}, {live}, work AS ( \
              SELECT live.endpoint, live.next, found.event_seq, found.claim_no FROM {sending} \
          ) SELECT (SELECT id FROM webhook_endpoints WHERE number = work.endpoint) AS endpoint_id, \
              endpoint, next, event_seq, claim_no FROM work \
          WHERE event_seq IS NOT NULL OR (next <= {horizon} \
              AND (SELECT {active} FROM webhook_endpoints WHERE number = work.endpoint)) \
          UNION ALL SELECT name, {COUNTER}, value, NULL, NULL FROM webhook_counters \
-             WHERE name IN ('{ENDPOINTS}', '{TOKENS}')",
-        walk = walk("walk", DueIndex::Live, &shard_numbers(held)),
-        live = with_next("live", "walk"),
+             WHERE name IN ('{ENDPOINTS}', '{TOKENS}'){snapshot}",
+        walk = walk(
+            "walk",
+            DueIndex::Live,
+            &without(ranges_of(&shard_numbers(&scan.held)), &numbers)
+        ),
+        all = with_known("known", "walk", &scan.known),
+        live = with_next("live", "known", "since"),
         horizon = horizon.as_micros(),
+        snapshot = conn
+            .dialect()
+            .snapshot()
+            .map_or(String::new(), |columns| format!(
+                " UNION ALL SELECT '', {COUNTER}, {columns}, NULL"
+            )),
     );
     let rows: Vec<WorkRow> = diesel::sql_query(sql).load(conn)?;
+    Ok(sorted(rows, horizon))
+}
+
+/// Sorts a poll's rows by what they are.
+fn sorted(rows: Vec<WorkRow>, horizon: Timestamp) -> Findings {
     let mut found = BTreeMap::<i32, EndpointWork>::new();
-    let (mut endpoints, mut tokens) = (0, 0);
+    let (mut endpoints, mut tokens, mut snapshot) = (0, 0, None);
     for row in rows {
         if row.endpoint == COUNTER {
             let value = row.next.unwrap_or_default();
-            match row.endpoint_id == ENDPOINTS {
-                true => endpoints = value,
-                false => tokens = value,
+            match row.endpoint_id.as_str() {
+                ENDPOINTS => endpoints = value,
+                TOKENS => tokens = value,
+                _ => snapshot = row.event_seq.map(|last| OpenWriters { first: value, last }),
             }
             continue;
         }
@@ -214,11 +245,12 @@ fn look_for_work(
             work.sending.push((key, claim_no));
         }
     }
-    Ok(Found {
+    Findings {
         work: found.into_values().collect(),
         endpoints,
         tokens,
-    })
+        snapshot,
+    }
 }
 
 /// Reads the endpoints of held shards with pending deliveries, due at a time or held.
@@ -236,8 +268,8 @@ fn pending_endpoints(
         "WITH RECURSIVE {live}, {held} SELECT id FROM webhook_endpoints WHERE number IN ( \
              SELECT endpoint FROM live WHERE endpoint IS NOT NULL \
              UNION SELECT endpoint FROM held WHERE endpoint IS NOT NULL)",
-        live = walk("live", DueIndex::Live, &shards),
-        held = walk("held", DueIndex::Held, &shards),
+        live = walk("live", DueIndex::Live, &ranges_of(&shards)),
+        held = walk("held", DueIndex::Held, &ranges_of(&shards)),
     );
     let found: Vec<Found> = diesel::sql_query(sql).load(conn)?;
     Ok(found
@@ -267,8 +299,8 @@ pub(super) fn due_endpoints(
                  AND pause_reason IS NULL AND deleted_at IS NULL) AS endpoint_id, next \
              FROM live WHERE next <= {horizon} \
          ) SELECT endpoint_id, next FROM due WHERE endpoint_id IS NOT NULL",
-        walk = walk("walk", DueIndex::Live, shards),
-        live = with_next("live", "walk"),
+        walk = walk("walk", DueIndex::Live, &ranges_of(shards)),
+        live = with_next("live", "walk", "0"),
         horizon = horizon.as_micros(),
     );
     Ok(diesel::sql_query(sql).load(conn)?)

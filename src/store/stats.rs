@@ -218,8 +218,8 @@ fn backlogs(conn: &mut AnyConnection, numbers: &[i32]) -> Result<Vec<BacklogRow>
          ) SELECT id, {live} AS live, {sending} AS sending, {without_time} AS without_time, \
              {order} AS waits_for_order, {oldest_due} AS oldest_due, {oldest_held} AS oldest_held \
          FROM asked",
-        first = first_status("e.number"),
-        next = next_columns("named.number", "first"),
+        first = first_status("e.number", "0"),
+        next = next_columns("named.number", "first", "0"),
         numbers = numbers.join(", "),
         live = of("count(*)", "d.due_at IS NOT NULL"),
         sending = count_sending("asked", "number"),

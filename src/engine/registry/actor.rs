@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -26,9 +27,13 @@ use crate::engine::known_tokens::KnownTokens;
 use crate::engine::supervisor::{
     AttemptTasks, Changed, Drain, EndpointSupervisor, Polled, Share, TailEnded, ToRegistry,
 };
+use crate::engine::writer_horizon::WriterHorizon;
 use crate::store::{
     DueScan, EndpointWork, Interruption, LoadedEndpoint, Poll, PollScan, Scope, StoreError,
 };
+
+/// Maximum number of endpoints that a poll names, for the length of its statement.
+const MAX_MARKS: usize = 500;
 
 /// A supervisor starts this long before its next delivery is due.
 const HEAD_START: Duration = Duration::from_secs(2);
@@ -41,6 +46,10 @@ const RECLAIM_RETRY_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct Supervisor {
     pub(super) address: Addr<EndpointSupervisor>,
     pub(super) tasks: AttemptTasks,
+    /// Number of its endpoint.
+    number: i32,
+    /// Time in microseconds before which none of its deliveries is due.
+    mark: Arc<AtomicI64>,
 }
 
 pub(crate) struct Registry {
@@ -52,6 +61,7 @@ pub(crate) struct Registry {
     pub(super) tails: WatchedTails,
     /// True while the claims of former owners are read.
     checking_tails: bool,
+    horizon: WriterHorizon,
     polling: bool,
     /// True if a poll was requested during the current one, which may have read too early.
     poll_again: bool,
@@ -69,6 +79,7 @@ impl Registry {
             draining: Draining::default(),
             tails: WatchedTails::default(),
             checking_tails: false,
+            horizon: WriterHorizon::default(),
             polling: false,
             poll_again: false,
             endpoints: None,
@@ -149,12 +160,16 @@ impl Registry {
                 quiet: ctx.address().recipient(),
                 stopped: ctx.address().recipient(),
                 generation,
+                mark: Arc::default(),
             };
-            let of = tasks.clone();
+            let mark = Arc::clone(&registry.mark);
+            let (of, number) = (tasks.clone(), loaded.number);
             let make = move |place| EndpointSupervisor::new(context, place, registry, loaded, of);
             Supervisor {
                 address: place.start(make),
                 tasks,
+                number,
+                mark,
             }
         });
         if more_is_due {
@@ -214,9 +229,11 @@ impl Registry {
             self.poll_again = true;
             return;
         }
+        let now = self.context.clock.schedule_now();
         let scan = PollScan {
             held: self.context.leases.open(),
-            horizon: self.context.clock.schedule_now() + HEAD_START,
+            known: self.marks(),
+            horizon: now + HEAD_START,
             tokens: self.tokens.version(),
         };
         let context = Arc::clone(&self.context);
@@ -225,17 +242,37 @@ impl Registry {
             let _ = context.store.check_file();
             context.store.poll(scan).await
         };
-        ctx.spawn(read.into_actor(self).map(|found, registry, ctx| {
+        ctx.spawn(read.into_actor(self).map(move |found, registry, ctx| {
             registry.polling = false;
             let again = std::mem::take(&mut registry.poll_again);
             match found {
-                Ok(poll) => registry.polled(poll, ctx),
+                Ok(poll) => {
+                    let writers = poll.snapshot;
+                    let horizon = writers.and_then(|open| registry.horizon.note(now, open));
+                    if let Some(horizon) = horizon {
+                        registry.context.horizon.set(horizon);
+                    }
+                    registry.polled(poll, ctx);
+                }
                 Err(error) => tracing::warn!(%error, "cannot look for due deliveries"),
             }
             if again {
                 registry.poll(ctx);
             }
         }));
+    }
+
+    /// Returns the marks of supervisors, in the order of their endpoints' numbers.
+    fn marks(&self) -> Vec<(i32, i64)> {
+        let marks = self.table.all().into_iter().map(|supervisor| {
+            let mark = supervisor.mark.load(Ordering::Relaxed);
+            (supervisor.number, mark)
+        });
+        // Without a mark an endpoint is found by the walk, as quickly.
+        let mut marks: Vec<(i32, i64)> = marks.filter(|(_, mark)| *mark > 0).collect();
+        marks.sort_unstable();
+        marks.truncate(MAX_MARKS);
+        marks
     }
 
     fn polled(&mut self, poll: Poll, ctx: &mut Context<Self>) {

@@ -25,6 +25,7 @@ use crate::engine::notifications;
 use crate::engine::registry::Registry;
 use crate::engine::router::{Addresses, Router};
 use crate::engine::sending::SendingThreads;
+use crate::engine::writer_horizon::SharedHorizon;
 use crate::metrics::{LeaseChange, Metrics};
 use crate::ports::{Blocking, runtime};
 use crate::sender::guard::AddressPolicy;
@@ -125,6 +126,7 @@ pub(super) fn assemble(
         config,
         metrics,
         leases,
+        horizon: SharedHorizon::default(),
         notifications: notifications::channel(),
         failure: watch::Sender::default(),
     });

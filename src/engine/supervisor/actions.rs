@@ -23,6 +23,8 @@ pub(super) struct Moment {
     pub(super) schedule: Timestamp,
     /// Monotonic time, which rates are measured with.
     pub(super) monotonic: Duration,
+    /// Time by which all transactions that had begun to write have ended, in schedule time.
+    pub(super) horizon: Timestamp,
     /// The lease under which new work may start; `None` if another process holds it.
     pub(super) lease: Option<Lease>,
     /// Share of the memory for reading ahead.

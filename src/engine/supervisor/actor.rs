@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
@@ -39,6 +40,8 @@ pub(crate) struct ToRegistry {
     pub(crate) stopped: Recipient<SupervisorStopped>,
     /// Number of this supervisor among those of its endpoint.
     pub(crate) generation: u64,
+    /// The lane's low-water mark in microseconds, for the registry's poll.
+    pub(crate) mark: Arc<AtomicI64>,
 }
 
 pub(crate) struct EndpointSupervisor {
@@ -67,6 +70,7 @@ impl EndpointSupervisor {
             history,
             due,
             tail,
+            number: _,
         } = loaded;
         let now = context.clock.read();
         let mut lane = Lane::new(endpoint, context.config.idle_timeout);
@@ -89,6 +93,7 @@ impl EndpointSupervisor {
             wall: now.wall,
             schedule: now.schedule,
             monotonic: now.monotonic,
+            horizon: self.context.horizon.get(),
             lease: self.context.leases.for_new_work(&self.lane.endpoint().id),
             share: Share::among(self.context.threads.supervisors()),
         }
@@ -120,6 +125,8 @@ impl EndpointSupervisor {
             .take(wanted)
             .collect();
         let actions = self.lane.advance(moment, permits.len());
+        let mark = self.lane.low_water_mark().as_micros();
+        self.registry.mark.store(mark, Ordering::Relaxed);
         self.carry_out(actions, permits, ctx);
     }
 }

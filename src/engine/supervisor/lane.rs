@@ -120,6 +120,11 @@ impl Lane {
         &self.endpoint
     }
 
+    /// Returns the time before which none of the endpoint's deliveries is due.
+    pub(super) fn low_water_mark(&self) -> Timestamp {
+        self.window.mark()
+    }
+
     pub(super) fn received(&self) -> u64 {
         self.received
     }

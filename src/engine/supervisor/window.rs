@@ -11,8 +11,8 @@ use crate::domain::delivery::Queued;
 use crate::domain::ids::DeliveryKey;
 use crate::store::DuePage;
 
-/// Time by which the low-water mark stays behind: a delivery becomes pending by a transaction that
-/// began earlier, and is due from that time on.
+/// Time by which the low-water mark stays behind the writer horizon: a delivery is due from the time at
+/// which its write was queued, before its transaction began.
 const MARK_LAG: Duration = Duration::from_secs(10);
 
 /// Interval between reads that begin before the mark: a transaction may take longer than that.
@@ -149,6 +149,11 @@ impl Window {
         Some(look_ahead - self.queued.len())
     }
 
+    /// Returns the low-water mark.
+    pub(super) fn mark(&self) -> Timestamp {
+        self.mark
+    }
+
     /// Returns the due time from which on to read. Entries of deliveries that have left stay in the
     /// index for as long as any transaction may see them: a read that begins behind them costs the
     /// same, however many they are.
@@ -164,12 +169,13 @@ impl Window {
     }
 
     /// Adds deliveries that were read, except those already here or in hand. `being_claimed` is the
-    /// earliest due time of those that a claim may give back.
+    /// earliest due time of those that a claim may give back; deliveries that are due from `horizon` on
+    /// may still become pending.
     pub(super) fn loaded(
         &mut self,
         due: DuePage,
         now: Timestamp,
-        being_claimed: Option<Timestamp>,
+        (being_claimed, horizon): (Option<Timestamp>, Timestamp),
         in_hand: impl Fn(DeliveryKey) -> bool,
     ) {
         self.loading = false;
@@ -182,7 +188,7 @@ impl Window {
         self.next_due = due.next;
         let waiting = self.queued.iter().map(|queued| queued.due);
         let first = waiting.chain(due.next).chain(being_claimed).min();
-        self.mark = first.map_or(now, |first| first.min(now)) - MARK_LAG;
+        self.mark = first.unwrap_or(now).min(now).min(horizon) - MARK_LAG;
         if let Some(hinted) = self.hinted.take() {
             self.note_due(hinted);
         }
@@ -204,6 +210,9 @@ mod tests {
     use crate::domain::event::{Content, EventType, NewEvent};
     use crate::domain::ids::EventId;
     use crate::domain::lifecycle::Life;
+
+    /// Nothing is being claimed, and no transaction is open.
+    const NO_CLAIM: (Option<Timestamp>, Timestamp) = (None, Timestamp::from_micros(i64::MAX));
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_micros(second * 1_000_000)
@@ -245,7 +254,7 @@ mod tests {
     fn empty() -> Window {
         let mut window = Window::unread();
         assert_eq!(window.start_loading(at(1), 4), Some(4));
-        window.loaded(DuePage::default(), at(1), None, |_| false);
+        window.loaded(DuePage::default(), at(1), NO_CLAIM, |_| false);
         window
     }
 
@@ -276,7 +285,7 @@ mod tests {
                 next: None,
             },
             at(2),
-            None,
+            NO_CLAIM,
             |_| false,
         );
         assert_eq!(names(&window.take(9)), ["old", "new"]);
@@ -294,7 +303,7 @@ mod tests {
                 next: None,
             },
             at(2),
-            None,
+            NO_CLAIM,
             |_| false,
         );
         assert_eq!(names(&window.take(9)), ["old"]);
@@ -314,7 +323,7 @@ mod tests {
                 next: Some(at(7)),
             },
             at(1),
-            None,
+            NO_CLAIM,
             |one| one == key("claimed"),
         );
         assert_eq!(names(&window.take(9)), ["here", "next"]);
@@ -331,12 +340,12 @@ mod tests {
             next: Some(at(1)),
         };
         assert!(window.start_loading(at(1), 9).is_some());
-        window.loaded(read(), at(1), None, |_| false);
+        window.loaded(read(), at(1), NO_CLAIM, |_| false);
         assert!(
             window.start_loading(at(1), 9).is_some(),
             "there may be room for more"
         );
-        window.loaded(read(), at(1), None, |_| false);
+        window.loaded(read(), at(1), NO_CLAIM, |_| false);
         assert_eq!(window.start_loading(at(1), 9), None);
         window.take(1);
         assert!(window.start_loading(at(1), 9).is_some());
@@ -351,7 +360,7 @@ mod tests {
             queued: Vec::new(),
             next: Some(at(11)),
         };
-        window.loaded(later, at(1), None, |_| false);
+        window.loaded(later, at(1), NO_CLAIM, |_| false);
         assert_eq!(window.start_loading(at(10), 9), None);
         assert!(window.start_loading(at(11), 9).is_some());
     }
@@ -375,23 +384,34 @@ mod tests {
             queued: vec![queued("a", 50), queued("b", 60)],
             next: Some(at(90)),
         };
-        window.loaded(page, at(100), None, |_| false);
+        window.loaded(page, at(100), NO_CLAIM, |_| false);
         assert_eq!(window.read_from(second(1)), at(40), "ten before the first");
         window.take(1);
         // It may come back as it was.
-        window.loaded(DuePage::default(), at(100), Some(at(50)), |_| false);
+        window.loaded(
+            DuePage::default(),
+            at(100),
+            (Some(at(50)), at(1000)),
+            |_| false,
+        );
         assert_eq!(window.read_from(second(2)), at(40));
-        window.loaded(DuePage::default(), at(100), None, |_| false);
+        window.loaded(DuePage::default(), at(100), NO_CLAIM, |_| false);
         assert_eq!(window.read_from(second(3)), at(50), "`b` is next");
         window.take(1);
-        window.loaded(DuePage::default(), at(100), None, |_| false);
+        window.loaded(DuePage::default(), at(100), NO_CLAIM, |_| false);
         assert_eq!(window.read_from(second(4)), at(90));
         // One that nobody expected there: the poll finds it.
         window.note_due(at(7));
         assert_eq!(window.read_from(second(5)), at(7));
-        window.loaded(DuePage::default(), at(100), None, |_| false);
+        window.loaded(DuePage::default(), at(100), NO_CLAIM, |_| false);
         assert_eq!(window.read_from(second(60)), at(0), "the net");
         assert_eq!(window.read_from(second(61)), at(90));
+        window.loaded(DuePage::default(), at(200), (None, at(33)), |_| false);
+        assert_eq!(
+            window.read_from(second(62)),
+            at(23),
+            "a transaction is open"
+        );
     }
 
     #[test]

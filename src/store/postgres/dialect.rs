@@ -243,6 +243,13 @@ impl Dialect for PgConnection {
         Ok(())
     }
 
+    fn snapshot(&self) -> Option<&'static str> {
+        Some(
+            "pg_snapshot_xmin(pg_current_snapshot())::text::bigint, \
+             pg_snapshot_xmax(pg_current_snapshot())::text::bigint",
+        )
+    }
+
     fn announce(&mut self, hint: Hint) -> Result<(), StoreError> {
         notify::send(self, vec![hint])
     }

@@ -256,6 +256,10 @@ impl Dialect for SqliteConnection {
         Ok(())
     }
 
+    fn snapshot(&self) -> Option<&'static str> {
+        None
+    }
+
     fn announce(&mut self, _: Hint) -> Result<(), StoreError> {
         Ok(()) // A file has a single process.
     }

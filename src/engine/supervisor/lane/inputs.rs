@@ -68,10 +68,12 @@ impl Lane {
                     .map(|queued| queued.key)
                     .collect();
                 let being_claimed = self.claiming.values().map(|queued| queued.due).min();
-                self.window
-                    .loaded(page, moment.schedule, being_claimed, |key| {
-                        known.contains(&key)
-                    });
+                self.window.loaded(
+                    page,
+                    moment.schedule,
+                    (being_claimed, moment.horizon),
+                    |key| known.contains(&key),
+                );
                 Vec::new()
             }
             Err(error) => {

@@ -29,6 +29,7 @@ fn moment(seconds: u64) -> Moment {
         wall: at,
         schedule: at,
         monotonic: Duration::from_secs(100_000 + seconds),
+        horizon: at,
         lease: Some(Lease {
             shard: Shard::of(&endpoint),
             epoch: 1,
