@@ -61,6 +61,8 @@ pub(crate) struct Registry {
     pub(super) tails: WatchedTails,
     /// True while the claims of former owners are read.
     checking_tails: bool,
+    /// True if another check was requested during the current one, which may have read too early.
+    check_tails_again: bool,
     horizon: WriterHorizon,
     polling: bool,
     /// True if a poll was requested during the current one, which may have read too early.
@@ -79,6 +81,7 @@ impl Registry {
             draining: Draining::default(),
             tails: WatchedTails::default(),
             checking_tails: false,
+            check_tails_again: false,
             horizon: WriterHorizon::default(),
             polling: false,
             poll_again: false,
@@ -187,13 +190,20 @@ impl Registry {
     /// them.
     pub(super) fn check_tails(&mut self, ctx: &mut Context<Self>) {
         let asked = self.tails.all();
-        if asked.is_empty() || std::mem::replace(&mut self.checking_tails, true) {
+        if asked.is_empty() {
+            return;
+        }
+        if std::mem::replace(&mut self.checking_tails, true) {
+            self.check_tails_again = true;
             return;
         }
         let (context, names) = (Arc::clone(&self.context), asked.clone());
         let read = async move { context.store.standing_claims(names).await };
-        ctx.spawn(read.into_actor(self).map(move |found, registry, _| {
+        ctx.spawn(read.into_actor(self).map(move |found, registry, ctx| {
             registry.checking_tails = false;
+            if std::mem::take(&mut registry.check_tails_again) {
+                registry.check_tails(ctx);
+            }
             let found = match found {
                 Ok(found) => found,
                 Err(error) => {
