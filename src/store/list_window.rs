@@ -40,7 +40,9 @@ impl SeqRange {
     ) -> Result<Self, StoreError> {
         let mut range = Self::default();
         if let Some(since) = since {
-            range.from = around(conn, since - SLACK)?.map(|(before, _)| before);
+            // All events are older: the range is empty.
+            let place = around(conn, since - SLACK)?;
+            range.from = Some(place.map_or(i64::MAX, |(before, _)| before));
         }
         if let Some(until) = until {
             range.below = around(conn, until + SLACK)?.map(|(_, after)| after);

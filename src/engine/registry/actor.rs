@@ -32,6 +32,9 @@ use crate::store::{
     DueScan, EndpointWork, Interruption, LoadedEndpoint, Poll, PollScan, Scope, StoreError,
 };
 
+/// Two of that many polls look at all deliveries, also those before a mark.
+const FULL_POLL_EVERY: u64 = 60;
+
 /// Maximum number of endpoints that a poll names, for the length of its statement.
 const MAX_MARKS: usize = 500;
 
@@ -64,6 +67,8 @@ pub(crate) struct Registry {
     /// True if another check was requested during the current one, which may have read too early.
     check_tails_again: bool,
     horizon: WriterHorizon,
+    /// Number of polls so far.
+    polls: u64,
     polling: bool,
     /// True if a poll was requested during the current one, which may have read too early.
     poll_again: bool,
@@ -83,6 +88,7 @@ impl Registry {
             checking_tails: false,
             check_tails_again: false,
             horizon: WriterHorizon::default(),
+            polls: 0,
             polling: false,
             poll_again: false,
             endpoints: None,
@@ -240,6 +246,7 @@ impl Registry {
             return;
         }
         let now = self.context.clock.schedule_now();
+        self.polls = self.polls.wrapping_add(1);
         let scan = PollScan {
             held: self.context.leases.open(),
             known: self.marks(),
@@ -274,7 +281,16 @@ impl Registry {
 
     /// Returns the marks of supervisors, in the order of their endpoints' numbers.
     fn marks(&self) -> Vec<(i32, i64)> {
-        let marks = self.table.all().into_iter().map(|supervisor| {
+        // A full poll twice in a row finds claims without an owner below a mark.
+        if self.polls % FULL_POLL_EVERY < 2 {
+            return Vec::new();
+        }
+        // A shard that was given up has another owner, whose claims are not ours to judge.
+        let open = self.context.leases.open();
+        let all = open
+            .iter()
+            .flat_map(|lease| self.table.of_shard(lease.shard));
+        let marks = all.map(|supervisor| {
             let mark = supervisor.mark.load(Ordering::Relaxed);
             (supervisor.number, mark)
         });

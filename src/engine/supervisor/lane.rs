@@ -75,8 +75,6 @@ pub(super) struct Lane {
     tail: BTreeMap<DeliveryKey, Duration>,
     /// Outcomes being committed.
     recording: BTreeSet<DeliveryKey>,
-    /// Those of them that were judged while the endpoint's health was this supervisor's.
-    recording_as_owner: BTreeSet<DeliveryKey>,
     /// Number of releases of claims being committed.
     releasing: usize,
     /// Deliveries whose last request was lost with its connection: the next one needs a new
@@ -106,7 +104,6 @@ impl Lane {
             in_flight: BTreeMap::new(),
             tail: BTreeMap::new(),
             recording: BTreeSet::new(),
-            recording_as_owner: BTreeSet::new(),
             releasing: 0,
             lost: BTreeSet::new(),
             starts_in_flight: None,

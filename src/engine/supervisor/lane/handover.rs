@@ -32,11 +32,11 @@ impl Lane {
         self.window.clear();
     }
 
-    /// Reports what is on the wire, once nothing more starts and all that was judged by the
-    /// endpoint's health as known here is written: the next owner reads that health.
+    /// Reports what is on the wire, once nothing more starts and all outcomes are written: the next
+    /// owner counts the rest, and reads the log and the endpoint's health.
     pub(super) fn report_quiet(&mut self) -> Vec<Action> {
         let is_settling =
-            !self.claiming.is_empty() || self.releasing > 0 || !self.recording_as_owner.is_empty();
+            !self.claiming.is_empty() || self.releasing > 0 || !self.recording.is_empty();
         if is_settling {
             return Vec::new();
         }

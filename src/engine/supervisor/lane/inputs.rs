@@ -121,7 +121,7 @@ impl Lane {
         let mut released = Vec::new();
         for claim in claimed {
             match queued.remove(&claim.key) {
-                Some(queued) if may_start && self.in_flight.len() < allowed => {
+                Some(queued) if may_start && self.in_flight.len() + self.tail.len() < allowed => {
                     actions.push(self.start(claim, queued, moment));
                 }
                 _ => {
@@ -194,6 +194,11 @@ impl Lane {
         let Some(sending) = polled.sending else {
             return Vec::new();
         };
+        // Its shard may have another owner, whose claims these are.
+        if matches!(self.phase, Phase::Draining { .. } | Phase::Stopped) {
+            self.unknown_claims.clear();
+            return Vec::new();
+        }
         // Claims that are unknown in two consecutive polls have no owner; a single poll may be
         // older than the latest changes here.
         let unknown: BTreeSet<ClaimName> = sending

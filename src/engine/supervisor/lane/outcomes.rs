@@ -94,9 +94,6 @@ impl Lane {
         let event = Arc::clone(&attempted.event);
         let mut finished = outcome::judge(attempted, &self.endpoint, before, jitter);
         finished.is_after_handover = matches!(self.phase, Phase::Draining { .. });
-        if !finished.is_after_handover {
-            self.recording_as_owner.insert(finished.claimed.key);
-        }
         let mut actions = vec![Action::Report(Report::AttemptFinished {
             outcome: finished.record.outcome,
             started_at: finished.started_at,
@@ -150,7 +147,6 @@ impl Lane {
         moment: &Moment,
     ) -> Vec<Action> {
         self.recording.remove(&recorded.key);
-        self.recording_as_owner.remove(&recorded.key);
         match result {
             Ok(Recorded::Written {
                 life,

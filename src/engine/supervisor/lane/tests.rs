@@ -536,6 +536,16 @@ fn it_is_quiet_once_all_claims_are_started_or_released_and_its_outcomes_are_writ
     bench.end_attempt(false);
     let (finished, _) = bench.world.records.first().expect("one more");
     assert!(finished.is_after_handover);
+    // The new owner's claims are not this one's to take away.
+    let claims = vec![(queued(9, Timestamp::from_micros(ORIGIN)).key, 1)];
+    for _ in 0..3 {
+        let sending = Some(claims.clone());
+        let polled = Polled {
+            next: None,
+            sending,
+        };
+        assert!(bench.lane.on_polled(polled).is_empty());
+    }
     bench.answer_record();
     assert!(bench.world.stopped);
 }
